@@ -1,0 +1,1 @@
+"""Puts generated lips back into a video."""

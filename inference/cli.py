@@ -1,0 +1,214 @@
+"""The command: `python inference.py --face video.mp4 --audio speech.wav`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from tqdm import tqdm
+
+EPILOG = """\
+examples:
+  python inference.py --face talk.mp4 --audio dub.wav
+  python inference.py --face portrait.jpg --audio speech.mp3 --outfile results/portrait.mp4
+  python inference.py --face interview.mp4 --audio answer.wav --select left --preview 8
+  python inference.py --face talk.mp4 --audio dub.wav --checkpoint-path wav2lip_gan.pth
+
+Pictures in which the face is not found stay as they are, and the command says how many there are.
+Use it only with the consent of the person shown. The result's metadata says that it is AI-generated.
+
+exit codes: 0 done; 1 a file cannot be read, written or used; 2 a wrong flag. After an error no output file is left.
+"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' lines and shows one spelling of each flag: the original's underscores work everywhere."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        shown = [flag for flag in action.option_strings if "_" not in flag]
+        if action.nargs == 0:
+            return ", ".join(shown)
+        metavar = self._format_args(action, (action.metavar or action.dest.upper()))  # type: ignore[arg-type]
+        return f"{', '.join(shown)} {metavar}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Every flag may be written with dashes or, as the original's are, with underscores."""
+
+    def flag(self, group: argparse._ArgumentGroup, name: str, **settings: object) -> None:
+        """Adds --name-with-dashes and --name_with_underscores."""
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+        group.add_argument(*spellings, **settings)  # type: ignore[arg-type]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags. Those that shape the job are named as `inference.pipeline.Options` names them."""
+    p = _Parser(
+        prog="inference.py", description="Makes the face in a video or photo speak the given speech.", epilog=EPILOG,
+        formatter_class=_Help, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    )  # fmt: skip
+    _add_files(p)
+    _add_face(p)
+    _add_timing(p)
+    _add_picture(p)
+    _add_engine(p)
+    return p
+
+
+def _add_files(p: _Parser) -> None:
+    g = p.add_argument_group("files")
+    p.flag(g, "face", type=Path, required=True, metavar="FILE", help="video or photo (jpg, png, webp) with the face")
+    p.flag(g, "audio", type=Path, required=True, metavar="FILE", help="sound or video file with the speech")
+    p.flag(
+        g, "outfile", type=Path, metavar="FILE", default=Path("results/result_voice.mp4"),
+        help="the result: .mp4, .mov or .mkv (default: results/result_voice.mp4)",
+    )  # fmt: skip
+    p.flag(
+        g, "checkpoint-path", type=Path, metavar="FILE", default=None,
+        help="generator: one of ours (.safetensors) or a released .pth (default: the embedded one)",
+    )  # fmt: skip
+    p.flag(g, "save-track", type=Path, metavar="FILE", help="keep where the face is (JSON) for a second take")
+    p.flag(g, "load-track", type=Path, metavar="FILE", help="take the face's place from such a file: no detection")
+    p.flag(
+        g, "preview", type=int, metavar="N",
+        help="also write a contact sheet of N pictures, before and after, as OUTFILE.preview.png",
+    )  # fmt: skip
+
+
+def _add_face(p: _Parser) -> None:
+    g = p.add_argument_group("the face")
+    p.flag(g, "select", metavar="WHOM", help="largest, left, right, center, or the pixel X,Y (default: largest)")
+    p.flag(g, "face-id", type=int, metavar="N", help="follow the N-th person to appear instead, from 0 on")
+    p.flag(
+        g, "detector", choices=("auto", "yunet", "sfd", "haar"),
+        help="who finds faces (default: auto: YuNet when its file is there or can be fetched, else OpenCV's cascade)",
+    )  # fmt: skip
+    p.flag(g, "yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
+    p.flag(g, "s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    p.flag(
+        g, "detect-every", type=int, metavar="N",
+        help="look for faces in every N-th picture, follow them in between; 1 looks at each (default: 5)",
+    )  # fmt: skip
+    p.flag(g, "face-det-batch-size", type=int, metavar="N", help="pictures that the detector sees at once (16)")
+    p.flag(
+        g, "box", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+        help="a constant face box instead of a detector",
+    )  # fmt: skip
+    p.flag(
+        g, "pads", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+        help="pixels added to the detected box, for released checkpoints (default: 0 10 0 0)",
+    )  # fmt: skip
+    p.flag(g, "nosmooth", action="store_true", help="do not smooth the face's place over time")
+
+
+def _add_timing(p: _Parser) -> None:
+    g = p.add_argument_group("timing and sound")
+    p.flag(g, "start", type=float, metavar="SECONDS", help="use the face's video from here on")
+    p.flag(g, "end", type=float, metavar="SECONDS", help="use the face's video up to here")
+    p.flag(g, "fps", type=Fraction, metavar="FPS", help="pictures in a second of a photo's video (default: 25)")
+    p.flag(g, "static", action="store_true", help="use only the video's first picture")
+    p.flag(
+        g, "sync-mode", choices=("bounce", "loop", "freeze", "cut"),
+        help="when the speech is longer than the video: play it back and forth (default), again from the start, hold "
+        "its last picture, or end with it",
+    )  # fmt: skip
+    p.flag(g, "tail", choices=("cut", "keep"), help="when the video is longer: cut it (default) or keep the rest as is")
+    p.flag(
+        g, "keep-audio", type=float, metavar="LEVEL", nargs="?", const=0.2,
+        help="leave the video's own sound under the speech at this level (1: as it is; without a number: 0.2)",
+    )  # fmt: skip
+    p.flag(
+        g, "no-rest", dest="rest", action="store_false",
+        help="do not bring the mouth to rest where the speech is silent",
+    )  # fmt: skip
+
+
+def _add_picture(p: _Parser) -> None:
+    g = p.add_argument_group("picture")
+    p.flag(g, "resize-factor", type=int, metavar="N", help="divide width and height by N first")
+    p.flag(g, "rotate", action="store_true", help="turn the picture a quarter clockwise first")
+    p.flag(
+        g, "crop", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
+        help="cut the picture after that; -1 is its edge (default: 0 -1 0 -1)",
+    )  # fmt: skip
+    p.flag(
+        g, "blend", choices=("feather", "multiband", "poisson", "none"),
+        help="how the new mouth is joined to the picture (default: feather)",
+    )  # fmt: skip
+    p.flag(g, "crf", type=float, metavar="N", help="quality of H.264, 0 (lossless) to 51 (default: 16)")
+
+
+def _add_engine(p: _Parser) -> None:
+    g = p.add_argument_group("engine")
+    p.flag(g, "device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute (default: auto)")
+    p.flag(
+        g, "backend", choices=("auto", "torch", "openvino"), default="auto",
+        help="what computes (default: auto: OpenVINO on a CPU, torch elsewhere)",
+    )  # fmt: skip
+    g.add_argument(
+        "--batch-size", "--wav2lip-batch-size", "--batch_size", "--wav2lip_batch_size", type=int, metavar="N",
+        dest="batch_size", help="faces that the generator sees at once (default: 8; halved when memory runs out)",
+    )  # fmt: skip
+    p.flag(g, "quiet", action="store_true", default=False, help="no progress bar")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see --help)."""
+    command = parser()
+    options = vars(command.parse_args(argv))
+    face, audio, outfile, checkpoint = (options.pop(name) for name in ("face", "audio", "outfile", "checkpoint_path"))
+    device, backend, quiet = (options.pop(name) for name in ("device", "backend", "quiet"))
+    for name in ("box", "pads", "crop"):
+        if name in options:
+            options[name] = tuple(options[name])
+    if options.get("box") == (-1, -1, -1, -1):
+        del options["box"]  # the original's way to say "no box"
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Imported here, so that --help and a wrong flag answer at once.
+    from inference.pipeline import LipSync, Options, check_files
+    from preprocessing.video import MediaError
+
+    try:
+        Options(**options)
+        if outfile == Path("results/result_voice.mp4"):
+            outfile.parent.mkdir(exist_ok=True)
+        check_files(face, audio, outfile)
+        with tqdm(unit="frame", disable=quiet or None, leave=False) as bar:
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = LipSync.load(checkpoint, device, backend)(face, audio, outfile, progress=show, **options)
+    except ValueError as error:
+        return _fail(2, error)
+    except (MediaError, OSError) as error:
+        return _fail(1, error)
+    except KeyboardInterrupt:
+        return _fail(1, "interrupted: no output was written")
+    print(summary(report))
+    return 0
+
+
+def _fail(code: int, error: object) -> int:
+    print(f"inference.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def summary(report) -> str:  # type: ignore[no-untyped-def]
+    """What a job did, in a few lines."""
+    seconds, total = report.seconds, report.seconds["total"]
+    length = report.frames / float(report.fps)
+    lines = [f"{report.outfile}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
+    if untouched := report.frames - report.faces:
+        lines.append(f"{untouched} of them show no face (or lie after the speech) and stay as they are")
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
+    lines.append(f"seconds by stage, which overlap: {stages}")
+    if report.preview:
+        lines.append(f"before and after: {report.preview}")
+    return "\n".join(lines)

@@ -1,0 +1,102 @@
+"""From a picture with a face to that face with another mouth: crop, network, picture at the face's own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from inference.backends import Backend, run_batched
+from preprocessing.crops import CropGeometry, crop
+from preprocessing.tracking import TrackedFace
+from wav2lip.model import GeneratorConfig, mask_and_stack
+
+FINEST = 8  # times the network's resolution at most; beyond it a face is rendered coarser than it is filmed
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A face cut out of a picture.
+
+    Attributes:
+        pixels: (S, S, 3) uint8 BGR, the network's square.
+        matrix: (2, 3) from picture to square.
+        fine: (F, F, 3) uint8, the same square at about the picture's own resolution (the square itself for a
+            network that paints).
+        fine_matrix: (2, 3) from picture to fine square.
+    """
+
+    pixels: np.ndarray
+    matrix: np.ndarray
+    fine: np.ndarray
+    fine_matrix: np.ndarray
+
+
+class FaceGenerator:
+    """Cuts faces and lets the network speak them."""
+
+    def __init__(self, backend: Backend, config: GeneratorConfig, geometry: CropGeometry) -> None:
+        self.backend, self.config, self.geometry = backend, config, geometry
+
+    def cut(self, frame: np.ndarray, face: TrackedFace) -> Cut:
+        """The square around the face of a (H, W, 3) uint8 picture."""
+        size = self.config.size
+        matrix = self.geometry.matrix(face.box, face.points, (frame.shape[1], frame.shape[0]))
+        pixels = crop(frame, matrix, size)
+        if self.config.output == "paint":
+            return Cut(pixels, matrix, pixels, matrix)
+        scale = max(1.0, 1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6))
+        side = min(int(np.ceil(scale * size / 32)) * 32, FINEST * size)
+        fine_matrix = matrix.copy()
+        fine_matrix[:, 2] += 0.5
+        fine_matrix *= side / size
+        fine_matrix[:, 2] -= 0.5
+        return Cut(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
+
+    def speak(self, cuts: Sequence[Cut], mels: np.ndarray, batch_size: int) -> list[np.ndarray]:
+        """The cuts with the mouths that belong to the sounds.
+
+        Args:
+            mels: (B, 1, 80, 16) float32.
+
+        Returns:
+            B pictures (F, F, 3) float32 BGR, 0 to 255, of the fine squares' sizes.
+        """
+        squares = np.stack([cut.pixels for cut in cuts])
+        faces = mask_and_stack(squares, squares, self.config.mask_row)
+        made = run_batched(self.backend, mels, faces, batch_size).transpose(0, 2, 3, 1)
+        if self.config.output == "paint":
+            return [np.ascontiguousarray(picture) * np.float32(255) for picture in made]
+        return [render_fine(fields, cut.fine, self.config) for fields, cut in zip(made, cuts, strict=True)]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def render_fine(fields: np.ndarray, reference: np.ndarray, config: GeneratorConfig) -> np.ndarray:
+    """What `wav2lip.model.render` does, at the reference's own resolution: the flow moves full-size pixels.
+
+    Args:
+        fields: (S, S, 6) float32, a warping generator's raw output.
+        reference: (F, F, 3) uint8 BGR.
+
+    Returns:
+        (F, F, 3) float32 BGR, 0 to 255; rows above the mask are the reference's.
+    """
+    side = reference.shape[0]
+    flow = config.max_flow * np.tanh(fields[..., :2]) * side
+    paint = np.concatenate((255 * _sigmoid(fields[..., 2:5]), _sigmoid(fields[..., 5:])), axis=-1)
+    flow = cv2.resize(flow, (side, side), interpolation=cv2.INTER_LINEAR)
+    paint = cv2.resize(paint, (side, side), interpolation=cv2.INTER_CUBIC)
+    y, x = np.indices((side, side), dtype=np.float32)
+    lower = cv2.remap(
+        reference.astype(np.float32), x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    lower += np.clip(paint[..., 3:], 0, 1) * (paint[..., :3] - lower)
+    top = round(config.mask_row * side / config.size)
+    lower[:top] = reference[:top]
+    return lower

@@ -1,0 +1,377 @@
+"""The main job: a face, a sound, and out comes the face saying it. Streaming; memory does not grow with length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from inference.ahead import Ahead, Clock
+from inference.backends import load_backend
+from inference.compositing import BLENDS, ColourMatcher, composite, crop_mask
+from inference.generation import Cut, FaceGenerator
+from inference.path import FacePath, constant_path, loaded_path
+from inference.preview import Preview
+from inference.source import SYNC_MODES, FaceSource, Framing
+from preprocessing.audio import (
+    AudioConfig,
+    frame_count,
+    load_audio,
+    mel_spectrogram,
+    mel_window,
+    rest_in_silence,
+    speech_columns,
+)
+from preprocessing.crops import CropGeometry
+from preprocessing.detectors import load_detector
+from preprocessing.tracking import TrackedFace, follow
+from preprocessing.video import MediaError, open_media, shown
+from preprocessing.writer import Sound, VideoWriter
+from wav2lip.checkpoints import load_generator
+
+SHORTEST = 0.1  # seconds of sound
+QUEUE_BYTES = 48 * 2**20  # of pictures that wait between two stages
+
+MARK = "AI-generated: the lips of this video were made by software (Wav2Lip) to fit another speech."
+METADATA = {"comment": MARK, "description": MARK, "synopsis": MARK, "keywords": "AI-generated, synthetic, lip sync"}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one job is done; `inference.cli` has a flag of the same name for each.
+
+    Attributes:
+        fps: pictures in a second of a photo.
+        static: use the video's first picture only.
+        start, end: the part of the face's video that is used, in seconds.
+        pads: pixels added to the detector's box: top, bottom, left, right ("box" geometry only).
+        box: a constant face box (top, bottom, left, right) instead of a detector.
+        resize_factor, rotate, crop: see `inference.source.Framing`.
+        nosmooth: take the face's place as it is detected.
+        batch_size: faces that the generator sees at once.
+        face_det_batch_size: pictures that the detector sees at once.
+        detector, yunet, s3fd: who finds faces, and the model files of two detectors.
+        detect_every: look for faces on every n-th picture and follow them in between; 1 looks at each.
+        select: largest, left, right, center or "X,Y": whom to follow.
+        face_id: follow the n-th person to appear instead, from 0 on.
+        sync_mode: what the picture does when the speech is longer: bounce, loop, freeze or cut.
+        tail: when the video is longer: "cut" it, or "keep" the rest as it is.
+        blend: feather, multiband, poisson or none.
+        keep_audio: level (1: as it is) at which the video's own sound stays under the speech; 0: not at all.
+        rest: bring the mouth to rest where the speech is silent.
+        crf: quality of H.264, 0 (lossless) to 51.
+        save_track, load_track: file that keeps where the face is, for a second take.
+        preview: number of pictures, before and after, on a contact sheet beside the video.
+    """
+
+    fps: Fraction = Fraction(25)
+    static: bool = False
+    start: float = 0.0
+    end: float | None = None
+    pads: tuple[int, int, int, int] = (0, 10, 0, 0)
+    box: tuple[int, int, int, int] | None = None
+    resize_factor: int = 1
+    rotate: bool = False
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+    nosmooth: bool = False
+    batch_size: int = 8
+    face_det_batch_size: int = 16
+    detector: str = "auto"
+    yunet: Path | None = None
+    s3fd: Path | None = None
+    detect_every: int = 5
+    select: str = "largest"
+    face_id: int | None = None
+    sync_mode: str = "bounce"
+    tail: str = "cut"
+    blend: str = "feather"
+    keep_audio: float = 0.0
+    rest: bool = True
+    crf: float = 16
+    save_track: Path | None = None
+    load_track: Path | None = None
+    preview: int = 0
+
+    def __post_init__(self) -> None:
+        legal = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
+        for name, values in legal:
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
+        for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
+                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
+                                ("start", 0, 1e7), ("resize_factor", 1, 64)):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} lies between {low:g} and {high:g}, not at {getattr(self, name)}")
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end ({self.end:g} s) lies after start ({self.start:g} s)")
+        for name in ("pads", "crop", "box"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 4:
+                raise ValueError(f"{name} takes four whole numbers: top, bottom, left, right")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job did.
+
+    Attributes:
+        outfile: the video.
+        frames: its pictures.
+        faces: in how many of them the face was found and given its mouth; the others are as they were.
+        fps: pictures in a second.
+        seconds: by stage, how long it was busy; stages overlap. "total" is the whole job's.
+        preview: the contact sheet, if one was asked for.
+    """
+
+    outfile: Path
+    frames: int
+    faces: int
+    fps: Fraction
+    seconds: dict[str, float] = field(default_factory=dict)
+    preview: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A picture with its new face, not yet joined; `cut` is None where there is no face."""
+
+    number: int
+    frame: np.ndarray
+    cut: Cut | None = None
+    face: np.ndarray | None = None
+    presence: float = 0.0
+    shot: int = 0
+
+
+class LipSync:
+    """A loaded generator. Two may live in one process; nothing is global."""
+
+    def __init__(self, generator: FaceGenerator, audio: AudioConfig) -> None:
+        self.generator, self.audio = generator, audio
+
+    @classmethod
+    def load(cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto") -> LipSync:
+        """Opens a generator: the embedded one, one of ours (.safetensors) or a released one (.pth).
+
+        Raises:
+            MediaError: the file is missing or no generator.
+            ValueError: no such device or backend.
+        """
+        network, audio, geometry = load_generator(checkpoint)
+        config = network.config
+        return cls(FaceGenerator(load_backend(network, backend, device), config, geometry), audio)
+
+    def __call__(
+        self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
+        **options: object,
+    ) -> Report:  # fmt: skip
+        """Makes the face in a video or photo speak the audio.
+
+        Args:
+            progress: called with the number of pictures done and their expected total.
+            options: see `Options`.
+
+        Raises:
+            MediaError: a file cannot be read or written, or no face is found.
+            ValueError: an option is wrong.
+        """
+        known = {f.name for f in fields(Options)}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return _Job(self, Path(face), Path(audio), Path(outfile), Options(**options)).run(progress)  # type: ignore[arg-type]
+
+
+def lipsync(
+    face: Path | str, audio: Path | str, outfile: Path | str, *, checkpoint: Path | str | None = None,
+    device: str = "auto", backend: str = "auto", progress: Progress | None = None, **options: object,
+) -> Report:  # fmt: skip
+    """One job with a generator loaded for it; see `LipSync`."""
+    return LipSync.load(checkpoint, device, backend)(face, audio, outfile, progress=progress, **options)
+
+
+class _Job:
+    """One face, one sound, one video."""
+
+    def __init__(self, model: LipSync, face: Path, audio: Path, outfile: Path, options: Options) -> None:
+        self.model, self.options, self.outfile = model, options, outfile
+        self.clock = Clock()
+        check_files(face, audio, outfile)
+        framing = Framing(options.resize_factor, options.rotate, options.crop)
+        self.source = FaceSource(
+            face, framing, fps=options.fps, static=options.static, start=options.start, end=options.end
+        )
+        _check_box(options.box, self.source.size)
+        with self.clock("sound"):
+            self.audio = audio
+            self.mel, self.spoken = self._listen(audio)
+        self.total = self._total()
+        self.sounds = [Sound(audio)]
+        if options.keep_audio and self.source.info.has_audio:
+            length = None if self.source.end is None else self.source.end - self.source.start
+            self.sounds.append(Sound(face, start=self.source.start, duration=length, gain=options.keep_audio))
+        geometry = model.generator.geometry
+        geometry = CropGeometry(geometry.kind, geometry.size, options.pads)
+        self.generator = FaceGenerator(model.generator.backend, model.generator.config, geometry)
+
+    def _listen(self, audio: Path) -> tuple[np.ndarray, int]:
+        """The mel, at rest in silence, and the number of pictures that the sound lasts."""
+        config = self.model.audio
+        samples = load_audio(audio, config)
+        if len(samples) < SHORTEST * config.sample_rate:
+            length = len(samples) / config.sample_rate
+            raise MediaError(f"{shown(audio)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+        mel = mel_spectrogram(samples, config)
+        if self.options.rest:
+            mel = rest_in_silence(mel, speech_columns(samples, config), config)
+        return mel, frame_count(len(samples), self.source.fps, config)
+
+    def _total(self) -> int:
+        """Pictures of the result, as far as the files' headers tell."""
+        if self.source.still:
+            return self.spoken
+        longer = self.source.count > self.spoken
+        if (longer and self.options.tail == "keep") or (not longer and self.options.sync_mode == "cut"):
+            return self.source.count
+        return self.spoken
+
+    def run(self, progress: Progress | None) -> Report:
+        with self.clock("total"):
+            path = FacePath(self._faces(), self.source.size)
+            try:
+                if path.first_found() is None:
+                    raise MediaError(f"{shown(self.source.path)} shows no face that can be found in any picture")
+                report = self._render(path, progress)
+                if self.options.save_track:
+                    path.track().save(self.options.save_track)
+            finally:
+                path.close()
+        report.seconds.update(self.clock.seconds)
+        return report
+
+    def _faces(self) -> Iterator[TrackedFace]:
+        """Where the face is in each picture that will be shown."""
+        options, source = self.options, self.source
+        count = source.count if options.save_track else min(source.count, self.total)
+        if options.box is not None:
+            return constant_path(options.box, source.count)
+        if options.load_track is not None:
+            return loaded_path(options.load_track, source.size, count)
+        detector = load_detector(
+            options.detector, self.generator.backend.device, yunet=options.yunet, sfd=options.s3fd
+        )
+        faces = follow(
+            source.frames(0, count), detector, select=options.select, face_id=options.face_id,
+            every=options.detect_every, fps=float(source.fps), **({"smooth": 0.0} if options.nosmooth else {}),
+        )  # fmt: skip
+        return self.clock.iterate("detect", faces)
+
+    def _render(self, path: FacePath, progress: Progress | None) -> Report:
+        source, options = self.source, self.options
+        depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
+        batch = min(options.batch_size, max(4, depth))
+        preview = Preview(options.preview, self.total)
+        count = faces = 0
+        decoded = Ahead(self.clock.iterate("decode", source.play(self.total, options.sync_mode)), depth)
+        with closing(decoded), closing(Ahead(self._generate(decoded, path, batch), depth)) as made, VideoWriter(
+            self.outfile, *source.size, source.fps, sounds=self.sounds, crf=options.crf, source=source.info,
+            metadata=METADATA,
+        ) as writer:  # fmt: skip
+            joiner = _Joiner(self.generator.geometry.kind, options.blend)
+            for item in made:
+                with self.clock("composite"):
+                    frame = joiner.join(item)
+                with self.clock("encode"):
+                    writer.write(frame)
+                preview.show(count, item.frame, frame)
+                count, faces = count + 1, faces + (item.cut is not None)
+                if progress:
+                    progress(count, self.total)
+        sheet = preview.save(self.outfile) if options.preview else None
+        return Report(self.outfile, count, faces, source.fps, {}, sheet)
+
+    def _generate(self, pictures: Iterable[tuple[int, np.ndarray]], path: FacePath, size: int) -> Iterator[_Made]:
+        """Gives each picture its face, a batch at a time."""
+        for batch in _batches(enumerate(pictures), size):
+            cuts, mels, made = [], [], []
+            for shown_at, (number, frame) in batch:
+                face, presence = path.face(number), path.presence(number)
+                if face is None or not presence or shown_at >= self.spoken:
+                    made.append(_Made(shown_at, frame))
+                    continue
+                with self.clock("crop"):
+                    cuts.append(self.generator.cut(frame, face))
+                mels.append(mel_window(self.mel, Fraction(shown_at) / self.source.fps, self.model.audio)[None])
+                made.append(_Made(shown_at, frame, cuts[-1], None, presence, face.shot))
+            with self.clock("generate"):
+                faces = iter(self.generator.speak(cuts, np.stack(mels), size) if cuts else ())
+            for item in made:
+                yield item if item.cut is None else _Made(**(vars(item) | {"face": next(faces)}))
+
+
+class _Joiner:
+    """Puts generated faces back, with the colours of the picture."""
+
+    def __init__(self, kind: str, blend: str) -> None:
+        self.kind, self.blend = kind, blend
+        self.matcher = ColourMatcher(_mask(kind, 96))
+        self.shot = -1
+
+    def join(self, item: _Made) -> np.ndarray:
+        """The picture as it is shown, (H, W, 3) uint8."""
+        if item.cut is None or item.face is None:
+            return item.frame
+        if item.shot != self.shot:
+            self.shot = item.shot
+            self.matcher.reset()
+        face = self.matcher.match(item.face, item.cut.fine.astype(np.float32))
+        mask = _mask(self.kind, face.shape[0])
+        if item.presence < 1:
+            mask = mask * np.float32(item.presence)
+        return composite(item.frame, face, item.cut.fine_matrix, mask, self.blend)
+
+
+@lru_cache(maxsize=64)
+def _mask(kind: str, side: int) -> np.ndarray:
+    return crop_mask(kind, side)
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    batch: list = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def check_files(face: Path, audio: Path, outfile: Path) -> None:
+    """Refuses files that cannot be used, before anything slow begins.
+
+    Raises:
+        MediaError: an input is missing or no medium.
+        ValueError: the output is also an input.
+    """
+    for path in (face, audio):
+        with open_media(path):
+            pass
+        if outfile.exists() and outfile.samefile(path):
+            raise ValueError(f"the output {shown(outfile)} is also an input: give it another name")
+
+
+def _check_box(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> None:
+    if box is None:
+        return
+    top, bottom, left, right = box
+    if not (0 <= top < bottom <= size[1] and 0 <= left < right <= size[0]):
+        raise ValueError(
+            f"box {' '.join(map(str, box))} (top bottom left right) does not lie inside the picture of "
+            f"{size[0]}x{size[1]} pixels"
+        )

@@ -1,0 +1,1 @@
+"""Media to arrays to clips on disk; knows none of the networks."""

@@ -1,0 +1,244 @@
+"""Sound to mel spectrogram, and the one rule that says which mel columns belong to a picture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from librosa.filters import mel as mel_filters
+
+from preprocessing.video import MediaError, open_media
+
+# The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
+# frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
+FRAME_LEAD = Fraction(1, 25)
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """The audio front-end. It travels in every clip and checkpoint; the defaults are the released networks'."""
+
+    sample_rate: int = 16000
+    n_fft: int = 800
+    hop_length: int = 200
+    n_mels: int = 80
+    fmin: float = 55.0
+    fmax: float = 7600.0
+    preemphasis: float = 0.97
+    min_level_db: float = -100.0
+    ref_level_db: float = 20.0
+    max_abs_value: float = 4.0
+    window_columns: int = 16
+
+    def __post_init__(self) -> None:
+        if self.fmax > self.sample_rate / 2:
+            raise ValueError(f"fmax is {self.fmax} Hz, above half of the sample rate of {self.sample_rate} Hz")
+
+    @property
+    def columns_per_second(self) -> Fraction:
+        """Mel columns in a second: 80."""
+        return Fraction(self.sample_rate, self.hop_length)
+
+    def require(self, other: dict | AudioConfig, name: str) -> None:
+        """Refuses another front-end, naming both values. `name` says whose it is."""
+        theirs = asdict(other) if isinstance(other, AudioConfig) else other
+        for key, ours in asdict(self).items():
+            if theirs.get(key, ours) != ours:
+                raise ValueError(f"{name} was made with {key} = {theirs[key]}, here it is {ours}")
+
+
+def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:
+    """Any file's sound as mono samples at the configured rate.
+
+    Channels are averaged, then resampled (soxr, HQ). A sound track that starts after its container keeps that
+    delay; samples that are not numbers become zero.
+
+    Returns:
+        (n,) float32, nominally -1 to 1.
+
+    Raises:
+        MediaError: the file is no medium, has no sound track, or its sound track is empty.
+    """
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{path} has no sound track")
+        stream = container.streams.audio[0]
+        parts, delay = _decode(container, stream, config.sample_rate)
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not samples.size:
+        raise MediaError(f"{path} has a sound track without samples")
+    return np.concatenate((np.zeros(delay, np.float32), samples)) if delay else samples
+
+
+def _decode(container, stream, rate: int) -> tuple[list[np.ndarray], int]:  # type: ignore[no-untyped-def]
+    """The stream's samples in pieces at `rate`, and the number of samples that it starts late."""
+    parts: list[np.ndarray] = []
+    resampler, delay, source_rate = None, 0, 0
+    for frame in container.decode(stream):
+        if resampler is None:
+            source_rate = frame.sample_rate
+            resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+            late = (frame.time or 0.0) - (container.start_time or 0) / 1_000_000
+            delay = max(0, round(late * rate)) if late < 3600 else 0
+        if frame.sample_rate == source_rate:
+            parts.append(resampler.resample_chunk(_mono(frame)))
+    if resampler is not None:
+        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    return parts, delay
+
+
+def _mono(frame) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """An audio frame of any sample format as (n,) float32, the mean of its channels."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif np.issubdtype(samples.dtype, np.integer):
+        samples = samples.astype(np.float32) / float(-np.iinfo(samples.dtype).min)
+    return np.nan_to_num(samples.mean(axis=0, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+@lru_cache(maxsize=4)
+def _mel_basis(config: AudioConfig) -> torch.Tensor:
+    """(n_mels, n_fft / 2 + 1): Slaney's scale and area normalisation."""
+    basis = mel_filters(
+        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
+    )
+    return torch.from_numpy(basis)
+
+
+def mel_spectrogram(
+    samples: np.ndarray, config: AudioConfig = AudioConfig(), block: int = 4000
+) -> np.ndarray:  # fmt: skip
+    """The log-mel spectrogram of the released networks.
+
+    Pre-emphasis, Hann STFT padded by reflection, magnitude, mel, 20 log10, normalised to -4 .. 4. Computed `block`
+    columns at a time, so that the memory beside the result does not grow.
+
+    Args:
+        samples: (n,) float, n >= 1; values that are not numbers count as zero.
+
+    Returns:
+        (n_mels, 1 + n // hop_length) float32, -max_abs_value to max_abs_value.
+    """
+    x = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    x = np.append(x[:1], x[1:] - np.float32(config.preemphasis) * x[:-1])
+    x = np.pad(x, config.n_fft // 2, mode="reflect")
+    columns = 1 + (len(x) - config.n_fft) // config.hop_length
+    mel = np.empty((config.n_mels, columns), np.float32)
+    for first in range(0, columns, block):
+        last = min(first + block, columns)
+        span = x[first * config.hop_length : (last - 1) * config.hop_length + config.n_fft]
+        mel[:, first:last] = _log_mel(torch.from_numpy(span), config).numpy()
+    return mel
+
+
+def _log_mel(samples: torch.Tensor, config: AudioConfig) -> torch.Tensor:
+    window = torch.hann_window(config.n_fft)
+    spectrum = torch.stft(samples, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
+    floor = 10.0 ** (config.min_level_db / 20)
+    level = 20 * torch.log10((_mel_basis(config) @ spectrum.abs()).clamp_min(floor)) - config.ref_level_db
+    top = config.max_abs_value
+    return (2 * top * (level - config.min_level_db) / -config.min_level_db - top).clamp(-top, top)
+
+
+def mel_window(
+    mel: np.ndarray,
+    time: Fraction | float,
+    config: AudioConfig = AudioConfig(),
+    lead: Fraction = FRAME_LEAD,
+) -> np.ndarray:
+    """The mel columns that belong to the frame shown at `time`: the one frame-to-mel rule.
+
+    The window starts at column floor(columns_per_second (time - lead)). What lies before the first or after the last
+    column is silence, so every frame of a video has its window.
+
+    Args:
+        mel: (n_mels, T).
+        time: seconds from the start of the sound.
+        lead: how long before `time` the window starts: FRAME_LEAD for the generator's frame, 0 for the
+            expert's window of five frames, of which `time` is the first.
+
+    Returns:
+        (n_mels, window_columns), a copy.
+    """
+    # The small constant keeps a time such as 7 / 25 that float arithmetic left just under a column on that column.
+    start = int(np.floor(float(config.columns_per_second * (Fraction(time) - lead)) + 1e-6))
+    stop = start + config.window_columns
+    inside = mel[:, max(start, 0) : max(stop, 0)]
+    before = min(max(-start, 0), config.window_columns)
+    after = config.window_columns - before - inside.shape[1]
+    return np.pad(inside, ((0, 0), (before, after)), constant_values=-config.max_abs_value)
+
+
+def frame_count(samples: int, fps: Fraction, config: AudioConfig = AudioConfig()) -> int:
+    """The number of frames that N seconds of sound get: round(N fps), at least one."""
+    return max(1, round(Fraction(samples, config.sample_rate) * fps))
+
+
+def speech_columns(
+    samples: np.ndarray,
+    config: AudioConfig = AudioConfig(),
+    on_db: float = 30.0,
+    off_db: float = 38.0,
+    shortest_pause: float = 0.2,
+    margin: float = 0.04,
+) -> np.ndarray:
+    """Where there is speech, by level with hysteresis, one flag a mel column.
+
+    Speech begins where the level of 50 ms comes within `on_db` of the recording's loud parts (its 95th percentile)
+    and ends where it falls more than `off_db` below them; below -60 dBFS nothing is speech. A pause shorter than
+    `shortest_pause` seconds (the closure of a plosive) is part of the speech, which is widened by `margin` seconds.
+    A recording whose noise lies within `on_db` of its speech has no silence.
+
+    Returns:
+        (1 + n // hop_length,) bool.
+    """
+    level = _level_db(np.nan_to_num(np.asarray(samples, np.float32), posinf=0.0, neginf=0.0), config)
+    loud = float(np.percentile(level, 95))
+    above = level > max(loud - off_db, -60.0)
+    starts = above & (level > max(loud - on_db, -60.0))
+    speech = np.zeros(len(level), bool)
+    for first, last in _runs(above):
+        speech[first:last] = starts[first:last].any()
+    rate = float(config.columns_per_second)
+    for first, last in _runs(~speech):
+        if last - first < shortest_pause * rate and first > 0 and last < len(speech):
+            speech[first:last] = True
+    return np.convolve(speech, np.ones(2 * round(margin * rate) + 1), mode="same") > 0.5
+
+
+def _level_db(samples: np.ndarray, config: AudioConfig) -> np.ndarray:
+    """Root mean square level of `n_fft` samples around each column, dBFS."""
+    columns = 1 + len(samples) // config.hop_length
+    energy = np.concatenate(([0.0], np.cumsum(samples.astype(np.float64) ** 2)))
+    centre = np.arange(columns) * config.hop_length
+    first = np.clip(centre - config.n_fft // 2, 0, len(samples))
+    last = np.clip(centre + config.n_fft // 2, 0, len(samples))
+    power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
+    return 10 * np.log10(np.maximum(power, 1e-12))
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """First and one-past-last index of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def rest_in_silence(mel: np.ndarray, speech: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
+    """The mel with digital silence where there is no speech, so that room noise does not move the mouth.
+
+    Args:
+        mel: (n_mels, T).
+        speech: (T,) bool, from `speech_columns`.
+
+    Returns:
+        (n_mels, T), a copy.
+    """
+    return np.where(speech[None, :], mel, np.float32(-config.max_abs_value))

@@ -1,0 +1,81 @@
+"""Who is who among the faces of a video, and which of them is followed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDES = ("largest", "left", "right", "center")
+MAX_STEP = 0.75  # of the face's side: how far a face may move between two looks at it
+MAX_GROWTH = 1.6
+
+
+def parse_select(select: str) -> str | tuple[float, float]:
+    """One of SIDES, or the point of 'X,Y'; anything else is a ValueError."""
+    if select in SIDES:
+        return select
+    try:
+        x, y = (float(part) for part in select.split(","))
+    except ValueError:
+        raise ValueError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
+    return x, y
+
+
+def choose(boxes: np.ndarray, select: str | tuple[float, float], size: tuple[int, int]) -> int:
+    """The index of the box, of (K, 4), that `select` means in a picture of `size` (width, height)."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if select == "largest":
+        return int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))
+    if select in ("left", "right"):
+        return int(np.argmin(centres[:, 0]) if select == "left" else np.argmax(centres[:, 0]))
+    point = np.asarray(size) / 2 if isinstance(select, str) else np.asarray(select)
+    outside = np.linalg.norm(point - np.clip(point, boxes[:, :2], boxes[:, 2:]), axis=1)
+    if select == "center":
+        outside = np.zeros(len(boxes))
+    return int(np.lexsort((np.linalg.norm(centres - point, axis=1), outside))[0])
+
+
+@dataclass
+class Person:
+    """A face seen before: its number, where it was last, and when."""
+
+    number: int
+    box: np.ndarray
+    seen: int
+
+
+class Roster:
+    """Numbers the faces of a video in order of appearance, and knows them again by place and size."""
+
+    def __init__(self, max_gap: int) -> None:
+        self.people: dict[int, Person] = {}
+        self._max_gap = max_gap
+        self._count = 0
+
+    def new_shot(self) -> None:
+        """Forget who was there; the numbers go on."""
+        self.people.clear()
+
+    def update(self, index: int, boxes: Sequence[np.ndarray]) -> list[int]:
+        """The numbers of the faces in frame `index`, one for each box; unknown faces get new ones, left to right."""
+        self.people = {n: p for n, p in self.people.items() if index - p.seen <= self._max_gap}
+        pairs = [(_step(p.box, box), n, i) for n, p in self.people.items() for i, box in enumerate(boxes)]
+        numbers: dict[int, int] = {}
+        for step, number, i in sorted(pairs):
+            if step <= 1 and i not in numbers and number not in numbers.values():
+                numbers[i] = number
+        for i in sorted(set(range(len(boxes))) - set(numbers), key=lambda i: float(boxes[i][0])):
+            numbers[i] = self._count
+            self._count += 1
+        for i, number in numbers.items():
+            self.people[number] = Person(number, boxes[i], index)
+        return [numbers[i] for i in range(len(boxes))]
+
+
+def _step(before: np.ndarray, after: np.ndarray) -> float:
+    """How far apart two boxes are, in units of what one face may do; above 1 they are two people."""
+    sides = [float(np.sqrt(np.prod(box[2:] - box[:2]))) for box in (before, after)]
+    if max(sides) > MAX_GROWTH * min(sides):
+        return float("inf")
+    centres = [(box[:2] + box[2:]) / 2 for box in (before, after)]
+    return float(np.linalg.norm(centres[1] - centres[0])) / (MAX_STEP * max(sides))

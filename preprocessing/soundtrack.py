@@ -1,0 +1,93 @@
+"""What is put under a video: whole sounds copied, parts and mixtures decoded, as inputs of an ffmpeg command."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import ffmpeg
+
+from preprocessing.video import MediaError, open_media, shown
+
+# Sound codecs that each container takes as they are; any other is encoded anew.
+COPIED_CODECS = {
+    ".mp4": {"aac", "mp3", "alac", "ac3"},
+    ".mov": {"aac", "mp3", "alac", "ac3"},
+    ".mkv": {"aac", "mp3", "alac", "ac3", "eac3", "dts", "flac", "opus", "vorbis", "mp2", "pcm_s16le", "pcm_s24le"},
+}
+AAC = {"c:a": "aac", "b:a": "192k"}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound to put under the video: `duration` seconds (None: all) of a file from `start` on, times `gain`."""
+
+    path: Path | str
+    start: float = 0.0
+    duration: float | None = None
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
+            raise ValueError(f"a sound needs start >= 0, duration > 0 and gain >= 0, not {self}")
+
+
+@dataclass(frozen=True)
+class Track:
+    """A sound that has been looked at: where its stream is and how it is coded."""
+
+    sound: Sound
+    demuxer: str
+    index: int
+    codec: str
+    packet: float  # seconds
+
+    @classmethod
+    def of(cls, sound: Sound) -> Self:
+        """Open the file and find its main sound. Raises MediaError when there is none."""
+        with open_media(sound.path) as container:
+            stream = container.streams.best("audio")
+            if stream is None or stream.codec_context is None:
+                raise MediaError(f"{shown(sound.path)} has no sound that can be decoded")
+            context = stream.codec_context
+            packet = context.frame_size / context.sample_rate if context.sample_rate else 0.0
+            # A demuxer has several names; ffmpeg's option takes one.
+            return cls(sound, container.format.name.split(",")[0], stream.index, context.name, packet)
+
+    def fits(self, suffix: str) -> bool:
+        """Whether the file is taken as it is, and its codec is one that the container takes."""
+        whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
+        return whole and self.codec in COPIED_CODECS[suffix]
+
+    def copied(self, length: float) -> Any:
+        """The packets of the first `length` seconds."""
+        # ffmpeg takes a packet when its beginning is inside, so half a packet less ends at the nearest one.
+        return self._input(t=max(length - self.packet / 2, self.packet / 2))
+
+    def decoded(self) -> Any:
+        """The wanted span, beginning at 0; a stream that begins later than its file is led in by silence."""
+        span = {"start": self.sound.start}
+        if self.sound.duration is not None:
+            span["duration"] = self.sound.duration
+        stream = self._input().filter("aresample", **{"async": 1, "first_pts": 0})
+        stream = stream.filter("atrim", **span).filter("asetpts", "PTS-STARTPTS")
+        return stream.filter("volume", self.sound.gain)
+
+    def _input(self, **options: Any) -> Any:
+        source = ffmpeg.input(plain(self.sound.path), f=self.demuxer, protocol_whitelist="file,pipe", **options)
+        return source[str(self.index)]
+
+
+def plain(path: Path | str) -> str:
+    """A name that ffmpeg takes for a plain file, whatever it begins with or contains."""
+    return f"file:{os.fspath(path)}"
+
+
+def soundtrack(tracks: Sequence[Track], suffix: str, length: float) -> tuple[Any, dict[str, Any]]:
+    """(ffmpeg stream, output options) of `length` seconds: one whole sound copied if it can be, else a mix in AAC."""
+    if len(tracks) == 1 and tracks[0].fits(suffix):
+        return tracks[0].copied(length), {"c:a": "copy"}
+    streams = [track.decoded() for track in tracks]
+    mixed = ffmpeg.filter(streams, "amix", inputs=len(streams), normalize=0) if len(streams) > 1 else streams[0]
+    return mixed.filter("atrim", duration=length), AAC

@@ -1,0 +1,1 @@
+"""The expert: is this mouth saying this sound?"""

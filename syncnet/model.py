@@ -1,0 +1,137 @@
+"""The expert's networks: two towers that embed a mouth and a sound into one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IntPair = int | tuple[int, int]
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm, optional skip connection, ReLU: the released networks' brick.
+
+    The attribute name `conv_block` is part of the released state dicts' keys.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair, padding: IntPair,
+        residual: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+        self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H', W')."""
+        y = self.conv_block(x)
+        return F.relu(y + x if self.residual else y)
+
+
+def audio_tower(widths: Sequence[int], out_channels: int, extra: bool = False) -> nn.Sequential:
+    """The released audio encoder: mel (B, 1, 80, 16) to (B, out_channels, 1, 1).
+
+    `widths` are the channels of its four resolutions ((32, 64, 128, 256) as released); `extra` adds the
+    residual block by which the expert's encoder is one longer than the generator's.
+    """
+    w0, w1, w2, w3 = widths
+    blocks = [ConvBlock(1, w0, 3, 1, 1), ConvBlock(w0, w0, 3, 1, 1, True), ConvBlock(w0, w0, 3, 1, 1, True)]
+    blocks += [ConvBlock(w0, w1, 3, (3, 1), 1), ConvBlock(w1, w1, 3, 1, 1, True), ConvBlock(w1, w1, 3, 1, 1, True)]
+    blocks += [ConvBlock(w1, w2, 3, 3, 1), ConvBlock(w2, w2, 3, 1, 1, True), ConvBlock(w2, w2, 3, 1, 1, True)]
+    blocks += [ConvBlock(w2, w3, 3, (3, 2), 1)] + [ConvBlock(w3, w3, 3, 1, 1, True) for _ in range(2 if extra else 1)]
+    blocks += [ConvBlock(w3, out_channels, 3, 1, 0), ConvBlock(out_channels, out_channels, 1, 1, 0)]
+    return nn.Sequential(*blocks)
+
+
+class SyncNet(nn.Module):
+    """The expert of "A Lip Sync Expert Is All You Need" (2020), section 3.1, with the released state-dict keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.face_encoder = nn.Sequential(
+            ConvBlock(15, 32, 7, 1, 3),
+            ConvBlock(32, 64, 5, (1, 2), 1), ConvBlock(64, 64, 3, 1, 1, True), ConvBlock(64, 64, 3, 1, 1, True),
+            ConvBlock(64, 128, 3, 2, 1), *(ConvBlock(128, 128, 3, 1, 1, True) for _ in range(3)),
+            ConvBlock(128, 256, 3, 2, 1), ConvBlock(256, 256, 3, 1, 1, True), ConvBlock(256, 256, 3, 1, 1, True),
+            ConvBlock(256, 512, 3, 2, 1), ConvBlock(512, 512, 3, 1, 1, True), ConvBlock(512, 512, 3, 1, 1, True),
+            ConvBlock(512, 512, 3, 2, 1), ConvBlock(512, 512, 3, 1, 0), ConvBlock(512, 512, 1, 1, 0),
+        )  # fmt: skip
+        self.audio_encoder = audio_tower((32, 64, 128, 256), 512, extra=True)
+
+    def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds one 0.2 s window.
+
+        Args:
+            mel: (B, 1, 80, 16), -4 to 4.
+            faces: (B, 15, 48, 96), lower halves of five BGR frames stacked on channels, 0 to 1.
+
+        Returns:
+            audio (B, 512) and face (B, 512) embeddings, L2-normalised, non-negative (they end in a ReLU).
+        """
+        audio = F.normalize(self.audio_encoder(mel).flatten(1))
+        face = F.normalize(self.face_encoder(faces).flatten(1))
+        return audio, face
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block with group norm and SiLU; `stride` halves the picture by average pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: IntPair = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, stride, 1),
+            nn.GroupNorm(8, out_channels), nn.SiLU(), nn.Conv2d(out_channels, out_channels, 3, 1, 1),
+        )  # fmt: skip
+        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)
+        self.skip = nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H / stride, W / stride)."""
+        return self.skip(x) + self.body(x)
+
+
+def _tower(in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], dimension: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, 1, 1)]
+    for (before, after), stride in zip(pairwise(widths), strides, strict=True):
+        layers.append(ResidualBlock(before, after, stride))
+    head = [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, *head, nn.Linear(4 * widths[-1], dimension))
+
+
+def small_audio_tower(dimension: int) -> nn.Sequential:
+    """Our expert's audio tower: mel / 4 (B, 1, 80, 16), -1 to 1, to (B, dimension)."""
+    return _tower(1, (24, 48, 96, 144, 192), ((2, 1), (2, 2), (2, 1), (2, 2)), dimension)
+
+
+class SmallSyncNet(nn.Module):
+    """Our expert: signed embeddings and a learnable scale, so that training leaves ln 2 at once.
+
+    Group norm and SiLU instead of batch norm and ReLU; the released shape ends in a ReLU, its cosine is never
+    negative, and the published loss is flat where training starts.
+    """
+
+    def __init__(self, dimension: int = 256, mouth_size: int = 64) -> None:
+        super().__init__()
+        self.mouth_size = mouth_size
+        self.face_encoder = _tower(15, (24, 48, 96, 144, 192, 192), (2, 2, 2, 2, 1), dimension)
+        self.audio_encoder = small_audio_tower(dimension)
+        self.log_scale = nn.Parameter(torch.tensor(2.3))  # similarity is multiplied by exp(2.3), about 10, at first
+
+    def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeds one 0.2 s window.
+
+        Args:
+            mel: (B, 1, 80, 16), -4 to 4.
+            faces: (B, 15, mouth_size, mouth_size), mouth crops of five BGR frames stacked on channels, 0 to 1.
+
+        Returns:
+            audio (B, dimension) and face (B, dimension) embeddings, L2-normalised, signed.
+        """
+        audio = F.normalize(self.audio_encoder(mel / 4))
+        face = F.normalize(self.face_encoder(faces * 2 - 1))
+        return audio, face

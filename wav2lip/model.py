@@ -1,0 +1,225 @@
+"""The generator: a masked face, a reference face and a sound in, the speaking face out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from syncnet.model import ConvBlock, audio_tower, small_audio_tower
+
+FIELDS = 6  # channels of a warping generator: flow x, flow y, blue, green, red, mixing weight
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator's shape. The defaults are the released network's.
+
+    Attributes:
+        width: channels of the first face layer (16 as released); every other width scales with it.
+        size: side of the square input in pixels: 96, 192, 384, ...
+        mask_row: first masked row of the target face, in pixels.
+        output: "paint" gives the picture through a sigmoid, as released; "warp" gives six fields that
+            `render` turns into a picture: a flow over the reference, a colour and a mixing weight.
+        max_flow: the longest flow vector, as a share of `size` ("warp" only).
+        hearing: "own" is the released audio encoder; "expert" hears through our expert's audio tower, which
+            stays as the expert's training left it, and two linear layers.
+    """
+
+    width: int = 16
+    size: int = 96
+    mask_row: int = 48
+    output: str = "paint"
+    max_flow: float = 0.25
+    hearing: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.output not in ("paint", "warp"):
+            raise ValueError(f"the generator's output is 'paint' or 'warp', not {self.output!r}")
+        if self.hearing not in ("own", "expert"):
+            raise ValueError(f"the generator's hearing is 'own' or 'expert', not {self.hearing!r}")
+        if self.size < 96 or self.size % 96 or (self.size // 96) & (self.size // 96 - 1):
+            raise ValueError(f"the generator's size is 96 times a power of two, not {self.size}")
+        if not 0 < self.mask_row < self.size:
+            raise ValueError(f"mask_row lies inside the picture of {self.size} rows, not at {self.mask_row}")
+
+
+class ConvTransposeBlock(nn.Module):
+    """Transposed convolution, batch norm, ReLU; `conv_block` is part of the released keys."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, output_padding: int = 0
+    ) -> None:
+        super().__init__()
+        convolution = nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride, padding, output_padding)
+        self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H', W')."""
+        return F.relu(self.conv_block(x))
+
+
+def _down(in_channels: int, out_channels: int, residuals: int) -> nn.Sequential:
+    rest = [ConvBlock(out_channels, out_channels, 3, 1, 1, True) for _ in range(residuals)]
+    return nn.Sequential(ConvBlock(in_channels, out_channels, 3, 2, 1), *rest)
+
+
+def _up(in_channels: int, out_channels: int) -> nn.Sequential:
+    rest = [ConvBlock(out_channels, out_channels, 3, 1, 1, True) for _ in range(2)]
+    return nn.Sequential(ConvTransposeBlock(in_channels, out_channels, 3, 2, 1, 1), *rest)
+
+
+def _face_encoder(first: int, extra: int) -> tuple[nn.ModuleList, list[int]]:
+    """The face encoder and the channels of its features, finest first; `extra` halvings go in front."""
+    base = [first * k for k in (1, 2, 4, 8, 16, 32, 32)]
+    widths = [first] * extra + base
+    blocks: list[nn.Module] = [nn.Sequential(ConvBlock(6, widths[0], 7, 1, 3))]
+    residuals = [2] * extra + [2, 3, 2, 2, 1]
+    for (before, after), count in zip(pairwise(widths[:-1]), residuals, strict=True):
+        blocks.append(_down(before, after, count))
+    last = base[-1]
+    blocks.append(nn.Sequential(ConvBlock(last, last, 3, 1, 0), ConvBlock(last, last, 1, 1, 0)))
+    return nn.ModuleList(blocks), widths
+
+
+def _face_decoder(first: int, extra: int, skips: list[int]) -> tuple[nn.ModuleList, int]:
+    """The decoder, whose every block is followed by a concatenation with the encoder's feature of its size."""
+    outs = [first * k for k in (32, 32, 32, 24, 16, 8, 4)] + [first * 4] * extra
+    sources = [before + skip for before, skip in zip(outs, reversed(skips), strict=True)]
+    blocks: list[nn.Module] = [nn.Sequential(ConvBlock(outs[0], outs[0], 1, 1, 0))]
+    widen = ConvTransposeBlock(sources[0], outs[1], 3, 1, 0)
+    blocks.append(nn.Sequential(widen, ConvBlock(outs[1], outs[1], 3, 1, 1, True)))
+    blocks += [_up(source, out) for source, out in zip(sources[1:-1], outs[2:], strict=True)]
+    return nn.ModuleList(blocks), sources[-1]
+
+
+class ExpertHearing(nn.Module):
+    """Our expert's audio tower, frozen, and two linear layers: mel (B, 1, 80, 16) to (B, out_channels, 1, 1)."""
+
+    def __init__(self, out_channels: int, dimension: int = 256) -> None:
+        super().__init__()
+        self.scale = dimension**0.5
+        self.tower = small_audio_tower(dimension).requires_grad_(False)
+        self.head = nn.Sequential(nn.Linear(dimension, 512), nn.ReLU(), nn.Linear(512, out_channels), nn.ReLU())
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """The embedding is scaled to unit variance: a unit vector of 256 components has entries of about 1/16."""
+        embedding = F.normalize(self.tower(mel / 4)) * self.scale
+        return self.head(embedding)[:, :, None, None]
+
+
+class Generator(nn.Module):
+    """The released generator, its width, input size and output being configuration.
+
+    With the default configuration the state-dict keys and shapes are the released ones (36,298,035 parameters).
+    Source: "A Lip Sync Expert Is All You Need" (2020), section 3.2.
+    """
+
+    def __init__(self, config: GeneratorConfig = GeneratorConfig()) -> None:
+        super().__init__()
+        self.config = config
+        first, extra = config.width, (config.size // 96).bit_length() - 1
+        self.face_encoder_blocks, skips = _face_encoder(first, extra)
+        self.audio_encoder: nn.Module
+        if config.hearing == "own":
+            self.audio_encoder = audio_tower([first * k for k in (2, 4, 8, 16)], first * 32)
+        else:
+            self.audio_encoder = ExpertHearing(first * 32)
+        self.face_decoder_blocks, joined = _face_decoder(first, extra, skips)
+        channels = 3 if config.output == "paint" else FIELDS
+        self.output_block = nn.Sequential(ConvBlock(joined, first * 2, 3, 1, 1), nn.Conv2d(first * 2, channels, 1))
+        if config.output == "paint":
+            self.output_block.append(nn.Sigmoid())
+        else:
+            _start_as_copy(self.output_block[1])
+
+    def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """Generates faces.
+
+        Args:
+            mel: (B, 1, 80, 16), -4 to 4; or (B, T, 1, 80, 16).
+            faces: (B, 6, S, S), 0 to 1: the target with its lower part masked, then the reference, both BGR
+                (see `mask_and_stack`); or (B, 6, T, S, S).
+
+        Returns:
+            (B, 3, S, S) or (B, 3, T, S, S), BGR, 0 to 1; six fields for `render` instead of 3 when the
+            configuration says "warp".
+        """
+        if faces.ndim == 5:
+            batch = faces.shape[0]
+            flat = self(mel.transpose(0, 1).flatten(0, 1), faces.permute(2, 0, 1, 3, 4).flatten(0, 1))
+            return flat.unflatten(0, (-1, batch)).permute(1, 2, 0, 3, 4)  # time-major, as the original
+        features = []
+        x = faces
+        for block in self.face_encoder_blocks:
+            x = block(x)
+            features.append(x)
+        x = self.audio_encoder(mel)
+        for block in self.face_decoder_blocks:
+            x = torch.cat((block(x), features.pop()), dim=1)
+        return self.output_block(x)
+
+
+def _start_as_copy(last: nn.Module) -> None:
+    """Zero weights: no flow and, by the bias, little colour, so that training starts from a copy of the reference."""
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        last.bias[5] = -3.0  # sigmoid(-3) = 0.05 of the painted colour
+
+
+def split_fields(fields: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """A warping generator's raw output (B, 6, S, S) as flow, colour and mixing weight.
+
+    Returns:
+        flow (B, 2, S, S) in shares of the picture's side (x, y), at most `max_flow`;
+        colour (B, 3, S, S), 0 to 1; weight of the colour (B, 1, S, S), 0 to 1.
+    """
+    flow = config.max_flow * torch.tanh(fields[:, :2])
+    return flow, torch.sigmoid(fields[:, 2:5]), torch.sigmoid(fields[:, 5:6])
+
+
+def warp(picture: Tensor, flow: Tensor) -> Tensor:
+    """Samples `picture` (B, C, H, W) at each pixel's place plus `flow` (B, 2, H, W; shares of the side, x then y)."""
+    height, width = flow.shape[-2:]
+    ys = (torch.arange(height, device=flow.device, dtype=flow.dtype) + 0.5) * 2 / height - 1
+    xs = (torch.arange(width, device=flow.device, dtype=flow.dtype) + 0.5) * 2 / width - 1
+    base = torch.stack(torch.meshgrid(xs, ys, indexing="xy"))
+    grid = (base + 2 * flow).permute(0, 2, 3, 1)
+    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def render(fields: Tensor, faces: Tensor, config: GeneratorConfig) -> Tensor:
+    """A warping generator's picture: the reference warped, mixed with the colour, under the target's own upper part.
+
+    Args:
+        fields: (B, 6, S, S), what the generator returned.
+        faces: (B, 6, S, S), what it was given.
+
+    Returns:
+        (B, 3, S, S), 0 to 1.
+    """
+    flow, colour, weight = split_fields(fields, config)
+    lower = torch.lerp(warp(faces[:, 3:], flow), colour, weight)
+    return torch.cat((faces[:, :3, : config.mask_row], lower[:, :, config.mask_row :]), dim=2)
+
+
+def mask_and_stack(target: np.ndarray, reference: np.ndarray, mask_row: int) -> np.ndarray:
+    """The generator's input contract.
+
+    Args:
+        target: (B, S, S, 3) uint8 BGR; its rows from `mask_row` on are hidden.
+        reference: (B, S, S, 3) uint8 BGR, whole.
+
+    Returns:
+        (B, 6, S, S) float32, 0 to 1.
+    """
+    stacked = np.concatenate((target, reference), axis=-1).transpose(0, 3, 1, 2).astype(np.float32)
+    stacked[:, :3, mask_row:] = 0
+    return np.ascontiguousarray(stacked) / np.float32(255)
