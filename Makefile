@@ -20,7 +20,7 @@ test: .venv/requirements-dev.stamp   ## run the tests
 
 lint: .venv/requirements-dev.stamp   ## check style and types
 	$(VENV_PYTHON) -m ruff check .
-	$(VENV_PYTHON) -m mypy .
+	$(VENV_PYTHON) -m mypy
 
 clean:   ## remove .venv, build and the tools' caches; results and runs stay
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache

@@ -96,8 +96,7 @@ class FaceSource:
             pictures = read_frames(self.path)
         else:
             begin = self.start + float(first / self.fps)
-            end = self.end if stop is None else self.start + float(stop / self.fps)
-            pictures = read_frames(self.path, fps=self.fps, start=begin, end=end)
+            pictures = read_frames(self.path, fps=self.fps, start=begin, end=self.end)
         for number, frame in enumerate(pictures, first):
             if (stop is not None and number >= stop) or (self.still and number >= 1):
                 return

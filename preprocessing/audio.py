@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
+import av
 import numpy as np
 import soxr
 import torch
 from librosa.filters import mel as mel_filters
 
-from preprocessing.video import MediaError, open_media
+from preprocessing.video import MediaError, open_media, shown
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
 # frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
 FRAME_LEAD = Fraction(1, 25)
+
+JITTER = 0.1  # seconds by which time stamps inside a sound track may be off without a hole being meant
+LONGEST_HOLE = 3600.0  # seconds; time stamps farther apart are wrong
 
 
 @dataclass(frozen=True)
@@ -55,44 +63,65 @@ class AudioConfig:
 def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:
     """Any file's sound as mono samples at the configured rate.
 
-    Channels are averaged, then resampled (soxr, HQ). A sound track that starts after its container keeps that
-    delay; samples that are not numbers become zero.
+    Channels are averaged, then resampled (soxr, HQ). Sound keeps its time: a track that starts after its container
+    begins with silence, and so is a stretch that is missing or damaged. Samples that are not numbers become zero.
 
     Returns:
         (n,) float32, nominally -1 to 1.
 
     Raises:
-        MediaError: the file is no medium, has no sound track, or its sound track is empty.
+        MediaError: the file is no medium, has no sound track, or nothing of its sound track can be decoded.
     """
     with open_media(path) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{path} has no sound track")
-        stream = container.streams.audio[0]
-        parts, delay = _decode(container, stream, config.sample_rate)
-    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
+        if stream is None:
+            raise MediaError(f"{shown(path)} has no sound track")
+        pieces = list(_resampled(_continuous(container, stream), config.sample_rate))
+    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     if not samples.size:
-        raise MediaError(f"{path} has a sound track without samples")
-    return np.concatenate((np.zeros(delay, np.float32), samples)) if delay else samples
+        raise MediaError(f"{shown(path)} has a sound track without samples")
+    return samples
 
 
-def _decode(container, stream, rate: int) -> tuple[list[np.ndarray], int]:  # type: ignore[no-untyped-def]
-    """The stream's samples in pieces at `rate`, and the number of samples that it starts late."""
-    parts: list[np.ndarray] = []
-    resampler, delay, source_rate = None, 0, 0
-    for frame in container.decode(stream):
-        if resampler is None:
-            source_rate = frame.sample_rate
-            resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
-            late = (frame.time or 0.0) - (container.start_time or 0) / 1_000_000
-            delay = max(0, round(late * rate)) if late < 3600 else 0
-        if frame.sample_rate == source_rate:
-            parts.append(resampler.resample_chunk(_mono(frame)))
-    if resampler is not None:
-        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return parts, delay
+def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate: int) -> Iterator[np.ndarray]:
+    """Pieces of (samples per second, (n,) float32) as pieces at `rate`."""
+    for source_rate, group in groupby(pieces, key=itemgetter(0)):
+        resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
+        for _, samples in group:
+            yield resampler.resample_chunk(samples)
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _mono(frame) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _continuous(
+    container: av.container.InputContainer, stream: av.AudioStream
+) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
+    """The stream as (samples per second, (n,) float32 mono) without holes: where time stamps leap, with zeros."""
+    clock, tolerance = (container.start_time or 0) / av.time_base, 0.0
+    for frame in _decoded(container, stream):
+        missing = 0.0 if frame.time is None else frame.time - clock
+        if tolerance < missing < LONGEST_HOLE:
+            yield frame.sample_rate, np.zeros(round(missing * frame.sample_rate), np.float32)
+            clock += missing
+        yield frame.sample_rate, _mono(frame)
+        clock += frame.samples / frame.sample_rate
+        tolerance = JITTER  # only the start is exact
+
+
+def _decoded(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Every frame that can be decoded; damaged packets are passed over, a damaged container ends the stream."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            packet = None
+        with suppress(av.FFmpegError):
+            yield from stream.codec_context.decode(packet)
+        if packet is None:  # which asked the decoder for what it still held
+            return
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
     """An audio frame of any sample format as (n,) float32, the mean of its channels."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -211,7 +240,8 @@ def speech_columns(
     for first, last in _runs(~speech):
         if last - first < shortest_pause * rate and first > 0 and last < len(speech):
             speech[first:last] = True
-    return np.convolve(speech, np.ones(2 * round(margin * rate) + 1), mode="same") > 0.5
+    reach = round(margin * rate)
+    return np.convolve(speech, np.ones(2 * reach + 1))[reach : reach + len(speech)] > 0.5
 
 
 def _level_db(samples: np.ndarray, config: AudioConfig) -> np.ndarray:

@@ -47,11 +47,12 @@ class Clip:
         try:
             with safe_open(path, "numpy") as file:
                 header = json.loads((file.metadata() or {})["clip"])
+                speaker, frames, margin, audio = (header[key] for key in ("speaker", "frames", "margin", "audio"))
                 mel, speech = file.get_tensor("mel"), file.get_tensor("speech")
-        except (SafetensorError, KeyError, OSError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
             raise ValueError(f"{path} is not a prepared clip ({error})") from error
-        config.require(header["audio"], str(path))
-        return cls(path, header["speaker"], header["frames"], header["margin"], mel, speech.astype(bool))
+        config.require(audio, str(path))
+        return cls(path, speaker, frames, margin, mel, speech.astype(bool))
 
     def faces(self, first: int, count: int, step: int = 1) -> np.ndarray:
         """`count` crops, every `step`-th from `first` on: (count, S, S, 3) uint8 BGR, S with its margin."""
@@ -65,14 +66,12 @@ def write_clip(
     """Writes a clip beside its name and moves it there when whole."""
     header = {"speaker": speaker, "frames": len(faces), "margin": margin, "audio": asdict(config)}
     tensors = {"faces": faces, "mel": mel, "speech": speech.astype(np.uint8)}
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={"clip": json.dumps(header)})
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    # The format stores memory as it lies, so that a transposed or reversed view would come back scrambled.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / "clip.part"
+        save_file(tensors, part, metadata={"clip": json.dumps(header)})
+        os.replace(part, path)
 
 
 def open_clips(folder: Path, shortest: int) -> list[Clip]:

@@ -101,7 +101,7 @@ def crop(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (size, size, 3) uint8.
     """
-    box = _whole_box(matrix, size)
+    box = _whole_box(matrix, size, frame.shape)
     if box is not None:
         x1, y1, x2, y2 = box
         return cv2.resize(frame[y1:y2, x1:x2], (size, size), interpolation=cv2.INTER_LINEAR)
@@ -111,14 +111,14 @@ def crop(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _whole_box(matrix: np.ndarray, size: int) -> tuple[int, int, int, int] | None:
-    """The box of whole pixels that `matrix` maps to the square, if there is one."""
+def _whole_box(matrix: np.ndarray, size: int, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """The box of whole pixels inside a frame of `shape` that `matrix` maps to the square, if there is one."""
     (a, b, c), (d, e, f) = matrix
     if b or d or a <= 0 or e <= 0:
         return None
     corners = np.array([(-0.5 - c) / a, (-0.5 - f) / e, (size - 0.5 - c) / a, (size - 0.5 - f) / e]) + 0.5
     whole = np.rint(corners)
-    if np.abs(whole - corners).max() > 1e-6 or whole.min() < 0:
+    if np.abs(whole - corners).max() > 1e-6 or whole.min() < 0 or whole[2] > shape[1] or whole[3] > shape[0]:
         return None
     x1, y1, x2, y2 = whole.astype(int)
     return int(x1), int(y1), int(x2), int(y2)

@@ -10,7 +10,7 @@ MAX_STEP = 0.75  # of the face's side: how far a face may move between two looks
 MAX_GROWTH = 1.6
 
 
-def parse_select(select: str) -> str | tuple[float, float]:
+def parse_select(select: str) -> str | np.ndarray:
     """One of SIDES, or the point of 'X,Y'; anything else is a ValueError."""
     if select in SIDES:
         return select
@@ -18,21 +18,23 @@ def parse_select(select: str) -> str | tuple[float, float]:
         x, y = (float(part) for part in select.split(","))
     except ValueError:
         raise ValueError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
-    return x, y
+    return np.array([x, y])
 
 
-def choose(boxes: np.ndarray, select: str | tuple[float, float], size: tuple[int, int]) -> int:
-    """The index of the box, of (K, 4), that `select` means in a picture of `size` (width, height)."""
+def choose(faces: Sequence[np.ndarray], select: str | np.ndarray, size: tuple[int, int]) -> int:
+    """The index of the box (4,) that `select` means in a picture of `size` (width, height); -1 if there is none."""
+    if not faces:
+        return -1
+    boxes = np.stack(faces)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     if select == "largest":
         return int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))
     if select in ("left", "right"):
         return int(np.argmin(centres[:, 0]) if select == "left" else np.argmax(centres[:, 0]))
-    point = np.asarray(size) / 2 if isinstance(select, str) else np.asarray(select)
-    outside = np.linalg.norm(point - np.clip(point, boxes[:, :2], boxes[:, 2:]), axis=1)
-    if select == "center":
-        outside = np.zeros(len(boxes))
-    return int(np.lexsort((np.linalg.norm(centres - point, axis=1), outside))[0])
+    if isinstance(select, str):
+        return int(np.argmin(np.linalg.norm(centres - np.asarray(size) / 2, axis=1)))
+    outside = np.linalg.norm(select - np.clip(select, boxes[:, :2], boxes[:, 2:]), axis=1)
+    return int(np.lexsort((np.linalg.norm(centres - select, axis=1), outside))[0])
 
 
 @dataclass
@@ -55,6 +57,11 @@ class Roster:
     def new_shot(self) -> None:
         """Forget who was there; the numbers go on."""
         self.people.clear()
+
+    def move(self, number: int, box: np.ndarray) -> None:
+        """That person is now known to be at `box`."""
+        if number in self.people:
+            self.people[number].box = box
 
     def update(self, index: int, boxes: Sequence[np.ndarray]) -> list[int]:
         """The numbers of the faces in frame `index`, one for each box; unknown faces get new ones, left to right."""

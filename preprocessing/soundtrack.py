@@ -1,11 +1,13 @@
 """What is put under a video: whole sounds copied, parts and mixtures decoded, as inputs of an ffmpeg command."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import av
 import ffmpeg
 
 from preprocessing.video import MediaError, open_media, shown
@@ -16,7 +18,7 @@ COPIED_CODECS = {
     ".mov": {"aac", "mp3", "alac", "ac3"},
     ".mkv": {"aac", "mp3", "alac", "ac3", "eac3", "dts", "flac", "opus", "vorbis", "mp2", "pcm_s16le", "pcm_s24le"},
 }
-AAC = {"c:a": "aac", "b:a": "192k"}
+AAC = {"c:a": "aac", "b:a": "192k", "ar": 48000}  # at 48 kHz a packet, 1024 samples, is shorter than a frame
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Track:
     demuxer: str
     index: int
     codec: str
+    seconds: float
     packet: float  # seconds
 
     @classmethod
@@ -50,15 +53,22 @@ class Track:
             stream = container.streams.best("audio")
             if stream is None or stream.codec_context is None:
                 raise MediaError(f"{shown(sound.path)} has no sound that can be decoded")
-            context = stream.codec_context
-            packet = context.frame_size / context.sample_rate if context.sample_rate else 0.0
-            # A demuxer has several names; ffmpeg's option takes one.
-            return cls(sound, container.format.name.split(",")[0], stream.index, context.name, packet)
+            return cls(
+                sound,
+                demuxer=container.format.name.split(",")[0],  # it has several names, and ffmpeg's option takes one
+                index=stream.index,
+                codec=stream.codec_context.codec.canonical_name,
+                seconds=_seconds(container, stream),
+                packet=_packet_seconds(container, stream),
+            )
 
-    def fits(self, suffix: str) -> bool:
-        """Whether the file is taken as it is, and its codec is one that the container takes."""
+    def fits(self, suffix: str, length: float, frame: float) -> bool:
+        """Whether the packets can be copied: nothing to change, a codec that the container takes, and an end where
+        `length` seconds end, give or take a frame's time; to cut more finely than between packets is to decode.
+        """
         whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
-        return whole and self.codec in COPIED_CODECS[suffix]
+        ends_well = self.seconds <= length + frame or self.packet <= 2 * frame
+        return whole and ends_well and self.codec in COPIED_CODECS[suffix]
 
     def copied(self, length: float) -> Any:
         """The packets of the first `length` seconds."""
@@ -84,10 +94,25 @@ def plain(path: Path | str) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def soundtrack(tracks: Sequence[Track], suffix: str, length: float) -> tuple[Any, dict[str, Any]]:
-    """(ffmpeg stream, output options) of `length` seconds: one whole sound copied if it can be, else a mix in AAC."""
-    if len(tracks) == 1 and tracks[0].fits(suffix):
+def soundtrack(tracks: Sequence[Track], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
+    """(ffmpeg stream, output options): one whole sound copied if it can be, else a mix in AAC.
+
+    It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the sounds do.
+    """
+    if len(tracks) == 1 and tracks[0].fits(suffix, length, frame):
         return tracks[0].copied(length), {"c:a": "copy"}
     streams = [track.decoded() for track in tracks]
     mixed = ffmpeg.filter(streams, "amix", inputs=len(streams), normalize=0) if len(streams) > 1 else streams[0]
     return mixed.filter("atrim", duration=length), AAC
+
+
+def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else math.inf
+
+
+def _packet_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """The length of the sound's first packet."""
+    packet = next(container.demux(stream), None)
+    return float(packet.duration * stream.time_base) if packet and packet.duration else 0.0

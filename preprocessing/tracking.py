@@ -1,4 +1,10 @@
-"""One person followed through a video: looked for on key frames, carried between them, smoothed, never across a cut."""
+"""One person followed through a video: looked for on key frames, carried between them, smoothed, never across a cut.
+
+Every found face is brought, by the motion of the head since then, into coordinates that move with the head. There it
+hardly changes but for the detector's noise, so it is smoothed there, over many frames, without lagging behind.
+"""
+
+from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,11 +14,12 @@ import cv2
 import numpy as np
 
 from preprocessing.faces import Detection, FaceDetector, FaceTrack, estimate_points, reduce_frame
-from preprocessing.motion import carry, face_side, smooth_at
+from preprocessing.motion import Motion, between, face_side, head_motion, smoothed
 from preprocessing.people import Roster, choose, parse_select
 from preprocessing.shots import AHEAD, CutFinder
 
 MAX_DOUBT = 0.25  # of the face's side: a detection farther than this from where the flow puts the face needs a second
+NOISE_TO_DRIFT = 0.15  # seconds: a detector's noise over what a face drifts in head coordinates each second
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,34 @@ class TrackedFace:
 
 @dataclass
 class _Step:
-    """One frame's place on the path, in reduced pixels; `run` numbers the unbroken stretches of one person."""
+    """One frame of the path, in reduced pixels.
+
+    run: numbers the unbroken stretches of one person, 0 where nobody is followed; motion: from the first frame of the
+    run to this one; key: the accepted detection in the coordinates of the run's first frame.
+    """
 
     shot: int
     run: int = 0
-    face: np.ndarray | None = None
+    motion: Motion = Motion()
+    key: np.ndarray | None = None
 
 
 class FaceTracker:
-    """Follows one face through frames that are pushed one by one; see `follow` for the options.
+    """Follows one face through frames that are pushed one by one. Memory is constant.
 
-    Memory is constant and the delay is at most `max_lag` frames.
+    Args:
+        detector: who finds faces; asked for one reduced frame at a time.
+        select: who is followed, from a shot's start or when nobody was for max_gap: largest, left, right, center, or
+            the face nearest to the point 'X,Y' (pixels).
+        face_id: follow the n-th face instead, from 0 in order of appearance, over the whole video.
+        every: frames from one look to the next; 1 asks the detector each time.
+        detect_side: pixels of the longer side of the frames the detector is given.
+        max_gap: seconds a face may be lost before it is given up; shorter gaps are filled.
+        smooth: seconds, the standard deviation of the smoothing; 0 for none.
+        fps: frames per second.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
 
     def __init__(
@@ -53,35 +77,38 @@ class FaceTracker:
         smooth: float = 0.16,
         fps: float = 25.0,
     ) -> None:
-        if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0:
-            raise ValueError("every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0 and fps > 0 are needed")
+        if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0 or (face_id or 0) < 0:
+            raise ValueError(
+                "tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0, fps > 0 and face_id >= 0"
+            )
         self._detector, self._every, self._side = detector, every, detect_side
         self._select, self._face_id = parse_select(select), face_id
         self._max_gap = max(every, round(max_gap * fps))
-        self._radius = round(smooth * fps)
+        self._sigma = max(smooth * fps, 0.8 * every) if smooth else 0.0
+        self._radius = round(2 * self._sigma)
+        self._stiffness = (NOISE_TO_DRIFT * fps) ** 2
         self.max_lag = AHEAD + self._max_gap + every + self._radius
-        self._roster = Roster(self._max_gap)
-        self._cuts = CutFinder()
+        """Frames that the faces given back may be behind the frames pushed."""
+        self._roster, self._cuts = Roster(self._max_gap), CutFinder()
         self._waiting: deque[np.ndarray] = deque()
-        self._scale: np.ndarray | None = None
-        self._frame_shape: tuple[int, ...] = ()
+        self._frame_shape: tuple[int, ...] | None = None
+        self._scale = np.ones(2)
         self._grey: np.ndarray | None = None
         self._path: deque[_Step] = deque()
         self._start = self._index = self._released = self._settled = self._closed = 0
         self._shot = self._run = 0
         self._face: np.ndarray | None = None
-        self._person: int | None = None
-        self._seen = self._looked = 0
-        self._missing, self._blind = False, False
         self._doubt: np.ndarray | None = None
+        self._person = -1
+        self._seen = self._looked = 0
+        self._missing = self._blind = False
 
     def push(self, frame: np.ndarray) -> list[TrackedFace]:
         """Takes the next frame, uint8 BGR (H, W, 3); gives the faces that are final now, in order."""
-        if self._scale is None:
-            self._frame_shape = frame.shape
-        elif frame.shape != self._frame_shape:
-            raise ValueError(f"frames of one size are needed: {frame.shape} after {self._frame_shape}")
+        if frame.shape != (self._frame_shape or frame.shape):
+            raise ValueError(f"frames of one size are needed, not {frame.shape} after {self._frame_shape}")
         small = reduce_frame(frame, self._side)
+        self._frame_shape = frame.shape
         self._scale = np.array([frame.shape[1] / small.shape[1], frame.shape[0] / small.shape[0]])
         self._waiting.append(small)
         verdict = self._cuts.push(small)
@@ -97,15 +124,14 @@ class FaceTracker:
         return self._release(self._index)
 
     def _advance(self, frame: np.ndarray, cut: bool) -> None:
+        """One frame, in order, with the verdict on it."""
         grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         if cut:
             self._new_shot()
-        elif self._face is not None and self._grey is not None:
-            carried = carry(self._grey, grey, self._face)
-            self._blind = self._blind or carried is None
-            self._face = self._face if carried is None else carried
+        self._path.append(_Step(self._shot))
+        if self._face is not None:
+            self._carry(grey)
         self._grey = grey
-        self._path.append(_Step(self._shot, self._run, self._face))
         if cut or self._index == 0 or self._missing or self._index - self._looked >= self._every:
             self._look(frame)
         if self._face is not None and self._index - self._seen >= self._max_gap:
@@ -122,19 +148,33 @@ class FaceTracker:
 
     def _lose(self) -> None:
         """Gives the followed face up; what the flow carried on counts until the next look was due."""
-        for index in range(max(self._seen + self._every, self._start), self._start + len(self._path)):
-            if self._face is not None:
-                self._path[index - self._start].face = None
-        self._face = self._person = self._doubt = None
-        self._missing = False
-        self._settled = self._start + len(self._path)
+        end = self._start + len(self._path)
+        if self._face is not None:
+            for index in range(self._seen + self._every, end):
+                self._step(index).run = 0
+        self._face = self._doubt = None
+        self._missing = self._blind = False
+        self._settled = end
+
+    def _step(self, index: int) -> _Step:
+        return self._path[index - self._start]
+
+    def _carry(self, grey: np.ndarray) -> None:
+        """Moves the followed face on from the frame before."""
+        assert self._face is not None and self._grey is not None
+        moved = head_motion(self._grey, grey, self._face)
+        self._blind = self._blind or moved is None
+        motion = moved or Motion()
+        self._face = motion.move(self._face)
+        step = self._path[-1]
+        step.run, step.motion = self._run, motion.after(self._step(self._index - 1).motion)
 
     def _look(self, frame: np.ndarray) -> None:
         """Asks the detector, and lets the path meet the followed face if it is there."""
         self._looked = self._index
         faces = [self._as_face(found) for found in self._detector([frame])[0]]
-        if self._person in self._roster.people and self._face is not None:
-            self._roster.people[self._person].box = self._face[:2].ravel()
+        if self._face is not None:
+            self._roster.move(self._person, self._face[:2].ravel())
         numbers = self._roster.update(self._index, [face[:2].ravel() for face in faces])
         if self._face is None:
             self._begin(faces, numbers, (frame.shape[1], frame.shape[0]))
@@ -150,21 +190,17 @@ class FaceTracker:
         return np.vstack([found.box.reshape(2, 2), points]).astype(np.float64)
 
     def _begin(self, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
-        """Takes up the face that was asked for."""
+        """Takes up the face that was asked for, if it is there."""
         if self._face_id is not None:
-            if self._face_id not in numbers:
-                return
-            chosen = numbers.index(self._face_id)
-        elif faces:
-            assert self._scale is not None
-            select = self._select if isinstance(self._select, str) else tuple(np.asarray(self._select) / self._scale)
-            chosen = choose(np.stack([face[:2].ravel() for face in faces]), select, size)
+            chosen = numbers.index(self._face_id) if self._face_id in numbers else -1
         else:
-            return
-        self._person = numbers[chosen]
-        self._run += 1
-        self._path[-1].run = self._run
-        self._accept(faces[chosen])
+            select = self._select if isinstance(self._select, str) else np.asarray(self._select) / self._scale
+            chosen = choose([face[:2].ravel() for face in faces], select, size)
+        if chosen >= 0:
+            self._person = numbers[chosen]
+            self._run += 1
+            self._path[-1].run = self._run
+            self._accept(faces[chosen])
 
     def _meet(self, face: np.ndarray) -> None:
         """Accepts a detection of the followed face, unless it alone says that the face has jumped."""
@@ -175,53 +211,61 @@ class FaceTracker:
         if not (near or self._blind or confirmed):
             self._doubt = face
             return
-        drift, frames = face - self._face, self._index - self._seen
-        for index in range(max(self._seen + 1, self._start), self._index):
-            step = self._path[index - self._start]
-            assert step.face is not None
-            step.face = step.face + drift * (index - self._seen) / frames
+        if not near:
+            self._bridge(face - self._face)
         self._accept(face)
 
+    def _bridge(self, missed: np.ndarray) -> None:
+        """Spreads the motion that the flow has missed evenly over the frames since the last accepted detection."""
+        shift = complex(*missed.mean(axis=0)) / (self._index - self._seen)
+        for index in range(self._seen + 1, self._index + 1):
+            step = self._step(index)
+            step.motion = Motion(shift=shift * (index - self._seen)).after(step.motion)
+
     def _accept(self, face: np.ndarray) -> None:
-        self._face = self._path[-1].face = face
+        self._face = face
+        self._path[-1].key = self._path[-1].motion.inverse().move(face)
         self._seen, self._settled = self._index, self._index + 1
         self._doubt, self._missing, self._blind = None, False, False
 
     def _release(self, until: int) -> list[TrackedFace]:
         """The final faces of the frames before `until`, and of every closed shot."""
-        until = max(until, self._closed)
+        until = max(until, self._closed, self._released)
         done = [self._final(index) for index in range(self._released, until)]
-        self._released = max(self._released, until)
-        while self._start < self._released - self._radius:
+        self._released = until
+        while self._start < self._released - self._radius - self._max_gap:
             self._path.popleft()
             self._start += 1
         return done
 
     def _final(self, index: int) -> TrackedFace:
-        step = self._path[index - self._start]
-        if step.face is None or self._scale is None:
+        step = self._step(index)
+        if not step.run:
             nothing = np.full((7, 2), np.nan, np.float32)
             return TrackedFace(index, nothing[:2].ravel(), nothing[2:], False, step.shot)
-        times, faces = self._neighbours(index)
-        face = (smooth_at(times, faces, index, self._radius) * self._scale).astype(np.float32)
+        times, keys = self._keys(index)
+        face = smoothed(times, keys, self._sigma, self._stiffness) if self._sigma else between(times, keys)
+        face = (step.motion.move(face) * self._scale).astype(np.float32)
         return TrackedFace(index, face[:2].ravel(), face[2:], True, step.shot)
 
-    def _neighbours(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frame numbers and faces of the same run and shot within the smoothing's reach."""
-        here = self._path[index - self._start]
-        reach = range(max(index - self._radius, self._start), min(index + self._radius + 1, self._settled))
-        steps = [(i, self._path[i - self._start]) for i in reach]
-        same = [(i, s.face) for i, s in steps if s.face is not None and (s.run, s.shot) == (here.run, here.shot)]
-        return np.array([i for i, _ in same]), np.stack([face for _, face in same])
+    def _keys(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The run's detections within the smoothing's reach, and at least the nearest on either side: times, faces."""
+        run = self._step(index).run
+        keys = [(self._start + i - index, s.key) for i, s in enumerate(self._path) if s.run == run and s.key is not None]
+        earlier = max((time for time, _ in keys if time <= 0), default=0)
+        later = min((time for time, _ in keys if time > 0), default=0)
+        reach = range(min(-self._radius, earlier), max(self._radius, later) + 1)
+        kept = [(time, key) for time, key in keys if time in reach]
+        return np.array([time for time, _ in kept], np.float64), np.stack([key for _, key in kept])
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean distance of two faces' corners and points, as a fraction of the face's side."""
+    """Mean distance of two faces' corners and points, as a fraction of the second face's side."""
     return float(np.linalg.norm(one - other, axis=1).mean()) / face_side(other)
 
 
 def follow(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> Iterator[TrackedFace]:
-    """The followed face of each frame, in order, a bounded number of frames late. Options are FaceTracker's."""
+    """The followed face of each frame, in order, a bounded number of frames late; options as FaceTracker's."""
     tracker = FaceTracker(detector, **options)  # type: ignore[arg-type]
     for frame in frames:
         yield from tracker.push(frame)
@@ -229,7 +273,7 @@ def follow(frames: Iterable[np.ndarray], detector: FaceDetector, **options: obje
 
 
 def track_faces(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> FaceTrack:
-    """The whole path of one face through the frames. Options are FaceTracker's."""
+    """The whole path of one face through the frames; options as FaceTracker's."""
     faces = list(follow(frames, detector, **options))
     boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
     points = np.array([face.points for face in faces], np.float32).reshape(-1, 5, 2)

@@ -125,7 +125,7 @@ class VideoWriter:
     def _join(self, target: Path) -> None:
         """Put the sound under the encoded picture, for exactly as long as there are frames."""
         picture = ffmpeg.input(plain(self._target("picture")))["v:0"]
-        sound, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps))
+        sound, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps), float(1 / self.fps))
         options = {"c:v": "copy", "map_chapters": -1, **options, **self._file_options}
         joiner = _Ffmpeg(ffmpeg.output(picture, sound, plain(target), **options))
         try:

@@ -96,8 +96,9 @@ class ResidualBlock(nn.Module):
 
 
 def _tower(in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], dimension: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, 1, 1)]
-    for (before, after), stride in zip(pairwise(widths), strides, strict=True):
+    """A first convolution, a residual block for each further width, a linear layer; one stride for each width."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 5, strides[0], 2)]
+    for (before, after), stride in zip(pairwise(widths), strides[1:], strict=True):
         layers.append(ResidualBlock(before, after, stride))
     head = [nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
     return nn.Sequential(*layers, *head, nn.Linear(4 * widths[-1], dimension))
@@ -105,7 +106,7 @@ def _tower(in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], 
 
 def small_audio_tower(dimension: int) -> nn.Sequential:
     """Our expert's audio tower: mel / 4 (B, 1, 80, 16), -1 to 1, to (B, dimension)."""
-    return _tower(1, (24, 48, 96, 144, 192), ((2, 1), (2, 2), (2, 1), (2, 2)), dimension)
+    return _tower(1, (32, 64, 96, 144), ((2, 1), (2, 1), (2, 2), (2, 2)), dimension)
 
 
 class SmallSyncNet(nn.Module):
@@ -118,7 +119,7 @@ class SmallSyncNet(nn.Module):
     def __init__(self, dimension: int = 256, mouth_size: int = 64) -> None:
         super().__init__()
         self.mouth_size = mouth_size
-        self.face_encoder = _tower(15, (24, 48, 96, 144, 192, 192), (2, 2, 2, 2, 1), dimension)
+        self.face_encoder = _tower(15, (32, 64, 96, 144, 192), (2, 2, 2, 2, 1), dimension)
         self.audio_encoder = small_audio_tower(dimension)
         self.log_scale = nn.Parameter(torch.tensor(2.3))  # similarity is multiplied by exp(2.3), about 10, at first
 
