@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's flags. Those that shape the job are named as `inference.pipeline.Options` names them."""
+    """The command's flags. Those that shape the job are named as `inference.options.Options` names them."""
     p = _Parser(
         prog="inference.py", description="Makes the face in a video or photo speak the given speech.", epilog=EPILOG,
         formatter_class=_Help, allow_abbrev=False, argument_default=argparse.SUPPRESS,
@@ -171,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         del options["box"]  # the original's way to say "no box"
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Imported here, so that --help and a wrong flag answer at once.
-    from inference.pipeline import LipSync, Options, check_files
+    from inference.options import Options
+    from inference.pipeline import LipSync, check_files
     from preprocessing.video import MediaError
 
     try:

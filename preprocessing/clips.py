@@ -61,8 +61,9 @@ class Clip:
 
 
 def write_clip(
-    path: Path, faces: np.ndarray, mel: np.ndarray, speech: np.ndarray, *, speaker: str, margin: int, config: AudioConfig
-) -> None:
+    path: Path, faces: np.ndarray, mel: np.ndarray, speech: np.ndarray, *, speaker: str, margin: int,
+    config: AudioConfig,
+) -> None:  # fmt: skip
     """Writes a clip beside its name and moves it there when whole."""
     header = {"speaker": speaker, "frames": len(faces), "margin": margin, "audio": asdict(config)}
     tensors = {"faces": faces, "mel": mel, "speech": speech.astype(np.uint8)}
@@ -83,7 +84,7 @@ def open_clips(folder: Path, shortest: int) -> list[Clip]:
     clips = [Clip.open(path) for path in sorted(folder.rglob("*.safetensors"))]
     clips = [clip for clip in clips if clip.frames >= shortest]
     if not clips:
-        raise ValueError(f"{folder} holds no prepared clip of {shortest} frames or more; make them with preprocessing.build")
+        raise ValueError(f"{folder} holds no clip of {shortest} frames or more; make clips with preprocessing.build")
     return clips
 
 

@@ -103,7 +103,7 @@ def to_yuv(stream: Any, tags: ColorTags, pixels: str, aspect: Fraction) -> Any:
         "scale",
         out_color_matrix=SCALE_MATRICES.get(tags.colorspace, tags.colorspace),
         out_range="pc" if tags.color_range == "pc" else "tv",
-        flags="bicubic+accurate_rnd",
+        flags="bicubic+accurate_rnd+full_chroma_inp",  # as in EXACT
     )
     tagged = scaled.filter("format", pixels).filter(
         "setparams",

@@ -48,7 +48,7 @@ class VideoWriter:
         *,
         sounds: Sequence[Sound] = (),
         duration: float | None = None,
-        crf: float = 16,
+        crf: float = 14,
         preset: str = "veryfast",
         source: VideoInfo | None = None,
         metadata: dict[str, str] | None = None,

@@ -42,7 +42,7 @@ def numbered(path, stamps, *, rate=25, size=(SIDE, SIDE), codec="libx264", pixel
     """A video whose frame n is a plain gray level(n) shown from stamps[n] (seconds) on."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options={"g": "10", **options})
-        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        (stream.width, stream.height), stream.pix_fmt = size, pixels
         stream.codec_context.time_base = Fraction(1, 1000)
         for number, stamp in enumerate(stamps):
             image = np.full((size[1], size[0], 3), level(number), np.uint8)

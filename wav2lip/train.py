@@ -30,8 +30,8 @@ from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1
 from wav2lip.model import ExpertHearing, Generator, GeneratorConfig, mask_and_stack, render, split_fields
 
 CONFIG = GeneratorConfig(width=8, size=96, mask_row=40, output="warp", hearing="expert")
-WEIGHTS = {"l1": 1.0, "gradient": 0.5, "smooth": 0.2, "paint": 0.01, "sync": 0.05}
-SYNC_FROM, SYNC_FULL = 400, 1200  # steps between which the sync loss is faded in
+WEIGHTS = {"l1": 1.0, "gradient": 0.5, "smooth": 0.2, "paint": 0.01, "sync": 0.1}
+SYNC_FROM, SYNC_FULL = 200, 700  # steps between which the sync loss is faded in
 WINDOWS_A_STEP = 4
 
 

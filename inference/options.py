@@ -1,0 +1,104 @@
+"""How one job is done, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from inference.compositing import BLENDS
+from inference.source import SYNC_MODES
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one job is done; `inference.cli` has a flag of the same name for each.
+
+    Attributes:
+        fps: pictures in a second of a photo.
+        static: use the video's first picture only.
+        start, end: the part of the face's video that is used, in seconds.
+        pads: pixels added to the detector's box: top, bottom, left, right ("box" geometry only).
+        box: a constant face box (top, bottom, left, right) instead of a detector.
+        resize_factor, rotate, crop: see `inference.source.Framing`.
+        nosmooth: take the face's place as it is detected.
+        batch_size: faces that the generator sees at once.
+        face_det_batch_size: pictures that the detector sees at once.
+        detector, yunet, s3fd: who finds faces, and the model files of two detectors.
+        detect_every: look for faces on every n-th picture and follow them in between; 1 looks at each.
+        select: largest, left, right, center or "X,Y": whom to follow.
+        face_id: follow the n-th person to appear instead, from 0 on.
+        sync_mode: what the picture does when the speech is longer: bounce, loop, freeze or cut.
+        tail: when the video is longer: "cut" it, or "keep" the rest as it is.
+        blend: feather, multiband, poisson or none.
+        keep_audio: level (1: as it is) at which the video's own sound stays under the speech; 0: not at all.
+        rest: bring the mouth to rest where the speech is silent.
+        crf: quality of H.264, 0 (lossless) to 51.
+        save_track, load_track: file that keeps where the face is, for a second take.
+        preview: number of pictures, before and after, on a contact sheet beside the video.
+    """
+
+    fps: Fraction = Fraction(25)
+    static: bool = False
+    start: float = 0.0
+    end: float | None = None
+    pads: tuple[int, int, int, int] = (0, 10, 0, 0)
+    box: tuple[int, int, int, int] | None = None
+    resize_factor: int = 1
+    rotate: bool = False
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+    nosmooth: bool = False
+    batch_size: int = 8
+    face_det_batch_size: int = 16
+    detector: str = "auto"
+    yunet: Path | None = None
+    s3fd: Path | None = None
+    detect_every: int = 5
+    select: str = "largest"
+    face_id: int | None = None
+    sync_mode: str = "bounce"
+    tail: str = "cut"
+    blend: str = "feather"
+    keep_audio: float = 0.0
+    rest: bool = True
+    crf: float = 16
+    save_track: Path | None = None
+    load_track: Path | None = None
+    preview: int = 0
+
+    def __post_init__(self) -> None:
+        legal = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
+        for name, values in legal:
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
+        for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
+                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
+                                ("start", 0, 1e7), ("resize_factor", 1, 64)):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} lies between {low:g} and {high:g}, not at {getattr(self, name)}")
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"end ({self.end:g} s) lies after start ({self.start:g} s)")
+        for name in ("pads", "crop", "box"):
+            if getattr(self, name) is not None and len(getattr(self, name)) != 4:
+                raise ValueError(f"{name} takes four whole numbers: top, bottom, left, right")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job did.
+
+    Attributes:
+        outfile: the video.
+        frames: its pictures.
+        faces: in how many of them the face was found and given its mouth; the others are as they were.
+        fps: pictures in a second.
+        seconds: by stage, how long it was busy; stages overlap. "total" is the whole job's.
+        preview: the contact sheet, if one was asked for.
+    """
+
+    outfile: Path
+    frames: int
+    faces: int
+    fps: Fraction
+    seconds: dict[str, float] = field(default_factory=dict)
+    preview: Path | None = None
