@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from inference.options import Report
+
+OUTFILE = Path("results/result_voice.mp4")
 EPILOG = """\
 examples:
   python inference.py --face talk.mp4 --audio dub.wav
@@ -39,12 +46,22 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Every flag may be written with dashes or, as the original's are, with underscores."""
+    """Every flag may be written with dashes or, as the original's are, with underscores. Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
 
     def flag(self, group: argparse._ArgumentGroup, name: str, **settings: object) -> None:
         """Adds --name-with-dashes and --name_with_underscores."""
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
         group.add_argument(*spellings, **settings)  # type: ignore[arg-type]
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 25, 29.97 or 30000/1001") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,8 +83,8 @@ def _add_files(p: _Parser) -> None:
     p.flag(g, "face", type=Path, required=True, metavar="FILE", help="video or photo (jpg, png, webp) with the face")
     p.flag(g, "audio", type=Path, required=True, metavar="FILE", help="sound or video file with the speech")
     p.flag(
-        g, "outfile", type=Path, metavar="FILE", default=Path("results/result_voice.mp4"),
-        help="the result: .mp4, .mov or .mkv (default: results/result_voice.mp4)",
+        g, "outfile", type=Path, metavar="FILE", default=OUTFILE,
+        help=f"the result: .mp4, .mov or .mkv (default: {OUTFILE})",
     )  # fmt: skip
     p.flag(
         g, "checkpoint-path", type=Path, metavar="FILE", default=None,
@@ -77,7 +94,7 @@ def _add_files(p: _Parser) -> None:
     p.flag(g, "load-track", type=Path, metavar="FILE", help="take the face's place from such a file: no detection")
     p.flag(
         g, "preview", type=int, metavar="N",
-        help="also write a contact sheet of N pictures, before and after, as OUTFILE.preview.png",
+        help="also write a contact sheet of N pictures, before and after, beside the video",
     )  # fmt: skip
 
 
@@ -111,7 +128,7 @@ def _add_timing(p: _Parser) -> None:
     g = p.add_argument_group("timing and sound")
     p.flag(g, "start", type=float, metavar="SECONDS", help="use the face's video from here on")
     p.flag(g, "end", type=float, metavar="SECONDS", help="use the face's video up to here")
-    p.flag(g, "fps", type=Fraction, metavar="FPS", help="pictures in a second of a photo's video (default: 25)")
+    p.flag(g, "fps", type=_fraction, metavar="FPS", help="pictures in a second of a photo's video (default: 25)")
     p.flag(g, "static", action="store_true", help="use only the video's first picture")
     p.flag(
         g, "sync-mode", choices=("bounce", "loop", "freeze", "cut"),
@@ -141,7 +158,7 @@ def _add_picture(p: _Parser) -> None:
         g, "blend", choices=("feather", "multiband", "poisson", "none"),
         help="how the new mouth is joined to the picture (default: feather)",
     )  # fmt: skip
-    p.flag(g, "crf", type=float, metavar="N", help="quality of H.264, 0 (lossless) to 51 (default: 16)")
+    p.flag(g, "crf", type=float, metavar="N", help="quality of H.264, 0 (lossless) to 51 (default: 14)")
 
 
 def _add_engine(p: _Parser) -> None:
@@ -160,40 +177,71 @@ def _add_engine(p: _Parser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
-    command = parser()
-    options = vars(command.parse_args(argv))
-    face, audio, outfile, checkpoint = (options.pop(name) for name in ("face", "audio", "outfile", "checkpoint_path"))
-    device, backend, quiet = (options.pop(name) for name in ("device", "backend", "quiet"))
+    flags = vars(parser().parse_args(argv))
     for name in ("box", "pads", "crop"):
-        if name in options:
-            options[name] = tuple(options[name])
-    if options.get("box") == (-1, -1, -1, -1):
-        del options["box"]  # the original's way to say "no box"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # Imported here, so that --help and a wrong flag answer at once.
-    from inference.options import Options
-    from inference.pipeline import LipSync, check_files
-    from preprocessing.video import MediaError
-
+        if name in flags:
+            flags[name] = tuple(flags[name])
+    if flags.get("box") == (-1, -1, -1, -1):
+        del flags["box"]  # the original's way to say "no box"
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        Options(**options)
-        if outfile == Path("results/result_voice.mp4"):
-            outfile.parent.mkdir(exist_ok=True)
-        check_files(face, audio, outfile)
-        with tqdm(unit="frame", disable=quiet or None, leave=False) as bar:
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        from preprocessing.video import MediaError
 
-            report = LipSync.load(checkpoint, device, backend)(face, audio, outfile, progress=show, **options)
-    except ValueError as error:
-        return _fail(2, error)
-    except (MediaError, OSError) as error:
-        return _fail(1, error)
+        with _terminable(), _folder_of_results(flags["outfile"]):
+            print(summary(_run(**flags)))
     except KeyboardInterrupt:
         return _fail(1, "interrupted: no output was written")
-    print(summary(report))
+    except ValueError as error:
+        return _fail(2, error)
+    except (MediaError, OSError, MemoryError) as error:
+        return _fail(1, str(error) or "there is too little memory")
     return 0
+
+
+def _run(
+    face: Path, audio: Path, outfile: Path, checkpoint_path: Path | None, device: str, backend: str, quiet: bool,
+    **options: Any,
+) -> Report:  # fmt: skip
+    """The job. Imports wait until they are needed: --help, a wrong flag and a missing file are answered at once."""
+    from inference.files import check_files
+    from inference.options import Options
+
+    check_files(face, audio, outfile, Options(**options), checkpoint_path)
+
+    from inference.pipeline import LipSync
+
+    with tqdm(unit="frame", disable=quiet or None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return LipSync.load(checkpoint_path, device, backend)(face, audio, outfile, progress=show, **options)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets a request to terminate end the command as Ctrl-C does, with everything cleared away."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _folder_of_results(outfile: Path) -> Iterator[None]:
+    """Makes the default output's folder, and takes it away again when nothing came of it."""
+    missing = outfile == OUTFILE and not outfile.parent.exists()
+    if missing:
+        outfile.parent.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if missing:
+            with suppress(OSError):  # another run's output may be in it
+                outfile.parent.rmdir()
+        raise
 
 
 def _fail(code: int, error: object) -> int:
@@ -201,15 +249,17 @@ def _fail(code: int, error: object) -> int:
     return code
 
 
-def summary(report) -> str:  # type: ignore[no-untyped-def]
+def summary(report: Report) -> str:
     """What a job did, in a few lines."""
+    from preprocessing.video import shown
+
     seconds, total = report.seconds, report.seconds["total"]
     length = report.frames / float(report.fps)
-    lines = [f"{report.outfile}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
+    lines = [f"{shown(report.outfile)}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
     if untouched := report.frames - report.faces:
         lines.append(f"{untouched} of them show no face (or lie after the speech) and stay as they are")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines.append(f"seconds by stage, which overlap: {stages}")
     if report.preview:
-        lines.append(f"before and after: {report.preview}")
+        lines.append(f"before and after: {shown(report.preview)}")
     return "\n".join(lines)

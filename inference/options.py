@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inference.compositing import BLENDS
 from inference.source import SYNC_MODES
+from preprocessing.people import parse_select
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Options:
     """How one job is done; `inference.cli` has a flag of the same name for each.
 
     Attributes:
-        fps: pictures in a second of a photo.
+        fps: pictures in a second of a photo, as a fraction or any other number.
         static: use the video's first picture only.
         start, end: the part of the face's video that is used, in seconds.
         pads: pixels added to the detector's box: top, bottom, left, right ("box" geometry only).
@@ -61,7 +62,7 @@ class Options:
     blend: str = "feather"
     keep_audio: float = 0.0
     rest: bool = True
-    crf: float = 16
+    crf: float = 14
     save_track: Path | None = None
     load_track: Path | None = None
     preview: int = 0
@@ -73,14 +74,18 @@ class Options:
                 raise ValueError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
                                 ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
-                                ("start", 0, 1e7), ("resize_factor", 1, 64)):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} lies between {low:g} and {high:g}, not at {getattr(self, name)}")
+                                ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
+                                ("face_id", 0, 1e6)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} lies between {low:g} and {high:g}, not at {value}")
         if self.end is not None and self.end <= self.start:
-            raise ValueError(f"end ({self.end:g} s) lies after start ({self.start:g} s)")
+            raise ValueError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
+        parse_select(self.select)
         for name in ("pads", "crop", "box"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} takes four whole numbers: top, bottom, left, right")
+        object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 is exactly that
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 from inference.ahead import Ahead, Clock
 from inference.backends import load_backend
 from inference.compositing import ColourMatcher, composite, crop_mask
+from inference.files import check_files
 from inference.generation import Cut, FaceGenerator
 from inference.options import Options, Report
-from inference.path import FacePath, constant_path, loaded_path
+from inference.path import FADE, FacePath, constant_path, loaded_path
 from inference.preview import Preview
 from inference.source import FaceSource, Framing
 from preprocessing.audio import (
@@ -31,7 +33,7 @@ from preprocessing.audio import (
 from preprocessing.crops import CropGeometry
 from preprocessing.detectors import load_detector
 from preprocessing.tracking import TrackedFace, follow
-from preprocessing.video import MediaError, open_media, shown
+from preprocessing.video import MediaError, VideoInfo, shown
 from preprocessing.writer import Sound, VideoWriter
 from wav2lip.checkpoints import load_generator
 
@@ -57,10 +59,11 @@ class _Made:
 
 
 class LipSync:
-    """A loaded generator. Two may live in one process; nothing is global."""
+    """A loaded generator, for any number of jobs, also at once in threads. Nothing is global."""
 
     def __init__(self, generator: FaceGenerator, audio: AudioConfig) -> None:
         self.generator, self.audio = generator, audio
+        self.turn = threading.Lock()  # the engine computes for one thread at a time
 
     @classmethod
     def load(cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto") -> LipSync:
@@ -108,7 +111,7 @@ class _Job:
     def __init__(self, model: LipSync, face: Path, audio: Path, outfile: Path, options: Options) -> None:
         self.model, self.options, self.outfile = model, options, outfile
         self.clock = Clock()
-        check_files(face, audio, outfile)
+        check_files(face, audio, outfile, options)
         framing = Framing(options.resize_factor, options.rotate, options.crop)
         self.source = FaceSource(
             face, framing, fps=options.fps, static=options.static, start=options.start, end=options.end
@@ -154,8 +157,6 @@ class _Job:
                 if path.first_found() is None:
                     raise MediaError(f"{shown(self.source.path)} shows no face that can be found in any picture")
                 report = self._render(path, progress)
-                if self.options.save_track:
-                    path.track().save(self.options.save_track)
             finally:
                 path.close()
         report.seconds.update(self.clock.seconds)
@@ -164,13 +165,13 @@ class _Job:
     def _faces(self) -> Iterator[TrackedFace]:
         """Where the face is in each picture that will be shown."""
         options, source = self.options, self.source
-        count = source.count if options.save_track else min(source.count, self.total)
+        count = source.count if options.save_track else min(source.count, self.spoken)
         if options.box is not None:
             return constant_path(options.box, source.count)
         if options.load_track is not None:
             return loaded_path(options.load_track, source.size, count)
         detector = load_detector(
-            options.detector, self.generator.backend.device, yunet=options.yunet, sfd=options.s3fd
+            options.detector, self.generator.backend.device.type, yunet=options.yunet, sfd=options.s3fd
         )
         faces = follow(
             source.frames(0, count), detector, select=options.select, face_id=options.face_id,
@@ -186,7 +187,7 @@ class _Job:
         count = faces = 0
         decoded = Ahead(self.clock.iterate("decode", source.play(self.total, options.sync_mode)), depth)
         with closing(decoded), closing(Ahead(self._generate(decoded, path, batch), depth)) as made, VideoWriter(
-            self.outfile, *source.size, source.fps, sounds=self.sounds, crf=options.crf, source=source.info,
+            self.outfile, *source.size, source.fps, sounds=self.sounds, crf=options.crf, source=self._looks(),
             metadata=METADATA,
         ) as writer:  # fmt: skip
             joiner = _Joiner(self.generator.geometry.kind, options.blend)
@@ -199,23 +200,51 @@ class _Job:
                 count, faces = count + 1, faces + (item.cut is not None)
                 if progress:
                     progress(count, self.total)
-        sheet = preview.save(self.outfile) if options.preview else None
+            if progress and count != self.total:
+                progress(count, count)  # a damaged file holds less than it announces
+            sheet = self._finish(writer, path, preview)
         return Report(self.outfile, count, faces, source.fps, {}, sheet)
+
+    def _looks(self) -> VideoInfo:
+        """The colours and the shape of the pixels that the result's pictures have."""
+        info = self.source.info
+        return replace(info, sample_aspect_ratio=1 / info.sample_aspect_ratio) if self.options.rotate else info
+
+    def _finish(self, writer: VideoWriter, path: FacePath, preview: Preview) -> Path | None:
+        """Writes what was asked for beside the video, then gives the video its name: all of them or none."""
+        written: list[Path] = []
+        sheet = None
+        try:
+            if self.options.save_track:
+                path.track().save(self.options.save_track)
+                written.append(Path(self.options.save_track))
+            if self.options.preview:
+                sheet = preview.save(self.outfile)
+                written.append(sheet)
+            writer.close()
+        except BaseException:
+            for file in written:
+                file.unlink(missing_ok=True)
+            raise
+        return sheet
 
     def _generate(self, pictures: Iterable[tuple[int, np.ndarray]], path: FacePath, size: int) -> Iterator[_Made]:
         """Gives each picture its face, a batch at a time."""
         for batch in _batches(enumerate(pictures), size):
             cuts, mels, made = [], [], []
             for shown_at, (number, frame) in batch:
-                face, presence = path.face(number), path.presence(number)
-                if face is None or not presence or shown_at >= self.spoken:
+                face = path.face(number) if shown_at < self.spoken else None
+                presence = path.presence(number) if face else 0.0
+                if self.total > self.spoken:  # the rest is kept, and the mouth must not snap back to it
+                    presence = min(presence, (self.spoken - shown_at) / FADE)
+                if face is None or presence <= 0:
                     made.append(_Made(shown_at, frame))
                     continue
                 with self.clock("crop"):
                     cuts.append(self.generator.cut(frame, face))
                 mels.append(mel_window(self.mel, Fraction(shown_at) / self.source.fps, self.model.audio)[None])
                 made.append(_Made(shown_at, frame, cuts[-1], None, presence, face.shot))
-            with self.clock("generate"):
+            with self.model.turn, self.clock("generate"):
                 faces = iter(self.generator.speak(cuts, np.stack(mels), size) if cuts else ())
             for item in made:
                 yield item if item.cut is None else _Made(**(vars(item) | {"face": next(faces)}))
@@ -257,20 +286,6 @@ def _batches(items: Iterable, size: int) -> Iterator[list]:
             batch = []
     if batch:
         yield batch
-
-
-def check_files(face: Path, audio: Path, outfile: Path) -> None:
-    """Refuses files that cannot be used, before anything slow begins.
-
-    Raises:
-        MediaError: an input is missing or no medium.
-        ValueError: the output is also an input.
-    """
-    for path in (face, audio):
-        with open_media(path):
-            pass
-        if outfile.exists() and outfile.samefile(path):
-            raise ValueError(f"the output {shown(outfile)} is also an input: give it another name")
 
 
 def _check_box(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> None:

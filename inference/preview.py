@@ -12,6 +12,12 @@ import numpy as np
 from preprocessing.video import MediaError, shown
 
 WIDTH = 320  # pixels of one picture on the sheet
+COLUMNS = 8
+
+
+def sheet_path(video: Path) -> Path:
+    """Where the contact sheet of a video lies: NAME.preview.png beside it."""
+    return video.with_name(video.stem + ".preview.png")
 
 
 class Preview:
@@ -29,20 +35,22 @@ class Preview:
         small = [cv2.resize(x, (WIDTH, height), interpolation=cv2.INTER_AREA) for x in (before, after)]
         self._columns.append(np.vstack(small))
 
-    def save(self, video: Path) -> Path:
-        """Writes the sheet beside `video` as NAME.preview.png: above as it was, below as it is, in rows of eight."""
-        path = video.with_name(video.stem + ".preview.png")
-        rows = [self._columns[i : i + 8] for i in range(0, len(self._columns), 8)]
+    def sheet(self) -> np.ndarray:
+        """Each picture above as it was and below as it is, in rows of COLUMNS: (H, W, 3) uint8."""
+        rows = [self._columns[i : i + COLUMNS] for i in range(0, len(self._columns), COLUMNS)]
         blank = np.zeros_like(self._columns[0])
-        wide = min(8, len(self._columns))
-        sheet = np.vstack([np.hstack(row + [blank] * (wide - len(row))) for row in rows])
-        _, data = cv2.imencode(".png", sheet)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        wide = min(COLUMNS, len(self._columns))
+        return np.vstack([np.hstack(row + [blank] * (wide - len(row))) for row in rows])
+
+    def save(self, video: Path) -> Path:
+        """Writes the sheet beside `video`, whole or not at all. Raises MediaError when that is impossible."""
+        path = sheet_path(video)
+        data = cv2.imencode(".png", self.sheet())[1]
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data.tobytes())
-            os.replace(part, path)
+            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+                part = Path(folder, "sheet.png")  # not a temporary file itself: those only their owner may read
+                part.write_bytes(data.tobytes())
+                os.replace(part, path)
         except OSError as error:
-            Path(part).unlink(missing_ok=True)
             raise MediaError(f"{shown(path)} cannot be written: {error.strerror}") from error
         return path

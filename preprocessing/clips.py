@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from preprocessing.audio import AudioConfig
 
@@ -71,7 +71,7 @@ def write_clip(
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "clip.part"
-        save_file(tensors, part, metadata={"clip": json.dumps(header)})
+        part.write_bytes(save(tensors, metadata={"clip": json.dumps(header)}))
         os.replace(part, path)
 
 

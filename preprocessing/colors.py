@@ -92,13 +92,27 @@ def _planes_to_bgr(frame: av.VideoFrame, turn: np.ndarray) -> np.ndarray:
     return cv2.transform(cv2.merge([luma, *(cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) for p in chroma)]), turn)
 
 
+def writable(tags: ColorTags | None) -> ColorTags:
+    """The tags to write a video with whose frames had these; RGB frames and those of no source become HD."""
+    return HD if tags is None or tags.colorspace == "gbr" else tags
+
+
+def tag_options(tags: ColorTags) -> dict[str, str]:
+    """ffmpeg's output options for the tags; before version 7 those of `setparams` do not reach the encoder."""
+    options = {
+        "color_range": tags.color_range,
+        "colorspace": tags.colorspace,
+        "color_primaries": tags.color_primaries,
+        "color_trc": tags.color_transfer,
+    }
+    return {name: tag for name, tag in options.items() if tag is not None}
+
+
 def to_yuv(stream: Any, tags: ColorTags, pixels: str, aspect: Fraction) -> Any:
     """ffmpeg filters from BGR to `pixels` (yuv420p, yuv444p), converted by `tags` and carrying them.
 
     What the source leaves unsaid stays unsaid, so that a player's guess about the copy is its guess about the source.
     """
-    if tags.colorspace == "gbr":
-        tags = HD
     scaled = stream.filter(
         "scale",
         out_color_matrix=SCALE_MATRICES.get(tags.colorspace, tags.colorspace),

@@ -52,7 +52,8 @@ def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> 
     corners = cv2.goodFeaturesToTrack(previous[window], 40, 0.01, 3, mask=_upper_face(window, face - offset))
     if corners is None or len(corners) < MIN_MATCHES:
         return None
-    moved, status, _ = cv2.calcOpticalFlowPyrLK(previous[window], current[window], corners, None, winSize=(15, 15))
+    guess = corners.copy()
+    moved, status, _ = cv2.calcOpticalFlowPyrLK(previous[window], current[window], corners, guess, winSize=(15, 15))
     ok = status.ravel() == 1
     if ok.sum() < MIN_MATCHES:
         return None

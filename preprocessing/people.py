@@ -1,5 +1,8 @@
 """Who is who among the faces of a video, and which of them is followed."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,8 @@ def parse_select(select: str) -> str | np.ndarray:
         return select
     try:
         x, y = (float(part) for part in select.split(","))
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError
     except ValueError:
         raise ValueError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
     return np.array([x, y])
@@ -27,14 +32,16 @@ def choose(faces: Sequence[np.ndarray], select: str | np.ndarray, size: tuple[in
         return -1
     boxes = np.stack(faces)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    if select == "largest":
-        return int(np.argmax(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)))
-    if select in ("left", "right"):
-        return int(np.argmin(centres[:, 0]) if select == "left" else np.argmax(centres[:, 0]))
-    if isinstance(select, str):
-        return int(np.argmin(np.linalg.norm(centres - np.asarray(size) / 2, axis=1)))
-    outside = np.linalg.norm(select - np.clip(select, boxes[:, :2], boxes[:, 2:]), axis=1)
-    return int(np.lexsort((np.linalg.norm(centres - select, axis=1), outside))[0])
+    if not isinstance(select, str):
+        outside = np.linalg.norm(select - np.clip(select, boxes[:, :2], boxes[:, 2:]), axis=1)
+        return int(np.lexsort((np.linalg.norm(centres - select, axis=1), outside))[0])
+    least = {
+        "largest": -np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+        "left": centres[:, 0],
+        "right": -centres[:, 0],
+        "center": np.linalg.norm(centres - np.asarray(size) / 2, axis=1),
+    }
+    return int(np.argmin(least[select]))
 
 
 @dataclass

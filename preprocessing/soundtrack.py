@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -48,17 +49,22 @@ class Track:
 
     @classmethod
     def of(cls, sound: Sound) -> Self:
-        """Open the file and find its main sound. Raises MediaError when there is none."""
+        """Find a file's main sound. Raises MediaError when there is none, ValueError when it ends before `start`."""
         with open_media(sound.path) as container:
             stream = container.streams.best("audio")
             if stream is None or stream.codec_context is None:
                 raise MediaError(f"{shown(sound.path)} has no sound that can be decoded")
+            seconds = _seconds(container, stream)
+            if sound.start >= seconds:
+                raise ValueError(
+                    f"start must be before the end of {shown(sound.path)} at {seconds:.3f} s, not {sound.start}"
+                )
             return cls(
                 sound,
                 demuxer=container.format.name.split(",")[0],  # it has several names, and ffmpeg's option takes one
                 index=stream.index,
                 codec=stream.codec_context.codec.canonical_name,
-                seconds=_seconds(container, stream),
+                seconds=seconds,
                 packet=_packet_seconds(container, stream),
             )
 
@@ -75,12 +81,14 @@ class Track:
         # ffmpeg takes a packet when its beginning is inside, so half a packet less ends at the nearest one.
         return self._input(t=max(length - self.packet / 2, self.packet / 2))
 
-    def decoded(self) -> Any:
+    def decoded(self, number: int) -> Any:
         """The wanted span, beginning at 0; a stream that begins later than its file is led in by silence."""
         span = {"start": self.sound.start}
         if self.sound.duration is not None:
             span["duration"] = self.sound.duration
-        stream = self._input().filter("aresample", **{"async": 1, "first_pts": 0})
+        # ffmpeg-python takes equal filters on equal inputs for one; adding 0 * number keeps two uses of a file apart.
+        stream = self._input().filter("asetpts", f"PTS+0*{number}")
+        stream = stream.filter("aresample", **{"async": 1, "first_pts": 0})
         stream = stream.filter("atrim", **span).filter("asetpts", "PTS-STARTPTS")
         return stream.filter("volume", self.sound.gain)
 
@@ -101,7 +109,7 @@ def soundtrack(tracks: Sequence[Track], suffix: str, length: float, frame: float
     """
     if len(tracks) == 1 and tracks[0].fits(suffix, length, frame):
         return tracks[0].copied(length), {"c:a": "copy"}
-    streams = [track.decoded() for track in tracks]
+    streams = [track.decoded(number) for number, track in enumerate(tracks)]
     mixed = ffmpeg.filter(streams, "amix", inputs=len(streams), normalize=0) if len(streams) > 1 else streams[0]
     return mixed.filter("atrim", duration=length), AAC
 
@@ -113,6 +121,8 @@ def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> 
 
 
 def _packet_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """The length of the sound's first packet."""
-    packet = next(container.demux(stream), None)
-    return float(packet.duration * stream.time_base) if packet and packet.duration else 0.0
+    """The length of the sound's first packet, 0 when it does not say."""
+    with suppress(av.FFmpegError):
+        packet = next(container.demux(stream))
+        return float((packet.duration or 0) * stream.time_base)
+    return 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ class _Step:
 
     shot: int
     run: int = 0
-    motion: Motion = Motion()
+    motion: Motion = field(default_factory=Motion)
     key: np.ndarray | None = None
 
 
@@ -100,7 +100,7 @@ class FaceTracker:
         self._face: np.ndarray | None = None
         self._doubt: np.ndarray | None = None
         self._person = -1
-        self._seen = self._looked = 0
+        self._seen = self._since = self._looked = 0
         self._missing = self._blind = False
 
     def push(self, frame: np.ndarray) -> list[TrackedFace]:
@@ -132,10 +132,9 @@ class FaceTracker:
         if self._face is not None:
             self._carry(grey)
         self._grey = grey
-        if cut or self._index == 0 or self._missing or self._index - self._looked >= self._every:
+        wait = self._every if self._face is not None else (self._every + 1) // 2
+        if cut or self._index == 0 or self._missing or self._index - self._looked >= wait:
             self._look(frame)
-        if self._face is not None and self._index - self._seen >= self._max_gap:
-            self._lose()
         self._index += 1
         if self._face is None:
             self._settled = self._index
@@ -161,7 +160,8 @@ class FaceTracker:
 
     def _carry(self, grey: np.ndarray) -> None:
         """Moves the followed face on from the frame before."""
-        assert self._face is not None and self._grey is not None
+        assert self._face is not None
+        assert self._grey is not None
         moved = head_motion(self._grey, grey, self._face)
         self._blind = self._blind or moved is None
         motion = moved or Motion()
@@ -172,22 +172,18 @@ class FaceTracker:
     def _look(self, frame: np.ndarray) -> None:
         """Asks the detector, and lets the path meet the followed face if it is there."""
         self._looked = self._index
-        faces = [self._as_face(found) for found in self._detector([frame])[0]]
+        faces = [_as_face(found) for found in self._detector([frame])[0]]
         if self._face is not None:
             self._roster.move(self._person, self._face[:2].ravel())
         numbers = self._roster.update(self._index, [face[:2].ravel() for face in faces])
+        met = self._face is not None and self._person in numbers and self._meet(faces[numbers.index(self._person)])
+        if self._face is not None and not met:
+            self._missing = self._person not in numbers
+            # Who was followed but briefly, perhaps by mistake, is waited for as briefly.
+            if self._index - self._seen >= min(self._max_gap, max(self._every, self._seen - self._since)):
+                self._lose()
         if self._face is None:
             self._begin(faces, numbers, (frame.shape[1], frame.shape[0]))
-        elif self._person in numbers:
-            self._meet(faces[numbers.index(self._person)])
-        else:
-            self._missing = True
-
-    def _as_face(self, found: Detection) -> np.ndarray:
-        points = found.points
-        if points is None:
-            points = estimate_points(found.box, getattr(self._detector, "kind", "tight"))
-        return np.vstack([found.box.reshape(2, 2), points]).astype(np.float64)
 
     def _begin(self, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
         """Takes up the face that was asked for, if it is there."""
@@ -198,22 +194,22 @@ class FaceTracker:
             chosen = choose([face[:2].ravel() for face in faces], select, size)
         if chosen >= 0:
             self._person = numbers[chosen]
-            self._run += 1
+            self._run, self._since = self._run + 1, self._index
             self._path[-1].run = self._run
             self._accept(faces[chosen])
 
-    def _meet(self, face: np.ndarray) -> None:
+    def _meet(self, face: np.ndarray) -> bool:
         """Accepts a detection of the followed face, unless it alone says that the face has jumped."""
         assert self._face is not None
-        self._missing = False
         near = _distance(face, self._face) <= MAX_DOUBT
         confirmed = self._doubt is not None and _distance(face, self._doubt) <= MAX_DOUBT
         if not (near or self._blind or confirmed):
             self._doubt = face
-            return
+            return False
         if not near:
             self._bridge(face - self._face)
         self._accept(face)
+        return True
 
     def _bridge(self, missed: np.ndarray) -> None:
         """Spreads the motion that the flow has missed evenly over the frames since the last accepted detection."""
@@ -245,18 +241,24 @@ class FaceTracker:
             return TrackedFace(index, nothing[:2].ravel(), nothing[2:], False, step.shot)
         times, keys = self._keys(index)
         face = smoothed(times, keys, self._sigma, self._stiffness) if self._sigma else between(times, keys)
-        face = (step.motion.move(face) * self._scale).astype(np.float32)
-        return TrackedFace(index, face[:2].ravel(), face[2:], True, step.shot)
+        face = step.motion.move(face)
+        box, points = face[:2] * self._scale, (face[2:] + 0.5) * self._scale - 0.5  # edges; centres of pixels
+        return TrackedFace(index, box.ravel().astype(np.float32), points.astype(np.float32), True, step.shot)
 
     def _keys(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The run's detections within the smoothing's reach, and at least the nearest on either side: times, faces."""
-        run = self._step(index).run
-        keys = [(self._start + i - index, s.key) for i, s in enumerate(self._path) if s.run == run and s.key is not None]
+        run, steps = self._step(index).run, enumerate(self._path, self._start - index)
+        keys = [(time, step.key) for time, step in steps if step.run == run and step.key is not None]
         earlier = max((time for time, _ in keys if time <= 0), default=0)
         later = min((time for time, _ in keys if time > 0), default=0)
         reach = range(min(-self._radius, earlier), max(self._radius, later) + 1)
         kept = [(time, key) for time, key in keys if time in reach]
         return np.array([time for time, _ in kept], np.float64), np.stack([key for _, key in kept])
+
+
+def _as_face(found: Detection) -> np.ndarray:
+    points = estimate_points(found.box) if found.points is None else found.points
+    return np.vstack([found.box.reshape(2, 2), points]).astype(np.float64)
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:

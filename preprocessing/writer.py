@@ -16,7 +16,7 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from preprocessing.colors import HD, ColorTags, to_yuv
+from preprocessing.colors import ColorTags, tag_options, to_yuv, writable
 from preprocessing.soundtrack import COPIED_CODECS, Sound, Track, plain, soundtrack
 from preprocessing.video import MediaError, VideoInfo, shown
 
@@ -61,8 +61,9 @@ class VideoWriter:
         self._tracks = [Track.of(sound) for sound in sounds]
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
-        picture = _picture(self.shape, self.fps, source)
-        options = {"c:v": "libx264", "crf": crf, "preset": preset, **self._file_options}
+        tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
+        picture = _picture(self.shape, self.fps, tags, aspect)
+        options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
         try:
             self._encoder = _Ffmpeg(picture.output(plain(self._target("picture")), **options), piped=True)
         except BaseException:
@@ -134,14 +135,13 @@ class VideoWriter:
             joiner.kill()
 
 
-def _picture(shape: tuple[int, int, int], fps: Fraction, source: VideoInfo | None) -> Any:
-    """Raw frames from the pipe, filtered into the source's colours."""
+def _picture(shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction) -> Any:
+    """Raw frames from the pipe, filtered into the colours of `tags`."""
     height, width, _ = shape
     raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=fps)
     # 4:2:0 halves both sides, so an odd one needs 4:4:4.
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    tags: ColorTags = source or HD
-    return to_yuv(raw, tags, pixels, source.sample_aspect_ratio if source else Fraction(1))
+    return to_yuv(raw, tags, pixels, aspect)
 
 
 def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:

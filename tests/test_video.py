@@ -338,24 +338,26 @@ def test_what_is_no_media_or_names_other_files_is_refused(tmp_path):
         assert container.format.name == "hls"
 
 
-def test_a_quicktime_reference_is_not_followed(tmp_path, steady):
-    """A .mov may keep its samples in another file; FFmpeg could be told to open it."""
-    content = steady.read_bytes()
-    url = steady.name.encode() + b"\x00"
-    entry = (12 + len(url)).to_bytes(4, "big") + b"url \x00\x00\x00\x00" + url
-    at = content.index(b"url \x00\x00\x00\x01") - 4
-    grown = len(entry) - 12
-    patched = bytearray(content[:at] + entry + content[at + 12 :])
+def referring(content, target):
+    """The .mp4 `content` with its samples taken out and an alias to the file `target`, which has them, put in."""
+    name = str(target).encode() + bytes(len(str(target)) % 2)
+    alias = b"alis" + bytes(4) + bytes(150) + b"\x00\x02" + len(name).to_bytes(2, "big") + name + b"\xff\xff\x00\x00"
+    at = content.index(b"url \x00\x00\x00\x01") - 4  # 12 bytes that say: the samples are in this file
+    patched = bytearray(content[:at] + (len(alias) + 4).to_bytes(4, "big") + alias + content[at + 12 :])
     for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
-        where = patched.index(box) - 4
-        size = int.from_bytes(patched[where : where + 4], "big") + grown
-        patched[where : where + 4] = size.to_bytes(4, "big")
-    patched[patched.index(b"mdat") + 4 : patched.index(b"moov") - 4] = bytes(
-        content.index(b"moov") - content.index(b"mdat") - 8
-    )
-    path = steady.with_name("reference.mov")
-    path.write_bytes(patched)
-    with pytest.raises(MediaError):
+        size = patched.index(box) - 4
+        patched[size : size + 4] = (int.from_bytes(patched[size : size + 4], "big") + len(alias) - 8).to_bytes(4, "big")
+    start, end = patched.index(b"mdat") + 4, patched.index(b"moov") - 4
+    patched[start:end] = bytes(end - start)
+    return bytes(patched)
+
+
+def test_a_quicktime_reference_is_not_followed(tmp_path, steady):
+    path = tmp_path / "reference.mov"
+    path.write_bytes(referring(steady.read_bytes(), steady))
+    with av.open(str(path), options={"enable_drefs": "1", "use_absolute_path": "1"}) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 25  # FFmpeg would follow it when told to
+    with pytest.raises(MediaError, match=r"reference\.mov holds no frame"):
         list(read_frames(path))
 
 

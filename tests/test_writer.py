@@ -211,8 +211,11 @@ def test_other_codecs_become_aac_where_the_container_wants_it(tmp_path, clicks, 
     np.testing.assert_allclose(click_times(path), CLICKS, atol=0.002)  # encoders' priming does not shift them
 
 
-@pytest.mark.parametrize("out", [".mp4", ".mkv"])
-@pytest.mark.parametrize("name", ["s.wav", "s.m4a", "s.flac"])
+@pytest.mark.parametrize(
+    ("name", "out"),
+    # Not AAC in Matroska: up to version 7 ffmpeg lets its priming, a packet, go before the picture there.
+    [("s.wav", ".mp4"), ("s.m4a", ".mp4"), ("s.flac", ".mp4"), ("s.wav", ".mkv"), ("s.flac", ".mkv")],
+)
 @pytest.mark.parametrize("count", [20, 45, 75])
 def test_the_sound_ends_with_the_frames(tmp_path, clicks, name, out, count):
     run_ffmpeg("-i", clicks, tmp_path / name)
@@ -248,6 +251,13 @@ def test_sounds_are_added_not_averaged(tmp_path):
         part = samples[round(begin * rate) :][: rate // 2]
         spectrum = np.abs(np.fft.rfft(part)) * 2 / len(part)  # bins of 2 Hz
         assert (spectrum[250], spectrum[1000]) == pytest.approx(strengths, abs=0.02)
+
+
+def test_one_sound_may_be_used_twice(tmp_path, clicks):
+    for gain in (0.5, 0.3):
+        path = write(tmp_path / "out.mp4", 50, sounds=[Sound(clicks, gain=0.5), Sound(clicks, gain=gain)])
+        np.testing.assert_allclose(click_times(path), CLICKS, atol=0.002)
+        assert np.abs(decoded_sound(path)[1]).max() == pytest.approx(0.6 * (0.5 + gain), abs=0.12)
 
 
 def test_a_sound_that_begins_late_stays_late(tmp_path, clicks):
@@ -298,6 +308,8 @@ def test_wrong_arguments(tmp_path, clicks):
     for wrong in ({"start": -1}, {"duration": 0}, {"gain": float("nan")}):
         with pytest.raises(ValueError, match="a sound needs"):
             Sound(clicks, **wrong)
+    with pytest.raises(ValueError, match=r"must be before the end of .*clicks\.wav at 2\.000 s, not 9"):
+        VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[Sound(clicks, start=9)])
     with pytest.raises(ValueError, match="a frame must be"), VideoWriter(tmp_path / "out.mp4", 64, 48, FPS) as writer:
         writer.write(np.zeros((48, 64), np.uint8))
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,9 @@
 """YuNet, through OpenCV: small, fast on any processor, with five points. Its model is one 230 kB file."""
 
+from __future__ import annotations
+
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.request
@@ -14,13 +17,16 @@ from preprocessing.faces import Detection, clip_detections
 
 FILE = "face_detection_yunet_2023mar.onnx"
 URL = f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{FILE}"
+TIMEOUT = 10  # seconds
+LARGEST = 4 << 20  # bytes; the file has 0.23 MB
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
 
 def find_yunet(path: str | Path | None = None) -> Path:
     """YuNet's model file: the given one, else the cached one, else fetched once and checked.
 
-    Raises ValueError when a given file is absent or a fetched one is not the known one; OSError without a network.
+    Raises:
+        ValueError: the given file is absent, or the known one cannot be fetched.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -32,28 +38,32 @@ def find_yunet(path: str | Path | None = None) -> Path:
 
 def _fetch(target: Path) -> Path:
     """Downloads the model; it gets its name only when its SHA-256 is right."""
-    with urllib.request.urlopen(URL, timeout=10) as reply:
-        data = reply.read(4 << 20)
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT) as reply:
+            data = reply.read(LARGEST)
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"YuNet's model cannot be fetched from {URL} ({error}): name its file with --yunet") from error
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise ValueError(f"what {URL} sent is not the known YuNet model (SHA-256 differs): refused")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
-        part.write(data)
-    os.replace(part.name, target)
+        raise ValueError(f"what {URL} sent is not the known YuNet model: its SHA-256 differs")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
+            part.write(data)
+        os.replace(part.name, target)
+    except OSError as error:
+        raise ValueError(f"YuNet's model cannot be kept at {target} ({error}): name its file with --yunet") from error
     return target
 
 
 class YuNet:
     """`FaceDetector` with points. Frames may differ in size."""
 
-    kind = "tight"
-
     def __init__(self, model: Path, min_score: float = 0.6) -> None:
         try:
             self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
-            raise ValueError(f"{model} is no YuNet face detector in ONNX form") from error
+            raise ValueError(f"{model} is no YuNet face detector: give a face_detection_yunet .onnx file") from error
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
         """Faces of uint8 BGR frames (H, W, 3), the best first."""

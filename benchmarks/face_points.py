@@ -1,0 +1,93 @@
+"""Where eyes, nose and mouth lie in a detector's box: medians over real clips, measured against YuNet's points.
+
+    python -m benchmarks.face_points CLIPS --yunet MODEL
+
+prints, for YuNet's own boxes and for the cascade's, the medians of the points as fractions of the box (the constants of
+preprocessing/faces.py) and what using them instead of YuNet's points costs, in percent of the distance of the eyes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from preprocessing.detectors import load_detector
+from preprocessing.faces import Detection, reduce_frame
+
+
+def sample_frames(clip: Path, count: int) -> Iterator[np.ndarray]:
+    """Frames spread evenly over a clip, longest side at most 640 pixels."""
+    video = cv2.VideoCapture(str(clip))
+    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    for index in (total * (2 * i + 1) // (2 * count) for i in range(count)):
+        video.set(cv2.CAP_PROP_POS_FRAMES, index)
+        read, frame = video.read()
+        if read:
+            yield reduce_frame(frame, 640)
+
+
+def one_clip_each(folder: Path, speakers: int, seed: int = 0) -> list[Path]:
+    """One clip of each speaker (the name up to "__"), of up to so many speakers; more clips where there are fewer."""
+    clips = sorted(folder.rglob("*.mp4"))
+    random.Random(seed).shuffle(clips)
+    first = {clip.name.split("__")[0]: clip for clip in reversed(clips)}
+    return list(first.values())[:speakers]
+
+
+def fractions(box: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) as fractions of the box's width and height."""
+    return (points - box[:2]) / (box[2:] - box[:2])
+
+
+def same_face(one: Detection, others: list[Detection]) -> Detection | None:
+    """The first of the others whose centre is near the centre of `one`."""
+    for other in others:
+        a, b = (one.box[:2] + one.box[2:]) / 2, (other.box[:2] + other.box[2:]) / 2
+        if np.abs(a - b).max() < 0.3 * (one.box[2] - one.box[0]):
+            return other
+    return None
+
+
+def report(name: str, boxes: np.ndarray, points: np.ndarray) -> None:
+    """Prints the medians and the residual of one detector: boxes (n, 4), YuNet's points (n, 5, 2)."""
+    shares = np.array([fractions(box, five) for box, five in zip(boxes, points, strict=True)])
+    medians = np.median(shares, axis=0)
+    guess = boxes[:, None, :2] + medians * (boxes[:, None, 2:] - boxes[:, None, :2])
+    eyes = np.linalg.norm(points[:, 1] - points[:, 0], axis=1)
+    error = np.linalg.norm(guess - points, axis=2) / eyes[:, None] * 100
+    print(f"{name}: {len(boxes)} faces; medians {np.round(medians, 3).tolist()}")
+    print(f"  error in % of eye distance: mean {error.mean():.1f}, 90th percentile {np.percentile(error, 90):.1f}")
+    print("  of each point:", ", ".join(f"{value:.1f}" for value in error.mean(axis=0)))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="folder of clips named SPEAKER__ANYTHING.mp4")
+    parser.add_argument("--yunet", type=Path, help="YuNet's model file")
+    parser.add_argument("--speakers", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=5, help="frames of each clip")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    yunet, haar = load_detector("yunet", yunet=args.yunet), load_detector("haar")
+    seen, pairs = [], []
+    for clip in one_clip_each(args.clips, args.speakers):
+        for frame in sample_frames(clip, args.frames):
+            faces, squares = yunet([frame])[0], haar([frame])[0]
+            seen += faces[:1]
+            square = same_face(faces[0], squares) if faces else None
+            pairs += [(faces[0], square)] if square else []
+    report("yunet", np.array([f.box for f in seen]), np.array([f.points for f in seen]))
+    points = np.array([face.points for face, _ in pairs])
+    report("haar", np.array([square.box for _, square in pairs]), points)
+    corners = np.array([fractions(square.box, face.box.reshape(2, 2)) for face, square in pairs])
+    print("yunet's box in haar's:", np.round(np.median(corners, axis=0), 3).ravel().tolist())
+
+
+if __name__ == "__main__":
+    main()

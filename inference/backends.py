@@ -1,0 +1,252 @@
+"""The same generator, as fast as the machine allows: torch on any device, OpenVINO on CPUs."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wav2lip.model import Generator, render
+
+BACKENDS = ("auto", "torch", "openvino")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# How far half precision may move a pixel (0 to 1) of `_probe`; with the released shape fp16 moves one by 0.0055.
+# bfloat16 would by 0.03, and by 0.007 even where only the decoder's residual branches are computed in it.
+_BOUND = 6e-3
+
+_Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass
+class Backend:
+    """A generator ready to run, for one thread at a time; any number of them work side by side.
+
+    Attributes:
+        name: "torch" or "openvino".
+        device: where it computes.
+        precision: "fp32" or "fp16", the precision of the convolutions.
+        run: the computation.
+        max_batch: the largest batch that fits into the device's memory, as far as `run_batched` knows; None: any.
+    """
+
+    name: str
+    device: torch.device
+    precision: str
+    run: _Run
+    max_batch: int | None = None
+
+    def __call__(self, mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        """Generates from mel (B, 1, 80, 16) and faces (B, 6, S, S), float32; returns float32 (B, 3 or 6, S, S).
+
+        For ranges and channels see `Generator.forward`. Raises torch.cuda.OutOfMemoryError where B faces do not fit.
+        """
+        return self.run(mel, faces)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes the first present of cuda, mps and cpu.
+
+    Raises ValueError for a name not in DEVICES and for a device that this machine lacks.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+    if name == "auto":
+        name = next(device for device, here in present.items() if here)
+    if not present[name]:
+        here = ", ".join(device for device in present if present[device])
+        raise ValueError(f"device {name!r} is not available to torch on this machine: choose auto or one of {here}")
+    return torch.device(name)
+
+
+def load_backend(generator: Generator, name: str = "auto", device: str = "auto", threads: int | None = None) -> Backend:
+    """Makes `generator` ready to run; the generator itself stays as it is.
+
+    "auto" is OpenVINO on a CPU where it is installed, torch otherwise. Half precision is used only on GPUs with
+    CUDA and, by OpenVINO, on CPUs with AMX-FP16, and only while a probe stays within 6e-3 of full precision.
+
+    Args:
+        generator: on any device, in any mode.
+        name: one of BACKENDS.
+        device: one of DEVICES.
+        threads: CPU threads, at least 1; None leaves the choice to the engine (one a core). With torch on a CPU
+            this counts for the whole process.
+
+    Raises:
+        ValueError: unknown name, absent device, OpenVINO not installed or asked to run elsewhere than on a CPU.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, but must be at least 1")
+    place = choose_device("cpu" if name == "openvino" and device == "auto" else device)
+    engine = _openvino() if name != "torch" and place.type == "cpu" else None
+    if name == "openvino" and place.type != "cpu":
+        raise ValueError(f"the openvino backend runs on the CPU, not on {place.type}: choose device cpu, or torch")
+    if name == "openvino" and engine is None:
+        raise ValueError("the openvino backend is not installed: pip install openvino, or choose the torch backend")
+    folded = fold_batch_norm(generator).to(place, torch.float32)
+    if engine is not None:
+        return _openvino_backend(engine, folded, threads)
+    return _torch_backend(folded, place, threads)
+
+
+def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size: int) -> np.ndarray:
+    """Runs B inputs (see `Backend`) in batches of at most `batch_size`, and of fewer where the GPU's memory is short.
+
+    A batch that did not fit is halved and tried again; `backend.max_batch` remembers. Returns all B outputs. Raises
+    ValueError for no inputs or a batch size below 1, and MemoryError when not even one face fits.
+    """
+    if batch_size < 1:
+        raise ValueError(f"the batch size is {batch_size}, but must be at least 1")
+    if not len(mel):
+        raise ValueError("there is nothing to generate: the batch is empty")
+    outputs: list[np.ndarray] = []
+    start = 0
+    while start < len(mel):
+        stop = start + min(batch_size, backend.max_batch or batch_size, len(mel) - start)
+        output = _attempt(backend, mel[start:stop], faces[start:stop])
+        if output is not None:
+            outputs.append(output)
+            start = stop
+        elif stop - start == 1:
+            raise MemoryError(f"the memory of {backend.device} is too small for one face: free some, or use device cpu")
+        else:
+            backend.max_batch = (stop - start) // 2
+    return np.concatenate(outputs)
+
+
+def _attempt(backend: Backend, mel: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
+    """The output, or None where the GPU's memory ran out; by then the attempt's own memory is free again."""
+    try:
+        return backend(mel, faces)
+    except torch.cuda.OutOfMemoryError:
+        pass  # the error's traceback holds the attempt's tensors until this clause ends
+    torch.cuda.empty_cache()
+    return None
+
+
+def fold_batch_norm(generator: Generator) -> Generator:
+    """A frozen copy in eval mode whose batch norms live in the convolutions before them: the same function."""
+    folded = copy.deepcopy(generator).eval().requires_grad_(False)
+    for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        for place, (layer, norm) in enumerate(pairwise(sequence)):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+                transposed = isinstance(layer, nn.ConvTranspose2d)
+                sequence[place] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+                sequence[place + 1] = nn.Identity()
+    return folded
+
+
+def _torch_backend(folded: Generator, device: torch.device, threads: int | None) -> Backend:
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)  # holds for this thread and those it starts; denormals cost up to 100 times more
+        if threads is not None:
+            torch.set_num_threads(threads)
+    if device.type != "mps":
+        folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # 1.2 times faster on CPUs
+    full = _torch_run(folded, device)
+    if device.type == "cuda":
+        half = _torch_run(folded, device, half=True)
+        if _within_bound(half, full, folded):
+            return Backend("torch", device, "fp16", half)
+    return Backend("torch", device, "fp32", full)
+
+
+def _torch_run(folded: Generator, device: torch.device, half: bool = False) -> _Run:
+    layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+    @torch.inference_mode()
+    def run(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        sounds = torch.tensor(mel, device=device)
+        pictures = torch.tensor(faces, device=device).contiguous(memory_format=layout)
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            output = folded(sounds, pictures)
+        return output.float().cpu().contiguous().numpy()
+
+    return run
+
+
+def _openvino() -> ModuleType | None:
+    """The engine where it is installed; imported only now, because that takes a quarter of a second."""
+    # Its import would report to its makers and leave files in the home folder. It does without where the package
+    # for that is absent, and a None makes it so.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        return None
+    return openvino
+
+
+def _openvino_backend(engine: ModuleType, folded: Generator, threads: int | None) -> Backend:
+    model = _convert(engine, folded)
+    if _has_amx_fp16():
+        half = _openvino_run(engine, model, "f16", threads)
+        if _within_bound(half, _torch_run(folded, torch.device("cpu")), folded):
+            return Backend("openvino", torch.device("cpu"), "fp16", half)
+    return Backend("openvino", torch.device("cpu"), "fp32", _openvino_run(engine, model, "f32", threads))
+
+
+def _has_amx_fp16() -> bool:
+    """Whether fp16 is fast on this CPU. With AVX512-FP16 alone OpenVINO's fp16 was slower than its fp32."""
+    return bool(torch.cpu.get_capabilities().get("amx_fp16"))
+
+
+def _convert(engine: ModuleType, folded: Generator) -> Any:
+    """The generator as an OpenVINO model with a free batch size; its weights must not be channels_last."""
+    size = folded.config.size
+    example = (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.export takes three times as long
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # group norm looks at its shape, which is fixed
+        traced = torch.jit.trace(folded, example, check_trace=False)  # in half the time that OpenVINO needs for it
+    return engine.convert_model(traced, input=[engine.PartialShape([-1, *each.shape[1:]]) for each in example])
+
+
+def _openvino_run(engine: ModuleType, model: Any, precision: str, threads: int | None) -> _Run:
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core while the video encoder holds it
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    request = engine.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        return request.infer([mel, faces])[0]
+
+    return run
+
+
+def _within_bound(reduced: _Run, full: _Run, generator: Generator) -> bool:
+    """Whether two ways to run a generator paint the same picture; one that overflows does not."""
+    mel, faces = _probe(generator.config.size)
+    first, second = (_picture(run(mel, faces), faces, generator) for run in (reduced, full))
+    return bool((first - second).abs().max() <= _BOUND)
+
+
+def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four made-up inputs: loud and soft sounds, smooth pictures over the whole range."""
+    draw = torch.Generator().manual_seed(0)
+    mel = torch.rand(4, 1, 80, 16, generator=draw) * 8 - 4
+    faces = F.interpolate(torch.rand(4, 6, 6, 6, generator=draw), (size, size), mode="bilinear")
+    return mel.numpy(), faces.numpy()
+
+
+def _picture(output: np.ndarray, faces: np.ndarray, generator: Generator) -> Tensor:
+    tensor = torch.from_numpy(output)
+    return tensor if generator.config.output == "paint" else render(tensor, torch.from_numpy(faces), generator.config)

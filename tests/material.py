@@ -1,0 +1,103 @@
+"""Small files that the tests of whole jobs are made of: a real face, real speech, and generators that cost nothing."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from skimage.data import astronaut
+
+from preprocessing.writer import Sound, VideoWriter
+from training.checkpoint import Checkpoint
+from wav2lip.model import Generator, GeneratorConfig
+
+SPEECH = Path(__file__).resolve().parents[1] / "assets" / "speech.wav"
+SIDE = 160
+BOX = (22, 90, 56, 108)  # top, bottom, left, right of the face in `photo()`
+
+
+def photo() -> np.ndarray:
+    """A real face, 160x160."""
+    return cv2.resize(astronaut()[:320, 60:380, ::-1], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def write_photo(path: Path) -> Path:
+    path.write_bytes(cv2.imencode(".png", photo())[1].tobytes())
+    return path
+
+
+def moving_photo(count: int) -> list[np.ndarray]:
+    """The face, swaying by three pixels; the block at the top left says which picture it is (see `number_of`)."""
+    pictures = []
+    for k in range(count):
+        shift = np.array([[1, 0, 3 * np.sin(k / 4)], [0, 1, 0]], np.float64)
+        picture = cv2.warpAffine(photo(), shift, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+        picture[:16, :16] = 10 + 5 * k
+        pictures.append(picture)
+    return pictures
+
+
+def number_of(picture: np.ndarray) -> int:
+    return round((float(picture[4:12, 4:12].mean()) - 10) / 5)
+
+
+def write_video(
+    path: Path, pictures: Sequence[np.ndarray], fps: Fraction = Fraction(25), sound: Path | None = None
+) -> Path:  # fmt: skip
+    sounds = [Sound(sound)] if sound else []
+    with VideoWriter(path, pictures[0].shape[1], pictures[0].shape[0], fps, sounds=sounds, crf=8) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return path
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
+    """(n,) float, -1 to 1, as a 16-bit WAV file."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def speech(seconds: float) -> tuple[np.ndarray, int]:
+    """(samples, rate): the beginning of the recording, repeated if need be."""
+    with wave.open(str(SPEECH)) as file:
+        rate, data = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return np.resize(data, round(seconds * rate)) / 32768, rate
+
+
+def write_speech(path: Path, seconds: float) -> Path:
+    return write_sound(path, *speech(seconds))
+
+
+def write_generator(path: Path, **config: object) -> Path:
+    """A checkpoint of ours with a tiny untrained generator."""
+    torch.manual_seed(0)
+    shape = GeneratorConfig(**{"width": 2} | config)
+    crop = {"kind": "points", "size": shape.size}
+    Checkpoint("generator", asdict(shape), {}, crop, Generator(shape).state_dict()).save(path)
+    return path
+
+
+def pictures_of(path: Path) -> list[np.ndarray]:
+    """Every picture of a video by PyAV alone, uint8 BGR; an error in any of them is raised."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def sound_of(path: Path, rate: int = 16000) -> np.ndarray:
+    """The sound track by PyAV alone: (n,) float, mono."""
+    resampler = av.AudioResampler("s16", "mono", rate)
+    with av.open(str(path)) as container:
+        frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+        frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames]) / 32768

@@ -1,0 +1,438 @@
+"""Both trainers on a real face and real speech: what they are shown, one step of each, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+import syncnet.train
+import wav2lip.train
+from preprocessing.audio import AudioConfig, load_audio, mel_spectrogram, speech_columns
+from preprocessing.clips import Clip, open_clips, write_clip
+from preprocessing.crops import CropGeometry, crop
+from syncnet.model import SmallSyncNet
+from training.checkpoint import Checkpoint
+from training.run import Run, due
+from wav2lip.checkpoints import load_generator
+from wav2lip.data import frame_mels, sample
+from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
+
+ROOT = Path(__file__).parents[1]
+POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
+FRAMES, MARGIN = 40, 8
+TINY = replace(wav2lip.train.CONFIG, width=4)
+
+
+@pytest.fixture(autouse=True)
+def _steady():
+    """One thread: sums in another order would round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Two clips of the astronaut, whose mouth darkens with the loudness of the demo's speech."""
+    folder = tmp_path_factory.mktemp("clips")
+    frame = np.ascontiguousarray(astronaut()[..., ::-1])
+    matrix = CropGeometry("points", 96).matrix(np.zeros(4), POINTS, (512, 512))
+    matrix[:, 2] += MARGIN
+    face = crop(frame, matrix, 96 + 2 * MARGIN)
+    samples = load_audio(ROOT / "assets" / "speech.wav")[6400:]
+    mel, speech = mel_spectrogram(samples), speech_columns(samples)
+    for number in range(2):
+        columns = slice(128 * number, 128 * (number + 1))
+        faces = np.repeat(face[None], FRAMES, axis=0)
+        for index, open_ in enumerate(mel[:40, columns].mean(axis=0)[: FRAMES * 3 : 3]):
+            cv2.ellipse(faces[index], (56, 66), (10, int(4 + open_)), 0, 0, 360, (30, 20, 60), -1)
+        write_clip(
+            folder / f"{number}.safetensors", faces, mel[:, columns], speech[columns],
+            speaker=f"speaker{number}", margin=MARGIN, config=AudioConfig(),
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expert(tmp_path_factory) -> Path:
+    """An untrained expert's file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
+    config = {"dimension": 256, "mouth_size": 64}
+    weights = SmallSyncNet(**config).state_dict()
+    Checkpoint("small-syncnet", config, asdict(AudioConfig()), {"kind": "points"}, weights, 0).save(path)
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """Sizes at which a step takes a fraction of a second."""
+    monkeypatch.setattr(syncnet.train, "CLIPS_A_STEP", 2)
+    monkeypatch.setattr(syncnet.train, "WINDOWS_A_CLIP", 3)
+    monkeypatch.setattr(syncnet.train, "SPAN", 9)
+    monkeypatch.setattr(wav2lip.train, "WINDOWS_A_STEP", 1)
+    monkeypatch.setattr(wav2lip.train, "start", partial(wav2lip.train.start, config=TINY))
+    monkeypatch.setattr(wav2lip.train, "SYNC_FROM", 0)  # the expert takes part from the first step on
+    monkeypatch.setattr(wav2lip.train, "SYNC_FULL", 2)
+
+
+def snapshot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: weight.clone() for key, weight in weights.items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {key for key, weight in before.items() if not torch.equal(weight, after[key])}
+
+
+# What the generator is shown
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory) -> Clip:
+    """A clip whose frame k has the value k everywhere and whose mel column c has the value c / 100."""
+    path = tmp_path_factory.mktemp("counted") / "counted.safetensors"
+    faces = np.broadcast_to(np.arange(FRAMES, dtype=np.uint8)[:, None, None, None], (FRAMES, 112, 112, 3))
+    mel = np.tile(np.arange(128, dtype=np.float32) / 100, (80, 1))
+    speech = np.arange(128) < 100
+    write_clip(path, faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
+    return Clip.open(path)
+
+
+def test_frames_meet_the_sounds_of_the_originals_training(shared):
+    with np.load(shared / "reference/golden/audio.npz") as audio:
+        mel = audio["mel_reflect"].astype(np.float32)
+    with np.load(shared / "reference/golden/losses.npz") as golden:
+        for start, expected in zip(golden["start_frame"], golden["indiv_mels"], strict=True):
+            assert np.array_equal(frame_mels(mel, int(start), 5), expected)
+
+
+def test_a_window_is_five_frames_with_their_sounds_and_a_reference_from_elsewhere(counted):
+    firsts, others = set(), set()
+    for seed in range(150):
+        window = sample(counted, np.random.default_rng(seed), augment=False)
+        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
+        first, other = int(window.target[0, 0, 0, 0]), int(window.reference[0, 0, 0, 0])
+        assert window.target[:, 50, 50, 1].tolist() == [first + k for k in range(5)]
+        assert (window.reference == other).all()
+        assert abs(other - (first + 2)) >= 5
+        heard = window.mels[:, 0, 0]
+        columns = [int(80 * (first + k - 1) / 25) for k in range(5)]
+        expected = [[c / 100 if c < 100 else -4 for c in range(start, start + 16)] for start in columns]
+        padded = np.array(
+            [
+                row[: max(0, 128 - start)] + [-4.0] * max(0, start + 16 - 128)
+                for row, start in zip(expected, columns, strict=True)
+            ]
+        )
+        assert heard == pytest.approx(padded, abs=1e-5)
+        assert window.window_mel[0, 0, 0] == pytest.approx(int(80 * first / 25) / 100)
+        firsts.add(first)
+        others.add(other)
+    assert {1, FRAMES - 5} <= firsts
+    assert {0, FRAMES - 1} <= others
+
+
+def test_augmented_windows_stay_inside_the_clip_and_follow_the_seed(clips):
+    clip = open_clips(clips, 1)[0]
+    for seed in range(60):
+        window = sample(clip, np.random.default_rng(seed))
+        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
+        assert -4 <= window.mels.min() < window.mels.max() <= 4
+        assert window.mels.dtype == np.float32
+    again = sample(clip, np.random.default_rng(59))
+    assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(again).values(), strict=True))
+
+
+def test_silence_stays_silence_when_the_level_varies(clips):
+    clip = replace_speech(open_clips(clips, 1)[0])
+    for seed in range(10):
+        assert (sample(clip, np.random.default_rng(seed)).mels == -4).all()
+
+
+def replace_speech(clip: Clip) -> Clip:
+    return replace(clip, speech=np.zeros_like(clip.speech))
+
+
+# Losses
+
+
+def test_the_mouth_weighs_most_and_hidden_rows_nothing():
+    weight = mouth_weight(96, 40)
+    assert weight.shape == (1, 1, 96, 96)
+    assert not weight[:, :, :40].any()
+    assert weight[:, :, 40:].mean().item() == pytest.approx(1)
+    row, column = divmod(int(weight.argmax()), 96)
+    assert (row, column) == (55, 48)  # 0.57 and 0.5 of the side
+    assert weight.max() / weight[:, :, 40:].min() == pytest.approx(4, rel=0.05)
+
+
+def test_generator_losses_by_hand():
+    target = torch.zeros(1, 3, 4, 4)
+    picture, flow, mix = target.clone(), torch.zeros(1, 2, 4, 4), torch.full((1, 1, 4, 4), 0.25)
+    picture[:, :, 0] = 0.9  # above the mask: costs nothing
+    picture[0, 0, 2, 1] = 0.6
+    flow[0, 0, 3, 0] = 0.3
+    weight = torch.ones(1, 1, 4, 4)
+    weight[0, 0, 2, 1] = 2
+    losses = generator_losses(picture, target, flow, mix, weight, 2)
+    assert losses["l1"].item() == pytest.approx(2 * 0.6 / 24)
+    assert losses["gradient"].item() == pytest.approx(2 * 0.6 / 18 + 0.6 / 12)  # two neighbours beside, one below
+    assert losses["smooth"].item() == pytest.approx(0.3 / 12 + 0.3 / 8)
+    assert losses["paint"].item() == pytest.approx(0.25)
+    assert plain_l1(picture, target, 2).item() == pytest.approx(0.6 / 24)
+
+
+def test_plain_l1_is_the_originals(shared):
+    with np.load(shared / "reference/golden/losses.npz") as golden:
+        made = torch.from_numpy(golden["fake_u8"] / np.float32(255)).transpose(1, 2).flatten(0, 1)
+        real = torch.from_numpy(golden["window_bgr"] / np.float32(255)).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        assert plain_l1(made, real, 0).item() == pytest.approx(float(golden["l1"]), abs=1e-4)
+
+
+def test_the_expert_judges_the_mouths_it_was_trained_on():
+    seen = {}
+
+    def stand_in(mel, mouths):
+        seen["mouths"] = mouths
+        return torch.tensor([[1.0, 0]]), torch.tensor([[0.6, 0.8]])
+
+    pictures = torch.rand(1, 3, 5, 96, 96)
+    loss = expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16))
+    assert loss.item() == pytest.approx(-np.log(0.8))
+    assert seen["mouths"].shape == (1, 15, 64, 64)
+    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 28:92, 16:80])  # frame 2, green
+
+
+def test_the_total_is_the_weighted_sum():
+    losses = {"l1": torch.tensor(2.0), "sync": torch.tensor(3.0)}
+    assert total(losses, {"l1": 1.0, "sync": 0.5}).item() == 3.5
+    with pytest.raises(AssertionError):
+        total(losses, {"l1": 1.0})
+
+
+# One step of each
+
+
+def test_one_step_trains_the_expert(clips, small):
+    torch.manual_seed(0)
+    model = SmallSyncNet(dimension=32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    drawn = [syncnet.train.sample(clip, np.random.default_rng(0), 3) for clip in open_clips(clips, 9)]
+    mels, mouths = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+    before = snapshot(model.state_dict())
+    first = syncnet.train.train_step(model, optimizer, mels, mouths)
+    assert changed(before, model.state_dict()) == set(before)
+    assert torch.isfinite(first["matching"])
+    assert first["scale"].item() == pytest.approx(10, rel=0.01)
+    for _ in range(8):
+        last = syncnet.train.train_step(model, optimizer, mels, mouths)
+    assert last["matching"] < first["matching"]
+
+
+def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
+    state = wav2lip.train.start(expert, 0, 1e-3)
+    windows = [sample(open_clips(clips, 10)[0], np.random.default_rng(0))]
+    batch = wav2lip.train.collate(windows, TINY.mask_row)
+    assert batch.faces.shape == (5, 6, 96, 96)
+    assert batch.window_mel.shape == (1, 1, 80, 16)
+    before = {name: snapshot(getattr(state, name).state_dict()) for name in ("generator", "average", "expert")}
+    state.step = 101  # the rate has warmed up
+    losses = wav2lip.train.train_step(state, batch, 1000, 1e-3)
+    assert losses.keys() == wav2lip.train.WEIGHTS.keys()
+    assert all(torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
+    assert losses["sync"] > 0
+    moved = changed(before["generator"], state.generator.state_dict())
+    tower = {key for key in before["generator"] if key.startswith("audio_encoder.tower.")}
+    assert tower
+    assert not moved & tower
+    assert {key.partition(".")[0] for key in moved} == {key.partition(".")[0] for key in before["generator"]}
+    assert not changed(before["expert"], state.expert.state_dict())
+    assert not state.expert.training
+    theirs = {key.removeprefix("audio_encoder."): weight for key, weight in before["expert"].items()}
+    assert all(torch.equal(before["generator"][key], theirs[key.removeprefix("audio_encoder.tower.")]) for key in tower)
+    key, decay = "output_block.0.conv_block.0.weight", 102 / 111
+    expected = decay * before["average"][key] + (1 - decay) * state.generator.state_dict()[key]
+    assert torch.allclose(state.average.state_dict()[key], expected, atol=1e-6)
+
+
+def test_the_generator_learns(clips, expert, small):
+    state = wav2lip.train.start(expert, 0, 1e-3)
+    batch = wav2lip.train.collate([sample(open_clips(clips, 10)[0], np.random.default_rng(0))], TINY.mask_row)
+    state.step = 100
+    first = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
+    for _ in range(15):
+        last = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
+    assert last["l1"] < 0.9 * first["l1"]
+
+
+def test_a_loss_that_is_no_number_stops_the_training(clips, expert, small):
+    state = wav2lip.train.start(expert, 0, 1e-3)
+    batch = wav2lip.train.collate([sample(open_clips(clips, 10)[0], np.random.default_rng(0))], TINY.mask_row)
+    batch.target[0, 0, 90, 50] = torch.nan
+    before = snapshot(state.generator.state_dict())
+    with pytest.raises(FloatingPointError, match="nan at step 0"):
+        wav2lip.train.train_step(state, batch, 10, 1e-3)
+    trained = dict(state.generator.named_parameters())
+    assert not {key for key in changed(before, state.generator.state_dict()) if key in trained}
+
+
+def test_a_foreign_experts_front_end_is_refused(expert, tmp_path):
+    theirs = Checkpoint.load(expert)
+    replace(theirs, audio=theirs.audio | {"hop_length": 160}).save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="hop_length = 160, here it is 200"):
+        wav2lip.train.start(tmp_path / "other.safetensors", 0, 1e-3)
+
+
+# Validation
+
+
+def test_validation_measures_the_averaged_generator(clips, expert, small, tmp_path):
+    state = wav2lip.train.start(expert, 0, 1e-3)
+    before = snapshot(state.average.state_dict())
+    held_out = open_clips(clips, 10)
+    measured = wav2lip.train.validate(state, held_out, tmp_path / "sheet.png")
+    assert measured == wav2lip.train.validate(state, held_out)
+    copies = []
+    for index, clip in enumerate(held_out):
+        window = sample(clip, np.random.default_rng((7, index)), augment=False)
+        difference = np.abs(window.target[:, 40:].astype(float) - window.reference[:, 40:])
+        copies.append(difference.mean() / 255)
+    assert measured["copy"] == pytest.approx(np.mean(copies), abs=1e-6)
+    assert 0 < measured["l1"] < 0.1
+    assert measured["l1"] == measured["swapped"]  # an untrained generator hears nothing,
+    assert measured["own_sound_better"] == 0  # and a tie is no success
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 2 * 96, 6 * 96, 3)
+    assert not changed(before, state.average.state_dict())
+
+
+def test_validation_of_an_expert_that_knows(clips, small, monkeypatch):
+    class Knows(SmallSyncNet):
+        """Recognises each of a clip's windows, picture and sound, by its number."""
+
+        def forward(self, mel, faces):
+            return torch.eye(len(mel)), torch.eye(len(mel))
+
+    model = Knows(dimension=32)
+    assert syncnet.train.validate(model, open_clips(clips, 9)) == {"pairwise": 1.0, "offset_within_1": 1.0}
+    assert model.training
+    monkeypatch.setattr(
+        Knows, "forward", lambda self, mel, faces: (torch.eye(len(mel)), torch.eye(len(mel)).roll(4, 0))
+    )
+    measured = syncnet.train.validate(model, open_clips(clips, 9))
+    assert measured["offset_within_1"] == 0
+    assert measured["pairwise"] < 0.9
+
+
+# Going on
+
+
+def train_expert(clips: Path, out: Path, steps: int) -> None:
+    syncnet.train.train(clips, None, out, steps, 1e-3, seed=3)
+
+
+def train_generator(clips: Path, expert: Path, out: Path, steps: int) -> None:
+    wav2lip.train.train(clips, None, expert, out, steps, 1e-3, seed=3, check_every=2)
+
+
+@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(module, clips, expert, small, tmp_path, monkeypatch):
+    train = train_expert if module is syncnet.train else lambda *a: train_generator(a[0], expert, *a[1:])
+    monkeypatch.setattr(module, "due", lambda step, every: step == 2)  # saves after two steps of four
+    train(clips, tmp_path / "whole", 4)
+    real, calls = module.train_step, []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == 4:  # after the third step, which is lost
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "train_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(clips, tmp_path / "stopped", 4)
+    torch.manual_seed(99)  # another process starts with other random numbers
+    calls.extend([1] * 10)
+    train(clips, tmp_path / "stopped", 4)
+    assert len(calls) == 4 + 10 + 2
+
+    whole, stopped_ = (torch.load(tmp_path / name / "state.pt", weights_only=False) for name in ("whole", "stopped"))
+    assert whole["step"] == stopped_["step"] == 4
+    for part in ("model", "generator", "average"):
+        if part in whole:
+            assert not changed(whole[part], stopped_[part])
+    slots = (state["optimizer"]["state"] for state in (whole, stopped_))
+    for ours, theirs in zip(*(slot.values() for slot in slots), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "stopped" / path.name).read_bytes()
+
+
+def test_another_seed_trains_another_expert(clips, small, tmp_path):
+    for seed in (3, 4):
+        syncnet.train.train(clips, None, tmp_path / str(seed), 1, 1e-3, seed)
+    weights = [Checkpoint.load(tmp_path / name / "syncnet.safetensors", "small-syncnet").weights for name in "34"]
+    assert changed(*weights) == set(weights[0])
+
+
+def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path / "run" / "deep")
+    assert run.load_state() is None
+    run.save_state({"step": 1, "weights": torch.ones(2)})
+
+    def fail(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run.save_state({"step": 2})
+    state = Run(tmp_path / "run" / "deep").load_state()
+    assert state is not None
+    assert state["step"] == 1
+    assert state["weights"].tolist() == [1, 1]
+    run.log(25, l1=0.123456789)
+    run.log(50, l1=0.1)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "deep" / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["l1"]) for line in lines] == [(25, 0.12346), (50, 0.1)]
+    assert "step 50" in capsys.readouterr().out
+
+
+def test_due_by_hand():
+    assert [step for step in range(11) if due(step, 5)] == [5, 10]
+
+
+# The command
+
+
+def test_the_command_trains_a_generator_that_opens(clips, expert, tmp_path):
+    command = [sys.executable, "-m", "wav2lip.train", clips, "--expert", expert, "--val", clips, "--out", tmp_path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*map(str, command), "--steps", "2"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert "step 2" in result.stdout
+    log = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert {"step", "seconds", "l1", "swapped", "copy", "own_sound_better"} == log.keys()
+    assert (tmp_path / "held_out.png").is_file()
+    assert (tmp_path / "state.pt").is_file()
+    generator, audio, geometry = load_generator(tmp_path / "generator.safetensors")
+    assert generator.config == wav2lip.train.CONFIG
+    assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 96))
+    assert Checkpoint.load(tmp_path / "generator.safetensors").step == 2
