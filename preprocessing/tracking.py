@@ -6,6 +6,7 @@ hardly changes but for the detector's noise, so it is smoothed there, over many 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,13 +39,15 @@ class _Step:
     """One frame of the path, in reduced pixels.
 
     run: numbers the unbroken stretches of one person, 0 where nobody is followed; motion: from the first frame of the
-    run to this one; key: the accepted detection in the coordinates of the run's first frame.
+    run to this one; key: the accepted detection in the coordinates of the run's first frame; blind: the flow did not find the
+    head's motion to this frame.
     """
 
     shot: int
     run: int = 0
     motion: Motion = field(default_factory=Motion)
     key: np.ndarray | None = None
+    blind: bool = False
 
 
 class FaceTracker:
@@ -132,12 +135,16 @@ class FaceTracker:
         if self._face is not None:
             self._carry(grey)
         self._grey = grey
-        wait = self._every if self._face is not None else (self._every + 1) // 2
-        if cut or self._index == 0 or self._missing or self._index - self._looked >= wait:
+        if cut or self._index == 0 or self._due():
             self._look(frame)
         self._index += 1
         if self._face is None:
             self._settled = self._index
+
+    def _due(self) -> bool:
+        """Whether to ask the detector: at once when the face is out of sight, else now and then."""
+        wait = self._every if self._face is not None else (self._every + 1) // 2
+        return self._missing or self._path[-1].blind or self._index - self._looked >= wait
 
     def _new_shot(self) -> None:
         self._lose()
@@ -149,7 +156,9 @@ class FaceTracker:
         """Gives the followed face up; what the flow carried on counts until the next look was due."""
         end = self._start + len(self._path)
         if self._face is not None:
-            for index in range(self._seen + self._every, end):
+            unseen = range(self._seen + 1, end)
+            last = next((index for index in unseen if self._step(index).blind), self._seen + self._every)
+            for index in range(min(last, self._seen + self._every), end):
                 self._step(index).run = 0
         self._face = self._doubt = None
         self._missing = self._blind = False
@@ -168,6 +177,7 @@ class FaceTracker:
         self._face = motion.move(self._face)
         step = self._path[-1]
         step.run, step.motion = self._run, motion.after(self._step(self._index - 1).motion)
+        step.blind = moved is None
 
     def _look(self, frame: np.ndarray) -> None:
         """Asks the detector, and lets the path meet the followed face if it is there."""
@@ -239,21 +249,30 @@ class FaceTracker:
         if not step.run:
             nothing = np.full((7, 2), np.nan, np.float32)
             return TrackedFace(index, nothing[:2].ravel(), nothing[2:], False, step.shot)
-        times, keys = self._keys(index)
-        face = smoothed(times, keys, self._sigma, self._stiffness) if self._sigma else between(times, keys)
-        face = step.motion.move(face)
+        face = step.motion.move(self._smoothed(index))
         box, points = face[:2] * self._scale, (face[2:] + 0.5) * self._scale - 0.5  # edges; centres of pixels
         return TrackedFace(index, box.ravel().astype(np.float32), points.astype(np.float32), True, step.shot)
 
-    def _keys(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The run's detections within the smoothing's reach, and at least the nearest on either side: times, faces."""
+    def _smoothed(self, index: int) -> np.ndarray:
+        """The face in frame `index`, in the coordinates of its run's first frame."""
+        steps = self._keys(index)
+        times = np.array([time for time, _ in steps], np.float64)
+        keys = np.stack([step.key for _, step in steps if step.key is not None])
+        if not self._sigma:
+            return between(times, keys)
+        # Where the flow fails, the coordinates do not move with the head, and the line must be free to follow it.
+        spanned = range(index + steps[0][0] + 1, index + max(steps[-1][0], 0) + 1)
+        stiffness = 1e-6 if any(self._step(i).blind for i in spanned) else self._stiffness
+        return smoothed(times, keys, self._sigma, stiffness)
+
+    def _keys(self, index: int) -> list[tuple[int, _Step]]:
+        """The run's detections within the smoothing's reach, and at least the nearest on either side, by time."""
         run, steps = self._step(index).run, enumerate(self._path, self._start - index)
-        keys = [(time, step.key) for time, step in steps if step.run == run and step.key is not None]
+        keys = [(time, step) for time, step in steps if step.run == run and step.key is not None]
         earlier = max((time for time, _ in keys if time <= 0), default=0)
         later = min((time for time, _ in keys if time > 0), default=0)
-        reach = range(min(-self._radius, earlier), max(self._radius, later) + 1)
-        kept = [(time, key) for time, key in keys if time in reach]
-        return np.array([time for time, _ in kept], np.float64), np.stack([key for _, key in kept])
+        reach = range(min(-self._radius - self._every, earlier), max(self._radius, later) + 1)
+        return [(time, step) for time, step in keys if time in reach]
 
 
 def _as_face(found: Detection) -> np.ndarray:
@@ -262,8 +281,9 @@ def _as_face(found: Detection) -> np.ndarray:
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean distance of two faces' corners and points, as a fraction of the second face's side."""
-    return float(np.linalg.norm(one - other, axis=1).mean()) / face_side(other)
+    """Mean distance of two faces' corners and points in units of the second one's side, or their change of size."""
+    moved = float(np.linalg.norm(one - other, axis=1).mean()) / face_side(other)
+    return max(moved, abs(math.log(face_side(one) / face_side(other))))
 
 
 def follow(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> Iterator[TrackedFace]:

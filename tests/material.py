@@ -34,12 +34,13 @@ def write_photo(path: Path) -> Path:
 
 
 def moving_photo(count: int) -> list[np.ndarray]:
-    """The face, swaying by three pixels; the block at the top left says which picture it is (see `number_of`)."""
+    """The face, swaying by three pixels; the block at the top left says which picture it is (see
+    `number_of`), the one at the top right is black."""
     pictures = []
     for k in range(count):
         shift = np.array([[1, 0, 3 * np.sin(k / 4)], [0, 1, 0]], np.float64)
         picture = cv2.warpAffine(photo(), shift, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
-        picture[:16, :16] = 10 + 5 * k
+        picture[:16, :16], picture[:16, -16:] = 10 + 5 * k, 0
         pictures.append(picture)
     return pictures
 

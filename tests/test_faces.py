@@ -66,7 +66,9 @@ def test_a_track_comes_back_from_its_file(tmp_path) -> None:
 
 
 def test_an_empty_track_comes_back(tmp_path) -> None:
-    empty = FaceTrack(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool), np.zeros(0, int))
+    empty = FaceTrack(
+        np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool), np.zeros(0, int)
+    )
     empty.save(tmp_path / "track.json")
     assert len(FaceTrack.load(tmp_path / "track.json")) == 0
 

@@ -20,14 +20,13 @@ from torch import Tensor
 import syncnet.train
 import wav2lip.train
 from preprocessing.audio import AudioConfig, load_audio, mel_spectrogram, speech_columns
-from preprocessing.clips import Clip, open_clips, write_clip
+from preprocessing.clips import open_clips, write_clip
 from preprocessing.crops import CropGeometry, crop
 from syncnet.model import SmallSyncNet
 from training.checkpoint import Checkpoint
 from training.run import Run, due
 from wav2lip.checkpoints import load_generator
-from wav2lip.data import frame_mels, sample
-from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
+from wav2lip.data import Look, Window, sample
 
 ROOT = Path(__file__).parents[1]
 POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
@@ -100,133 +99,9 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {key for key, weight in before.items() if not torch.equal(weight, after[key])}
 
 
-# What the generator is shown
-
-
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory) -> Clip:
-    """A clip whose frame k has the value k everywhere and whose mel column c has the value c / 100."""
-    path = tmp_path_factory.mktemp("counted") / "counted.safetensors"
-    faces = np.broadcast_to(np.arange(FRAMES, dtype=np.uint8)[:, None, None, None], (FRAMES, 112, 112, 3))
-    mel = np.tile(np.arange(128, dtype=np.float32) / 100, (80, 1))
-    speech = np.arange(128) < 100
-    write_clip(path, faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
-    return Clip.open(path)
-
-
-def test_frames_meet_the_sounds_of_the_originals_training(shared):
-    with np.load(shared / "reference/golden/audio.npz") as audio:
-        mel = audio["mel_reflect"].astype(np.float32)
-    with np.load(shared / "reference/golden/losses.npz") as golden:
-        for start, expected in zip(golden["start_frame"], golden["indiv_mels"], strict=True):
-            assert np.array_equal(frame_mels(mel, int(start), 5), expected)
-
-
-def test_a_window_is_five_frames_with_their_sounds_and_a_reference_from_elsewhere(counted):
-    firsts, others = set(), set()
-    for seed in range(150):
-        window = sample(counted, np.random.default_rng(seed), augment=False)
-        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
-        first, other = int(window.target[0, 0, 0, 0]), int(window.reference[0, 0, 0, 0])
-        assert window.target[:, 50, 50, 1].tolist() == [first + k for k in range(5)]
-        assert (window.reference == other).all()
-        assert abs(other - (first + 2)) >= 5
-        heard = window.mels[:, 0, 0]
-        columns = [int(80 * (first + k - 1) / 25) for k in range(5)]
-        expected = [[c / 100 if c < 100 else -4 for c in range(start, start + 16)] for start in columns]
-        padded = np.array(
-            [
-                row[: max(0, 128 - start)] + [-4.0] * max(0, start + 16 - 128)
-                for row, start in zip(expected, columns, strict=True)
-            ]
-        )
-        assert heard == pytest.approx(padded, abs=1e-5)
-        assert window.window_mel[0, 0, 0] == pytest.approx(int(80 * first / 25) / 100)
-        firsts.add(first)
-        others.add(other)
-    assert {1, FRAMES - 5} <= firsts
-    assert {0, FRAMES - 1} <= others
-
-
-def test_augmented_windows_stay_inside_the_clip_and_follow_the_seed(clips):
-    clip = open_clips(clips, 1)[0]
-    for seed in range(60):
-        window = sample(clip, np.random.default_rng(seed))
-        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
-        assert -4 <= window.mels.min() < window.mels.max() <= 4
-        assert window.mels.dtype == np.float32
-    again = sample(clip, np.random.default_rng(59))
-    assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(again).values(), strict=True))
-
-
-def test_silence_stays_silence_when_the_level_varies(clips):
-    clip = replace_speech(open_clips(clips, 1)[0])
-    for seed in range(10):
-        assert (sample(clip, np.random.default_rng(seed)).mels == -4).all()
-
-
-def replace_speech(clip: Clip) -> Clip:
-    return replace(clip, speech=np.zeros_like(clip.speech))
-
-
-# Losses
-
-
-def test_the_mouth_weighs_most_and_hidden_rows_nothing():
-    weight = mouth_weight(96, 40)
-    assert weight.shape == (1, 1, 96, 96)
-    assert not weight[:, :, :40].any()
-    assert weight[:, :, 40:].mean().item() == pytest.approx(1)
-    row, column = divmod(int(weight.argmax()), 96)
-    assert (row, column) == (55, 48)  # 0.57 and 0.5 of the side
-    assert weight.max() / weight[:, :, 40:].min() == pytest.approx(4, rel=0.05)
-
-
-def test_generator_losses_by_hand():
-    target = torch.zeros(1, 3, 4, 4)
-    picture, flow, mix = target.clone(), torch.zeros(1, 2, 4, 4), torch.full((1, 1, 4, 4), 0.25)
-    picture[:, :, 0] = 0.9  # above the mask: costs nothing
-    picture[0, 0, 2, 1] = 0.6
-    flow[0, 0, 3, 0] = 0.3
-    weight = torch.ones(1, 1, 4, 4)
-    weight[0, 0, 2, 1] = 2
-    losses = generator_losses(picture, target, flow, mix, weight, 2)
-    assert losses["l1"].item() == pytest.approx(2 * 0.6 / 24)
-    assert losses["gradient"].item() == pytest.approx(2 * 0.6 / 18 + 0.6 / 12)  # two neighbours beside, one below
-    assert losses["smooth"].item() == pytest.approx(0.3 / 12 + 0.3 / 8)
-    assert losses["paint"].item() == pytest.approx(0.25)
-    assert plain_l1(picture, target, 2).item() == pytest.approx(0.6 / 24)
-
-
-def test_plain_l1_is_the_originals(shared):
-    with np.load(shared / "reference/golden/losses.npz") as golden:
-        made = torch.from_numpy(golden["fake_u8"] / np.float32(255)).transpose(1, 2).flatten(0, 1)
-        real = torch.from_numpy(golden["window_bgr"] / np.float32(255)).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        assert plain_l1(made, real, 0).item() == pytest.approx(float(golden["l1"]), abs=1e-4)
-
-
-def test_the_expert_judges_the_mouths_it_was_trained_on():
-    seen = {}
-
-    def stand_in(mel, mouths):
-        seen["mouths"] = mouths
-        return torch.tensor([[1.0, 0]]), torch.tensor([[0.6, 0.8]])
-
-    pictures = torch.rand(1, 3, 5, 96, 96)
-    loss = expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16))
-    assert loss.item() == pytest.approx(-np.log(0.8))
-    assert seen["mouths"].shape == (1, 15, 64, 64)
-    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 28:92, 16:80])  # frame 2, green
-
-
-def test_the_total_is_the_weighted_sum():
-    losses = {"l1": torch.tensor(2.0), "sync": torch.tensor(3.0)}
-    assert total(losses, {"l1": 1.0, "sync": 0.5}).item() == 3.5
-    with pytest.raises(AssertionError):
-        total(losses, {"l1": 1.0})
-
-
-# One step of each
+def draw(clips: Path) -> Window:
+    clip = open_clips(clips, 10)[0]
+    return sample(clip, Look.of(clip, TINY.mask_row), np.random.default_rng(0))
 
 
 def test_one_step_trains_the_expert(clips, small):
@@ -240,15 +115,14 @@ def test_one_step_trains_the_expert(clips, small):
     assert changed(before, model.state_dict()) == set(before)
     assert torch.isfinite(first["matching"])
     assert first["scale"].item() == pytest.approx(10, rel=0.01)
-    for _ in range(8):
+    for _ in range(4):
         last = syncnet.train.train_step(model, optimizer, mels, mouths)
     assert last["matching"] < first["matching"]
 
 
 def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
     state = wav2lip.train.start(expert, 0, 1e-3)
-    windows = [sample(open_clips(clips, 10)[0], np.random.default_rng(0))]
-    batch = wav2lip.train.collate(windows, TINY.mask_row)
+    batch = wav2lip.train.collate([draw(clips)], TINY.mask_row)
     assert batch.faces.shape == (5, 6, 96, 96)
     assert batch.window_mel.shape == (1, 1, 80, 16)
     before = {name: snapshot(getattr(state, name).state_dict()) for name in ("generator", "average", "expert")}
@@ -273,17 +147,17 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
 
 def test_the_generator_learns(clips, expert, small):
     state = wav2lip.train.start(expert, 0, 1e-3)
-    batch = wav2lip.train.collate([sample(open_clips(clips, 10)[0], np.random.default_rng(0))], TINY.mask_row)
+    batch = wav2lip.train.collate([draw(clips)], TINY.mask_row)
     state.step = 100
     first = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
-    for _ in range(15):
+    for _ in range(9):
         last = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
-    assert last["l1"] < 0.9 * first["l1"]
+    assert last["l1"] < 0.95 * first["l1"]
 
 
 def test_a_loss_that_is_no_number_stops_the_training(clips, expert, small):
     state = wav2lip.train.start(expert, 0, 1e-3)
-    batch = wav2lip.train.collate([sample(open_clips(clips, 10)[0], np.random.default_rng(0))], TINY.mask_row)
+    batch = wav2lip.train.collate([draw(clips)], TINY.mask_row)
     batch.target[0, 0, 90, 50] = torch.nan
     before = snapshot(state.generator.state_dict())
     with pytest.raises(FloatingPointError, match="nan at step 0"):
@@ -299,18 +173,16 @@ def test_a_foreign_experts_front_end_is_refused(expert, tmp_path):
         wav2lip.train.start(tmp_path / "other.safetensors", 0, 1e-3)
 
 
-# Validation
-
-
 def test_validation_measures_the_averaged_generator(clips, expert, small, tmp_path):
     state = wav2lip.train.start(expert, 0, 1e-3)
     before = snapshot(state.average.state_dict())
     held_out = open_clips(clips, 10)
-    measured = wav2lip.train.validate(state, held_out, tmp_path / "sheet.png")
-    assert measured == wav2lip.train.validate(state, held_out)
+    looks = [Look.of(clip, TINY.mask_row) for clip in held_out]
+    measured = wav2lip.train.validate(state, held_out, looks, tmp_path / "sheet.png")
+    assert measured == wav2lip.train.validate(state, held_out, looks)
     copies = []
-    for index, clip in enumerate(held_out):
-        window = sample(clip, np.random.default_rng((7, index)), augment=False)
+    for index, (clip, look) in enumerate(zip(held_out, looks, strict=True)):
+        window = sample(clip, look, np.random.default_rng((7, index)), augment=False)
         difference = np.abs(window.target[:, 40:].astype(float) - window.reference[:, 40:])
         copies.append(difference.mean() / 255)
     assert measured["copy"] == pytest.approx(np.mean(copies), abs=1e-6)
@@ -337,9 +209,6 @@ def test_validation_of_an_expert_that_knows(clips, small, monkeypatch):
     measured = syncnet.train.validate(model, open_clips(clips, 9))
     assert measured["offset_within_1"] == 0
     assert measured["pairwise"] < 0.9
-
-
-# Going on
 
 
 def train_expert(clips: Path, out: Path, steps: int) -> None:
@@ -380,7 +249,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(module, clips, expert, s
     for ours, theirs in zip(*(slot.values() for slot in slots), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for path in (tmp_path / "whole").glob("*.safetensors"):
-        assert path.read_bytes() == (tmp_path / "stopped" / path.name).read_bytes()
+        kept, again = Checkpoint.load(path), Checkpoint.load(tmp_path / "stopped" / path.name)
+        assert kept.step == again.step == 4
+        assert not changed(kept.weights, again.weights)
 
 
 def test_another_seed_trains_another_expert(clips, small, tmp_path):
@@ -417,14 +288,11 @@ def test_due_by_hand():
     assert [step for step in range(11) if due(step, 5)] == [5, 10]
 
 
-# The command
-
-
 def test_the_command_trains_a_generator_that_opens(clips, expert, tmp_path):
     command = [sys.executable, "-m", "wav2lip.train", clips, "--expert", expert, "--val", clips, "--out", tmp_path]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [*map(str, command), "--steps", "2"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [*map(str, command), "--steps", "2"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     assert "step 2" in result.stdout

@@ -53,14 +53,17 @@ def generator_losses(
     }
 
 
-def expert_loss(expert: SmallSyncNet, pictures: Tensor, mel: Tensor) -> Tensor:
+def expert_loss(expert: SmallSyncNet, pictures: Tensor, mel: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
     """The frozen expert's sync loss on windows of five generated 96-pixel points crops.
 
     Args:
         pictures: (B, 3, 5, 96, 96), 0 to 1.
         mel: (B, 1, 80, 16), the sound of the five frames.
+        shift: pixels right and down, at most 4, by which the expert's square is moved, so that the generator cannot
+            learn patterns that fool the expert at one place only.
     """
-    mouths = pictures[:, :, :, 28:92, 16:80].transpose(1, 2).flatten(1, 2)
+    left, top = 16 + shift[0], 28 + shift[1]
+    mouths = pictures[:, :, :, top : top + 64, left : left + 64].transpose(1, 2).flatten(1, 2)
     audio, face = expert(mel, mouths)
     return sync_loss(face, audio)
 

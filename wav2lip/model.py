@@ -195,17 +195,20 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def render(fields: Tensor, faces: Tensor, config: GeneratorConfig) -> Tensor:
+def render(fields: Tensor, faces: Tensor, config: GeneratorConfig, paint_gradient: bool = True) -> Tensor:
     """A warping generator's picture: the reference warped, mixed with the colour, under the target's own upper part.
 
     Args:
         fields: (B, 6, S, S), what the generator returned.
         faces: (B, 6, S, S), what it was given.
+        paint_gradient: whether a loss on the picture may change the colour and its weight, or the flow only.
 
     Returns:
         (B, 3, S, S), 0 to 1.
     """
     flow, colour, weight = split_fields(fields, config)
+    if not paint_gradient:
+        colour, weight = colour.detach(), weight.detach()
     lower = torch.lerp(warp(faces[:, 3:], flow), colour, weight)
     return torch.cat((faces[:, :3, : config.mask_row], lower[:, :, config.mask_row :]), dim=2)
 

@@ -34,7 +34,7 @@ class Haar:
             return []
         grey = cv2.equalizeHist(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            grey, scaleFactor=1.1, minNeighbors=4, minSize=(SMALLEST, SMALLEST), outputRejectLevels=True
+            grey, scaleFactor=1.1, minNeighbors=8, minSize=(SMALLEST, SMALLEST), outputRejectLevels=True
         )
         found = [_detection(np.asarray(box), float(weight)) for box, weight in zip(boxes, weights, strict=True)]
         return clip_detections(found, frame)

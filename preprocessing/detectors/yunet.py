@@ -17,6 +17,7 @@ from preprocessing.faces import Detection, clip_detections
 
 FILE = "face_detection_yunet_2023mar.onnx"
 URL = f"https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/{FILE}"
+SMALLEST = 20  # pixels
 TIMEOUT = 10  # seconds
 LARGEST = 4 << 20  # bytes; the file has 0.23 MB
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -70,6 +71,8 @@ class YuNet:
         return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> list[Detection]:
+        if min(frame.shape[:2]) < SMALLEST:  # the net gives garbage there
+            return []
         self._net.setInputSize((frame.shape[1], frame.shape[0]))
         rows = self._net.detect(frame)[1]
         return clip_detections([_detection(row) for row in rows] if rows is not None else [], frame)

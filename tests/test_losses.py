@@ -1,0 +1,183 @@
+"""What the generator is shown while it trains, and what its faces cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from preprocessing.audio import AudioConfig
+from preprocessing.clips import Clip, write_clip
+from wav2lip.data import Look, Window, frame_mels, sample
+from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
+
+FRAMES, MARGIN = 40, 8
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory) -> Clip:
+    """A clip whose frame k has the value k everywhere and whose mel column c has the value c / 100."""
+    path = tmp_path_factory.mktemp("counted") / "counted.safetensors"
+    faces = np.broadcast_to(np.arange(FRAMES, dtype=np.uint8)[:, None, None, None], (FRAMES, 112, 112, 3))
+    mel = np.tile(np.arange(128, dtype=np.float32) / 100, (80, 1))
+    speech = np.arange(128) < 100
+    write_clip(path, faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
+    return Clip.open(path)
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory) -> Clip:
+    """A clip of one still picture of smooth noise."""
+    path = tmp_path_factory.mktemp("noisy") / "noisy.safetensors"
+    rng = np.random.default_rng(0)
+    still = cv2.resize(rng.integers(20, 236, (14, 14, 3)).astype(np.uint8), (112, 112), interpolation=cv2.INTER_CUBIC)
+    mel = rng.uniform(-4, 4, (80, 128)).astype(np.float32)
+    faces = np.repeat(still[None], FRAMES, axis=0)
+    write_clip(path, faces, mel, np.ones(128, bool), speaker="a", margin=MARGIN, config=AudioConfig())
+    return Clip.open(path)
+
+
+def draw(clip: Clip, rng: np.random.Generator, augment: bool = True) -> Window:
+    return sample(clip, Look.of(clip, 40), rng, augment=augment)
+
+
+def test_frames_meet_the_sounds_of_the_originals_training(shared):
+    with np.load(shared / "reference/golden/audio.npz") as audio:
+        mel = audio["mel_reflect"].astype(np.float32)
+    with np.load(shared / "reference/golden/losses.npz") as golden:
+        for start, expected in zip(golden["start_frame"], golden["indiv_mels"], strict=True):
+            assert np.array_equal(frame_mels(mel, int(start), 5), expected)
+
+
+def test_a_window_is_five_frames_with_their_sounds_and_a_reference_from_elsewhere(counted):
+    firsts, others, look = set(), set(), Look.of(counted, 40)
+    for seed in range(100):
+        window = sample(counted, look, np.random.default_rng(seed), augment=False)
+        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
+        first, other = int(window.target[0, 0, 0, 0]), int(window.reference[0, 0, 0, 0])
+        assert window.target[:, 50, 50, 1].tolist() == [first + k for k in range(5)]
+        assert (window.reference == other).all()
+        assert other <= first - 5 or other >= first + 4 + 5
+        assert window.window_mel[0, 0, 0] == pytest.approx(int(80 * first / 25) / 100)
+        for k in range(5):
+            start = int(80 * (first + k - 1) / 25)
+            heard = [c / 100 if c < 100 else -4 for c in range(start, start + 16)]  # from column 100 on nobody speaks
+            assert window.mels[k, 0, 0] == pytest.approx(heard, abs=1e-5)
+        firsts.add(first)
+        others.add(other)
+    assert {1, FRAMES - 5} <= firsts
+    assert len(others) > 10
+
+
+def test_augmented_windows_stay_inside_the_clip_and_follow_the_seed(noisy):
+    for seed in range(15):
+        window = draw(noisy, np.random.default_rng(seed))
+        assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
+        assert window.mels.dtype == np.float32
+        assert -4 <= window.mels.min() < window.mels.max() <= 4
+    again = draw(noisy, np.random.default_rng(14))
+    assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(again).values(), strict=True))
+
+
+def test_target_and_reference_are_augmented_alike_but_for_a_pixel(noisy):
+    moved = set()
+    for seed in range(15):
+        window = draw(noisy, np.random.default_rng(seed))
+        target, reference = window.target[0, 8:-8, 8:-8], window.reference[0]
+        found = cv2.matchTemplate(reference, target, cv2.TM_SQDIFF)
+        row, column = divmod(int(found.argmin()), found.shape[1])
+        assert found.min() < 1  # the same flip and colours
+        assert max(abs(row - 8), abs(column - 8)) <= 1
+        moved.add((row, column))
+    assert len(moved) > 5
+
+
+def test_a_look_keeps_the_parts_above_and_below_the_mask_apart(tmp_path):
+    faces = np.full((FRAMES, 112, 112, 3), 255, np.uint8)  # the margin does not count
+    faces[:, 8:48, 8:104] = np.arange(FRAMES)[:, None, None, None]
+    faces[:, 48:104, 8:104] = 100
+    mel, speech = np.zeros((80, 128), np.float32), np.ones(128, bool)
+    write_clip(tmp_path / "a.safetensors", faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
+    look = Look.of(Clip.open(tmp_path / "a.safetensors"), 40)
+    assert look.pose.shape == look.mouth.shape == (FRAMES, 144)
+    assert (look.pose == np.arange(FRAMES)[:, None]).all()
+    assert (look.mouth == 100).all()
+
+
+def test_a_reference_holds_its_head_alike_and_its_mouth_differently():
+    pose, mouth = np.full((30, 144), 100, np.float32), np.zeros((30, 144), np.float32)
+    # The window is 10..14. Of the 17 frames five away, these five are the third with the nearest pose;
+    for frame in (1, 3, 12, 20, 25, 29):
+        pose[frame] = 0
+    # of them the two with the farthest mouths are drawn, and never a frame nearby, however far its mouth.
+    mouth[[1, 3, 20, 25, 29, 8]] = np.array([[1], [50], [-60], [2], [3], [200]])
+    look = Look(pose, mouth)
+    assert {look.reference(10, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
+
+
+def test_silence_stays_silence_when_the_level_varies(noisy):
+    quiet = replace(noisy, speech=np.zeros_like(noisy.speech))
+    for seed in range(5):
+        assert (draw(quiet, np.random.default_rng(seed)).mels == -4).all()
+
+
+def test_a_clip_too_short_for_a_distant_reference_gives_its_first_frame(noisy):
+    window = draw(replace(noisy, frames=5), np.random.default_rng(0), augment=False)
+    assert np.array_equal(window.target[0], window.reference[0])
+
+
+def test_the_mouth_weighs_most_and_hidden_rows_nothing():
+    weight = mouth_weight(96, 40)
+    assert weight.shape == (1, 1, 96, 96)
+    assert not weight[:, :, :40].any()
+    assert weight[:, :, 40:].mean().item() == pytest.approx(1)
+    row, column = divmod(int(weight.argmax()), 96)
+    assert (row, column) == (55, 48)  # 0.57 and 0.5 of the side
+    assert weight.max() / weight[:, :, 40:].min() == pytest.approx(4, rel=0.05)
+
+
+def test_generator_losses_by_hand():
+    target = torch.zeros(1, 3, 4, 4)
+    picture, flow, mix = target.clone(), torch.zeros(1, 2, 4, 4), torch.full((1, 1, 4, 4), 0.25)
+    picture[:, :, 0] = 0.9  # above the mask: costs nothing
+    picture[0, 0, 2, 1] = 0.6
+    flow[0, 0, 3, 0] = 0.3
+    weight = torch.ones(1, 1, 4, 4)
+    weight[0, 0, 2, 1] = 2
+    losses = generator_losses(picture, target, flow, mix, weight, 2)
+    assert losses["l1"].item() == pytest.approx(2 * 0.6 / 24)
+    assert losses["gradient"].item() == pytest.approx(2 * 0.6 / 18 + 0.6 / 12)  # two neighbours beside, one below
+    assert losses["smooth"].item() == pytest.approx(0.3 / 12 + 0.3 / 8)
+    assert losses["paint"].item() == pytest.approx(0.25)
+    assert plain_l1(picture, target, 2).item() == pytest.approx(0.6 / 24)
+
+
+def test_plain_l1_is_the_originals(shared):
+    with np.load(shared / "reference/golden/losses.npz") as golden:
+        made = torch.from_numpy(golden["fake_u8"] / np.float32(255)).transpose(1, 2).flatten(0, 1)
+        real = torch.from_numpy(golden["window_bgr"] / np.float32(255)).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        assert plain_l1(made, real, 0).item() == pytest.approx(float(golden["l1"]), abs=1e-4)
+
+
+def test_the_expert_judges_the_mouths_it_was_trained_on():
+    seen = {}
+
+    def stand_in(mel, mouths):
+        seen["mouths"] = mouths
+        return torch.tensor([[1.0, 0]]), torch.tensor([[0.6, 0.8]])
+
+    pictures = torch.rand(1, 3, 5, 96, 96)
+    loss = expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16))
+    assert loss.item() == pytest.approx(-np.log(0.8))
+    assert seen["mouths"].shape == (1, 15, 64, 64)
+    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 28:92, 16:80])  # frame 2, green
+
+
+def test_the_total_is_the_weighted_sum():
+    losses = {"l1": torch.tensor(2.0), "sync": torch.tensor(3.0)}
+    assert total(losses, {"l1": 1.0, "sync": 0.5}).item() == 3.5
+    with pytest.raises(AssertionError):
+        total(losses, {"l1": 1.0})
