@@ -74,6 +74,17 @@ def estimate_points(box: np.ndarray) -> np.ndarray:
     return (corner + POINT_FRACTIONS * size).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class TrackedFace:
+    """The followed face in frame `index`: box float32 (4,) and points (5, 2), NaN when it was not found."""
+
+    index: int
+    box: np.ndarray
+    points: np.ndarray
+    found: bool
+    shot: int
+
+
 @dataclass
 class FaceTrack:
     """One face through a video of N frames, in the pixels of its frames.

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 MIN_MATCHES = 6
+MAX_GROWTH = 1.25  # of a head from one frame to the next; more is a failure of the flow
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> 
     )
     if matrix is None or inliers.sum() < max(MIN_MATCHES, len(corners) / 2):
         return None
-    return Motion(complex(matrix[0, 0], matrix[1, 0]), complex(matrix[0, 2], matrix[1, 2]))
+    turn = complex(matrix[0, 0], matrix[1, 0])
+    return Motion(turn, complex(matrix[0, 2], matrix[1, 2])) if 1 / MAX_GROWTH < abs(turn) < MAX_GROWTH else None
 
 
 def _window(shape: tuple[int, ...], face: np.ndarray) -> tuple[slice, slice]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from preprocessing.faces import Detection, FaceDetector, FaceTrack, estimate_points, reduce_frame
+from preprocessing.faces import Detection, FaceDetector, FaceTrack, TrackedFace, estimate_points, reduce_frame
 from preprocessing.motion import Motion, between, face_side, head_motion, smoothed
 from preprocessing.people import Roster, choose, parse_select
 from preprocessing.shots import AHEAD, CutFinder
@@ -23,24 +23,13 @@ MAX_DOUBT = 0.25  # of the face's side: a detection farther than this from where
 NOISE_TO_DRIFT = 0.15  # seconds: a detector's noise over what a face drifts in head coordinates each second
 
 
-@dataclass(frozen=True)
-class TrackedFace:
-    """The followed face in frame `index`: box float32 (4,) and points (5, 2), NaN when it was not found."""
-
-    index: int
-    box: np.ndarray
-    points: np.ndarray
-    found: bool
-    shot: int
-
-
 @dataclass
 class _Step:
     """One frame of the path, in reduced pixels.
 
     run: numbers the unbroken stretches of one person, 0 where nobody is followed; motion: from the first frame of the
-    run to this one; key: the accepted detection in the coordinates of the run's first frame; blind: the flow did not find the
-    head's motion to this frame.
+    run to this one; key: the accepted detection in the coordinates of the run's first frame; blind: the flow did not
+    find the head's motion to this frame.
     """
 
     shot: int
@@ -58,7 +47,8 @@ class FaceTracker:
         select: who is followed, from a shot's start or when nobody was for max_gap: largest, left, right, center, or
             the face nearest to the point 'X,Y' (pixels).
         face_id: follow the n-th face instead, from 0 in order of appearance, over the whole video.
-        every: frames from one look to the next; 1 asks the detector each time.
+        every: frames from one look to the next, 1 for a look at each; where the flow fails or the face is missing, the
+            next frame is looked at anyway.
         detect_side: pixels of the longer side of the frames the detector is given.
         max_gap: seconds a face may be lost before it is given up; shorter gaps are filled.
         smooth: seconds, the standard deviation of the smoothing; 0 for none.
@@ -94,7 +84,8 @@ class FaceTracker:
         """Frames that the faces given back may be behind the frames pushed."""
         self._roster, self._cuts = Roster(self._max_gap), CutFinder()
         self._waiting: deque[np.ndarray] = deque()
-        self._frame_shape: tuple[int, ...] | None = None
+        self.size: tuple[int, int] | None = None
+        """Width and height of the frames, from the first push on."""
         self._scale = np.ones(2)
         self._grey: np.ndarray | None = None
         self._path: deque[_Step] = deque()
@@ -108,11 +99,11 @@ class FaceTracker:
 
     def push(self, frame: np.ndarray) -> list[TrackedFace]:
         """Takes the next frame, uint8 BGR (H, W, 3); gives the faces that are final now, in order."""
-        if frame.shape != (self._frame_shape or frame.shape):
-            raise ValueError(f"frames of one size are needed, not {frame.shape} after {self._frame_shape}")
+        size = (frame.shape[1], frame.shape[0])
+        if self.size not in (None, size):
+            raise ValueError(f"frames of one size are needed, not {size} after {self.size}")
         small = reduce_frame(frame, self._side)
-        self._frame_shape = frame.shape
-        self._scale = np.array([frame.shape[1] / small.shape[1], frame.shape[0] / small.shape[0]])
+        self.size, self._scale = size, np.array([size[0] / small.shape[1], size[1] / small.shape[0]])
         self._waiting.append(small)
         verdict = self._cuts.push(small)
         if verdict is not None:
@@ -296,8 +287,10 @@ def follow(frames: Iterable[np.ndarray], detector: FaceDetector, **options: obje
 
 def track_faces(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> FaceTrack:
     """The whole path of one face through the frames; options as FaceTracker's."""
-    faces = list(follow(frames, detector, **options))
+    tracker = FaceTracker(detector, **options)  # type: ignore[arg-type]
+    faces = [face for frame in frames for face in tracker.push(frame)] + tracker.finish()
     boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
     points = np.array([face.points for face in faces], np.float32).reshape(-1, 5, 2)
     found = np.array([face.found for face in faces], bool)
-    return FaceTrack(boxes, points, found, np.array([face.shot for face in faces], np.int32))
+    shot = np.array([face.shot for face in faces], np.int32)
+    return FaceTrack(boxes, points, found, shot, tracker.size)

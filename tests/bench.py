@@ -36,12 +36,12 @@ def out(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def refuse(capsys, out) -> Callable[..., str]:
+def refuse(capfd, out) -> Callable[..., str]:
     """Runs the command in process, which must refuse with that code; gives back its one line."""
 
     def check(code: int, argv: list[str], left: tuple[str, ...] = ()) -> str:
         assert run(argv) == code
-        told = capsys.readouterr()
+        told = capfd.readouterr()
         assert told.out == ""
         assert sorted(p.name for p in out.iterdir()) == sorted(left)
         return one_line(told.err)

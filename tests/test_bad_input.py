@@ -86,7 +86,7 @@ def test_video_without_index(refuse, media, tmp_path):
     assert "damaged" in refuse(1, command(media, face=without_index(tmp_path / "cut.mp4")))
 
 
-def test_video_that_ends_early_works_with_what_is_there(media, tmp_path, out, capsys):
+def test_video_that_ends_early_works_with_what_is_there(media, tmp_path, out, capfd):
     noise = np.random.default_rng(0).integers(0, 60, (40, SIDE, SIDE, 3), np.uint8)
     whole = write_video(tmp_path / "whole.mp4", [photo() // 2 + grain for grain in noise])
     data = whole.read_bytes()
@@ -95,6 +95,13 @@ def test_video_that_ends_early_works_with_what_is_there(media, tmp_path, out, ca
     argv = command(media, face=tmp_path / "cut.mp4", audio=write_speech(tmp_path / "long.wav", 1.6), sync_mode="cut")
     assert run([*argv, *BOX_FLAG]) == 0
     assert 10 <= len(pictures_of(out / "out.mp4")) < 40
+
+
+def test_damaged_photo(refuse, media, tmp_path):
+    for ending in (".jpg", ".png", ".webp"):
+        data = cv2.imencode(ending, photo())[1].tobytes()
+        (tmp_path / f"cut{ending}").write_bytes(data[:20])
+        refuse(1, command(media, face=tmp_path / f"cut{ending}"))
 
 
 def test_video_without_pictures(refuse, media):

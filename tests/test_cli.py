@@ -23,7 +23,7 @@ pytest_plugins = ["bench"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def test_original_flags(media, out, capsys):
+def test_original_flags(media, out, capfd):
     """The original's spellings, with a box that means none, into the default folder."""
     lying = write_video(out / "lying.mp4", [cv2.rotate(photo(), cv2.ROTATE_90_COUNTERCLOCKWISE)] * 3)
     flags = """--face_det_batch_size 4 --wav2lip_batch_size 16 --resize_factor 1 --nosmooth --static --fps 25
@@ -31,7 +31,7 @@ def test_original_flags(media, out, capsys):
     assert run([*command(media, outfile=None, face=lying), *flags.split()]) == 0
     made = out / "results" / "result_voice.mp4"
     assert len(pictures_of(made)) == 10
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.out.startswith("results/result_voice.mp4: 10 frames, 0.40 s")
     assert told.err == ""
 
@@ -40,7 +40,7 @@ STRANGE = ["two words", "it's \"quoted\"", "a; rm $(pwd) `id` & |x", "%d%s{}*?[a
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_strange_names(media, out, capsys, name):
+def test_strange_names(media, out, capfd, name):
     """The names of every file, inputs and outputs; relative, so that a leading dash really leads."""
     (out / f"{name}.png").write_bytes((media / "face.png").read_bytes())
     (out / f"{name}.wav").write_bytes((media / "speech.wav").read_bytes())
@@ -53,25 +53,25 @@ def test_strange_names(media, out, capsys, name):
     assert len(pictures_of(out / f"{name}.mp4")) == 10
     endings = (".png", ".wav", ".safetensors", ".mp4", ".json", ".preview.png")
     assert {p.name for p in out.iterdir()} == {name + ending for ending in endings}
-    assert capsys.readouterr().out.count("\n") == 3
+    assert capfd.readouterr().out.count("\n") == 3
 
 
-def test_dash_after_a_folder(media, out, capsys):
+def test_dash_after_a_folder(media, out, capfd):
     (out / "-x.png").write_bytes((media / "face.png").read_bytes())
     assert run([*command(media, face="./-x.png", outfile="./-y.mkv"), *BOX_FLAG]) == 0
     assert len(pictures_of(out / "-y.mkv")) == 10
 
 
-def test_pictures_without_a_face_are_counted(media, out, capsys):
+def test_pictures_without_a_face_are_counted(media, out, capfd):
     """A wall for most of the video: its pictures stay as they are, and the summary says how many."""
     wall = cv2.resize(cv2.cvtColor(brick(), cv2.COLOR_GRAY2BGR), (SIDE, SIDE))
     video = write_video(out / "in.mp4", [photo()] * 10 + [wall] * 10)
     audio = write_speech(out / "in.wav", 0.8)
     assert run(command(media, face=video, audio=audio)) == 0
-    assert "10 of them show no face" in capsys.readouterr().out
+    assert "10 of them show no face" in capfd.readouterr().out
 
 
-def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, capsys):
+def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, capfd):
     torch.manual_seed(0)
     torch.save({"state_dict": Generator().state_dict(), "global_step": 7}, tmp_path / "wav2lip.pth")
     speech_file = write_speech(tmp_path / "short.wav", 0.16)
@@ -116,20 +116,21 @@ def test_a_refusal_through_the_real_command(media, out):
     assert list(out.iterdir()) == []
 
 
-def wait_for_child(process: subprocess.Popen[str], name: str) -> int:
-    """The number of the child whose program has that name, a moment after its start."""
-    for _ in range(1200):
+def wait_for_encoder(process: subprocess.Popen[str]) -> int:
+    """The number of the command's ffmpeg that encodes the picture, a moment after its start."""
+    for _ in range(2400):
         assert process.poll() is None, process.communicate()
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                program, _, fields = stat.read_text().partition("(")[2].rpartition(")")
-            except OSError:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                started = parent == process.pid and b"picture.mp4" in (folder / "cmdline").read_bytes()
+            except OSError:  # it has just ended
                 continue
-            if int(fields.split()[1]) == process.pid and program.startswith(name):
+            if started:
                 time.sleep(0.3)
-                return int(stat.parent.name)
+                return int(folder.name)
         time.sleep(0.05)
-    raise AssertionError(f"no {name} was started")
+    raise AssertionError("no encoder was started")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
@@ -140,8 +141,8 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
     short = [*command(media, preview=1), *BOX_FLAG]
     runs = [start(argv, out) for argv in (long, long, short)]
     try:
-        os.kill(wait_for_child(runs[0], "ffmpeg"), signal.SIGKILL)
-        wait_for_child(runs[1], "ffmpeg")
+        os.kill(wait_for_encoder(runs[0]), signal.SIGKILL)
+        wait_for_encoder(runs[1])
         os.killpg(runs[1].pid, signal.SIGINT)  # a terminal tells the whole group
         told = [process.communicate(timeout=120) for process in runs]
     finally:

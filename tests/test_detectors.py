@@ -202,7 +202,7 @@ def test_sfd_refuses_other_weights(tmp_path: Path, content: object) -> None:
 
 def test_sfd_without_a_file_says_where_to_get_it(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=r"https://.*s3fd-619a316812.pth.*--sfd"):
+    with pytest.raises(ValueError, match=r"https://.*s3fd-619a316812.pth.*--s3fd"):
         load_detector("sfd")
     with pytest.raises(ValueError, match="no S3FD weights at"):
         load_detector("sfd", sfd=tmp_path / "absent.pth")

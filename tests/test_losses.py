@@ -174,6 +174,8 @@ def test_the_expert_judges_the_mouths_it_was_trained_on():
     assert loss.item() == pytest.approx(-np.log(0.8))
     assert seen["mouths"].shape == (1, 15, 64, 64)
     assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 28:92, 16:80])  # frame 2, green
+    expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16), shift=(-3, 4))
+    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 32:96, 13:77])  # left and down
 
 
 def test_the_total_is_the_weighted_sum():

@@ -270,6 +270,7 @@ def test_a_video_shorter_than_the_delay_and_one_of_no_frames() -> None:
         assert track.found.tolist() == [True] * count
         np.testing.assert_allclose(track.boxes, [at(180, 120)] * count, atol=0.01)
     empty = track_faces([], Scripted(lambda i: []))
+    assert track.size == SIZE
     assert (len(empty), empty.boxes.shape, empty.points.shape) == (0, (0, 4), (0, 5, 2))
 
 

@@ -148,11 +148,10 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
 def test_the_generator_learns(clips, expert, small):
     state = wav2lip.train.start(expert, 0, 1e-3)
     batch = wav2lip.train.collate([draw(clips)], TINY.mask_row)
+    batch.target *= 0.5  # no copy of the reference will do
     state.step = 100
-    first = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
-    for _ in range(9):
-        last = wav2lip.train.train_step(state, batch, 10_000, 2e-3)
-    assert last["l1"] < 0.95 * first["l1"]
+    losses = [wav2lip.train.train_step(state, batch, 10_000, 3e-3)["l1"] for _ in range(7)]
+    assert losses[-1] < 0.97 * losses[0]
 
 
 def test_a_loss_that_is_no_number_stops_the_training(clips, expert, small):

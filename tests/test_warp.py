@@ -141,6 +141,17 @@ def test_every_field_learns():
     assert not raw.grad[:, :, :40].any()
 
 
+def test_a_loss_may_be_kept_from_the_paint():
+    raw = (0.1 * torch.randn(1, FIELDS, 96, 96, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    faces = picture(channels=6)
+    made = render(raw, faces, SMALL, paint_gradient=False)
+    assert torch.equal(made, render(raw, faces, SMALL))
+    made.square().mean().backward()
+    assert raw.grad is not None
+    assert (raw.grad[:, :2, 40:] != 0).float().mean() > 0.9
+    assert not raw.grad[:, 2:].any()
+
+
 @pytest.mark.parametrize("config", [SMALL, GeneratorConfig(4, 192, 80, "warp", hearing="expert")])
 def test_an_untrained_generator_copies_the_reference(config):
     torch.manual_seed(0)

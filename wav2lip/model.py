@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from syncnet.model import ConvBlock, audio_tower, small_audio_tower
 
 FIELDS = 6  # channels of a warping generator: flow x, flow y, blue, green, red, mixing weight
+FLOW_LEVEL = 4  # the decoder level that gives the flow, 24x24 of 96: so coarse that the flow is smooth by construction
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,25 @@ class ExpertHearing(nn.Module):
         return self.head(embedding)[:, :, None, None]
 
 
+class FlowBlock(nn.Module):
+    """The flow from a decoder level's features, which the sound scales and shifts.
+
+    Feature-wise modulation (FiLM, arXiv 1709.07871; AdaIN's affine part) gives the sound a short way to the lips:
+    through the decoder's five levels below, training takes thousands of steps to find it.
+    """
+
+    def __init__(self, channels: int, sound_channels: int) -> None:
+        super().__init__()
+        self.style = nn.Linear(sound_channels, 2 * channels)
+        self.features = ConvBlock(channels, channels // 2, 3, 1, 1)
+        self.flow = nn.Conv2d(channels // 2, 2, 1)
+
+    def forward(self, x: Tensor, sound: Tensor) -> Tensor:
+        """Features (B, channels, H, W) and the audio embedding (B, sound_channels, 1, 1) to raw flow (B, 2, H, W)."""
+        scale, shift = self.style(sound.flatten(1))[:, :, None, None].chunk(2, dim=1)
+        return self.flow(self.features(x * (1 + scale) + shift))
+
+
 class Generator(nn.Module):
     """The released generator, its width, input size and output being configuration.
 
@@ -130,12 +150,13 @@ class Generator(nn.Module):
         else:
             self.audio_encoder = ExpertHearing(first * 32)
         self.face_decoder_blocks, joined = _face_decoder(first, extra, skips)
-        channels = 3 if config.output == "paint" else FIELDS
+        channels = 3 if config.output == "paint" else FIELDS - 2
         self.output_block = nn.Sequential(ConvBlock(joined, first * 2, 3, 1, 1), nn.Conv2d(first * 2, channels, 1))
         if config.output == "paint":
             self.output_block.append(nn.Sigmoid())
         else:
-            _start_as_copy(self.output_block[1])
+            self.flow_block = FlowBlock(first * 16, first * 32)
+            _start_as_copy(self.flow_block.flow, self.output_block[1])
 
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generates faces.
@@ -158,20 +179,27 @@ class Generator(nn.Module):
         for block in self.face_encoder_blocks:
             x = block(x)
             features.append(x)
-        x = self.audio_encoder(mel)
-        for block in self.face_decoder_blocks:
-            x = torch.cat((block(x), features.pop()), dim=1)
-        return self.output_block(x)
+        x = sound = self.audio_encoder(mel)
+        flow = None
+        for level, block in enumerate(self.face_decoder_blocks):
+            x = block(x)
+            if level == FLOW_LEVEL and self.config.output == "warp":
+                flow = self.flow_block(x, sound)
+                flow = F.interpolate(flow, faces.shape[-2:], mode="bilinear", align_corners=False)
+            x = torch.cat((x, features.pop()), dim=1)
+        made = self.output_block(x)
+        return made if flow is None else torch.cat((flow, made), dim=1)
 
 
-def _start_as_copy(last: nn.Module) -> None:
+def _start_as_copy(flow: nn.Conv2d, paint: nn.Module) -> None:
     """Zero weights: no flow and, by the bias, little colour, so that training starts from a copy of the reference."""
-    assert isinstance(last, nn.Conv2d)
-    assert last.bias is not None
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    assert isinstance(paint, nn.Conv2d)
+    for layer in (flow, paint):
+        nn.init.zeros_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     with torch.no_grad():
-        last.bias[5] = -3.0  # sigmoid(-3) = 0.05 of the painted colour
+        paint.bias[3] = -3.0  # type: ignore[index]  # sigmoid(-3) = 0.05 of the painted colour
 
 
 def split_fields(fields: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,9 +31,9 @@ from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1
 from wav2lip.model import ExpertHearing, Generator, GeneratorConfig, mask_and_stack, render, split_fields
 
 CONFIG = GeneratorConfig(width=8, size=96, mask_row=40, output="warp", hearing="expert")
-WEIGHTS = {"l1": 1.0, "gradient": 0.3, "smooth": 1.0, "paint": 0.02, "sync": 0.1}
+WEIGHTS = {"l1": 1.0, "gradient": 0.3, "smooth": 0.02, "paint": 0.02, "sync": 0.2}
 SYNC_FROM, SYNC_FULL = 50, 250  # steps between which the sync loss is faded in
-WINDOWS_A_STEP = 4
+WINDOWS_A_STEP = 3
 
 
 @dataclass

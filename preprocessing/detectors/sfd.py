@@ -26,7 +26,7 @@ def find_sfd(path: str | Path | None = None) -> Path:
         return file
     if path is not None:
         raise ValueError(f"no S3FD weights at {path}: give the path of {FILE}")
-    raise ValueError(f"the detector sfd needs {FILE}: get it from {URL} and name it with --sfd, or put it at {cached}")
+    raise ValueError(f"the detector sfd needs {FILE}: get it from {URL} and name it with --s3fd, or put it at {cached}")
 
 
 class S3FD:
