@@ -112,7 +112,10 @@ def _add_face(p: _Parser) -> None:
         g, "detect-every", type=int, metavar="N",
         help="look for faces in every N-th picture, follow them in between; 1 looks at each (default: 5)",
     )  # fmt: skip
-    p.flag(g, "face-det-batch-size", type=int, metavar="N", help="pictures that the detector sees at once (16)")
+    p.flag(
+        g, "face-det-batch-size", type=int, metavar="N",
+        help="taken for the original's scripts, without effect: key pictures are looked at one at a time",
+    )  # fmt: skip
     p.flag(
         g, "box", type=int, nargs=4, metavar=("TOP", "BOTTOM", "LEFT", "RIGHT"),
         help="a constant face box instead of a detector",

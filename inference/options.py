@@ -24,7 +24,7 @@ class Options:
         resize_factor, rotate, crop: see `inference.source.Framing`.
         nosmooth: take the face's place as it is detected.
         batch_size: faces that the generator sees at once.
-        face_det_batch_size: pictures that the detector sees at once.
+        face_det_batch_size: without effect: key pictures are looked at one at a time.
         detector, yunet, s3fd: who finds faces, and the model files of two detectors.
         detect_every: look for faces on every n-th picture and follow them in between; 1 looks at each.
         select: largest, left, right, center or "X,Y": whom to follow.

@@ -144,8 +144,8 @@ class FaceTrack:
 
 
 def _to_lists(values: np.ndarray) -> list:
-    """Numbers to a hundredth of a pixel, row by row; null for NaN."""
-    flat = [round(float(value), 2) if math.isfinite(value) else None for value in values.ravel()]
+    """The shortest numbers that come back as the same float32, row by row; null for NaN."""
+    flat = [float(str(value)) if math.isfinite(value) else None for value in values.ravel().astype(np.float32)]
     width = values[0].size if len(values) else 1
     return [flat[i : i + width] for i in range(0, len(flat), width)]
 
