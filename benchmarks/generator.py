@@ -1,0 +1,89 @@
+"""What a generator does on held-out clips, by figures that its card gives.
+
+    .venv/bin/python benchmarks/generator.py CLIPS --expert syncnet/weights/syncnet.safetensors [--checkpoint FILE]
+
+Reconstruction: mean absolute difference of the masked rows (0 to 1), five frames of each clip from a reference of like
+pose elsewhere in it, with their own sound, with another clip's, and for the reference as it is. Sync: the expert's
+cosine for real mouths, generated ones and generated ones with another sound (the expert also trained the generator: it
+flatters). Motion: mean change of the mouth from frame to frame, in levels of 255, when each frame is its own reference,
+as in use: of the source, spoken to, and in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from preprocessing.audio import rest_in_silence  # noqa: E402
+from preprocessing.clips import Clip, open_clips  # noqa: E402
+from syncnet.data import WINDOW  # noqa: E402
+from syncnet.model import SmallSyncNet  # noqa: E402
+from training.checkpoint import Checkpoint  # noqa: E402
+from wav2lip.checkpoints import load_generator  # noqa: E402
+from wav2lip.data import Look, frame_mels, sample  # noqa: E402
+from wav2lip.model import Generator, mask_and_stack, render  # noqa: E402
+from wav2lip.train import collate  # noqa: E402
+
+MOUTH = (slice(42, 84), slice(26, 70))  # rows and columns of a 96-pixel points crop
+
+
+def cosine(expert: SmallSyncNet, pictures: torch.Tensor, mel: torch.Tensor) -> float:
+    """The expert's cosine of five pictures (5, 3, 96, 96) and a window (1, 1, 80, 16)."""
+    audio, face = expert(mel, pictures[:, :, 28:92, 16:80].reshape(1, 15, 64, 64))
+    return float((audio * face).sum())
+
+
+def motion(model: Generator, clip: Clip, count: int = 25) -> tuple[float, float, float]:
+    """Mean change of the mouth from frame to frame: source, own speech, silence."""
+    count, edge, size = min(count, clip.frames), clip.margin, model.config.size
+    frames = clip.faces(0, count)[:, edge : edge + size, edge : edge + size]
+    faces = torch.from_numpy(mask_and_stack(frames, frames, model.config.mask_row))
+    quiet = rest_in_silence(clip.mel, clip.speech)
+    spoken = torch.from_numpy(frame_mels(quiet, 0, count))
+    pictures = [faces[:, 3:]] + [render(model(m, faces), faces, model.config) for m in (spoken, spoken * 0 - 4)]
+    changes = [(255 * (p[1:] - p[:-1]).abs())[:, :, MOUTH[0], MOUTH[1]].mean().item() for p in pictures]
+    return changes[0], changes[1], changes[2]
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--expert", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path)
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    model = load_generator(args.checkpoint)[0]
+    checkpoint = Checkpoint.load(args.expert, "small-syncnet")
+    expert = SmallSyncNet(**checkpoint.config).eval()
+    expert.load_state_dict(checkpoint.weights)
+    clips, row = open_clips(args.clips, 2 * WINDOW), model.config.mask_row
+    rows, moves = [], []
+    seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]
+    windows = [sample(c, Look.of(c, row), seed, augment=False) for c, seed in zip(clips, seeds, strict=True)]
+    for index, (clip, window) in enumerate(zip(clips, windows, strict=True)):
+        batch, other = collate([window], row), torch.from_numpy(windows[(index + 1) % len(windows)].mels)
+        own, swapped = (render(model(m, batch.faces), batch.faces, model.config) for m in (batch.mels, other))
+        lower = [(p - batch.target).abs()[:, :, row:].mean().item() for p in (own, swapped, batch.faces[:, 3:])]
+        sync = [cosine(expert, p, batch.window_mel) for p in (batch.target, own, swapped, batch.faces[:, 3:])]
+        rows.append(lower + sync)
+        moves.append(motion(model, clip))
+    means, changes = np.mean(rows, axis=0), np.mean(moves, axis=0)
+    better = np.mean([r[4] > r[5] for r in rows])
+    print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people")
+    print(f"difference: own sound {means[0]:.4f}, another's {means[1]:.4f}, the reference {means[2]:.4f}")
+    print(f"cosine: real {means[3]:.3f}, generated {means[4]:.3f}, swapped {means[5]:.3f}, still {means[6]:.3f}")
+    print(f"share of windows in which the own sound scores higher than another's: {better:.2f}")
+    print(f"motion: source {changes[0]:.2f}, spoken {changes[1]:.2f}, silent {changes[2]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
