@@ -177,7 +177,10 @@ class _Ffmpeg:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         stdin = subprocess.PIPE if piped else subprocess.DEVNULL
         try:
-            self._process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=self._log)
+            # In a group of its own: Ctrl-C in a terminal is for us, who then end it, not for both at once.
+            self._process = subprocess.Popen(
+                command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0
+            )
         except OSError as error:
             raise MediaError(f"ffmpeg cannot be started: {error.strerror}") from error
 

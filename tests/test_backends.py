@@ -76,6 +76,8 @@ def _lively(config):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
     nn.init.normal_(generator.get_parameter("output_block.1.weight"), std=0.02)
+    if config.output == "warp":
+        nn.init.normal_(generator.get_parameter("flow_block.flow.weight"), std=0.02)
     with torch.no_grad():
         generator(*map(torch.from_numpy, inputs(6, config.size, seed=9)))
     return generator
