@@ -11,7 +11,7 @@ import numpy as np
 from inference.backends import Backend, run_batched
 from preprocessing.crops import CropGeometry, crop
 from preprocessing.tracking import TrackedFace
-from wav2lip.model import GeneratorConfig, mask_and_stack
+from wav2lip.model import GeneratorConfig, flow_ramp, mask_and_stack
 
 FINEST = 8  # times the network's resolution at most; beyond it a face is rendered coarser than it is filmed
 
@@ -87,7 +87,7 @@ def render_fine(fields: np.ndarray, reference: np.ndarray, config: GeneratorConf
         (F, F, 3) float32 BGR, 0 to 255; rows above the mask are the reference's.
     """
     side = reference.shape[0]
-    flow = config.max_flow * np.tanh(fields[..., :2]) * side
+    flow = config.max_flow * np.tanh(fields[..., :2]) * flow_ramp(config)[:, None, None] * side
     paint = np.concatenate((255 * _sigmoid(fields[..., 2:5]), _sigmoid(fields[..., 5:])), axis=-1)
     flow = cv2.resize(flow, (side, side), interpolation=cv2.INTER_LINEAR)
     paint = cv2.resize(paint, (side, side), interpolation=cv2.INTER_CUBIC)

@@ -138,7 +138,8 @@ def _mel_basis(config: AudioConfig) -> torch.Tensor:
 
     Source: Slaney, "Auditory Toolbox" (1998); what librosa.filters.mel gives, whose import alone takes two seconds.
     """
-    edges = _slaney_hertz(np.linspace(*_slaney_mel(np.array([config.fmin, config.fmax])), config.n_mels + 2))
+    low, high = _slaney_mel(np.array([config.fmin, config.fmax]))
+    edges = _slaney_hertz(np.linspace(low, high, config.n_mels + 2))
     bins = np.arange(config.n_fft // 2 + 1) * config.sample_rate / config.n_fft
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]

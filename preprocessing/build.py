@@ -43,11 +43,9 @@ def build_clips(video: Path, folder: Path, *, detector: str, yunet: Path | None,
     except MediaError as error:
         return f"{video.name}: {error}"
     mel, speech = mel_spectrogram(samples), speech_columns(samples)
-    runs = _shots(track)
+    runs = [(a, b) for a, b in _shots(track) if mel.shape[1] >= b * 80 / CLIP_FPS - 8]  # a shot needs its sound
     for number, (first, last) in enumerate(runs):
         columns = slice(round(first * 80 / CLIP_FPS), round(last * 80 / CLIP_FPS))
-        if mel[:, columns].shape[1] < (last - first) * 80 / CLIP_FPS - 8:
-            continue
         write_clip(
             folder / f"{video.stem}__{number:02d}.safetensors", faces[first:last], mel[:, columns].copy(),
             speech[columns], speaker=video.stem.split("__")[0], margin=MARGIN, config=AudioConfig(),
@@ -95,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     args = parser.parse_args(argv)
     videos = sorted(path for path in args.videos.glob("*") if path.suffix.lower() in (".mp4", ".mkv", ".mov", ".avi"))
+    if not videos:
+        parser.error(f"{args.videos} is no folder with .mp4, .mkv, .mov or .avi videos")
     args.clips.mkdir(parents=True, exist_ok=True)
     work = partial(build_clips, folder=args.clips, detector=args.detector, yunet=args.yunet, size=args.size)
     with ProcessPoolExecutor(args.workers) as pool:

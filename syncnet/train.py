@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,6 +41,13 @@ def train_step(
     return {"matching": loss.detach(), "scale": scale.detach()}
 
 
+def one_cycle(done: float, warm: float = 0.15) -> float:
+    """The learning rate's share of its peak after `done` (0 to 1) of the steps: up by a cosine, then down to zero."""
+    if done < warm:
+        return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * done / warm))
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))
+
+
 @torch.inference_mode()
 def validate(model: SmallSyncNet, clips: list[Clip]) -> dict[str, float]:
     """On whole held-out clips: pairwise accuracy of one window, and the share of clips with offset within +-1.
@@ -75,38 +83,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=6e-4, help="peak learning rate (default: 6e-4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    train(args.clips, args.val, args.out, args.steps, args.rate, args.seed)
+    try:
+        train(args.clips, args.val, args.out, args.steps, args.rate, args.seed)
+    except ValueError as error:
+        parser.error(str(error))
     return 0
 
 
 def train(clip_folder: Path, val: Path | None, out: Path, steps: int, rate: float, seed: int) -> None:
     """Trains for `steps` steps and writes `syncnet.safetensors` into `out`."""
     torch.manual_seed(seed)
-    run, clips = Run(out), open_clips(clip_folder, SPAN)
-    held_out = open_clips(val, SPAN) if val else []
+    clips, held_out = open_clips(clip_folder, SPAN), open_clips(val, SPAN) if val else []
+    run = Run(out)
     model, weights = SmallSyncNet(), speaker_weights(clips)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.15)
     first = 0
     if (state := run.load_state()) is not None:
         first = state["step"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
     for step in range(first + 1, steps + 1):
         rng = np.random.default_rng((seed, step))  # by the step, so that a resumed run sees the same data
         chosen = rng.choice(len(clips), CLIPS_A_STEP, p=weights)
         drawn = [sample(clips[i], rng, WINDOWS_A_CLIP) for i in chosen]
         mels, mouths = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * one_cycle(step / steps)
         losses = train_step(model, optimizer, mels, mouths)
-        schedule.step()
         if due(step, 20):
             run.log(step, **{name: value.item() for name, value in losses.items()})
         if due(step, 250) or step == steps:
             if held_out:
                 run.log(step, **validate(model, held_out))
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save_state({"step": step, "schedule": schedule.state_dict()} | parts)
+            run.save_state({"step": step} | parts)
             Checkpoint(
                 "small-syncnet", {"dimension": 256, "mouth_size": 64}, asdict(AudioConfig()), {"kind": "points"},
                 model.state_dict(), step,

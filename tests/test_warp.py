@@ -16,7 +16,7 @@ from preprocessing.crops import CropGeometry
 from preprocessing.video import MediaError
 from training.checkpoint import Checkpoint
 from wav2lip.checkpoints import load_generator
-from wav2lip.model import FIELDS, Generator, GeneratorConfig, mask_and_stack, render, split_fields, warp
+from wav2lip.model import FIELDS, Generator, GeneratorConfig, flow_ramp, mask_and_stack, render, split_fields, warp
 
 SMALL = GeneratorConfig(width=4, size=96, mask_row=40, output="warp")
 
@@ -65,11 +65,12 @@ def test_the_input_by_hand():
 def test_fields_by_hand():
     flow, colour, mix = split_fields(fields(x=0.5, y=-100.0, blue=0.0, green=2.0, red=-2.0, mix=-3.0), SMALL)
     assert [t.shape[1] for t in (flow, colour, mix)] == [2, 3, 1]
-    assert flow[0, :, 5, 7].tolist() == pytest.approx([0.25 * 0.46211716, -0.25])  # tanh(0.5)
+    assert flow[0, :, 90, 7].tolist() == pytest.approx([0.25 * 0.46211716, -0.25])  # tanh(0.5)
+    assert not flow[0, :, : SMALL.mask_row].any()  # where the picture is copied, nothing flows
     assert colour[0, :, 5, 7].tolist() == pytest.approx([0.5, 0.88079708, 0.11920292])
     assert mix[0, :, 5, 7].tolist() == pytest.approx([0.04742587])
     longer = split_fields(fields(x=100.0), GeneratorConfig(output="warp", max_flow=0.1))[0]
-    assert longer[0, 0, 0, 0].item() == pytest.approx(0.1)
+    assert longer[0, 0, -1, 0].item() == pytest.approx(0.1)
 
 
 def test_no_flow_samples_the_picture_itself():
@@ -282,3 +283,12 @@ def test_missing_files_folders_and_other_files_are_refused_in_one_line(saved, tm
             load_generator(tmp_path / name)
         assert "\n" not in str(error.value)
         assert str(tmp_path / name) in str(error.value)
+
+
+def test_flow_ramp_by_hand():
+    """Half a pixel into the mask, in its middle and below: raised cosine over a tenth of 96 pixels."""
+    ramp = flow_ramp(SMALL)
+    row = SMALL.mask_row
+    assert ramp[: row].max() == 0
+    assert ramp[row + 4] == pytest.approx(0.5 - 0.5 * np.cos(np.pi * 4.5 / 9.6))
+    assert (ramp[row + 10 :] == 1).all()

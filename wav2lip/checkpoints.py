@@ -39,13 +39,14 @@ def _is_safetensors(path: Path) -> bool:
 
 def _ours(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
     checkpoint = Checkpoint.load(path, "generator")
-    network = Generator(GeneratorConfig(**checkpoint.config)).eval()
-    try:
-        network.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        raise ValueError(f"{shown(path)} holds other weights than its header says") from error
     crop = checkpoint.crop | {"pads": tuple(checkpoint.crop.get("pads", (0, 10, 0, 0)))}
-    return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
+    try:
+        network = Generator(GeneratorConfig(**checkpoint.config)).eval()
+        network.load_state_dict(checkpoint.weights)
+        return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{shown(path)} holds other weights than its header says ({reason})") from error
 
 
 def _released(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:

@@ -202,6 +202,15 @@ def _start_as_copy(flow: nn.Conv2d, paint: nn.Module) -> None:
         paint.bias[3] = -3.0  # type: ignore[index]  # sigmoid(-3) = 0.05 of the painted colour
 
 
+def flow_ramp(config: GeneratorConfig) -> np.ndarray:
+    """How much of the flow counts in each row, (S,) float32: none at the mask's first row, all of it 1/10 S below.
+
+    The rows above the mask are copied, so a flow that does not vanish there tears the nose.
+    """
+    rows = (np.arange(config.size) + 0.5 - config.mask_row) / (config.size / 10)
+    return (0.5 - 0.5 * np.cos(np.pi * np.clip(rows, 0, 1))).astype(np.float32)
+
+
 def split_fields(fields: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tensor, Tensor]:
     """A warping generator's raw output (B, 6, S, S) as flow, colour and mixing weight.
 
@@ -209,7 +218,8 @@ def split_fields(fields: Tensor, config: GeneratorConfig) -> tuple[Tensor, Tenso
         flow (B, 2, S, S) in shares of the picture's side (x, y), at most `max_flow`;
         colour (B, 3, S, S), 0 to 1; weight of the colour (B, 1, S, S), 0 to 1.
     """
-    flow = config.max_flow * torch.tanh(fields[:, :2])
+    ramp = torch.from_numpy(flow_ramp(config)).to(fields)[:, None]
+    flow = config.max_flow * ramp * torch.tanh(fields[:, :2])
     return flow, torch.sigmoid(fields[:, 2:5]), torch.sigmoid(fields[:, 5:6])
 
 

@@ -80,7 +80,8 @@ def train_step(state: State, batch: Batch, steps: int, rate: float) -> dict[str,
     fade = min(1.0, max(0.0, (state.step - SYNC_FROM) / (SYNC_FULL - SYNC_FROM)))
     # The expert may move the lips but not paint: a generator that may paint for it paints dots, not mouths.
     moved = render(fields, batch.faces, config, paint_gradient=False).unflatten(0, (-1, WINDOW)).transpose(1, 2)
-    shift = (state.step * 5 % 9 - 4, state.step * 7 % 9 - 4)
+    right, down = divmod(state.step * 37 % 81, 9)  # each of the 81 places in turn
+    shift = (right - 4, down - 4)
     losses["sync"] = expert_loss(state.expert, moved, batch.window_mel, shift) if fade else torch.zeros(())
     loss = total(losses, WEIGHTS | {"sync": WEIGHTS["sync"] * fade})
     if not torch.isfinite(loss):
@@ -151,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-every", type=int, default=250)
     args = parser.parse_args(argv)
-    train(args.clips, args.val, args.expert, args.out, args.steps, args.rate, args.seed, args.check_every)
+    try:
+        train(args.clips, args.val, args.expert, args.out, args.steps, args.rate, args.seed, args.check_every)
+    except ValueError as error:
+        parser.error(str(error))
     return 0
 
 
@@ -175,9 +179,9 @@ def train(
     clip_folder: Path, val: Path | None, expert: Path, out: Path, steps: int, rate: float, seed: int, check_every: int
 ) -> None:  # fmt: skip
     """Trains for `steps` steps and writes `generator.safetensors` into `out` at every check."""
-    run, clips = Run(out), open_clips(clip_folder, 2 * WINDOW)
-    held_out = open_clips(val, 2 * WINDOW) if val else []
+    clips, held_out = open_clips(clip_folder, 3 * WINDOW), open_clips(val, 3 * WINDOW) if val else []
     state, weights = start(expert, seed, rate), speaker_weights(clips)
+    run = Run(out)
     looks, held_out_looks = ([Look.of(clip, state.generator.config.mask_row) for clip in x] for x in (clips, held_out))
     if (saved := run.load_state()) is not None:
         state.step = saved["step"]
