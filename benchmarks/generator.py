@@ -6,7 +6,7 @@ Reconstruction: mean absolute difference of the masked rows (0 to 1), five frame
 pose elsewhere in it, with their own sound, with another clip's, and for the reference as it is. Sync: the expert's
 cosine for real mouths, generated ones and generated ones with another sound (the expert also trained the generator: it
 flatters). Motion: mean change of the mouth from frame to frame, in levels of 255, when each frame is its own reference,
-as in use: of the source, spoken to, and in silence.
+as in use: of the source, spoken to, in silence, and in silence with the first frame as everybody's reference.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ def cosine(expert: SmallSyncNet, pictures: torch.Tensor, mel: torch.Tensor) -> f
     return float((audio * face).sum())
 
 
-def motion(model: Generator, clip: Clip, count: int = 25) -> tuple[float, float, float]:
-    """Mean change of the mouth from frame to frame: source, own speech, silence."""
+def motion(model: Generator, clip: Clip, count: int = 25) -> list[float]:
+    """Mean change of the mouth from frame to frame: source, own speech, silence, silence with a held reference."""
     count, edge, size = min(count, clip.frames), clip.margin, model.config.size
     frames = clip.faces(0, count)[:, edge : edge + size, edge : edge + size]
     faces = torch.from_numpy(mask_and_stack(frames, frames, model.config.mask_row))
     quiet = rest_in_silence(clip.mel, clip.speech)
     spoken = torch.from_numpy(frame_mels(quiet, 0, count))
-    pictures = [faces[:, 3:]] + [render(model(m, faces), faces, model.config) for m in (spoken, spoken * 0 - 4)]
-    changes = [(255 * (p[1:] - p[:-1]).abs())[:, :, MOUTH[0], MOUTH[1]].mean().item() for p in pictures]
-    return changes[0], changes[1], changes[2]
+    silent = torch.full_like(spoken, -4)
+    held = torch.from_numpy(mask_and_stack(frames, np.repeat(frames[:1], count, axis=0), model.config.mask_row))
+    jobs = ((spoken, faces), (silent, faces), (silent, held))
+    pictures = [faces[:, 3:]] + [render(model(m, f), f, model.config) for m, f in jobs]
+    return [(255 * (p[1:] - p[:-1]).abs())[:, :, MOUTH[0], MOUTH[1]].mean().item() for p in pictures]
 
 
 @torch.inference_mode()
@@ -82,7 +84,8 @@ def main() -> None:
     print(f"difference: own sound {means[0]:.4f}, another's {means[1]:.4f}, the reference {means[2]:.4f}")
     print(f"cosine: real {means[3]:.3f}, generated {means[4]:.3f}, swapped {means[5]:.3f}, still {means[6]:.3f}")
     print(f"share of windows in which the own sound scores higher than another's: {better:.2f}")
-    print(f"motion: source {changes[0]:.2f}, spoken {changes[1]:.2f}, silent {changes[2]:.2f}")
+    named = zip(("source", "spoken", "silent", "silent with a held reference"), changes, strict=True)
+    print("motion: " + ", ".join(f"{name} {value:.2f}" for name, value in named))
 
 
 if __name__ == "__main__":

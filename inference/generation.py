@@ -55,21 +55,57 @@ class FaceGenerator:
         fine_matrix[:, 2] -= 0.5
         return Cut(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
 
-    def speak(self, cuts: Sequence[Cut], mels: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    def speak(
+        self, cuts: Sequence[Cut], references: Sequence[Cut], mels: np.ndarray, batch_size: int
+    ) -> list[np.ndarray]:
         """The cuts with the mouths that belong to the sounds.
 
         Args:
+            references: whose skin and mouth each cut is given, usually its own.
             mels: (B, 1, 80, 16) float32.
 
         Returns:
             B pictures (F, F, 3) float32 BGR, 0 to 255, of the fine squares' sizes.
         """
         squares = np.stack([cut.pixels for cut in cuts])
-        faces = mask_and_stack(squares, squares, self.config.mask_row)
+        faces = mask_and_stack(squares, np.stack([cut.pixels for cut in references]), self.config.mask_row)
         made = run_batched(self.backend, mels, faces, batch_size).transpose(0, 2, 3, 1)
         if self.config.output == "paint":
             return [np.ascontiguousarray(picture) * np.float32(255) for picture in made]
-        return [render_fine(fields, cut.fine, self.config) for fields, cut in zip(made, cuts, strict=True)]
+        fine = [_sized(other.fine, cut.fine.shape[0]) for cut, other in zip(cuts, references, strict=True)]
+        return [render_fine(fields, picture, self.config) for fields, picture in zip(made, fine, strict=True)]
+
+
+def _sized(picture: np.ndarray, side: int) -> np.ndarray:
+    return picture if picture.shape[0] == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+
+
+class Rest:
+    """Holds one picture as the reference while the speech is silent, so that its own mouth does not move the new one.
+
+    A mouth is told what to say by the sound, but made of the reference's pixels: where the person in the video goes on
+    talking, some of that shows through. When the head has moved, another picture is taken.
+    """
+
+    MOVED = 12.0  # levels of 255, mean difference of the part above the mask
+
+    def __init__(self, mask_row: int, silence: float) -> None:
+        self._row, self._silence = mask_row, silence
+        self._held: Cut | None = None
+        self._shot = -1
+
+    def reference(self, cut: Cut, mel: np.ndarray, shot: int) -> Cut:
+        """Whose pixels the face of `cut` is made of; `mel` is its window (1, 80, 16)."""
+        if mel.max() > self._silence:
+            self._held = None
+            return cut
+        if self._held is None or shot != self._shot or self._moved(cut, self._held):
+            self._held, self._shot = cut, shot
+        return self._held
+
+    def _moved(self, cut: Cut, held: Cut) -> bool:
+        above = slice(0, self._row)
+        return float(cv2.absdiff(cut.pixels[above], held.pixels[above]).mean()) > self.MOVED
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from inference.ahead import Ahead, Clock
 from inference.backends import load_backend
 from inference.compositing import ColourMatcher, composite, crop_mask
 from inference.files import check_files
-from inference.generation import Cut, FaceGenerator
+from inference.generation import Cut, FaceGenerator, Rest
 from inference.options import Options, Report
 from inference.path import FADE, FacePath, constant_path, loaded_path
 from inference.preview import Preview
@@ -230,8 +230,9 @@ class _Job:
 
     def _generate(self, pictures: Iterable[tuple[int, np.ndarray]], path: FacePath, size: int) -> Iterator[_Made]:
         """Gives each picture its face, a batch at a time."""
+        rest = Rest(self.generator.config.mask_row, -self.model.audio.max_abs_value if self.options.rest else -np.inf)
         for batch in _batches(enumerate(pictures), size):
-            cuts, mels, made = [], [], []
+            cuts, references, mels, made = [], [], [], []
             for shown_at, (number, frame) in batch:
                 face = path.face(number) if shown_at < self.spoken else None
                 presence = path.presence(number) if face else 0.0
@@ -243,9 +244,10 @@ class _Job:
                 with self.clock("crop"):
                     cuts.append(self.generator.cut(frame, face))
                 mels.append(mel_window(self.mel, Fraction(shown_at) / self.source.fps, self.model.audio)[None])
+                references.append(rest.reference(cuts[-1], mels[-1], face.shot))
                 made.append(_Made(shown_at, frame, cuts[-1], None, presence, face.shot))
             with self.model.turn, self.clock("generate"):
-                faces = iter(self.generator.speak(cuts, np.stack(mels), size) if cuts else ())
+                faces = iter(self.generator.speak(cuts, references, np.stack(mels), size) if cuts else ())
             for item in made:
                 yield item if item.cut is None else _Made(**(vars(item) | {"face": next(faces)}))
 
