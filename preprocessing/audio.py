@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +15,7 @@ import numpy as np
 import soxr
 import torch
 
-from preprocessing.video import MediaError, open_media, shown
+from preprocessing.video import MediaError, decode, open_media, shown
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
 # frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
@@ -96,7 +95,7 @@ def _continuous(
 ) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
     """The stream as (samples per second, (n,) float32 mono) without holes: where time stamps leap, with zeros."""
     clock, tolerance = (container.start_time or 0) / av.time_base, 0.0
-    for frame in _decoded(container, stream):
+    for frame in decode(container, stream):
         missing = 0.0 if frame.time is None else frame.time - clock
         if tolerance < missing < LONGEST_HOLE:
             yield frame.sample_rate, np.zeros(round(missing * frame.sample_rate), np.float32)
@@ -104,20 +103,6 @@ def _continuous(
         yield frame.sample_rate, _mono(frame)
         clock += frame.samples / frame.sample_rate
         tolerance = JITTER  # only the start is exact
-
-
-def _decoded(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    """Every frame that can be decoded; damaged packets are passed over, a damaged container ends the stream."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            packet = None
-        with suppress(av.FFmpegError):
-            yield from stream.codec_context.decode(packet)
-        if packet is None:  # which asked the decoder for what it still held
-            return
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:

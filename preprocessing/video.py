@@ -110,7 +110,7 @@ def probe(path: Path | str) -> VideoInfo:
         if container.format.name in PHOTO_FORMATS:
             return _photo_info(path)
         fps, duration = _fps(stream), _duration(container, stream)
-        frame = next(_decode(container, stream), None)
+        frame = next(decode(container, stream), None)
         if frame is None:
             raise MediaError(f"{shown(path)} holds no frame that can be decoded")
         aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -251,7 +251,7 @@ def _count(path: Path | str, fps: Fraction | None) -> tuple[Fraction, float]:
     return fps, float(max(stamps) + 1 / fps)
 
 
-def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def decode(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator:
     """Every frame that can be decoded; damaged packets are passed over, a damaged container ends the stream."""
     packets = container.demux(stream)
     while True:
@@ -290,7 +290,7 @@ def _stamped(path: Path | str, info: VideoInfo, seek: Fraction | None) -> Iterat
             except av.FFmpegError:
                 return
         time = -1 / info.fps
-        for frame in _decode(container, stream):
+        for frame in decode(container, stream):
             if frame.pts is None and seek is not None:
                 return
             # A frame without a time stamp follows its predecessor.
