@@ -108,7 +108,7 @@ def train(clip_folder: Path, val: Path | None, out: Path, steps: int, rate: floa
         drawn = [sample(clips[i], rng, WINDOWS_A_CLIP) for i in chosen]
         mels, mouths = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
         for group in optimizer.param_groups:
-            group["lr"] = rate * one_cycle(step / steps)
+            group["lr"] = rate * one_cycle((step - 1) / steps)
         losses = train_step(model, optimizer, mels, mouths)
         if due(step, 20):
             run.log(step, **{name: value.item() for name, value in losses.items()})
