@@ -44,7 +44,8 @@ build/astronaut.png: | .venv/requirements.stamp
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r $<
 	@$(opencv_without_display)
 	@touch .venv/requirements.stamp $@
-.venv/requirements-dev.stamp: requirements.txt
+.venv/requirements-train.stamp: requirements.txt
+.venv/requirements-dev.stamp: requirements.txt requirements-train.txt
 
 # face-alignment insists on opencv-python, which needs libGL. Where the system lacks it, the headless wheel of the same
 # version takes its place. Both own the folder cv2: the one must go first, and the other be written out in full.

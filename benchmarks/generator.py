@@ -1,6 +1,7 @@
 """What a generator does on held-out clips, by figures that its card gives.
 
-    .venv/bin/python benchmarks/generator.py CLIPS --expert syncnet/weights/syncnet.safetensors [--checkpoint FILE]
+    .venv/bin/python benchmarks/generator.py CLIPS --expert syncnet/weights/syncnet.safetensors [--split val] \
+        [--checkpoint FILE]
 
 Reconstruction: mean absolute difference of the masked rows (0 to 1), five frames of each clip from a reference of like
 pose elsewhere in it, with their own sound, with another clip's, and for the reference as it is. Sync: the expert's
@@ -22,12 +23,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from preprocessing.audio import rest_in_silence  # noqa: E402
+from preprocessing.augmentation import Augmentation  # noqa: E402
 from preprocessing.clips import Clip, open_clips  # noqa: E402
+from preprocessing.windows import Region, face_window, mel_windows  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.model import SmallSyncNet  # noqa: E402
 from training.checkpoint import Checkpoint  # noqa: E402
 from wav2lip.checkpoints import load_generator  # noqa: E402
-from wav2lip.data import Look, frame_mels, sample  # noqa: E402
+from wav2lip.data import sample  # noqa: E402
 from wav2lip.model import Generator, mask_and_stack, render  # noqa: E402
 from wav2lip.train import collate  # noqa: E402
 
@@ -42,11 +45,11 @@ def cosine(expert: SmallSyncNet, pictures: torch.Tensor, mel: torch.Tensor) -> f
 
 def motion(model: Generator, clip: Clip, count: int = 25) -> list[float]:
     """Mean change of the mouth from frame to frame: source, own speech, silence, silence with a held reference."""
-    count, edge, size = min(count, clip.frames), clip.margin, model.config.size
-    frames = clip.faces(0, count)[:, edge : edge + size, edge : edge + size]
+    count = min(count, clip.frames)
+    frames = face_window(clip, Region(size=model.config.size), 0, count)
     faces = torch.from_numpy(mask_and_stack(frames, frames, model.config.mask_row))
     quiet = rest_in_silence(clip.mel, clip.speech)
-    spoken = torch.from_numpy(frame_mels(quiet, 0, count))
+    spoken = torch.from_numpy(mel_windows(quiet, range(count)))
     silent = torch.full_like(spoken, -4)
     held = torch.from_numpy(mask_and_stack(frames, np.repeat(frames[:1], count, axis=0), model.config.mask_row))
     jobs = ((spoken, faces), (silent, faces), (silent, held))
@@ -59,6 +62,7 @@ def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
+    parser.add_argument("--split", help="only the clips of this split, e.g. val (default: all)")
     parser.add_argument("--expert", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path)
     args = parser.parse_args()
@@ -67,10 +71,10 @@ def main() -> None:
     checkpoint = Checkpoint.load(args.expert, "small-syncnet")
     expert = SmallSyncNet(**checkpoint.config).eval()
     expert.load_state_dict(checkpoint.weights)
-    clips, row = open_clips(args.clips, 2 * WINDOW), model.config.mask_row
+    clips, size, row = open_clips(args.clips, 2 * WINDOW, args.split), model.config.size, model.config.mask_row
     rows, moves = [], []
     seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]
-    windows = [sample(c, Look.of(c, row), seed, augment=False) for c, seed in zip(clips, seeds, strict=True)]
+    windows = [sample(c, rng, size, row, Augmentation.none()) for c, rng in zip(clips, seeds, strict=True)]
     for index, (clip, window) in enumerate(zip(clips, windows, strict=True)):
         batch, other = collate([window], row), torch.from_numpy(windows[(index + 1) % len(windows)].mels)
         own, swapped = (render(model(m, batch.faces), batch.faces, model.config) for m in (batch.mels, other))

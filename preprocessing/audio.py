@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -59,10 +60,7 @@ class AudioConfig:
 
 
 def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:
-    """Any file's sound as mono samples at the configured rate.
-
-    Channels are averaged, then resampled (soxr, HQ). Sound keeps its time: a track that starts after its container
-    begins with silence, and so is a stretch that is missing or damaged. Samples that are not numbers become zero.
+    """Any file's sound as mono samples at the configured rate, as `stream_audio` gives them.
 
     Returns:
         (n,) float32, nominally -1 to 1.
@@ -70,15 +68,62 @@ def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndar
     Raises:
         MediaError: the file is no medium, has no sound track, or nothing of its sound track can be decoded.
     """
+    return np.concatenate(list(stream_audio(path, config)))
+
+
+def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfig()) -> np.memmap:
+    """The same sound as 16-bit numbers in a nameless temporary file inside `folder`: of any length, in little memory.
+
+    The file is gone when the array is.
+
+    Returns:
+        (n,) int16, 32768 times the samples of `load_audio`, rounded.
+
+    Raises:
+        MediaError: as `load_audio`.
+        OSError: the folder cannot be written to, or its disk is full.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for piece in stream_audio(path, config):
+            file.write(_as_int16(piece).tobytes())
+        file.flush()
+        return np.memmap(file, np.int16, mode="r")
+
+
+def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Iterator[np.ndarray]:
+    """Any file's sound as mono samples at the configured rate, piece by piece, in constant memory.
+
+    Channels are averaged, then resampled (soxr, HQ). Sound keeps its time: a track that starts after its container
+    begins with silence, and so is a stretch that is missing or damaged. Samples that are not numbers become zero.
+
+    Yields:
+        (n,) float32, n >= 1, nominally -1 to 1; at least one piece.
+
+    Raises:
+        MediaError: as `load_audio`.
+    """
+    count = 0
     with open_media(path) as container:
         stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
         if stream is None:
             raise MediaError(f"{shown(path)} has no sound track")
-        pieces = list(_resampled(_continuous(container, stream), config.sample_rate))
-    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    if not samples.size:
+        for piece in _resampled(_continuous(container, stream), config.sample_rate):
+            if piece.size:
+                yield piece
+            count += piece.size
+    if not count:
         raise MediaError(f"{shown(path)} has a sound track without samples")
-    return samples
+
+
+def _as_int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    """(n,) int16 or floats as float32, nominally -1 to 1; values that are not numbers become zero."""
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768)
+    return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate: int) -> Iterator[np.ndarray]:
@@ -98,11 +143,17 @@ def _continuous(
     for frame in decode(container, stream):
         missing = 0.0 if frame.time is None else frame.time - clock
         if tolerance < missing < LONGEST_HOLE:
-            yield frame.sample_rate, np.zeros(round(missing * frame.sample_rate), np.float32)
+            yield from _silence(round(missing * frame.sample_rate), frame.sample_rate)
             clock += missing
         yield frame.sample_rate, _mono(frame)
         clock += frame.samples / frame.sample_rate
         tolerance = JITTER  # only the start is exact
+
+
+def _silence(count: int, rate: int) -> Iterator[tuple[int, np.ndarray]]:
+    """`count` zeros, a second at a time: a hole may be an hour long."""
+    for first in range(0, count, rate):
+        yield rate, np.zeros(min(rate, count - first), np.float32)
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
@@ -150,21 +201,28 @@ def mel_spectrogram(
     columns at a time, so that the memory beside the result does not grow.
 
     Args:
-        samples: (n,) float, n >= 1; values that are not numbers count as zero.
+        samples: (n,) float, or int16 that is 32768 times as much, n >= 1; values that are not numbers count as zero.
 
     Returns:
         (n_mels, 1 + n // hop_length) float32, -max_abs_value to max_abs_value.
     """
-    x = np.nan_to_num(np.asarray(samples, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    x = np.append(x[:1], x[1:] - np.float32(config.preemphasis) * x[:-1])
-    x = np.pad(x, config.n_fft // 2, mode="reflect")
-    columns = 1 + (len(x) - config.n_fft) // config.hop_length
+    samples = np.asarray(samples)
+    columns = 1 + len(samples) // config.hop_length
     mel = np.empty((config.n_mels, columns), np.float32)
     for first in range(0, columns, block):
         last = min(first + block, columns)
-        span = x[first * config.hop_length : (last - 1) * config.hop_length + config.n_fft]
+        start = first * config.hop_length - config.n_fft // 2
+        span = _emphasised(samples, start, start + (last - 1 - first) * config.hop_length + config.n_fft, config)
         mel[:, first:last] = _log_mel(torch.from_numpy(span), config).numpy()
     return mel
+
+
+def _emphasised(samples: np.ndarray, start: int, stop: int, config: AudioConfig) -> np.ndarray:
+    """Samples start .. stop of the sound after pre-emphasis, float32; beyond both of its ends it is reflected."""
+    end = len(samples) - 1
+    place = np.abs((np.arange(start, stop) + end) % max(2 * end, 1) - end)
+    before = np.where(place > 0, _as_float(samples[place - 1]), np.float32(0))
+    return _as_float(samples[place]) - np.float32(config.preemphasis) * before
 
 
 def _log_mel(samples: torch.Tensor, config: AudioConfig) -> torch.Tensor:
@@ -223,10 +281,13 @@ def speech_columns(
     The numbers fit GRID's word alignments: there words peak within 11 dB of the loud parts, and pauses lie 20 to
     37 dB below them.
 
+    Args:
+        samples: as `mel_spectrogram`'s. Beside the result, the memory grows by a few numbers a column only.
+
     Returns:
         (1 + n // hop_length,) bool.
     """
-    level = _level_db(np.nan_to_num(np.asarray(samples, np.float32), posinf=0.0, neginf=0.0), config)
+    level = _level_db(np.asarray(samples), config)
     quiet, loud = np.percentile(level, (10, 95))
     off = max(min(max(quiet + 6, loud - 38), loud - 22), -60.0)
     above, starts = level > off, level > off + 6
@@ -241,14 +302,17 @@ def speech_columns(
     return np.convolve(speech, np.ones(2 * reach + 1))[reach : reach + len(speech)] > 0.5
 
 
-def _level_db(samples: np.ndarray, config: AudioConfig) -> np.ndarray:
-    """Root mean square level of `n_fft` samples around each column, dBFS."""
-    columns = 1 + len(samples) // config.hop_length
-    energy = np.concatenate(([0.0], np.cumsum(samples.astype(np.float64) ** 2)))
-    centre = np.arange(columns) * config.hop_length
-    first = np.clip(centre - config.n_fft // 2, 0, len(samples))
-    last = np.clip(centre + config.n_fft // 2, 0, len(samples))
-    power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
+def _level_db(samples: np.ndarray, config: AudioConfig, block: int = 4000) -> np.ndarray:
+    """Root mean square level of `n_fft` samples around each column, dBFS; `block` columns at a time."""
+    power = np.empty(1 + len(samples) // config.hop_length)
+    for start in range(0, len(power), block):
+        centre = np.arange(start, min(start + block, len(power))) * config.hop_length
+        first = np.clip(centre - config.n_fft // 2, 0, len(samples))
+        last = np.clip(centre + config.n_fft // 2, 0, len(samples))
+        span = _as_float(samples[first[0] : last[-1]]).astype(np.float64)
+        energy = np.concatenate(([0.0], np.cumsum(span**2)))
+        power[start : start + block] = energy[last - first[0]] - energy[first - first[0]]
+        power[start : start + block] /= np.maximum(last - first, 1)
     return 10 * np.log10(np.maximum(power, 1e-12))
 
 

@@ -44,6 +44,13 @@ def choose(faces: Sequence[np.ndarray], select: str | np.ndarray, size: tuple[in
     return int(np.argmin(least[select]))
 
 
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """The share of the smaller of two boxes (4,) that lies inside the other, 0 to 1."""
+    shared = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    least = min(np.prod(one[2:] - one[:2]), np.prod(other[2:] - other[:2]))
+    return float(np.prod(np.maximum(shared, 0)) / max(least, 1e-9))
+
+
 @dataclass
 class Person:
     """A face seen before: its number, where it was last, and when."""

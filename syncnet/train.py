@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from preprocessing.audio import AudioConfig
-from preprocessing.clips import Clip, open_clips, speaker_weights
-from syncnet.data import WINDOW, expert_mels, mouth_windows, sample
+from preprocessing.clips import Clip, speaker_weights
+from preprocessing.windows import Draws, batches, face_window, open_splits
+from syncnet.data import MOUTH, WINDOW, expert_mels, mouth_windows, sample
 from syncnet.loss import matching_loss
 from syncnet.model import SmallSyncNet
 from training.checkpoint import Checkpoint
@@ -58,11 +60,8 @@ def validate(model: SmallSyncNet, clips: list[Clip]) -> dict[str, float]:
     wins, hits = [], []
     for clip in clips:
         starts = np.arange(min(clip.frames, 250) - WINDOW + 1)
-        top, left = 28 + clip.margin, 16 + clip.margin
-        mouths = clip.faces(0, int(starts[-1]) + WINDOW)[:, top : top + 64, left : left + 64]
-        audio, face = model(
-            torch.from_numpy(expert_mels(clip, starts)), torch.from_numpy(mouth_windows(mouths, starts))
-        )
+        mouths = mouth_windows(face_window(clip, MOUTH, 0, int(starts[-1]) + WINDOW), starts)
+        audio, face = model(torch.from_numpy(expert_mels(clip.mel, starts)), torch.from_numpy(mouths))
         cosine = (face @ audio.T).numpy()
         gap = np.abs(starts[:, None] - starts[None, :])
         far = (gap >= 3) & (gap <= 15)
@@ -77,36 +76,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m syncnet.train", description=__doc__)
     parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
-    parser.add_argument("--val", type=Path, help="clips of other people")
+    parser.add_argument("--val", type=Path, help="folder of clips of other people (default: the split val of CLIPS)")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; an earlier run there goes on")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=6e-4, help="peak learning rate (default: 6e-4)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw windows (default: 0, by this one)")
     args = parser.parse_args(argv)
     try:
-        train(args.clips, args.val, args.out, args.steps, args.rate, args.seed)
+        train(args.clips, args.val, args.out, args.steps, args.rate, args.seed, args.workers)
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
     return 0
 
 
-def train(clip_folder: Path, val: Path | None, out: Path, steps: int, rate: float, seed: int) -> None:
+def train(
+    clip_folder: Path, val: Path | None, out: Path, steps: int, rate: float, seed: int, workers: int = 0
+) -> None:  # fmt: skip
     """Trains for `steps` steps and writes `syncnet.safetensors` into `out`."""
     torch.manual_seed(seed)
-    clips, held_out = open_clips(clip_folder, SPAN), open_clips(val, SPAN) if val else []
+    clips, held_out = open_splits(clip_folder, val, SPAN)
     run = Run(out)
-    model, weights = SmallSyncNet(), speaker_weights(clips)
+    model = SmallSyncNet()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     first = 0
     if (state := run.load_state()) is not None:
         first = state["step"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    for step in range(first + 1, steps + 1):
-        rng = np.random.default_rng((seed, step))  # by the step, so that a resumed run sees the same data
-        chosen = rng.choice(len(clips), CLIPS_A_STEP, p=weights)
-        drawn = [sample(clips[i], rng, WINDOWS_A_CLIP) for i in chosen]
-        mels, mouths = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+    draw = partial(sample, windows=WINDOWS_A_CLIP)
+    draws = Draws(clips, speaker_weights(clips), draw, seed)
+    stream = batches(draws, CLIPS_A_STEP, range(first, steps), workers=workers)
+    for step, (mels, mouths) in enumerate(stream, first + 1):
         for group in optimizer.param_groups:
             group["lr"] = rate * one_cycle((step - 1) / steps)
         losses = train_step(model, optimizer, mels, mouths)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
+import soxr
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from skimage.data import astronaut
 
+from preprocessing.audio import speech_columns
+from preprocessing.clips import CLIP_FPS, ClipHeader, encode, write_clip
+from preprocessing.crops import CropGeometry
+from preprocessing.faces import FaceTrack, estimate_points
 from preprocessing.writer import Sound, VideoWriter
 from training.checkpoint import Checkpoint
 from wav2lip.model import Generator, GeneratorConfig
@@ -102,3 +111,71 @@ def sound_of(path: Path, rate: int = 16000) -> np.ndarray:
         frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
         frames += resampler.resample(None)
     return np.concatenate([frame.to_ndarray()[0] for frame in frames]) / 32768
+
+
+def write_numbered_clip(
+    path: Path, faces: np.ndarray, samples: np.ndarray | None = None, *, speaker: str = "a", margin: int = 8,
+    size: int | None = None, flags: np.ndarray | None = None, mel: np.ndarray | None = None, quality: int = 100,
+    **header: Any,
+) -> Path:  # fmt: skip
+    """A clip of given pictures; a picture of one grey comes back as it is, others nearly.
+
+    Args:
+        path: the .safetensors file.
+        faces: (N, S, S, 3) uint8 BGR.
+        samples: (n,) float or int16 at 16 kHz; the beginning of the recording if None.
+        speaker: who is said to speak.
+        margin: pixels of S around the square.
+        size: side of the square; S - 2 * margin if None.
+        flags: (T,) bool, where there is speech; by the samples' level if None.
+        mel: (80, T), put into the file in place of the sound's own; T is 1 + N * 640 // 200.
+        quality: of the JPEGs.
+        header: other fields of `ClipHeader`.
+    """
+    count = len(faces)
+    if samples is None:
+        sound, rate = speech(count / CLIP_FPS)
+        samples = soxr.resample(sound, rate, 16000)
+    if flags is None:
+        flags = speech_columns(samples)
+    crop = CropGeometry("points", size or faces.shape[1] - 2 * margin)
+    values = {"source": "a.mp4", "sha256": "", "start": 0.0} | header
+    head = ClipHeader(**values, frames=count, speaker=speaker, crop=crop, margin=margin)
+    write_clip(path, head, [encode(face, quality) for face in faces], samples, still_track(count), flags)
+    if mel is not None:
+        change_clip(path, mel=np.ascontiguousarray(mel, np.float32))
+    return path
+
+
+def still_track(count: int) -> FaceTrack:
+    """A face that stays where it is through `count` frames of 160x160."""
+    top, bottom, left, right = BOX
+    box = np.array([left, top, right, bottom], np.float32)
+    points = np.repeat(estimate_points(box)[None], count, axis=0)
+    found, shot = np.ones(count, bool), np.zeros(count, np.int32)
+    return FaceTrack(np.repeat(box[None], count, axis=0), points, found, shot, (SIDE, SIDE), "25")
+
+
+def change_clip(path: Path, metadata: dict[str, str] | None = None, **tensors: np.ndarray | None) -> None:
+    """Rewrites a clip's file with other metadata and tensors (None takes one away), whether they fit or not."""
+    with safe_open(path, "numpy") as file:
+        old = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        head = file.metadata() if metadata is None else metadata
+    save_file({name: tensor for name, tensor in (old | tensors).items() if tensor is not None}, path, head)
+
+
+def swaying_photo(count: int) -> list[np.ndarray]:
+    """The face without any mark, swaying by three pixels; the light, 90 to 110 %, tells neighbouring pictures apart."""
+    pictures = []
+    for k in range(count):
+        shift = np.array([[1, 0, 3 * np.sin(k / 4)], [0, 1, 2 * np.cos(k / 5)]], np.float64)
+        picture = cv2.warpAffine(photo(), shift, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+        pictures.append(cv2.convertScaleAbs(picture, alpha=0.9 + 0.2 * (k * 7 % 11) / 10))
+    return pictures
+
+
+def write_talk(path: Path, pictures: Sequence[np.ndarray], seconds: float | None = None) -> Path:
+    """A video at 25 fps with the recording as its sound, which ends with it or after `seconds`."""
+    with tempfile.TemporaryDirectory() as folder:
+        sound = write_speech(Path(folder) / "speech.wav", seconds or len(pictures) / 25)
+        return write_video(path, pictures, sound=sound)

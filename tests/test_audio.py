@@ -13,15 +13,20 @@ import imageio_ffmpeg
 import librosa
 import numpy as np
 import pytest
+import torch
 
 from preprocessing.audio import (
     AudioConfig,
+    _level_db,
+    _log_mel,
     frame_count,
     load_audio,
     mel_spectrogram,
     mel_window,
     rest_in_silence,
     speech_columns,
+    spool_audio,
+    stream_audio,
 )
 from preprocessing.video import MediaError
 
@@ -117,6 +122,33 @@ def test_samples_that_are_no_numbers_become_zero(tmp_path):
     assert load_audio(tmp_path / "a.wav").tolist() == [0.25, 0, 0, 0, -0.5]
 
 
+def test_pieces_are_small_and_make_up_the_whole(tmp_path):
+    write_wav(tmp_path / "a.wav", (noise(20)[:, None] * 32768).astype(np.int16), 44100)
+    pieces = list(stream_audio(tmp_path / "a.wav"))
+    assert min(piece.size for piece in pieces) >= 1
+    assert max(piece.size for piece in pieces) <= 16000
+    assert {piece.dtype for piece in pieces} == {np.dtype(np.float32)}
+    assert np.array_equal(np.concatenate(pieces), load_audio(tmp_path / "a.wav"))
+
+
+def test_a_long_hole_comes_in_pieces(tmp_path):
+    ffmpeg("-af", "asetpts=PTS+if(gte(T\\,0.5)\\,120/TB\\,0)", "-c:a", "pcm_s16le", tmp_path / "a.mkv", sound=noise(1))
+    pieces = list(stream_audio(tmp_path / "a.mkv"))
+    assert max(piece.size for piece in pieces) <= 16100  # a second, and what the resampler held back
+    assert abs(sum(piece.size for piece in pieces) - 121 * 16000) < 1200
+
+
+def test_a_spool_holds_the_sound_in_16_bits_and_leaves_nothing_behind(tmp_path):
+    sound = np.array([[-32768], [32767], [0], [1], [-1], [12345]], np.int16)
+    spool = spool_audio(write_wav(tmp_path / "a.wav", sound, 16000), tmp_path)
+    assert isinstance(spool, np.memmap)
+    assert (spool.dtype, spool.tolist()) == (np.int16, sound[:, 0].tolist())
+    loud = np.array([1.5, -1.5, 0.25, 0.4 / 32768, 0.6 / 32768], np.float32)
+    ffmpeg("-c:a", "pcm_f32le", tmp_path / "b.wav", sound=loud)
+    assert spool_audio(tmp_path / "b.wav", tmp_path).tolist() == [32767, -32768, 8192, 0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav"]
+
+
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "pcm_s16le"), ("a.mov", "pcm_s16le")])
 def test_a_sound_track_that_starts_late_keeps_its_delay(tmp_path, name, codec):
     sound = noise(1)
@@ -158,10 +190,12 @@ def test_a_file_without_sound_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.wav").write_text("this is no sound\n" * 100)
     messages = {"mute.mp4": "has no sound", "empty.wav": "without", "text.wav": "is not", "none.wav": "exist"}
     for name, message in messages.items():
-        with pytest.raises(MediaError, match=message) as error:
-            load_audio(tmp_path / name)
-        assert name in str(error.value)
-        assert "\n" not in str(error.value)
+        for load in (load_audio, lambda path: spool_audio(path, tmp_path)):
+            with pytest.raises(MediaError, match=message) as error:
+                load(tmp_path / name)
+            assert name in str(error.value)
+            assert "\n" not in str(error.value)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_another_rate_can_be_asked_for(tmp_path):
@@ -193,6 +227,43 @@ def test_the_block_size_changes_nothing():
     whole = mel_spectrogram(sound)
     for block in (1, 7, 100, 240, 241):
         assert np.abs(mel_spectrogram(sound, block=block) - whole).max() < 1e-5
+
+
+LENGTHS = [1, 2, 3, 199, 200, 399, 400, 401, 799, 800, 801, 4000, 33333]
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("block", [7, 4000])
+def test_the_mel_is_bit_for_bit_that_of_the_whole_signal_at_once(samples, block):
+    sound, config = noise(3)[:samples], AudioConfig()
+    x = np.append(sound[:1], sound[1:] - np.float32(0.97) * sound[:-1])
+    x = np.pad(x, 400, mode="reflect")
+    columns = 1 + samples // 200
+    spans = [x[first * 200 : (min(first + block, columns) - 1) * 200 + 800] for first in range(0, columns, block)]
+    expected = np.concatenate([_log_mel(torch.from_numpy(span), config).numpy() for span in spans], axis=1)
+    assert np.array_equal(mel_spectrogram(sound, block=block), expected)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("block", [7, 4000])
+def test_the_level_is_that_of_the_whole_signal_at_once(samples, block):
+    sound = np.concatenate([noise(1, -20), noise(1, -70), noise(1, -40)])[:samples]
+    energy = np.concatenate(([0.0], np.cumsum(sound.astype(np.float64) ** 2)))
+    centre = np.arange(1 + samples // 200) * 200
+    first, last = np.clip(centre - 400, 0, samples), np.clip(centre + 400, 0, samples)
+    expected = 10 * np.log10(np.maximum((energy[last] - energy[first]) / np.maximum(last - first, 1), 1e-12))
+    assert _level_db(sound, AudioConfig(), block) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sixteen_bits_on_disk_and_floats_in_memory_are_the_same_sound(tmp_path):
+    numbers = (np.concatenate([noise(1), np.zeros(16000), noise(0.7)]) * 32768).astype(np.int16)
+    floats = numbers.astype(np.float32) / 32768
+    disk = np.memmap(tmp_path / "a.raw", np.int16, mode="w+", shape=numbers.shape)
+    disk[:] = numbers
+    for same in (numbers, disk, floats.astype(np.float64)):
+        assert np.array_equal(mel_spectrogram(same), mel_spectrogram(floats))
+        assert np.array_equal(speech_columns(same), speech_columns(floats))
+    assert 0 < speech_columns(disk).mean() < 1
 
 
 @pytest.mark.parametrize("samples", [1, 2, 199, 200, 399, 400, 401, 799, 800])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from preprocessing.audio import AudioConfig
-from preprocessing.clips import Clip, write_clip
-from wav2lip.data import Look, Window, frame_mels, sample
+from preprocessing.augmentation import Augmentation
+from preprocessing.clips import Clip
+from preprocessing.windows import mel_windows
+from tests.material import write_numbered_clip
+from wav2lip.data import DISGUISE, Look, reference_frame, sample
 from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
 
 FRAMES, MARGIN = 40, 8
+NONE = Augmentation.none()
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +23,8 @@ def counted(tmp_path_factory) -> Clip:
     """A clip whose frame k has the value k everywhere and whose mel column c has the value c / 100."""
     path = tmp_path_factory.mktemp("counted") / "counted.safetensors"
     faces = np.broadcast_to(np.arange(FRAMES, dtype=np.uint8)[:, None, None, None], (FRAMES, 112, 112, 3))
-    mel = np.tile(np.arange(128, dtype=np.float32) / 100, (80, 1))
-    speech = np.arange(128) < 100
-    write_clip(path, faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
-    return Clip.open(path)
+    mel = np.tile(np.arange(129, dtype=np.float32) / 100, (80, 1))
+    return Clip.open(write_numbered_clip(path, faces, margin=MARGIN, mel=mel, flags=np.arange(129) < 100))
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +33,9 @@ def noisy(tmp_path_factory) -> Clip:
     path = tmp_path_factory.mktemp("noisy") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = cv2.resize(rng.integers(20, 236, (14, 14, 3)).astype(np.uint8), (112, 112), interpolation=cv2.INTER_CUBIC)
-    mel = rng.uniform(-4, 4, (80, 128)).astype(np.float32)
+    mel, speaking = rng.uniform(-4, 4, (80, 129)), np.ones(129, bool)
     faces = np.repeat(still[None], FRAMES, axis=0)
-    write_clip(path, faces, mel, np.ones(128, bool), speaker="a", margin=MARGIN, config=AudioConfig())
-    return Clip.open(path)
-
-
-def draw(clip: Clip, rng: np.random.Generator, augment: bool = True) -> Window:
-    return sample(clip, Look.of(clip, 40), rng, augment=augment)
+    return Clip.open(write_numbered_clip(path, faces, margin=MARGIN, mel=mel, flags=speaking))
 
 
 def test_frames_meet_the_sounds_of_the_originals_training(shared):
@@ -49,13 +43,13 @@ def test_frames_meet_the_sounds_of_the_originals_training(shared):
         mel = audio["mel_reflect"].astype(np.float32)
     with np.load(shared / "reference/golden/losses.npz") as golden:
         for start, expected in zip(golden["start_frame"], golden["indiv_mels"], strict=True):
-            assert np.array_equal(frame_mels(mel, int(start), 5), expected)
+            assert np.array_equal(mel_windows(mel, range(int(start), int(start) + 5)), expected)
 
 
 def test_a_window_is_five_frames_with_their_sounds_and_a_reference_from_elsewhere(counted):
-    firsts, others, look = set(), set(), Look.of(counted, 40)
+    firsts, others = set(), set()
     for seed in range(100):
-        window = sample(counted, look, np.random.default_rng(seed), augment=False)
+        window = sample(counted, np.random.default_rng(seed), augmentation=NONE)
         assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
         first, other = int(window.target[0, 0, 0, 0]), int(window.reference[0, 0, 0, 0])
         assert window.target[:, 50, 50, 1].tolist() == [first + k for k in range(5)]
@@ -74,18 +68,18 @@ def test_a_window_is_five_frames_with_their_sounds_and_a_reference_from_elsewher
 
 def test_augmented_windows_stay_inside_the_clip_and_follow_the_seed(noisy):
     for seed in range(15):
-        window = draw(noisy, np.random.default_rng(seed))
+        window = sample(noisy, np.random.default_rng(seed))
         assert window.target.shape == window.reference.shape == (5, 96, 96, 3)
         assert window.mels.dtype == np.float32
         assert -4 <= window.mels.min() < window.mels.max() <= 4
-    again = draw(noisy, np.random.default_rng(14))
+    again = sample(noisy, np.random.default_rng(14))
     assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(again).values(), strict=True))
 
 
 def test_target_and_reference_are_augmented_alike_but_for_a_pixel(noisy):
     moved = set()
     for seed in range(15):
-        window = draw(noisy, np.random.default_rng(seed))
+        window = sample(noisy, np.random.default_rng(seed))
         target, reference = window.target[0, 8:-8, 8:-8], window.reference[0]
         found = cv2.matchTemplate(reference, target, cv2.TM_SQDIFF)
         row, column = divmod(int(found.argmin()), found.shape[1])
@@ -97,36 +91,67 @@ def test_target_and_reference_are_augmented_alike_but_for_a_pixel(noisy):
 
 def test_a_look_keeps_the_parts_above_and_below_the_mask_apart(tmp_path):
     faces = np.full((FRAMES, 112, 112, 3), 255, np.uint8)  # the margin does not count
-    faces[:, 8:48, 8:104] = np.arange(FRAMES)[:, None, None, None]
+    faces[:, 8:48, 8:104] = 3 * np.arange(FRAMES)[:, None, None, None]
     faces[:, 48:104, 8:104] = 100
-    mel, speech = np.zeros((80, 128), np.float32), np.ones(128, bool)
-    write_clip(tmp_path / "a.safetensors", faces, mel, speech, speaker="a", margin=MARGIN, config=AudioConfig())
-    look = Look.of(Clip.open(tmp_path / "a.safetensors"), 40)
-    assert look.pose.shape == look.mouth.shape == (FRAMES, 144)
-    assert (look.pose == np.arange(FRAMES)[:, None]).all()
-    assert (look.mouth == 100).all()
+    clip = Clip.open(write_numbered_clip(tmp_path / "a.safetensors", faces, margin=MARGIN))
+    look = Look.of(clip, [3, 20, 39, 3], 40 / 96)
+    assert look.pose.shape == (4, 10 * 24)  # of 24 rows the first 10 lie above the mask
+    assert look.mouth.shape == (4, 14 * 24)
+    assert np.abs(look.pose - np.array([[9], [60], [117], [9]])).max() <= 2
+    assert np.abs(look.mouth - 100).max() <= 2
+    again = Look.of(clip, [20], 20 / 96)  # and another generator's mask
+    assert again.pose.shape == (1, 5 * 24)
 
 
 def test_a_reference_holds_its_head_alike_and_its_mouth_differently():
     pose, mouth = np.full((30, 144), 100, np.float32), np.zeros((30, 144), np.float32)
-    # The window is 10..14. Of the 17 frames five away, these five are the third with the nearest pose;
+    # The window is 10..14 about frame 12. Of the 17 frames five away, these five are the third with the nearest pose;
     for frame in (1, 3, 12, 20, 25, 29):
         pose[frame] = 0
     # of them the two with the farthest mouths are drawn, and never a frame nearby, however far its mouth.
     mouth[[1, 3, 20, 25, 29, 8]] = np.array([[1], [50], [-60], [2], [3], [200]])
-    look = Look(pose, mouth)
-    assert {look.reference(10, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
+    look = Look(np.arange(30), pose, mouth)
+    assert {look.reference(12, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
+    order = np.random.default_rng(0).permutation(30)
+    look = Look(order, pose[order], mouth[order])
+    assert {look.reference(12, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
 
 
-def test_silence_stays_silence_when_the_level_varies(noisy):
-    quiet = replace(noisy, speech=np.zeros_like(noisy.speech))
+def test_references_come_from_the_whole_clip_but_not_from_nearby(counted, monkeypatch):
+    found = [reference_frame(counted, 20, 0.4, np.random.default_rng(seed)) for seed in range(150)]
+    assert all(frame <= 15 or frame >= 29 for frame in found)
+    assert min(found) < 15 < 29 < max(found)
+    assert len(set(found)) > 5  # the nearest in pose, which here are the nearest in time
+    looked_at = []
+    real = Look.of
+    monkeypatch.setattr(Look, "of", lambda clip, frames, mask: looked_at.append(frames) or real(clip, frames, mask))
+    reference_frame(counted, 20, 0.4, np.random.default_rng(0))
+    assert len(looked_at[0]) == len(set(looked_at[0])) == 25  # the window's and 24 others
+
+
+def test_silence_stays_silence_whatever_is_done_to_the_sound(noisy, tmp_path):
+    faces, mel, still = noisy.faces(0, 20), noisy.mel[:, :65], np.zeros(65, bool)
+    path = write_numbered_clip(tmp_path / "a.safetensors", faces, mel=mel, flags=still)
     for seed in range(5):
-        assert (draw(quiet, np.random.default_rng(seed)).mels == -4).all()
+        for how in (DISGUISE, Augmentation()):
+            assert (sample(Clip.open(path), np.random.default_rng(seed), augmentation=how).mels == -4).all()
 
 
-def test_a_clip_too_short_for_a_distant_reference_gives_its_first_frame(noisy):
-    window = draw(replace(noisy, frames=5), np.random.default_rng(0), augment=False)
-    assert np.array_equal(window.target[0], window.reference[0])
+@pytest.mark.parametrize("frames", [5, 7, 8])
+def test_a_clip_too_short_for_a_distant_reference_gives_its_first_frame(tmp_path, frames):
+    faces = np.broadcast_to(10 * np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 112, 112, 3))
+    clip = Clip.open(write_numbered_clip(tmp_path / "a.safetensors", faces, margin=MARGIN))
+    window = sample(clip, np.random.default_rng(0), augmentation=NONE)
+    assert (window.reference == 0).all()
+    assert window.target[0, 0, 0, 0] == (0 if frames == 5 else window.target[1, 0, 0, 0] - 10)
+
+
+def test_a_larger_generator_gets_larger_pictures_with_the_same_content(noisy):
+    small, large = (sample(noisy, np.random.default_rng(1), size, 40 * size // 96, NONE) for size in (96, 192))
+    assert large.target.shape == large.reference.shape == (5, 192, 192, 3)
+    halved = np.stack([cv2.resize(face, (96, 96), interpolation=cv2.INTER_AREA) for face in large.target])
+    assert np.abs(halved.astype(int) - small.target).mean() < 3
+    assert np.array_equal(large.mels, small.mels)
 
 
 def test_the_mouth_weighs_most_and_hidden_rows_nothing():

@@ -18,7 +18,8 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_LOCALLY = {"build", "results", "runs", "data", "clips"}
 SKETCHY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
-DISTRIBUTIONS = {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image"}  # import -> package
+# import -> package
+DISTRIBUTIONS = {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image", "distributed": "dask"}
 
 # A Python that only pretends: it makes its own copy for a venv and lacks libGL until the headless wheel is installed.
 STUB_PYTHON = """#!/bin/sh
@@ -66,7 +67,9 @@ def test_the_asked_for_packages_are_required():
     wanted = {"torch", "librosa", "opencv-python", "face-alignment", "ffmpeg-python", "numpy"}
     assert wanted <= requirements().keys()
     assert {"pytest", "pytest-xdist", "ruff", "mypy"} <= requirements("requirements-dev.txt").keys()
-    assert "-r requirements.txt" in (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    assert {"dask", "jsonargparse"} <= requirements("requirements-train.txt").keys()
+    for name, included in {"dev": "requirements-train.txt", "train": "requirements.txt"}.items():
+        assert f"-r {included}" in (REPOSITORY / f"requirements-{name}.txt").read_text().splitlines()
 
 
 def test_pins_keep_cuda_and_opencv_5_out():
@@ -85,12 +88,19 @@ def test_nothing_required_brings_torchvision():
 def test_every_third_party_import_is_required():
     sources = [path for path in repository_files() if path.suffix == ".py"]
     ours = {path.relative_to(REPOSITORY).parts[0].removesuffix(".py") for path in sources}
-    known = {name.replace("-", "_") for name in requirements()} | sys.stdlib_module_names | ours
+    required = requirements() | requirements("requirements-train.txt")
+    known = {name.replace("-", "_") for name in required} | sys.stdlib_module_names | ours
     for path in sources:
         if path.relative_to(REPOSITORY).parts[0] in ("tests", "benchmarks"):
             continue
         packages = {DISTRIBUTIONS.get(name, name).replace("-", "_") for name in imported_modules(path)}
-        assert packages <= known, f"{path.relative_to(REPOSITORY)} imports what requirements.txt lacks"
+        assert packages <= known, f"{path.relative_to(REPOSITORY)} imports what the requirements files lack"
+
+
+def test_inference_needs_nothing_of_what_training_takes():
+    extra = {"distributed", *requirements("requirements-train.txt")}
+    for path in (REPOSITORY / "inference.py", *(REPOSITORY / "inference").rglob("*.py")):
+        assert not imported_modules(path) & extra, path
 
 
 def test_no_file_knows_a_machine():
@@ -145,7 +155,7 @@ def checkout(tmp_path: Path) -> Path:
         pytest.skip("make is not installed")
     folder = tmp_path / "it's a checkout"
     folder.mkdir()
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-train.txt", "requirements-dev.txt"):
         shutil.copy(REPOSITORY / name, folder)
     (folder / "stub").write_text(STUB_PYTHON)
     (folder / "stub").chmod(0o755)
@@ -175,11 +185,12 @@ def test_setup_swaps_opencv_where_a_library_is_missing_and_happens_once(checkout
     assert (checkout / "calls").read_text().splitlines() == calls
 
 
-def test_changed_requirements_are_installed_again(checkout: Path):
+@pytest.mark.parametrize("changed", ["requirements.txt", "requirements-train.txt", "requirements-dev.txt"])
+def test_changed_requirements_are_installed_again(checkout: Path, changed: str):
     run_make(checkout, ".venv/requirements-dev.stamp")
     calls = (checkout / "calls").read_text()
     later = (checkout / ".venv/requirements-dev.stamp").stat().st_mtime + 5
-    os.utime(checkout / "requirements.txt", (later, later))
+    os.utime(checkout / changed, (later, later))
     run_make(checkout, ".venv/requirements-dev.stamp")
     assert (checkout / "calls").read_text().count("install --disable-pip-version-check -r requirements-dev.txt") == 2
     assert len((checkout / "calls").read_text()) > len(calls)

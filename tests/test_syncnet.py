@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from preprocessing.audio import AudioConfig
-from preprocessing.clips import Clip, write_clip
-from syncnet.data import MOUTH, expert_mels, mouth_windows, sample
+from preprocessing.augmentation import Augmentation
+from preprocessing.clips import Clip
+from syncnet.data import expert_mels, mouth_windows, sample
 from syncnet.loss import matching_loss, sync_loss, sync_probability
 from syncnet.model import SmallSyncNet
+from tests.material import write_numbered_clip
 
 FRAMES, MARGIN = 40, 8
+NONE = Augmentation.none()
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,8 @@ def counted(tmp_path_factory) -> Clip:
     """A clip whose frame k has the value k everywhere and whose mel column c has the value c / 100."""
     path = tmp_path_factory.mktemp("clips") / "counted.safetensors"
     faces = np.broadcast_to(np.arange(FRAMES, dtype=np.uint8)[:, None, None, None], (FRAMES, 112, 112, 3))
-    mel = np.tile(np.arange(128, dtype=np.float32) / 100, (80, 1))
-    write_clip(path, faces, mel, np.ones(128, bool), speaker="a", margin=MARGIN, config=AudioConfig())
-    return Clip.open(path)
+    mel = np.tile(np.arange(129, dtype=np.float32) / 100, (80, 1))
+    return Clip.open(write_numbered_clip(path, faces, margin=MARGIN, mel=mel))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,8 @@ def noisy(tmp_path_factory) -> Clip:
     path = tmp_path_factory.mktemp("clips") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = np.kron(rng.integers(40, 216, (14, 14, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    mel = np.repeat(rng.uniform(-3, 3, (80, 1)), 128, axis=1).astype(np.float32)
-    still_faces = np.repeat(still[None], FRAMES, axis=0)
-    write_clip(path, still_faces, mel, np.ones(128, bool), speaker="a", margin=MARGIN, config=AudioConfig())
-    return Clip.open(path)
+    mel = np.repeat(rng.uniform(-3, 3, (80, 1)), 129, axis=1)
+    return Clip.open(write_numbered_clip(path, np.repeat(still[None], FRAMES, axis=0), margin=MARGIN, mel=mel))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -175,13 +173,12 @@ def test_the_windows_sounds_are_the_originals(shared):
         np.load(shared / "reference/golden/syncnet.npz") as sync,
     ):
         mel = audio["mel_reflect"].astype(np.float32)
-        clip = Clip(Path("a"), "a", 75, 0, mel, np.ones(mel.shape[1], bool))
-        assert np.array_equal(expert_mels(clip, sync["start_frame"]), sync["mel"])
+        assert np.array_equal(expert_mels(mel, sync["start_frame"]), sync["mel"])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_picture_and_sound_of_a_window_belong_together(counted, seed):
-    mel, mouths = sample(counted, np.random.default_rng(seed), windows=6, step=3, augment=False)
+    mel, mouths = sample(counted, np.random.default_rng(seed), windows=6, step=3, augmentation=NONE)
     assert mel.shape == (6, 1, 80, 16)
     assert mouths.shape == (6, 15, 64, 64)
     frames = np.rint(mouths[:, ::3, 0, 0] * 255).astype(int)
@@ -192,17 +189,27 @@ def test_picture_and_sound_of_a_window_belong_together(counted, seed):
 
 
 def test_the_mouth_is_where_it_is_said_to_be(noisy):
-    _, mouths = sample(noisy, np.random.default_rng(0), windows=2, augment=False)
-    left, top = MOUTH[0] + MARGIN, MOUTH[1] + MARGIN
-    expected = noisy.faces(0, 1)[0, top : top + 64, left : left + 64]
+    _, mouths = sample(noisy, np.random.default_rng(0), windows=2, augmentation=NONE)
+    expected = noisy.faces(0, 1)[0, MARGIN + 28 : MARGIN + 92, MARGIN + 16 : MARGIN + 80]
     assert np.array_equal(np.rint(mouths[0, :3].transpose(1, 2, 0) * 255), expected)
+
+
+def test_a_larger_clip_shows_the_same_mouth(tmp_path):
+    rng = np.random.default_rng(0)
+    large = np.kron(rng.integers(40, 216, (14, 14, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    shown = []
+    for name, still, margin in (("small", large[::2, ::2], MARGIN), ("large", large, 2 * MARGIN)):
+        path = write_numbered_clip(tmp_path / f"{name}.safetensors", np.repeat(still[None], 8, axis=0), margin=margin)
+        shown.append(sample(Clip.open(path), np.random.default_rng(0), windows=2, augmentation=NONE)[1])
+    assert np.abs(shown[0] - shown[1]).mean() < 0.015
+    assert np.abs(shown[0][..., 1:] - shown[1][..., :-1]).mean() > 0.025
 
 
 def test_any_place_of_a_clip_is_drawn_and_nothing_beyond_it(counted):
     span = 5 * 2 + 5
     firsts = set()
     for seed in range(300):
-        _, mouths = sample(counted, np.random.default_rng(seed), windows=6, augment=False)
+        _, mouths = sample(counted, np.random.default_rng(seed), windows=6, augmentation=NONE)
         firsts.add(round(float(mouths[0, 0, 0, 0]) * 255))
     assert firsts == set(range(FRAMES - span + 1))
 

@@ -1,75 +1,17 @@
 """Following one face: on a made video with a scripted detector, whose truth is known, and on a real clip."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import skimage.data
+from scripted import SIDE, SIZE, Scripted, at, blank, centres, moving, numbered, scene, still
 
+from preprocessing.crowd import Crowd
 from preprocessing.detectors import load_detector
-from preprocessing.faces import Detection, FaceTrack, estimate_points
-from preprocessing.tracking import FaceTracker, follow, track_faces
-
-SIZE = (360, 240)  # width, height
-SIDE = 80
-Script = Callable[[int], Sequence[np.ndarray]]
-
-
-def at(x: float, y: float, side: float = SIDE) -> np.ndarray:
-    """The box of a face centred there."""
-    return np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], np.float32)
-
-
-class Scripted:
-    """A detector that reads a frame's number off its first pixel and finds what the script says."""
-
-    def __init__(self, script: Script) -> None:
-        self.script, self.asked = script, []
-
-    def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        numbers = [int(frame[0, 0, 0]) for frame in frames]
-        self.asked += numbers
-        return [[Detection(np.asarray(box, np.float32), 0.9) for box in self.script(number)] for number in numbers]
-
-
-def numbered(pictures: Iterable[np.ndarray]) -> list[np.ndarray]:
-    frames = []
-    for number, picture in enumerate(pictures):
-        frames.append(picture.copy())
-        frames[-1][0, 0] = number
-    return frames
-
-
-def blank(count: int) -> list[np.ndarray]:
-    """Frames without any texture for the flow to follow."""
-    return numbered(np.full((SIZE[1], SIZE[0], 3), 90, np.uint8) for _ in range(count))
-
-
-def portrait() -> np.ndarray:
-    photo = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
-    return cv2.resize(photo[40:220, 130:310], (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_AREA)
-
-
-def moving(path: Sequence[tuple[float, float]]) -> list[np.ndarray]:
-    """Frames in which the astronaut's face has its centre at each place of the path."""
-    face = portrait()
-    wall = cv2.resize(skimage.data.brick()[:160, :240], SIZE)
-    frames = []
-    for x, y in path:
-        frame = cv2.cvtColor(wall, cv2.COLOR_GRAY2BGR)
-        matrix = np.array([[1, 0, x - SIDE], [0, 1, y - SIDE]], np.float64)
-        frames.append(cv2.warpAffine(face, matrix, SIZE, dst=frame, borderMode=cv2.BORDER_TRANSPARENT))
-    return numbered(frames)
-
-
-def still(count: int) -> list[np.ndarray]:
-    return moving([(180, 120)] * count)
-
-
-def centres(track: FaceTrack) -> np.ndarray:
-    return (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+from preprocessing.faces import estimate_points
+from preprocessing.tracking import follow, track_faces
 
 
 def straight(count: int, speed: float = 2.3) -> np.ndarray:
@@ -209,12 +151,6 @@ def test_coordinates_are_those_of_the_frames_not_of_the_reduced_ones() -> None:
     np.testing.assert_allclose(track.points[0], estimate_points(at(400, 240, 160)) + 0.5, atol=0.01)
 
 
-def scene(kind: str) -> np.ndarray:
-    """Two places with different colours."""
-    photo = skimage.data.coffee() if kind == "coffee" else skimage.data.astronaut()[:400]
-    return cv2.cvtColor(cv2.resize(photo, SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-
-
 @pytest.mark.parametrize("first", [7, 10, 13, 23])
 def test_nothing_crosses_a_cut_wherever_it_falls(first: int) -> None:
     frames = numbered([scene("coffee")] * first + [scene("astronaut")] * (25 - first))
@@ -252,14 +188,14 @@ def test_a_fast_pan_a_fade_and_repeated_frames_are_no_cuts() -> None:
 
 def test_faces_come_in_order_and_never_later_than_promised() -> None:
     path = straight(90, 1.5)
-    tracker = FaceTracker(Scripted(lambda i: [] if 30 <= i < 41 or i > 70 else [at(*path[i])]))
+    tracker = Crowd(Scripted(lambda i: [] if 30 <= i < 41 or i > 70 else [at(*path[i])]))
     given, steps = [], []
     for number, frame in enumerate(moving(path)):
         given += tracker.push(frame)
-        steps.append(len(tracker._path))
+        steps.append(len(tracker._slots[0]._path))
         assert len(given) >= number + 1 - tracker.max_lag
     given += tracker.finish()
-    assert [face.index for face in given] == list(range(90))
+    assert [face.index for (face,) in given] == list(range(90))
     assert tracker.max_lag <= 30
     assert max(steps) <= 60
 
@@ -286,11 +222,11 @@ def test_nobody_in_the_video() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"tracking needs|select is one of"):
-        FaceTracker(Scripted(lambda i: []), **options)
+        Crowd(Scripted(lambda i: []), **options)
 
 
 def test_frames_of_another_size_are_refused() -> None:
-    tracker = FaceTracker(Scripted(lambda i: []))
+    tracker = Crowd(Scripted(lambda i: []))
     tracker.push(np.zeros((40, 50, 3), np.uint8))
     with pytest.raises(ValueError, match="frames of one size"):
         tracker.push(np.zeros((50, 40, 3), np.uint8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -20,13 +21,16 @@ from torch import Tensor
 import syncnet.train
 import wav2lip.train
 from preprocessing.audio import AudioConfig, load_audio, mel_spectrogram, speech_columns
-from preprocessing.clips import open_clips, write_clip
+from preprocessing.augmentation import Augmentation
+from preprocessing.clips import Clip, open_clips
 from preprocessing.crops import CropGeometry, crop
+from preprocessing.manifest import Row, write_rows
 from syncnet.model import SmallSyncNet
+from tests.material import change_clip, write_numbered_clip
 from training.checkpoint import Checkpoint
 from training.run import Run, due
 from wav2lip.checkpoints import load_generator
-from wav2lip.data import Look, Window, sample
+from wav2lip.data import Window, sample
 
 ROOT = Path(__file__).parents[1]
 POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
@@ -56,13 +60,13 @@ def clips(tmp_path_factory) -> Path:
     samples = load_audio(ROOT / "assets" / "speech.wav")[6400:]
     mel, speech = mel_spectrogram(samples), speech_columns(samples)
     for number in range(2):
-        columns = slice(128 * number, 128 * (number + 1))
+        columns, part = slice(128 * number, 128 * number + 129), slice(25600 * number, 25600 * (number + 1))
         faces = np.repeat(face[None], FRAMES, axis=0)
         for index, open_ in enumerate(mel[:40, columns].mean(axis=0)[: FRAMES * 3 : 3]):
             cv2.ellipse(faces[index], (56, 66), (10, int(4 + open_)), 0, 0, 360, (30, 20, 60), -1)
-        write_clip(
-            folder / f"{number}.safetensors", faces, mel[:, columns], speech[columns],
-            speaker=f"speaker{number}", margin=MARGIN, config=AudioConfig(),
+        write_numbered_clip(
+            folder / f"{number}.safetensors", faces, samples[part], flags=speech[columns], speaker=f"speaker{number}",
+            margin=MARGIN,
         )  # fmt: skip
     return folder
 
@@ -100,8 +104,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def draw(clips: Path) -> Window:
-    clip = open_clips(clips, 10)[0]
-    return sample(clip, Look.of(clip, TINY.mask_row), np.random.default_rng(0))
+    return sample(open_clips(clips, 10)[0], np.random.default_rng(0), TINY.size, TINY.mask_row)
 
 
 def test_one_step_trains_the_expert(clips, small):
@@ -176,12 +179,11 @@ def test_validation_measures_the_averaged_generator(clips, expert, small, tmp_pa
     state = wav2lip.train.start(expert, 0, 1e-3)
     before = snapshot(state.average.state_dict())
     held_out = open_clips(clips, 10)
-    looks = [Look.of(clip, TINY.mask_row) for clip in held_out]
-    measured = wav2lip.train.validate(state, held_out, looks, tmp_path / "sheet.png")
-    assert measured == wav2lip.train.validate(state, held_out, looks)
+    measured = wav2lip.train.validate(state, held_out, tmp_path / "sheet.png")
+    assert measured == wav2lip.train.validate(state, held_out)
     copies = []
-    for index, (clip, look) in enumerate(zip(held_out, looks, strict=True)):
-        window = sample(clip, look, np.random.default_rng((7, index)), augment=False)
+    for index, clip in enumerate(held_out):
+        window = sample(clip, np.random.default_rng((7, index)), augmentation=Augmentation.none())
         difference = np.abs(window.target[:, 40:].astype(float) - window.reference[:, 40:])
         copies.append(difference.mean() / 255)
     assert measured["copy"] == pytest.approx(np.mean(copies), abs=1e-6)
@@ -210,12 +212,77 @@ def test_validation_of_an_expert_that_knows(clips, small, monkeypatch):
     assert measured["pairwise"] < 0.9
 
 
-def train_expert(clips: Path, out: Path, steps: int) -> None:
-    syncnet.train.train(clips, None, out, steps, 1e-3, seed=3)
+def train_expert(clips: Path, out: Path, steps: int, workers: int = 0) -> None:
+    syncnet.train.train(clips, None, out, steps, 1e-3, seed=3, workers=workers)
 
 
-def train_generator(clips: Path, expert: Path, out: Path, steps: int) -> None:
-    wav2lip.train.train(clips, None, expert, out, steps, 1e-3, seed=3, check_every=2)
+def train_generator(clips: Path, expert: Path, out: Path, steps: int, workers: int = 0) -> None:
+    wav2lip.train.train(clips, None, expert, out, steps, 1e-3, seed=3, check_every=2, workers=workers)
+
+
+def test_workers_train_the_same_networks(clips, expert, small, tmp_path):
+    for workers in (0, 2):
+        train_expert(clips, tmp_path / f"expert{workers}", 2, workers)
+        train_generator(clips, expert, tmp_path / f"generator{workers}", 2, workers)
+    for kind in ("expert", "generator"):
+        alone, helped = (torch.load(tmp_path / f"{kind}{n}" / "state.pt", weights_only=True) for n in (0, 2))
+        part = "model" if kind == "expert" else "generator"
+        assert alone["step"] == helped["step"] == 2
+        assert not changed(alone[part], helped[part])
+
+
+@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
+def test_a_folders_own_split_is_held_out(module, clips, expert, small, tmp_path, monkeypatch):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    rows = [
+        Row(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, FRAMES, f"speaker{n}", split, size=96)
+        for n, split in enumerate(("val", "train"))
+    ]
+    write_rows(folder / "manifest.csv", rows)
+    seen: dict[str, set[str]] = {"train": set(), "val": set()}
+    drawn, judged = module.sample, module.validate
+
+    def sample_(clip, *arguments, **options):
+        seen["train"].add(clip.path.stem)
+        return drawn(clip, *arguments, **options)
+
+    def validate_(state, held_out, *arguments):
+        seen["val"].update(clip.path.stem for clip in held_out)
+        monkeypatch.setattr(module, "sample", drawn)
+        return judged(state, held_out, *arguments)
+
+    monkeypatch.setattr(module, "sample", sample_)
+    monkeypatch.setattr(module, "validate", validate_)
+    if module is syncnet.train:
+        train_expert(folder, tmp_path / "run", 1)
+    else:
+        train_generator(folder, expert, tmp_path / "run", 1)
+    assert seen == {"train": {"1"}, "val": {"0"}}
+
+
+@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
+def test_what_cannot_be_trained_on_is_refused_in_one_line(module, clips, expert, tmp_path, capsys):
+    box, broken = tmp_path / "box", tmp_path / "broken"
+    shutil.copytree(clips, box)
+    for path in box.iterdir():
+        header = Clip.open(path).header
+        change_clip(path, replace(header, crop=CropGeometry("box", 96)).metadata())
+    shutil.copytree(clips, broken)
+    for path in broken.iterdir():
+        data = bytearray(path.read_bytes())
+        place = data.find(bytes((0xFF, 0xD8)))  # the first picture's, and so on through the clip
+        data[place : place + len(data) // 2] = bytes(len(data) // 2)
+        path.write_bytes(data)
+    extra = ["--expert", str(expert)] if module is wav2lip.train else []
+    for folder, workers, said in ((box, "0", "'points'"), (broken, "0", "damaged"), (broken, "1", "damaged")):
+        with pytest.raises(SystemExit) as stop:
+            module.main([str(folder), "--out", str(tmp_path / "run"), "--steps", "1", "--workers", workers, *extra])
+        assert stop.value.code == 2
+        message = capsys.readouterr().err.partition("error: ")[2]
+        assert message.count("\n") == 1
+        assert said in message
+        assert folder.name in message
 
 
 @pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])

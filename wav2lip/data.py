@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from preprocessing.audio import mel_window, rest_in_silence
-from preprocessing.clips import CLIP_FPS, Clip
+from preprocessing.audio import rest_in_silence
+from preprocessing.augmentation import Augmentation, Hearing, View
+from preprocessing.clips import Clip
+from preprocessing.video import shown
+from preprocessing.windows import Region, face_window, mel_windows, random_starts, resample
 from syncnet.data import WINDOW, expert_mels
+
+DISGUISE = replace(
+    Augmentation.none(), shift=4, flip=0.5, gain=(0.85, 1.15), tint=0.3, gamma=(0.88, 1.17), mel_gain=0.4
+)  # fmt: skip
+LOOKED_AT = 24  # frames from which a reference is chosen
+GLANCE = Region(size=24)  # the size at which they are looked at
 
 
 @dataclass
@@ -32,83 +43,87 @@ class Window:
 
 @dataclass
 class Look:
-    """Small grey pictures of a clip's frames, by which references are chosen.
+    """Small grey pictures of some of a clip's frames, by which references are chosen.
 
     Attributes:
-        pose: (N, 144) float32, the part above the mask: where the head is and how it is turned.
-        mouth: (N, 144) float32, the part below.
+        frames: (N,) their numbers.
+        pose: (N, P) float32, the part above the mask: where the head is and how it is turned.
+        mouth: (N, Q) float32, the part below.
     """
 
+    frames: np.ndarray
     pose: np.ndarray
     mouth: np.ndarray
 
     @classmethod
-    def of(cls, clip: Clip, mask_row: int, size: int = 96) -> Look:
-        """Looks at every frame of the clip once."""
-        edge, row = clip.margin, clip.margin + mask_row
-        faces = clip.faces(0, clip.frames)[:, edge : edge + size, edge : edge + size]
-        parts = []
-        for part in (slice(0, row - edge), slice(row - edge, size)):
-            small = [cv2.resize(f[part], (12, 12), interpolation=cv2.INTER_AREA).mean(axis=-1) for f in faces]
-            parts.append(np.stack(small).reshape(len(faces), -1).astype(np.float32))
-        return cls(*parts)
+    def of(cls, clip: Clip, frames: Sequence[int] | np.ndarray, mask: float) -> Look:
+        """Looks at some frames; `mask` is the first masked row as a share of the side."""
+        seen, row = _seen(clip.path), round(mask * GLANCE.size)
+        for frame in map(int, frames):
+            if frame not in seen:
+                seen[frame] = _glance(clip, frame)
+        pictures = np.stack([seen[int(frame)] for frame in frames]).astype(np.float32)
+        pose, mouth = (part.reshape(len(pictures), -1) for part in (pictures[:, :row], pictures[:, row:]))
+        return cls(np.asarray(frames), pose, mouth)
 
-    def reference(self, first: int, rng: np.random.Generator) -> int:
-        """A frame whose head is held as in the window from `first` on, but whose mouth is not.
+    def reference(self, middle: int, rng: np.random.Generator) -> int:
+        """One of the frames whose head is held as in frame number `middle`, which is among them, but not its mouth.
 
-        Of up to 24 frames that lie at least five away, the third with the nearest pose; of these the half with the
+        Of the frames that are farther than a window away, the third with the nearest pose; of these the half with the
         farther mouth; of these any. Source: informative frame sampling of MuseTalk (arXiv 2410.10122).
         """
-        middle = min(first + WINDOW // 2, len(self.pose) - 1)
-        far = np.flatnonzero(np.abs(np.arange(len(self.pose)) - middle) >= WINDOW + WINDOW // 2)
-        if not far.size:
-            return 0
-        some = rng.choice(far, min(24, len(far)), replace=False)
-        near = some[np.argsort(np.abs(self.pose[some] - self.pose[middle]).mean(axis=1))][: max(1, len(some) // 3)]
-        differ = near[np.argsort(-np.abs(self.mouth[near] - self.mouth[middle]).mean(axis=1))]
-        return int(rng.choice(differ[: max(1, len(differ) // 2)]))
+        own = int(np.flatnonzero(self.frames == middle)[0])
+        far = np.flatnonzero(np.abs(self.frames - middle) >= WINDOW + WINDOW // 2)
+        near = far[np.argsort(np.abs(self.pose[far] - self.pose[own]).mean(axis=1))][: max(1, len(far) // 3)]
+        differ = near[np.argsort(-np.abs(self.mouth[near] - self.mouth[own]).mean(axis=1))]
+        return int(self.frames[rng.choice(differ[: max(1, len(differ) // 2)])])
 
 
-def frame_mels(mel: np.ndarray, first: int, count: int) -> np.ndarray:
-    """(count, 1, 80, 16): the windows of `count` frames of a 25 fps clip from `first` on."""
-    return np.stack([mel_window(mel, Fraction(k, CLIP_FPS))[None] for k in range(first, first + count)])
+@lru_cache(maxsize=512)
+def _seen(path: Path) -> dict[int, np.ndarray]:
+    """What has been looked at of a clip; the clips used last are remembered, 0.2 MB for ten seconds."""
+    return {}
 
 
-def sample(clip: Clip, look: Look, rng: np.random.Generator, augment: bool = True, size: int = 96) -> Window:
+def _glance(clip: Clip, frame: int) -> np.ndarray:
+    """(24, 24) uint8, grey."""
+    picture = cv2.imdecode(np.frombuffer(clip.jpegs(frame, 1)[0], np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    if picture is None:
+        raise ValueError(f"{shown(clip.path)} has no picture where frame {frame} should be")
+    halved = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # half the size is decoded quicker
+    return resample(picture, (GLANCE.matrix(clip) @ halved)[:2], GLANCE.size)
+
+
+def reference_frame(clip: Clip, first: int, mask: float, rng: np.random.Generator) -> int:
+    """A frame at least five away from the window from `first` on, like in pose and unlike in its mouth.
+
+    Chosen among `LOOKED_AT` random frames; 0 where the clip is too short for a distant one.
+    """
+    middle = min(first + WINDOW // 2, clip.frames - 1)
+    far = np.flatnonzero(np.abs(np.arange(clip.frames) - middle) >= WINDOW + WINDOW // 2)
+    if not far.size:
+        return 0
+    some = rng.choice(far, min(LOOKED_AT, len(far)), replace=False)
+    return Look.of(clip, [middle, *some.tolist()], mask).reference(middle, rng)
+
+
+def sample(
+    clip: Clip, rng: np.random.Generator, size: int = 96, mask_row: int = 40, augmentation: Augmentation = DISGUISE
+) -> Window:  # fmt: skip
     """A random window with a reference from elsewhere in the clip.
 
     The reference is moved apart from the target by up to one pixel, so that the two crops' frames tell nothing.
+
+    Args:
+        size, mask_row: the generator's.
     """
-    first = int(rng.integers(1, clip.frames - WINDOW + 1)) if clip.frames > WINDOW else 0
-    other = look.reference(first, rng)
-    target, reference = clip.faces(first, WINDOW), clip.faces(other, 1)
-    shift = rng.integers(-4, 5, size=2) if augment else np.zeros(2, int)
-    apart = rng.integers(-1, 2, size=2) if augment else np.zeros(2, int)
-    target, reference = _cut(target, clip.margin + shift, size), _cut(reference, clip.margin + shift + apart, size)
-    if augment:
-        target, reference = _recolour(target, reference, rng)
-    quiet = rest_in_silence(clip.mel, clip.speech)
-    gain = np.float32(rng.uniform(-0.4, 0.4)) if augment else np.float32(0)
-    mels = np.where(quiet > -4, np.clip(quiet + gain, -4, 4), quiet) if augment else quiet
-    window_mel = expert_mels(clip, np.array([first]))[0]
-    return Window(target, np.repeat(reference, WINDOW, axis=0), frame_mels(mels, first, WINDOW), window_mel)
-
-
-def _cut(faces: np.ndarray, corner: np.ndarray, size: int) -> np.ndarray:
-    x, y = int(corner[0]), int(corner[1])
-    return faces[:, y : y + size, x : x + size]
-
-
-def _recolour(
-    target: np.ndarray, reference: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """The same flip, gain and gamma for both."""
-    levels = np.arange(256) / 255
-    tables = [255 * levels ** rng.uniform(0.8, 1.25) * rng.uniform(0.85, 1.15) for _ in range(3)]
-    tables = [np.clip(0.7 * np.mean(tables, axis=0) + 0.3 * table, 0, 255).astype(np.uint8) for table in tables]
-    flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
-
-    def change(faces: np.ndarray) -> np.ndarray:
-        return np.stack([tables[c][faces[..., c]] for c in range(3)], axis=-1)[:, :, flip]
-
-    return change(target), change(reference)
+    # The sound of frame 0 begins before the clip does.
+    first = 1 + int(random_starts(clip.frames - 1, 1, rng, length=WINDOW)[0]) if clip.frames > WINDOW else 0
+    other, region = reference_frame(clip, first, mask_row / size, rng), Region(size=size)
+    view, hearing = View.draw(augmentation, rng, region.scale), Hearing.draw(augmentation, rng)
+    apart = view.apart(round(region.scale) if augmentation.shift else 0, rng)
+    target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, 1, apart)
+    mel = clip.mel
+    quiet = rest_in_silence(mel, clip.speech)
+    mels = mel_windows(quiet, range(first, first + WINDOW), hearing=hearing)
+    return Window(target, np.repeat(reference, WINDOW, axis=0), mels, expert_mels(mel, np.array([first]))[0])

@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,13 +21,15 @@ import torch
 from torch import Tensor
 
 from preprocessing.audio import AudioConfig
-from preprocessing.clips import Clip, open_clips, speaker_weights
+from preprocessing.augmentation import Augmentation
+from preprocessing.clips import Clip, speaker_weights
 from preprocessing.crops import CropGeometry
+from preprocessing.windows import Draws, batches, open_splits
 from syncnet.data import WINDOW
 from syncnet.model import SmallSyncNet
 from training.checkpoint import Checkpoint
 from training.run import Run, due
-from wav2lip.data import Look, Window, sample
+from wav2lip.data import Window, sample
 from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
 from wav2lip.model import ExpertHearing, Generator, GeneratorConfig, mask_and_stack, render, split_fields
 
@@ -106,7 +109,7 @@ def _follow(state: State) -> None:
 
 
 @torch.inference_mode()
-def validate(state: State, clips: list[Clip], looks: list[Look], picture: Path | None = None) -> dict[str, float]:
+def validate(state: State, clips: list[Clip], picture: Path | None = None) -> dict[str, float]:
     """Mean absolute difference of the masked rows on held-out clips, always the same windows.
 
     `l1`: with the frames' own sound; `swapped`: with the sound of the next window of the list; `copy`: the reference
@@ -114,7 +117,8 @@ def validate(state: State, clips: list[Clip], looks: list[Look], picture: Path |
     """
     config, model = state.average.config, state.average.eval()
     seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]
-    windows = [sample(*given, augment=False) for given in zip(clips, looks, seeds, strict=True)]
+    draw = partial(sample, size=config.size, mask_row=config.mask_row, augmentation=Augmentation.none())
+    windows = [draw(clip, rng) for clip, rng in zip(clips, seeds, strict=True)]
     ours: list[float] = []
     swapped: list[float] = []
     copied: list[float] = []
@@ -145,17 +149,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wav2lip.train", description=__doc__)
     parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
     parser.add_argument("--expert", type=Path, required=True, help="syncnet.safetensors of syncnet.train")
-    parser.add_argument("--val", type=Path, help="clips of other people")
+    parser.add_argument("--val", type=Path, help="folder of clips of other people (default: the split val of CLIPS)")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder; an earlier run there goes on")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (default: 5e-4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check-every", type=int, default=250)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw windows (default: 0, by this one)")
     args = parser.parse_args(argv)
     try:
-        train(args.clips, args.val, args.expert, args.out, args.steps, args.rate, args.seed, args.check_every)
+        train(
+            args.clips, args.val, args.expert, args.out, args.steps, args.rate, args.seed, args.check_every,
+            args.workers,
+        )  # fmt: skip
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
     return 0
 
 
@@ -176,29 +184,28 @@ def start(expert_path: Path, seed: int, rate: float, config: GeneratorConfig = C
 
 
 def train(
-    clip_folder: Path, val: Path | None, expert: Path, out: Path, steps: int, rate: float, seed: int, check_every: int
+    clip_folder: Path, val: Path | None, expert: Path, out: Path, steps: int, rate: float, seed: int, check_every: int,
+    workers: int = 0,
 ) -> None:  # fmt: skip
     """Trains for `steps` steps and writes `generator.safetensors` into `out` at every check."""
-    clips, held_out = open_clips(clip_folder, 3 * WINDOW), open_clips(val, 3 * WINDOW) if val else []
-    state, weights = start(expert, seed, rate), speaker_weights(clips)
-    run = Run(out)
-    looks, held_out_looks = ([Look.of(clip, state.generator.config.mask_row) for clip in x] for x in (clips, held_out))
+    clips, held_out = open_splits(clip_folder, val, 3 * WINDOW)
+    state, run = start(expert, seed, rate), Run(out)
     if (saved := run.load_state()) is not None:
         state.step = saved["step"]
         for name in ("generator", "average", "optimizer"):
             getattr(state, name).load_state_dict(saved[name])
-    while state.step < steps:
+    config = state.generator.config
+    draws = Draws(clips, speaker_weights(clips), partial(sample, size=config.size, mask_row=config.mask_row), seed)
+    gather, todo = partial(collate, mask_row=config.mask_row), range(state.step, steps)
+    for batch in batches(draws, WINDOWS_A_STEP, todo, workers=workers, collate=gather):
         state.step += 1
-        rng = np.random.default_rng((seed, state.step))  # by the step, so that a resumed run sees the same data
-        chosen = rng.choice(len(clips), WINDOWS_A_STEP, p=weights)
         state.generator.train()
-        batch = collate([sample(clips[i], looks[i], rng) for i in chosen], state.generator.config.mask_row)
         losses = train_step(state, batch, steps, rate)
         if due(state.step, 25):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})
         if due(state.step, check_every) or state.step == steps:
             if held_out:
-                run.log(state.step, **validate(state, held_out, held_out_looks, out / "held_out.png"))
+                run.log(state.step, **validate(state, held_out, out / "held_out.png"))
             _save(state, run)
 
 
