@@ -111,9 +111,6 @@ class Crowd:
             self._look(frame)
         self._index += 1
 
-    def _followed(self) -> list[Follower]:
-        return [slot for slot in self._slots if slot.face is not None]
-
     def _part(self) -> None:
         """Gives up faces that have come to cover each other: whose is whose could no longer be told.
 
