@@ -49,7 +49,7 @@ def from_clip(clip: Clip, rng: np.random.Generator, how: Augmentation) -> tuple[
 def from_video(clip: Clip, rng: np.random.Generator, videos: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
     """The same out of the clip's video; track and mel are the clip's, for these are made once in any case."""
     first, track = int(random_starts(clip.frames, 1, rng, length=WINDOW)[0]), clip.track
-    start, fps = clip.header.start + first / CLIP_FPS, Fraction(CLIP_FPS)
+    start, fps = clip.start + first / CLIP_FPS, Fraction(CLIP_FPS)
     video, geometry = videos[Path(clip.header.source).name], CropGeometry("points", REGION.size)
     frames = read_frames(video, fps=fps, start=start, end=start + WINDOW / CLIP_FPS)
     faces = []

@@ -13,6 +13,7 @@ from preprocessing.audio import AudioConfig
 Range = tuple[float, float]
 LIMITS = {"zoom": (0.1, 10), "gain": (0, 10), "gamma": (0.1, 10), "sigma": (0.1, 9), "quality": (1, 100)}
 SHARES = ("flip", "grey", "blur", "jpeg", "tint")
+WARPS = ("stretch", "shear", "mel_warp")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Augmentation:
     Attributes:
         shift: the farthest the face is moved, right or left and down or up, in pixels of a crop of 96.
         turn: degrees it is turned by at most, either way. zoom: range of its enlargement.
+        stretch: log of the largest factor by which its width and its height are scaled further, each on its own.
+        shear: the most that a row moves aside, either way, for each row from the middle to it.
         flip, grey, blur, jpeg: shares of windows that are mirrored, colourless, blurred, compressed.
         gain: range of the colours' factors. tint: how far these differ: 0 all alike, 1 each colour its own.
         gamma: range of the brightness' exponent.
@@ -29,6 +32,8 @@ class Augmentation:
         noise: the largest standard deviation of pixel noise, in levels of 255.
         mel_gain, mel_tilt: the most that the level of the mel is changed, either way: as a whole, and of its highest
             band against the middle one. mel_noise: standard deviation of its noise.
+        mel_warp: log of the largest factor by which the bands are stretched, as another length of the vocal tract
+            would (VTLP, Jaitly & Hinton 2013).
         bands, pauses: (number, widest) of masked mel bands and of masked stretches of mel columns.
         offset: seconds by which the sound is late or early at most.
     """
@@ -52,11 +57,17 @@ class Augmentation:
     bands: tuple[int, int] = (1, 8)
     pauses: tuple[int, int] = (1, 3)
     offset: float = 0.0
+    stretch: float = 0.0
+    shear: float = 0.0
+    mel_warp: float = 0.0
 
     def __post_init__(self) -> None:
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        for name in WARPS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a number from 0 to 1, not {getattr(self, name)}")
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name)[0] <= getattr(self, name)[1] <= high:
                 raise ValueError(f"{name} is a range within {low} and {high}, low first, not {getattr(self, name)}")
@@ -78,6 +89,7 @@ class View:
 
     Attributes:
         shift: pixels right and down. turn: degrees anticlockwise. zoom: enlargement. flip, grey: whether.
+        stretch: factors of width and height. shear: pixels to the right for each pixel below the middle.
         gains: factors of blue, green and red. gamma: exponent. blur, noise: standard deviations, 0 none.
         quality: JPEG's, 0 none. seed: of the noise.
     """
@@ -93,6 +105,8 @@ class View:
     noise: float = 0.0
     quality: int = 0
     seed: int = 0
+    stretch: tuple[float, ...] = (1.0, 1.0)
+    shear: float = 0.0
 
     @classmethod
     def draw(cls, how: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> View:
@@ -110,6 +124,7 @@ class View:
             (right, down), rng.uniform(-how.turn, how.turn), rng.uniform(*how.zoom), flip, grey,
             tuple(gains.tolist()), rng.uniform(*how.gamma), sigma if blur else 0.0, rng.uniform(0, how.noise),
             quality if jpeg else 0, int(rng.integers(2**32)),
+            tuple(np.exp(rng.uniform(-how.stretch, how.stretch, size=2)).tolist()), rng.uniform(-how.shear, how.shear),
         )  # fmt: skip
 
     def apart(self, pixels: int, rng: np.random.Generator) -> View:
@@ -118,9 +133,12 @@ class View:
         return replace(self, shift=(self.shift[0] + right, self.shift[1] + down), seed=int(rng.integers(2**32)))
 
     def matrix(self, size: int) -> np.ndarray:
-        """(3, 3) within a square of `size` pixels: turn and enlarge about its centre, mirror, move."""
+        """(3, 3) within a square of `size` pixels: stretch, shear, turn, enlarge about its centre, mirror, move."""
         middle = (size - 1) / 2
         matrix = np.vstack([cv2.getRotationMatrix2D((middle, middle), self.turn, self.zoom), [0, 0, 1]])
+        (wide, high), shear = self.stretch, self.shear
+        left, top = middle * (1 - wide - shear), middle * (1 - high)
+        matrix = matrix @ np.array([[wide, shear, left], [0, high, top], [0, 0, 1]])
         if self.flip:
             matrix[0] = np.array([0, 0, size - 1]) - matrix[0]
         matrix[:2, 2] += self.shift
@@ -163,6 +181,7 @@ class Hearing:
         noise: standard deviation. bands: (first, width) of each masked band.
         pauses: (place, width) of each masked stretch of columns, its place from 0, at the beginning, to 1, at the end.
             What is masked has the mean's value.
+        warp: band b holds what band b * warp held.
         offset: seconds by which what is heard is later than what is seen. seed: of the noise.
     """
 
@@ -173,6 +192,7 @@ class Hearing:
     pauses: tuple[tuple[float, int], ...] = ()
     offset: float = 0.0
     seed: int = 0
+    warp: float = 1.0
 
     @classmethod
     def draw(cls, how: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> Hearing:
@@ -182,12 +202,14 @@ class Hearing:
         bands = tuple((int(rng.integers(0, config.n_mels - width + 1)), width) for width in widths)
         widths = rng.integers(0, how.pauses[1] + 1, size=how.pauses[0]).tolist()
         pauses = tuple((rng.random(), width) for width in widths)
-        return cls(gain, tilt, how.mel_noise, bands, pauses, offset, int(rng.integers(2**32)))
+        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-how.mel_warp, how.mel_warp)))
+        return cls(gain, tilt, how.mel_noise, bands, pauses, offset, seed, warp)
 
     def change(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
         """A stretch of mel, (80, T), disguised; its offset is its reader's affair."""
         if not mel.size:
             return mel
+        mel = _stretch_bands(mel, self.warp)
         top, (height, width) = np.float32(config.max_abs_value), mel.shape
         changed = mel + np.float32(self.gain) + np.linspace(-self.tilt, self.tilt, height, dtype=np.float32)[:, None]
         if self.noise:
@@ -201,6 +223,17 @@ class Hearing:
             start = min(int(place * (room + 1)), room)
             changed[:, start : start + wide] = mean
         return np.where(mel > -top, np.clip(changed, -top, top), mel)
+
+
+def _stretch_bands(mel: np.ndarray, factor: float) -> np.ndarray:
+    """(80, T) whose band b holds what band b * factor held, between its two neighbours in proportion."""
+    if factor == 1:
+        return mel
+    source = np.minimum(np.arange(len(mel)) * factor, len(mel) - 1)
+    below = source.astype(int)
+    above = np.minimum(below + 1, len(mel) - 1)
+    share = (source - below)[:, None].astype(np.float32)
+    return (1 - share) * mel[below] + share * mel[above]
 
 
 PLAIN, HEARD = View(), Hearing()  # pictures as they are, sound as it is

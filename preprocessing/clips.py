@@ -30,19 +30,24 @@ class Clip:
     """A prepared utterance. Each access reads just what it gives, and anew: no file is kept open, so that a clip can be
     pickled and used by threads and processes. Who needs a tensor twice keeps it.
 
+    A clip whose sound came early or late is given repaired: with an `offset`, everything but the header is that of the
+    shorter time in which the file has both a picture and its sound.
+
     Any access raises a ValueError that names the file when that is damaged or not what was expected.
 
     Attributes:
         path: the .safetensors file.
         config: the audio front-end it must have.
         kind: the kind of crop it must have, None for any.
-        listed: (speaker, frames, size) where a manifest told them already.
+        listed: (speaker, stored frames, size) where a manifest told them already.
+        offset: the file's AV offset: its picture k fits its sound of frame k - offset. 0 gives it as it is stored.
     """
 
     path: Path
     config: AudioConfig = AudioConfig()
     kind: str | None = None
     listed: tuple[str, int, int] | None = None
+    offset: int = 0
     _header: ClipHeader | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -58,7 +63,7 @@ class Clip:
 
     @property
     def header(self) -> ClipHeader:
-        """Read and checked at the first use."""
+        """What the file holds as it is stored; read and checked at the first use."""
         if self._header is None:
             with _opened(self.path) as file:
                 header = ClipHeader.parse(file.metadata() or {}, self.config, shown(self.path))
@@ -81,6 +86,8 @@ class Clip:
             )
         if self.listed and self.listed[1:] != (header.frames, header.crop.size):
             raise ValueError(f"{shown(self.path)} is not the clip that its manifest lists; run preprocessing.build")
+        if abs(self.offset) >= header.frames:
+            raise ValueError(f"{shown(self.path)} has {header.frames} frames; an offset of {self.offset} leaves none")
 
     @property
     def speaker(self) -> str:
@@ -90,7 +97,13 @@ class Clip:
     @property
     def frames(self) -> int:
         """Number of pictures, 25 a second."""
-        return self.listed[1] if self.listed else self.header.frames
+        stored = self.listed[1] if self.listed else self.header.frames
+        return stored - abs(self.offset)
+
+    @property
+    def start(self) -> float:
+        """Seconds of the first picture in the video."""
+        return self.header.start + self._unseen / CLIP_FPS
 
     @property
     def size(self) -> int:
@@ -105,24 +118,43 @@ class Clip:
     @property
     def mel(self) -> np.ndarray:
         """(80, 1 + n // 200) float32, `mel_spectrogram` of the clip's own sound."""
+        if self.offset:  # a frame is 3.2 columns, so that the stored ones would lie beside those of the moved sound
+            return mel_spectrogram(self.audio, self.header.audio)
         return self._tensor("mel")
 
     @property
     def speech(self) -> np.ndarray:
         """(T,) bool, one flag a mel column, see `preprocessing.audio.speech_columns`."""
-        return self._tensor("speech").astype(bool)
+        first = self._samples(self._unheard) // self.config.hop_length
+        count = 1 + self._samples(self.frames) // self.config.hop_length
+        return self._tensor("speech")[first : first + count].astype(bool)
 
     @property
     def audio(self) -> np.ndarray:
         """(n,) int16 at 16 kHz, 640 samples a frame."""
-        return self._tensor("audio")
+        first = self._samples(self._unheard)
+        return self._tensor("audio")[first : first + self._samples(self.frames)]
 
     @property
     def track(self) -> FaceTrack:
         """Where the face was, in pixels of the video."""
-        boxes, points, found = (self._tensor(name) for name in ("boxes", "points", "found"))
+        own = slice(self._unseen, self._unseen + self.frames)
+        boxes, points, found = (self._tensor(name)[own] for name in ("boxes", "points", "found"))
         shot = np.zeros(len(found), np.int32)
         return FaceTrack(boxes, points, found.astype(bool), shot, self.header.picture, str(self.header.fps))
+
+    @property
+    def _unseen(self) -> int:
+        """Stored pictures before the first whose sound the file has."""
+        return max(self.offset, 0)
+
+    @property
+    def _unheard(self) -> int:
+        """Frames of stored sound before that of the first picture."""
+        return max(-self.offset, 0)
+
+    def _samples(self, frames: int) -> int:
+        return frames * self.config.sample_rate // CLIP_FPS
 
     def _tensor(self, name: str) -> np.ndarray:
         _ = self.header
@@ -136,12 +168,14 @@ class Clip:
             ValueError: they lie outside the clip, or the file is damaged there.
         """
         stop = first + (count - 1) * step + 1
-        if first < 0 or count < 1 or step < 1 or stop > self.header.frames:
-            raise ValueError(f"{shown(self.path)} has the frames 0 to {self.header.frames - 1}, not {first}:{stop}")
+        _ = self.header
+        if first < 0 or count < 1 or step < 1 or stop > self.frames:
+            raise ValueError(f"{shown(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
+        place, span = self._unseen + first, stop - first
         with _opened(self.path) as file:
             begins, ends, sums = (
-                file.get_slice(name)[start : stop + start - first][::step].tolist()
-                for name, start in (("offsets", first), ("offsets", first + 1), ("checksums", first))
+                file.get_slice(name)[start : start + span][::step].tolist()
+                for name, start in (("offsets", place), ("offsets", place + 1), ("checksums", place))
             )
             data = file.get_slice("frames")
             jpegs = [data[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
@@ -281,12 +315,13 @@ def _write_whole(path: Path, data: bytes) -> None:
 def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> list[Clip]:
     """The clips of a folder that training may read, in the order of their names.
 
-    With a manifest.csv they are its rows that pass, and only the first clip is opened; any other is checked when it is
-    first read. Without one they are all the *.safetensors below, each opened.
+    With a manifest.csv they are its rows that pass, each with the offset that the screening found repaired, and only
+    the first clip is opened; any other is checked when it is first read. Without one they are all the *.safetensors
+    below, each opened, as they are stored.
 
     Args:
         folder: what preprocessing.build made.
-        shortest: the fewest frames.
+        shortest: the fewest frames, counted after the repair.
         split: only the manifest's rows of this split, None for all.
 
     Raises:
@@ -308,7 +343,9 @@ def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> lis
 def _listed(manifest: Path, split: str | None) -> list[Clip]:
     rows = [row for row in read_manifest(manifest) if row.clip and row.passes and split in (None, row.split)]
     rows.sort(key=lambda row: row.clip)
-    return [Clip(manifest.parent / row.clip, listed=(row.speaker, row.frames, row.size)) for row in rows]
+    return [
+        Clip(manifest.parent / row.clip, listed=(row.speaker, row.frames, row.size), offset=row.shift) for row in rows
+    ]
 
 
 def _found(folder: Path) -> list[Clip]:

@@ -34,7 +34,8 @@ class Row:
         sharpness, yaw, roll, missing, occluded: of the picture, see `preprocessing.gates`.
         speech, level, clipped: of the sound, see there; audio_sha256: of its samples.
         reason: "" when it passed; else the gates that failed, joined by "+".
-        offset, confidence: frames and score by the sync expert, None before it was asked.
+        offset, confidence: AV offset in frames (positive: the sound comes early) and score by the sync expert, None
+            where it was not asked.
         screen: "" before, then "pass" or why the clip is dropped.
     """
 
@@ -70,6 +71,16 @@ class Row:
         """Whether training reads it: no gate failed, and the expert has not dropped it."""
         return self.reason == "" and self.screen in ("", "pass")
 
+    @property
+    def shift(self) -> int:
+        """The offset, in whole frames, that is repaired when the clip is read; 0 unless the expert let it pass."""
+        return round(self.offset) if self.screen == "pass" and self.offset is not None else 0
+
+    @property
+    def usable(self) -> int:
+        """Frames that are left of the clip by the repair."""
+        return self.frames - abs(self.shift)
+
 
 @dataclass
 class VideoRow:
@@ -97,7 +108,11 @@ AnyRow = TypeVar("AnyRow", Row, VideoRow)
 
 
 def _optional(text: str) -> float | None:
-    return float(text) if text else None
+    if not text:
+        return None
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text!r} is neither a number nor empty")
+    return number
 
 
 _READ = {"str": str, "int": int, "float": float, "float | None": _optional}

@@ -134,7 +134,7 @@ def open_splits(
     """
     manifest = folder / "manifest.csv"
     rows = read_manifest(manifest) if manifest.is_file() else []
-    own = any(row.split == "val" and row.passes and row.frames >= shortest for row in rows)
+    own = any(row.split == "val" and row.passes and row.usable >= shortest for row in rows)
     clips = open_clips(folder, shortest, "train" if manifest.is_file() else None)
     held_out = open_clips(val, shortest) if val else open_clips(folder, shortest, "val") if own else []
     for some in filter(None, (clips, held_out)):

@@ -1,21 +1,25 @@
-"""Windows for the expert: mouths and sounds of one clip, in order, with augmentation that hides who speaks."""
+"""Windows for the expert: mouths and sounds of one clip, with augmentation that hides who speaks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
+from preprocessing.audio import AudioConfig
 from preprocessing.augmentation import HEARD, Augmentation, Hearing, View
-from preprocessing.clips import Clip
-from preprocessing.windows import Region, face_window, mel_windows, random_starts
+from preprocessing.clips import CLIP_FPS, Clip
+from preprocessing.windows import Drawn, Draws, Region, face_window, mel_windows, random_starts
 
 WINDOW = 5  # frames of 0.2 s at 25 fps, the length of a mel window
+PLACES = 6  # of a clip that are tried for one with speech
 MOUTH = Region(left=16 / 96, top=28 / 96, side=64 / 96, size=64)  # of a points crop
 DISGUISE = replace(
     Augmentation.none(), shift=5, turn=8, zoom=(0.9, 1.12), flip=0.5, grey=0.5, gain=(0.7, 1.3), tint=1,
-    gamma=(0.75, 1.3), blur=0.3, sigma=(0.4, 1.2), noise=4, mel_gain=0.6, mel_tilt=0.4, mel_noise=0.15, bands=(2, 8),
+    gamma=(0.75, 1.3), blur=0.3, sigma=(0.4, 1.2), noise=4, mel_gain=1.5, mel_tilt=0.4, mel_noise=0.15, bands=(2, 8),
+    stretch=0.12, shear=0.08, mel_warp=0.12,
 )  # fmt: skip
 
 
@@ -38,17 +42,65 @@ def expert_mels(mel: np.ndarray, starts: np.ndarray, hearing: Hearing = HEARD) -
     return mel_windows(mel, starts, Fraction(0), hearing)
 
 
+def speech_share(speech: np.ndarray, first: int, last: int, config: AudioConfig = AudioConfig()) -> float:
+    """The share of speech, (T,) bool by mel column, in the sound of the frames from `first` up to `last`."""
+    begin, end = (int(config.columns_per_second * Fraction(frame, CLIP_FPS)) for frame in (first, last))
+    return float(speech[begin:end].mean())
+
+
 def sample(
-    clip: Clip, rng: np.random.Generator, windows: int, step: int = 2, augmentation: Augmentation = DISGUISE
+    clip: Clip, rng: np.random.Generator, windows: int, step: int = 2, augmentation: Augmentation = DISGUISE,
+    region: Region = MOUTH, spoken: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """`windows` windows, `step` frames apart, from a random place of the clip, all disguised alike.
 
-    Otherwise the disguise itself would tell the windows apart.
+    Otherwise the disguise itself would tell the windows apart. A place with speech in less than `spoken` of its sound
+    is drawn again, a few times: silent windows cannot be told apart by anybody.
 
     Returns:
-        mel (W, 1, 80, 16) and mouths (W, 15, 64, 64), float32.
+        mel (W, 1, 80, 16) and mouths (W, 15, S, S), float32, S the region's size.
     """
-    starts = random_starts(clip.frames, windows, rng, length=WINDOW, nearest=step, farthest=step)
-    view, hearing = View.draw(augmentation, rng, MOUTH.scale), Hearing.draw(augmentation, rng)
-    mouths = face_window(clip, MOUTH, int(starts[0]), int(starts[-1] - starts[0]) + WINDOW, view)
+    for _ in range(PLACES if spoken else 1):
+        starts = random_starts(clip.frames, windows, rng, length=WINDOW, nearest=step, farthest=step)
+        if spoken and speech_share(clip.speech, int(starts[0]), int(starts[-1]) + WINDOW) >= spoken:
+            break
+    view, hearing = View.draw(augmentation, rng, region.scale), Hearing.draw(augmentation, rng)
+    mouths = face_window(clip, region, int(starts[0]), int(starts[-1] - starts[0]) + WINDOW, view)
     return expert_mels(clip.mel, starts, hearing), mouth_windows(mouths, starts - starts[0])
+
+
+def pair(
+    clip: Clip, rng: np.random.Generator, nearest: int = WINDOW, augmentation: Augmentation = DISGUISE,
+    region: Region = MOUTH,
+) -> tuple[np.ndarray, np.ndarray, np.float32]:  # fmt: skip
+    """The sound of one window with its own mouths or, half of the time, with those of another window of the clip.
+
+    The other one starts `nearest` frames away or farther. The published expert's may be a single frame away: such a
+    pair shares four of its five frames and nobody could call it out of sync; five frames away it shares none.
+
+    Returns:
+        mel (1, 80, 16) and mouths (15, S, S), float32, and whether they belong together, 1 or 0.
+    """
+    starts = random_starts(clip.frames, 2, rng, length=WINDOW, nearest=nearest)
+    heard, seen = rng.permutation(starts)
+    if together := rng.random() < 0.5:
+        seen = heard
+    view, hearing = View.draw(augmentation, rng, region.scale), Hearing.draw(augmentation, rng)
+    mouths = mouth_windows(face_window(clip, region, int(seen), WINDOW, view), np.array([0]))
+    return expert_mels(clip.mel, np.array([heard]), hearing)[0], mouths[0], np.float32(together)
+
+
+class Share(Draws[Drawn]):
+    """One process' part of a stream: of each step's numbers a run of its own, and all together the whole stream."""
+
+    def __init__(
+        self, clips: Sequence[Clip], weights: np.ndarray, draw: Callable[[Clip, np.random.Generator], Drawn], seed: int,
+        size: int, rank: int, processes: int,
+    ) -> None:  # fmt: skip
+        """`size`: numbers a step of this process, the `rank`-th of `processes`; the others as of `Draws`."""
+        super().__init__(clips, weights, draw, seed)
+        self.size, self.rank, self.processes = size, rank, processes
+
+    def __getitem__(self, number: int) -> Drawn:
+        step, place = divmod(number, self.size)
+        return super().__getitem__((step * self.processes + self.rank) * self.size + place)

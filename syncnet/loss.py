@@ -1,4 +1,4 @@
-"""What "in sync" is worth: the cosine of the published expert, and the N-way form that ours learns by."""
+"""What "in sync" is worth: the published expert's cosine and its loss, and the N-way form that ours learns by."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def sync_probability(video: Tensor, speech: Tensor, eps: float = 1e-8) -> Tensor
 def sync_loss(video: Tensor, speech: Tensor) -> Tensor:
     """Mean of -log((1 + cos) / 2), which is defined for signed embeddings (SIDGAN, ICCV 2023)."""
     return -torch.log(((1 + sync_probability(video, speech)) / 2).clamp_min(1e-4)).mean()
+
+
+def bce_loss(probability: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
+    """Mean of -y log P_sync - (1 - y) log(1 - P_sync): how the published expert was trained.
+
+    "A Lip Sync Expert Is All You Need" (2020), section 3.1, on its equation 1.
+
+    Args:
+        probability: (B,) P_sync, 0 to 1. Rounding may take a cosine beyond 1, where the logarithm has no value; it is
+            held within eps and 1 - eps.
+        target: (B,) 1 for picture and sound of the same window, 0 for others.
+
+    Returns:
+        () loss; ln 2 for one who says 0.5 to everything.
+    """
+    return F.binary_cross_entropy(probability.clamp(eps, 1 - eps), target)
 
 
 def matching_loss(audio: Tensor, face: Tensor, scale: Tensor, everywhere: float = 0.25) -> Tensor:

@@ -1,127 +1,231 @@
-"""Pretrains the expert: `python -m syncnet.train CLIPS --out runs/expert`."""
+"""Trains the expert: `python -m syncnet.train CLIPS --out runs/expert`.
+
+The folder of the run receives syncnet.safetensors (the network as it is), best.safetensors (as it was when it judged
+people it does not know best), curve.png (its distance over shift), config.json (the recipe, good for --config),
+log.jsonl, TensorBoard's events, and state.pt, from which the same command goes on. Exit code: 0 when it has trained, 1
+when it could not go on, 2 for wrong usage, 130 when interrupted.
+"""
 
 from __future__ import annotations
 
-import argparse
-import math
+import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from preprocessing.audio import AudioConfig
 from preprocessing.clips import Clip, speaker_weights
-from preprocessing.windows import Draws, batches, face_window, open_splits
-from syncnet.data import MOUTH, WINDOW, expert_mels, mouth_windows, sample
-from syncnet.loss import matching_loss
+from preprocessing.video import shown
+from preprocessing.windows import batches, open_splits
+from syncnet.data import Share
+from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet
-from training.checkpoint import Checkpoint
+from syncnet.plots import plot_curves
+from syncnet.recipe import LowerHalf, Recipe, build_network, build_optimizer, expert_of, load_network, save_network
+from syncnet.validation import validate
+from training.engine import Engine
+from training.options import parse_options
 from training.run import Run, due
 
-CLIPS_A_STEP, WINDOWS_A_CLIP = 8, 16
-SPAN = (WINDOWS_A_CLIP - 1) * 2 + WINDOW  # frames under 16 windows two frames apart
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+LARGEST_SCALE = 60  # of the cosines; beyond it single windows would rule the matching loss
 
 
-def train_step(
-    model: SmallSyncNet, optimizer: torch.optim.Optimizer, mels: Tensor, mouths: Tensor
-) -> dict[str, Tensor]:
-    """One step on (C, W, 1, 80, 16) mels and (C, W, 15, 64, 64) mouths."""
-    with torch.autocast("cpu", torch.bfloat16):  # 1.6 times as fast for this network; convolutions only
-        audio, face = model(mels.flatten(0, 1), mouths.flatten(0, 1))
-    shape = mels.shape[:2]
-    scale = model.log_scale.exp().clamp(max=60)
-    loss = matching_loss(audio.float().unflatten(0, shape), face.float().unflatten(0, shape), scale)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return {"matching": loss.detach(), "scale": scale.detach()}
+@dataclass(frozen=True)
+class Flags:
+    """The job.
 
-
-def one_cycle(done: float, warm: float = 0.15) -> float:
-    """The learning rate's share of its peak after `done` (0 to 1) of the steps: up by a cosine, then down to zero."""
-    if done < warm:
-        return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * done / warm))
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))
-
-
-@torch.inference_mode()
-def validate(model: SmallSyncNet, clips: list[Clip]) -> dict[str, float]:
-    """On whole held-out clips: pairwise accuracy of one window, and the share of clips with offset within +-1.
-
-    Pairwise: is a window's own sound nearer than a sound of the same clip 3 to 15 frames away?
+    Attributes:
+        out: The run's folder; an earlier run there goes on.
+        val: Folder of clips of other people; without it the split "val" of CLIPS is held out.
+        init: An expert's checkpoint whose weights a new run starts from.
+        workers: Processes a device that draw windows; 0: by the training one.
+        log_every: Steps from one logged loss to the next.
+        validate_every: Steps from one check on the held-out people, and one saved state, to the next.
     """
-    model.eval()
-    wins, hits = [], []
-    for clip in clips:
-        starts = np.arange(min(clip.frames, 250) - WINDOW + 1)
-        mouths = mouth_windows(face_window(clip, MOUTH, 0, int(starts[-1]) + WINDOW), starts)
-        audio, face = model(torch.from_numpy(expert_mels(clip.mel, starts)), torch.from_numpy(mouths))
-        cosine = (face @ audio.T).numpy()
-        gap = np.abs(starts[:, None] - starts[None, :])
-        far = (gap >= 3) & (gap <= 15)
-        wins.append((np.diag(cosine)[:, None] > cosine)[far].mean())
-        means = [np.diagonal(cosine, k).mean() for k in range(-15, 16)]
-        hits.append(abs(int(np.argmax(means)) - 15) <= 1)
-    model.train()
-    return {"pairwise": float(np.mean(wins)), "offset_within_1": float(np.mean(hits))}
+
+    out: Path
+    val: Path | None = None
+    init: Path | None = None
+    workers: int = 0
+    log_every: int = 20
+    validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name, least in {"workers": 0, "log_every": 1, "validate_every": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+
+
+@dataclass
+class State:
+    """Everything that lives while training; `forward` is the network as Fabric runs it."""
+
+    recipe: Recipe
+    fabric: Fabric
+    network: SmallSyncNet | LowerHalf
+    forward: nn.Module
+    optimizer: Any
+    step: int = 0
+    best: float = 0.0  # accuracy on the held-out clips
+
+
+def start(recipe: Recipe, fabric: Fabric, init: Path | None = None) -> State:
+    """A new network, alike in all processes.
+
+    Raises:
+        ValueError: `init` is no checkpoint of an expert such as the recipe asks for.
+    """
+    torch.manual_seed(recipe.seed)
+    network = build_network(recipe)
+    if init:
+        load_network(recipe, network, init)
+    forward, optimizer = fabric.setup(network, build_optimizer(recipe, network))
+    return State(recipe, fabric, network, forward, optimizer)
+
+
+def train_step(state: State, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    """One step on what `Recipe.draw` gave, in batches; returns the loss by its name, and what is of interest.
+
+    Raises:
+        FloatingPointError: the loss is no number; the network is as it was before.
+    """
+    recipe, fabric = state.recipe, state.fabric
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.rate_at(state.step)
+    # Dropout depends on seed, step and process alone, so that a run that was stopped goes on as if it had not been.
+    drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
+    torch.manual_seed(int(drawn[0]))
+    losses = _match(state, *batch) if recipe.loss == "matching" else _judge(state, *batch)
+    loss = losses[recipe.loss]
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+    state.optimizer.zero_grad()
+    fabric.backward(loss)
+    if recipe.clip_gradient:
+        fabric.clip_gradients(state.forward, state.optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
+    state.optimizer.step()
+    state.step += 1
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _match(state: State, mels: Tensor, mouths: Tensor) -> dict[str, Tensor]:
+    """On (C, W, 1, 80, 16) mels and (C, W, 15, S, S) mouths."""
+    audio, face = state.forward(mels.flatten(0, 1), mouths.flatten(0, 1))
+    shape, scale = mels.shape[:2], state.network.log_scale.exp().clamp(max=LARGEST_SCALE)
+    loss = matching_loss(audio.unflatten(0, shape), face.unflatten(0, shape), scale, state.recipe.everywhere)
+    return {"matching": loss, "scale": scale}
+
+
+def _judge(state: State, mels: Tensor, mouths: Tensor, together: Tensor) -> dict[str, Tensor]:
+    """On (C, 1, 80, 16) mels, (C, 15, S, S) mouths and (C,) whether they belong together, 1 or 0."""
+    audio, face = state.forward(mels, mouths)
+    cosine = sync_probability(face, audio)
+    signed = isinstance(state.network, SmallSyncNet)  # then P_sync is (1 + cos) / 2 (SIDGAN, ICCV 2023)
+    return {"bce": bce_loss((1 + cosine) / 2 if signed else cosine, together)}
+
+
+def check(state: State, run: Run, held_out: Sequence[Clip]) -> None:
+    """Validates, and writes the checkpoints and the state; by one of several processes."""
+    if not run.writes:
+        return
+    recipe, network, values = state.recipe, state.network, dict[str, float]()
+    if held_out:
+        found = validate(expert_of(recipe, network, state.step), held_out)
+        values = found.values()
+        run.log(state.step, **values)
+        plot_curves({f"step {state.step}": found.curve}, run.folder / "curve.png")
+        run.show(state.step, "curve", run.folder / "curve.png")
+    save_network(recipe, network, state.step, run.folder / "syncnet.safetensors")
+    if values.get("accuracy", 0.0) > state.best:
+        state.best = values["accuracy"]
+        save_network(recipe, network, state.step, run.folder / "best.safetensors")
+    parts = {"network": network.state_dict(), "optimizer": state.optimizer.state_dict()}
+    run.save_state({"step": state.step, "best": state.best, "recipe": asdict(recipe)} | parts)
+
+
+def resume(state: State, run: Run) -> None:
+    """Goes on from the folder's state if there is one, with its own recipe but for the number of steps.
+
+    Raises:
+        ValueError: it was trained by another recipe; the field and both values are named.
+    """
+    if (saved := run.load_state()) is None:
+        return
+    ours = asdict(state.recipe)
+    for name, theirs in saved.get("recipe", {}).items():
+        if name != "steps" and ours[name] != theirs:
+            where = f"the run in {shown(run.folder)} has {name} {theirs}, not {ours[name]}"
+            raise ValueError(f"{where}: go on with its config.json, or choose another folder")
+    state.network.load_state_dict(saved["network"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.step, state.best = saved["step"], saved["best"]
+    run.rewind(state.step)
+
+
+def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
+    """Trains up to `recipe.steps` steps, in each of the engine's processes.
+
+    Raises:
+        ValueError: the clips, the options or an earlier run in the folder do not fit.
+        FloatingPointError: the loss is no number any more.
+    """
+    if recipe.clips_a_step % engine.devices:
+        raise ValueError(f"clips_a_step {recipe.clips_a_step} cannot be shared out among {engine.devices} devices")
+    seen, held_out = open_splits(clips, flags.val, recipe.span)
+    fabric = engine.launch()
+    run = Run(flags.out, board=True, writes=fabric.is_global_zero)
+    state = start(recipe, fabric, flags.init)
+    resume(state, run)
+    if run.writes:
+        _write_config(recipe, flags.out / "config.json")
+    size = recipe.clips_a_step // fabric.world_size
+    share = Share(seen, speaker_weights(seen), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
+    stream = batches(share, size, range(state.step, recipe.steps), workers=flags.workers)
+    quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
+    for batch in tqdm(stream, total=recipe.steps, initial=state.step, unit="step", disable=quiet):
+        losses = train_step(state, fabric.to_device(batch))
+        if due(state.step, flags.log_every):
+            run.log(state.step, **{name: value.item() for name, value in losses.items()})
+        if due(state.step, flags.validate_every) or state.step == recipe.steps:
+            check(state, run, held_out)
+
+
+def _write_config(recipe: Recipe, path: Path) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    os.replace(part, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m syncnet.train", description=__doc__)
-    parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
-    parser.add_argument("--val", type=Path, help="folder of clips of other people (default: the split val of CLIPS)")
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder; an earlier run there goes on")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=6e-4, help="peak learning rate (default: 6e-4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw windows (default: 0, by this one)")
-    args = parser.parse_args(argv)
+    """Runs the command; returns its exit code (see --help)."""
     try:
-        train(args.clips, args.val, args.out, args.steps, args.rate, args.seed, args.workers)
+        given = sys.argv[1:] if argv is None else argv
+        clips, (flags, recipe, engine) = parse_options(
+            given, "python -m syncnet.train", __doc__, Flags, Recipe, Engine
+        )  # fmt: skip
+        train(clips, recipe, flags, engine)
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; the same command goes on from the last saved state")
     except ValueError as error:
-        parser.error(str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
+        return _fail(2, str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
+    except (FloatingPointError, OSError) as error:
+        return _fail(1, error)
     return 0
 
 
-def train(
-    clip_folder: Path, val: Path | None, out: Path, steps: int, rate: float, seed: int, workers: int = 0
-) -> None:  # fmt: skip
-    """Trains for `steps` steps and writes `syncnet.safetensors` into `out`."""
-    torch.manual_seed(seed)
-    clips, held_out = open_splits(clip_folder, val, SPAN)
-    run = Run(out)
-    model = SmallSyncNet()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
-    first = 0
-    if (state := run.load_state()) is not None:
-        first = state["step"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    draw = partial(sample, windows=WINDOWS_A_CLIP)
-    draws = Draws(clips, speaker_weights(clips), draw, seed)
-    stream = batches(draws, CLIPS_A_STEP, range(first, steps), workers=workers)
-    for step, (mels, mouths) in enumerate(stream, first + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * one_cycle((step - 1) / steps)
-        losses = train_step(model, optimizer, mels, mouths)
-        if due(step, 20):
-            run.log(step, **{name: value.item() for name, value in losses.items()})
-        if due(step, 250) or step == steps:
-            if held_out:
-                run.log(step, **validate(model, held_out))
-            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            run.save_state({"step": step} | parts)
-            Checkpoint(
-                "small-syncnet", {"dimension": 256, "mouth_size": 64}, asdict(AudioConfig()), {"kind": "points"},
-                model.state_dict(), step,
-            ).save(out / "syncnet.safetensors")  # fmt: skip
+def _fail(code: int, error: object) -> int:
+    print(f"syncnet.train: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from skimage.data import astronaut
 
-from preprocessing.audio import speech_columns
+from preprocessing.audio import load_audio, mel_spectrogram, speech_columns
 from preprocessing.clips import CLIP_FPS, ClipHeader, encode, write_clip
-from preprocessing.crops import CropGeometry
+from preprocessing.crops import CropGeometry, crop
 from preprocessing.faces import FaceTrack, estimate_points
 from preprocessing.writer import Sound, VideoWriter
 from training.checkpoint import Checkpoint
@@ -179,3 +179,22 @@ def write_talk(path: Path, pictures: Sequence[np.ndarray], seconds: float | None
     with tempfile.TemporaryDirectory() as folder:
         sound = write_speech(Path(folder) / "speech.wav", seconds or len(pictures) / 25)
         return write_video(path, pictures, sound=sound)
+
+
+def write_talking_clips(folder: Path, count: int = 2, frames: int = 40, margin: int = 8) -> Path:
+    """Clips of the astronaut, whose mouth opens with the loudness of the recording, each of another "speaker"."""
+    points = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the whole picture
+    matrix = CropGeometry("points", 96).matrix(np.zeros(4), points, (512, 512))
+    matrix[:, 2] += margin
+    face = crop(np.ascontiguousarray(astronaut()[..., ::-1]), matrix, 96 + 2 * margin)
+    samples = load_audio(SPEECH)[6400:]
+    mel, spoken = mel_spectrogram(samples), speech_columns(samples)
+    for number in range(count):
+        columns = slice(number * frames * 16 // 5, (number + 1) * frames * 16 // 5 + 1)
+        part = samples[number * frames * 640 : (number + 1) * frames * 640]
+        faces = np.repeat(face[None], frames, axis=0)
+        for index, loud in enumerate(mel[:40, columns].mean(axis=0)[: frames * 3 : 3]):
+            cv2.ellipse(faces[index], (56, 66), (10, int(4 + loud)), 0, 0, 360, (30, 20, 60), -1)
+        path, speaker = folder / f"{number}.safetensors", f"speaker{number}"
+        write_numbered_clip(path, faces, part, flags=spoken[columns], speaker=speaker, margin=margin)
+    return folder

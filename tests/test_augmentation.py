@@ -53,6 +53,34 @@ def test_draws_fill_their_ranges_and_do_not_leave_them():
     assert 1.29 < gains.max() <= 1.3
 
 
+def test_warps_fill_their_ranges_and_do_not_leave_them():
+    how, rng = replace(NONE, stretch=0.3, shear=0.1, mel_warp=0.2), np.random.default_rng(0)
+    views, hearings = ([kind.draw(how, rng) for _ in range(800)] for kind in (View, Hearing))
+    drawn = [(v.stretch[0], 0.3) for v in views], [(v.stretch[1], 0.3) for v in views]
+    for values in (*drawn, [(h.warp, 0.2) for h in hearings]):
+        logs, most = np.log([value for value, _ in values]), values[0][1]
+        assert -most <= logs.min() < -0.98 * most
+        assert 0.98 * most < logs.max() <= most
+        assert abs(logs.mean()) < 0.05 * most
+    apart = [abs(np.log(v.stretch[0] / v.stretch[1])) for v in views]
+    assert max(apart) > 0.5  # width and height go their own ways
+    shears = [v.shear for v in views]
+    assert -0.1 <= min(shears) < -0.098 < 0.098 < max(shears) <= 0.1
+
+
+def test_a_stretched_mel_by_hand():
+    bands = np.arange(80, dtype=np.float32)
+    mel = np.repeat((bands / 40 - 1)[:, None], 3, axis=1)  # band b has the level b / 40 - 1
+    higher, lower = (np.rint((Hearing(warp=warp).change(mel)[:, 1] + 1) * 4000) / 100 for warp in (1.25, 0.5))
+    assert higher[[0, 4, 10, 63, 64, 79]].tolist() == [0, 5, 12.5, 78.75, 79, 79]  # beyond the last band it is the last
+    assert lower[[0, 10, 11, 79]].tolist() == [0, 5, 5.5, 39.5]
+    silent = mel.copy()
+    silent[40:] = -4
+    assert (Hearing(warp=0.5, gain=1).change(silent)[:80, 0] > -4).all()  # the silent half is heard no more
+    assert (Hearing(warp=2.0, gain=1).change(silent)[20:] == -4).all()
+    assert not np.array_equal(mel, Hearing(warp=1.01).change(mel))
+
+
 def test_shares_are_kept():
     how = replace(NONE, flip=0.25, grey=0.5, blur=0.75, jpeg=1)
     rng = np.random.default_rng(0)
@@ -88,6 +116,11 @@ def test_a_seed_gives_the_same_disguise():
         (View(zoom=2), (57.5, 27.5), (67.5, 7.5)),
         (View(turn=90), (95, 0), (0, 0)),  # anticlockwise: the upper right corner becomes the upper left one
         (View(turn=90, flip=True), (95, 0), (95, 0)),
+        (View(stretch=(2, 0.5)), (47.5, 47.5), (47.5, 47.5)),
+        (View(stretch=(2, 0.5)), (57.5, 27.5), (67.5, 37.5)),
+        (View(shear=0.2), (57.5, 57.5), (59.5, 57.5)),  # below the middle to the right
+        (View(shear=0.2), (57.5, 37.5), (55.5, 37.5)),
+        (View(stretch=(2, 1), shear=0.2, turn=90), (57.5, 57.5), (57.5, 25.5)),  # (20 + 2, 10), turned anticlockwise
     ],
 )
 def test_views_move_points_by_hand(view, point, expected):
@@ -193,6 +226,8 @@ def test_noise_of_a_mel_follows_its_seed():
         ({"zoom": (1.1, 0.9)}, r"zoom is a range within 0.1 and 10, low first, not \(1.1, 0.9\)"),
         ({"quality": (0, 90)}, "quality is a range within 1 and 100"),
         ({"shift": -1.0}, "shift is 0 or more, not -1.0"),
+        ({"stretch": 1.5}, "stretch is a number from 0 to 1, not 1.5"),
+        ({"mel_warp": -0.1}, "mel_warp is a number from 0 to 1, not -0.1"),
         ({"bands": (2, -8)}, "bands is 0 or more"),
     ],
 )

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.build import main
+from preprocessing import build
 from preprocessing.gates import Gates
 from preprocessing.manifest import Row
+from syncnet import screen
+from syncnet.screen import SHORTEST, Limits
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
 DASKS = {"--host", "--port", "--nworkers", "--nthreads", "--scheduler-file"}
 
 
 def test_every_flag_exists(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    known = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    for command in (build, screen):
+        with pytest.raises(SystemExit):
+            command.main(["--help"])
+    known = {"--" + flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w.-]*)", capsys.readouterr().out)}
     named = set(re.findall(r"--[a-z][\w.-]*\w", GUIDE)) - DASKS
     assert len(named) > 20
     assert {flag for flag in named if "--" + flag[2:].replace("-", "_") not in known} == set()
@@ -37,3 +40,10 @@ def test_the_table_of_gates_has_the_defaults():
 def test_every_column_is_named():
     words = set(re.findall(r"\w+", GUIDE[GUIDE.index("Columns of") : GUIDE.index("## Stopping")]))
     assert {field.name for field in fields(Row)} <= words
+
+
+def test_the_table_of_verdicts_has_the_defaults():
+    bounds = {"short": SHORTEST, "confidence": Limits.min_confidence, "offset": Limits.max_offset}
+    for verdict, bound in bounds.items():
+        (line,) = (line for line in GUIDE.splitlines() if line.startswith(f"| `{verdict}` | "))
+        assert float(re.findall(r"\d+\.?\d*", line)[0]) == bound

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from preprocessing.augmentation import Augmentation
 from preprocessing.clips import Clip
-from syncnet.data import expert_mels, mouth_windows, sample
-from syncnet.loss import matching_loss, sync_loss, sync_probability
+from preprocessing.windows import Draws, Region, batches
+from syncnet.data import Share, expert_mels, mouth_windows, pair, sample, speech_share
+from syncnet.loss import bce_loss, matching_loss, sync_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from tests.material import write_numbered_clip
 
@@ -56,7 +57,24 @@ def test_sync_probability_is_the_originals_cosine(shared):
         cosine, loss = golden["cosine"], float(golden["cosine_loss"])
     ours = sync_probability(video, audio)
     assert np.abs(ours.numpy() - cosine).max() < 1e-5
-    assert F.binary_cross_entropy(ours[:, None], labels).item() == pytest.approx(loss, abs=1e-4)
+    assert bce_loss(ours, labels[:, 0]).item() == pytest.approx(loss, abs=1e-4)
+
+
+def test_bce_loss_by_hand():
+    half, sure = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.2])
+    assert bce_loss(half, torch.tensor([1.0, 0])).item() == pytest.approx(math.log(2))
+    assert bce_loss(sure, torch.tensor([1.0, 0])).item() == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2)
+    assert bce_loss(sure, torch.tensor([0.0, 1])).item() == pytest.approx(-(math.log(0.1) + math.log(0.2)) / 2)
+    # Held within 1e-6 and 1 - 1e-6: a cosine that rounding takes beyond 1 has a loss, and the worst one is finite.
+    assert bce_loss(torch.tensor([1.0000001]), torch.tensor([1.0])).item() == pytest.approx(0, abs=2e-6)
+    assert bce_loss(torch.tensor([0.0]), torch.tensor([1.0])).item() == pytest.approx(6 * math.log(10), rel=1e-5)
+
+
+def test_bce_loss_pulls_together_and_apart():
+    probability = torch.tensor([0.5, 0.5], requires_grad=True)
+    bce_loss(probability, torch.tensor([1.0, 0])).backward()
+    assert probability.grad is not None
+    assert probability.grad.tolist() == pytest.approx([-1, 1])  # of -log p and -log(1 - p), halved by the mean
 
 
 def test_sync_loss_by_hand():
@@ -188,6 +206,41 @@ def test_picture_and_sound_of_a_window_belong_together(counted, seed):
     assert columns.tolist() == [int(80 * (first + 3 * w) / 25) for w in range(6)]
 
 
+def test_another_regions_size_is_shown(counted):
+    mel, mouths = sample(counted, np.random.default_rng(0), 3, region=Region(0.25, 0.5, 0.5, 48), augmentation=NONE)
+    assert (mel.shape, mouths.shape) == ((3, 1, 80, 16), (3, 15, 48, 48))
+
+
+@pytest.mark.parametrize("nearest", [5, 12])
+def test_half_of_the_pairs_belong_together_and_the_others_keep_their_distance(counted, nearest):
+    gaps, labels = [], []
+    for seed in range(400):
+        mel, mouths, together = pair(counted, np.random.default_rng(seed), nearest, NONE)
+        assert (mel.shape, mouths.shape) == ((1, 80, 16), (15, 64, 64))
+        assert mel.dtype == mouths.dtype == together.dtype == np.float32
+        frames = np.rint(mouths[::3, 0, 0] * 255).astype(int)
+        assert np.diff(frames).tolist() == [1, 1, 1, 1]
+        start = {int(80 * frame / 25): frame for frame in range(FRAMES)}[round(float(mel[0, 0, 0]) * 100)]
+        gaps.append(start - frames[0])
+        labels.append(together)
+    assert np.mean(labels) == pytest.approx(0.5, abs=0.06)
+    assert all((gap == 0) == (label == 1) for gap, label in zip(gaps, labels, strict=True))
+    apart = {gap for gap in gaps if gap}
+    assert min(map(abs, apart)) == nearest
+    assert min(apart) < -20
+    assert max(apart) > 20  # before and after, up to the clip's ends
+
+
+def test_a_share_of_a_stream_is_a_part_of_each_step(counted):
+    def draw(clip, rng):
+        return rng.random()
+
+    whole = list(batches(Draws([counted], np.ones(1), draw, 5), 6, range(1, 4)))
+    for rank in range(3):
+        share = batches(Share([counted], np.ones(1), draw, 5, size=2, rank=rank, processes=3), 2, range(1, 4))
+        assert all(torch.equal(ours, all_[2 * rank : 2 * rank + 2]) for ours, all_ in zip(share, whole, strict=True))
+
+
 def test_the_mouth_is_where_it_is_said_to_be(noisy):
     _, mouths = sample(noisy, np.random.default_rng(0), windows=2, augmentation=NONE)
     expected = noisy.faces(0, 1)[0, MARGIN + 28 : MARGIN + 92, MARGIN + 16 : MARGIN + 80]
@@ -238,3 +291,21 @@ def test_a_run_of_windows_is_disguised_alike(noisy):
         frames = mouths.reshape(15, 3, 64, 64)
         assert np.abs(frames - frames.mean(axis=0)).mean() < 0.016  # noise of up to 4 grey levels
         assert np.abs(mel - mel.mean(axis=0)).mean() < 0.15  # noise of 0.15
+
+
+
+def test_windows_are_drawn_where_there_is_speech(tmp_path):
+    frames = 100
+    faces = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 112, 112, 3))
+    flags = np.zeros(1 + frames * 640 // 200, bool)
+    flags[256:] = True  # the last 20 of 100 frames
+    clip = Clip.open(write_numbered_clip(tmp_path / "late.safetensors", faces, flags=flags, margin=MARGIN))
+    assert speech_share(flags, 80, 85) == 1
+    assert speech_share(flags, 70, 90) == pytest.approx(0.5)
+
+    def first(spoken: float, seed: int) -> float:
+        return 255 * sample(clip, np.random.default_rng(seed), 2, 2, NONE, spoken=spoken)[1][0, 0].mean()
+
+    firsts = {spoken: np.array([first(spoken, seed) for seed in range(60)]) for spoken in (0.0, 0.5)}
+    assert np.mean(firsts[0.0] > 75) < 0.35  # 18 of 94 places
+    assert 0.5 < np.mean(firsts[0.5] > 75) < 1  # 1 - (76 / 94) ** 6 of them: after six places any will do

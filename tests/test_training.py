@@ -1,4 +1,4 @@
-"""Both trainers on a real face and real speech: what they are shown, one step of each, and going on after a stop."""
+"""The generator's trainer on a real face and real speech: what it is shown, one step, going on after a stop."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from skimage.data import astronaut
 from torch import Tensor
 
-import syncnet.train
 import wav2lip.train
-from preprocessing.audio import AudioConfig, load_audio, mel_spectrogram, speech_columns
+from preprocessing.audio import AudioConfig
 from preprocessing.augmentation import Augmentation
 from preprocessing.clips import Clip, open_clips
-from preprocessing.crops import CropGeometry, crop
+from preprocessing.crops import CropGeometry
 from preprocessing.manifest import Row, write_rows
 from syncnet.model import SmallSyncNet
-from tests.material import change_clip, write_numbered_clip
+from tests.material import change_clip, write_talking_clips
 from training.checkpoint import Checkpoint
 from training.run import Run, due
 from wav2lip.checkpoints import load_generator
 from wav2lip.data import Window, sample
 
 ROOT = Path(__file__).parents[1]
-POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
-FRAMES, MARGIN = 40, 8
+FRAMES = 40
 TINY = replace(wav2lip.train.CONFIG, width=4)
 
 
@@ -51,24 +48,8 @@ def _steady():
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> Path:
-    """Two clips of the astronaut, whose mouth darkens with the loudness of the demo's speech."""
-    folder = tmp_path_factory.mktemp("clips")
-    frame = np.ascontiguousarray(astronaut()[..., ::-1])
-    matrix = CropGeometry("points", 96).matrix(np.zeros(4), POINTS, (512, 512))
-    matrix[:, 2] += MARGIN
-    face = crop(frame, matrix, 96 + 2 * MARGIN)
-    samples = load_audio(ROOT / "assets" / "speech.wav")[6400:]
-    mel, speech = mel_spectrogram(samples), speech_columns(samples)
-    for number in range(2):
-        columns, part = slice(128 * number, 128 * number + 129), slice(25600 * number, 25600 * (number + 1))
-        faces = np.repeat(face[None], FRAMES, axis=0)
-        for index, open_ in enumerate(mel[:40, columns].mean(axis=0)[: FRAMES * 3 : 3]):
-            cv2.ellipse(faces[index], (56, 66), (10, int(4 + open_)), 0, 0, 360, (30, 20, 60), -1)
-        write_numbered_clip(
-            folder / f"{number}.safetensors", faces, samples[part], flags=speech[columns], speaker=f"speaker{number}",
-            margin=MARGIN,
-        )  # fmt: skip
-    return folder
+    """Two clips of the astronaut, whose mouth opens with the loudness of the demo's speech."""
+    return write_talking_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +66,6 @@ def expert(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(monkeypatch) -> None:
     """Sizes at which a step takes a fraction of a second."""
-    monkeypatch.setattr(syncnet.train, "CLIPS_A_STEP", 2)
-    monkeypatch.setattr(syncnet.train, "WINDOWS_A_CLIP", 3)
-    monkeypatch.setattr(syncnet.train, "SPAN", 9)
     monkeypatch.setattr(wav2lip.train, "WINDOWS_A_STEP", 1)
     monkeypatch.setattr(wav2lip.train, "start", partial(wav2lip.train.start, config=TINY))
     monkeypatch.setattr(wav2lip.train, "SYNC_FROM", 0)  # the expert takes part from the first step on
@@ -105,22 +83,6 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 def draw(clips: Path) -> Window:
     return sample(open_clips(clips, 10)[0], np.random.default_rng(0), TINY.size, TINY.mask_row)
-
-
-def test_one_step_trains_the_expert(clips, small):
-    torch.manual_seed(0)
-    model = SmallSyncNet(dimension=32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    drawn = [syncnet.train.sample(clip, np.random.default_rng(0), 3) for clip in open_clips(clips, 9)]
-    mels, mouths = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-    before = snapshot(model.state_dict())
-    first = syncnet.train.train_step(model, optimizer, mels, mouths)
-    assert changed(before, model.state_dict()) == set(before)
-    assert torch.isfinite(first["matching"])
-    assert first["scale"].item() == pytest.approx(10, rel=0.01)
-    for _ in range(4):
-        last = syncnet.train.train_step(model, optimizer, mels, mouths)
-    assert last["matching"] < first["matching"]
 
 
 def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
@@ -194,45 +156,19 @@ def test_validation_measures_the_averaged_generator(clips, expert, small, tmp_pa
     assert not changed(before, state.average.state_dict())
 
 
-def test_validation_of_an_expert_that_knows(clips, small, monkeypatch):
-    class Knows(SmallSyncNet):
-        """Recognises each of a clip's windows, picture and sound, by its number."""
-
-        def forward(self, mel, faces):
-            return torch.eye(len(mel)), torch.eye(len(mel))
-
-    model = Knows(dimension=32)
-    assert syncnet.train.validate(model, open_clips(clips, 9)) == {"pairwise": 1.0, "offset_within_1": 1.0}
-    assert model.training
-    monkeypatch.setattr(
-        Knows, "forward", lambda self, mel, faces: (torch.eye(len(mel)), torch.eye(len(mel)).roll(4, 0))
-    )
-    measured = syncnet.train.validate(model, open_clips(clips, 9))
-    assert measured["offset_within_1"] == 0
-    assert measured["pairwise"] < 0.9
-
-
-def train_expert(clips: Path, out: Path, steps: int, workers: int = 0) -> None:
-    syncnet.train.train(clips, None, out, steps, 1e-3, seed=3, workers=workers)
-
-
 def train_generator(clips: Path, expert: Path, out: Path, steps: int, workers: int = 0) -> None:
     wav2lip.train.train(clips, None, expert, out, steps, 1e-3, seed=3, check_every=2, workers=workers)
 
 
-def test_workers_train_the_same_networks(clips, expert, small, tmp_path):
+def test_workers_train_the_same_network(clips, expert, small, tmp_path):
     for workers in (0, 2):
-        train_expert(clips, tmp_path / f"expert{workers}", 2, workers)
-        train_generator(clips, expert, tmp_path / f"generator{workers}", 2, workers)
-    for kind in ("expert", "generator"):
-        alone, helped = (torch.load(tmp_path / f"{kind}{n}" / "state.pt", weights_only=True) for n in (0, 2))
-        part = "model" if kind == "expert" else "generator"
-        assert alone["step"] == helped["step"] == 2
-        assert not changed(alone[part], helped[part])
+        train_generator(clips, expert, tmp_path / str(workers), 2, workers)
+    alone, helped = (torch.load(tmp_path / n / "state.pt", weights_only=True) for n in ("0", "2"))
+    assert alone["step"] == helped["step"] == 2
+    assert not changed(alone["generator"], helped["generator"])
 
 
-@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
-def test_a_folders_own_split_is_held_out(module, clips, expert, small, tmp_path, monkeypatch):
+def test_a_folders_own_split_is_held_out(clips, expert, small, tmp_path, monkeypatch):
     folder = tmp_path / "clips"
     shutil.copytree(clips, folder)
     rows = [
@@ -241,7 +177,7 @@ def test_a_folders_own_split_is_held_out(module, clips, expert, small, tmp_path,
     ]
     write_rows(folder / "manifest.csv", rows)
     seen: dict[str, set[str]] = {"train": set(), "val": set()}
-    drawn, judged = module.sample, module.validate
+    drawn, judged = wav2lip.train.sample, wav2lip.train.validate
 
     def sample_(clip, *arguments, **options):
         seen["train"].add(clip.path.stem)
@@ -249,20 +185,16 @@ def test_a_folders_own_split_is_held_out(module, clips, expert, small, tmp_path,
 
     def validate_(state, held_out, *arguments):
         seen["val"].update(clip.path.stem for clip in held_out)
-        monkeypatch.setattr(module, "sample", drawn)
+        monkeypatch.setattr(wav2lip.train, "sample", drawn)
         return judged(state, held_out, *arguments)
 
-    monkeypatch.setattr(module, "sample", sample_)
-    monkeypatch.setattr(module, "validate", validate_)
-    if module is syncnet.train:
-        train_expert(folder, tmp_path / "run", 1)
-    else:
-        train_generator(folder, expert, tmp_path / "run", 1)
+    monkeypatch.setattr(wav2lip.train, "sample", sample_)
+    monkeypatch.setattr(wav2lip.train, "validate", validate_)
+    train_generator(folder, expert, tmp_path / "run", 1)
     assert seen == {"train": {"1"}, "val": {"0"}}
 
 
-@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
-def test_what_cannot_be_trained_on_is_refused_in_one_line(module, clips, expert, tmp_path, capsys):
+def test_what_cannot_be_trained_on_is_refused_in_one_line(clips, expert, tmp_path, capsys):
     box, broken = tmp_path / "box", tmp_path / "broken"
     shutil.copytree(clips, box)
     for path in box.iterdir():
@@ -274,10 +206,10 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(module, clips, expert,
         place = data.find(bytes((0xFF, 0xD8)))  # the first picture's, and so on through the clip
         data[place : place + len(data) // 2] = bytes(len(data) // 2)
         path.write_bytes(data)
-    extra = ["--expert", str(expert)] if module is wav2lip.train else []
+    extra = ["--expert", str(expert), "--steps", "1"]
     for folder, workers, said in ((box, "0", "'points'"), (broken, "0", "damaged"), (broken, "1", "damaged")):
         with pytest.raises(SystemExit) as stop:
-            module.main([str(folder), "--out", str(tmp_path / "run"), "--steps", "1", "--workers", workers, *extra])
+            wav2lip.train.main([str(folder), "--out", str(tmp_path / "run"), "--workers", workers, *extra])
         assert stop.value.code == 2
         message = capsys.readouterr().err.partition("error: ")[2]
         assert message.count("\n") == 1
@@ -285,12 +217,10 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(module, clips, expert,
         assert folder.name in message
 
 
-@pytest.mark.parametrize("module", [syncnet.train, wav2lip.train], ids=["expert", "generator"])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(module, clips, expert, small, tmp_path, monkeypatch):
-    train = train_expert if module is syncnet.train else lambda *a: train_generator(a[0], expert, *a[1:])
-    monkeypatch.setattr(module, "due", lambda step, every: step == 2)  # saves after two steps of four
-    train(clips, tmp_path / "whole", 4)
-    real, calls = module.train_step, []
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(clips, expert, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(wav2lip.train, "due", lambda step, every: step == 2)  # saves after two steps of four
+    train_generator(clips, expert, tmp_path / "whole", 4)
+    real, calls = wav2lip.train.train_step, []
 
     def stopped(*arguments):
         calls.append(1)
@@ -298,19 +228,18 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(module, clips, expert, s
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(module, "train_step", stopped)
+    monkeypatch.setattr(wav2lip.train, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train(clips, tmp_path / "stopped", 4)
+        train_generator(clips, expert, tmp_path / "stopped", 4)
     torch.manual_seed(99)  # another process starts with other random numbers
     calls.extend([1] * 10)
-    train(clips, tmp_path / "stopped", 4)
+    train_generator(clips, expert, tmp_path / "stopped", 4)
     assert len(calls) == 4 + 10 + 2
 
     whole, stopped_ = (torch.load(tmp_path / name / "state.pt", weights_only=False) for name in ("whole", "stopped"))
     assert whole["step"] == stopped_["step"] == 4
-    for part in ("model", "generator", "average"):
-        if part in whole:
-            assert not changed(whole[part], stopped_[part])
+    for part in ("generator", "average"):
+        assert not changed(whole[part], stopped_[part])
     slots = (state["optimizer"]["state"] for state in (whole, stopped_))
     for ours, theirs in zip(*(slot.values() for slot in slots), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -318,13 +247,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(module, clips, expert, s
         kept, again = Checkpoint.load(path), Checkpoint.load(tmp_path / "stopped" / path.name)
         assert kept.step == again.step == 4
         assert not changed(kept.weights, again.weights)
-
-
-def test_another_seed_trains_another_expert(clips, small, tmp_path):
-    for seed in (3, 4):
-        syncnet.train.train(clips, None, tmp_path / str(seed), 1, 1e-3, seed)
-    weights = [Checkpoint.load(tmp_path / name / "syncnet.safetensors", "small-syncnet").weights for name in "34"]
-    assert changed(*weights) == set(weights[0])
 
 
 def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
@@ -348,6 +270,48 @@ def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in (tmp_path / "run" / "deep" / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["l1"]) for line in lines] == [(25, 0.12346), (50, 0.1)]
     assert "step 50" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
+    run = Run(tmp_path)
+    for step in (1, 2, 3):
+        run.log(step, loss=step / 10)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "sec')  # the process was killed here
+    Run(tmp_path).rewind(2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
+    Run(tmp_path / "new").rewind(2)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_tensorboard_shows_the_log(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), np.full((4, 6, 3), (10, 20, 30), np.uint8))
+    run = Run(tmp_path / "run", board=True)
+    for step in (1, 2, 3):
+        run.log(step, loss=step / 10)
+    again = Run(tmp_path / "run", board=True)
+    again.rewind(2)
+    again.log(3, loss=0.7)
+    seen = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    assert [(event.step, event.value) for event in seen.Scalars("loss")] == [
+        (1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.7)),
+    ]  # fmt: skip
+    again.show(3, "curve", picture)
+    (image,) = EventAccumulator(str(tmp_path / "run")).Reload().Images("curve")[-1:]
+    pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert (pixels == (10, 20, 30)).all()
+
+
+def test_only_one_of_several_processes_writes(tmp_path, capsys):
+    run = Run(tmp_path / "run", board=True, writes=False)
+    run.log(1, loss=0.5)
+    run.save_state({"step": 1})
+    run.rewind(1)
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_due_by_hand():

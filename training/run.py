@@ -1,42 +1,103 @@
-"""A training run's folder: its log and the state from which it goes on."""
+"""A training run's folder: its logs and the state from which it goes on."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import torch
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+INSTALL = "pip install -r requirements-train.txt"
 
 
 class Run:
-    """`log.jsonl` (one line a logged step) and `state.pt` (everything that changes while training)."""
+    """`log.jsonl` (one line a logged step) and `state.pt` (everything that changes while training).
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    Attributes:
+        folder: made if it is not there.
+        board: TensorBoard's writer into the same folder, None without.
+    """
+
+    def __init__(self, folder: Path, *, board: bool = False, writes: bool = True) -> None:
+        """`board`: TensorBoard gets the figures too. `writes`: False for all but one of several processes."""
+        self.folder, self.writes = folder, writes
+        self.board: SummaryWriter | None = None
         self.started = time.monotonic()
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.board = _open_board(folder, None) if board else None
 
     def log(self, step: int, **values: float) -> None:
         """Appends a line and prints it."""
+        if not self.writes:
+            return
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
         line |= {name: round(float(value), 5) for name, value in values.items()}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print("  ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+        tqdm.write("  ".join(f"{name} {value}" for name, value in line.items()))  # above a progress bar
+        sys.stdout.flush()
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Gives TensorBoard a picture file."""
+        if self.board:
+            pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR_RGB)
+            assert pixels is not None
+            self.board.add_image(name, pixels, step, dataformats="HWC")
+            self.board.flush()
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes the state to resume from, beside its name first, so that a killed run keeps the last whole one."""
-        part = self.folder / "state.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.folder / "state.pt")
+        if self.writes:
+            part = self.folder / "state.pt.part"
+            torch.save(state, part)
+            os.replace(part, self.folder / "state.pt")
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state to resume from, or None for a new run."""
+        """The state to resume from, on the CPU, or None for a new run."""
         path = self.folder / "state.pt"
-        return torch.load(path, weights_only=True) if path.is_file() else None
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+    def rewind(self, step: int) -> None:
+        """Takes out of the logs what came after a step: a stopped run that goes on from there logs it again."""
+        path = self.folder / "log.jsonl"
+        if self.writes and path.is_file():
+            lines = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
+            part = self.folder / "log.jsonl.part"
+            part.write_text("".join(lines))
+            os.replace(part, path)
+        if self.board:
+            self.board.close()
+            self.board = _open_board(self.folder, step + 1)
+
+
+def _step(line: str) -> float:
+    """A logged line's step; of a line that a killed run left unfinished: beyond all."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
+
+
+def _open_board(folder: Path, purge_from: int | None) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError(f"the log for TensorBoard needs tensorboard: {INSTALL}") from None
+    return SummaryWriter(str(folder), purge_step=purge_from)
 
 
 def due(step: int, every: int) -> bool:

@@ -58,7 +58,7 @@ class Look:
     @classmethod
     def of(cls, clip: Clip, frames: Sequence[int] | np.ndarray, mask: float) -> Look:
         """Looks at some frames; `mask` is the first masked row as a share of the side."""
-        seen, row = _seen(clip.path), round(mask * GLANCE.size)
+        seen, row = _seen(clip.path, clip.offset), round(mask * GLANCE.size)
         for frame in map(int, frames):
             if frame not in seen:
                 seen[frame] = _glance(clip, frame)
@@ -80,8 +80,9 @@ class Look:
 
 
 @lru_cache(maxsize=512)
-def _seen(path: Path) -> dict[int, np.ndarray]:
-    """What has been looked at of a clip; the clips used last are remembered, 0.2 MB for ten seconds."""
+def _seen(path: Path, offset: int) -> dict[int, np.ndarray]:
+    """What has been looked at of a clip by its frames' numbers, which an offset moves; the clips used last are
+    remembered, 0.2 MB for ten seconds."""
     return {}
 
 

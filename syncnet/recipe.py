@@ -1,0 +1,192 @@
+"""How an expert is trained: the recipe, and the network that it asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from preprocessing.audio import AudioConfig
+from preprocessing.augmentation import Augmentation
+from preprocessing.video import shown
+from preprocessing.windows import Region
+from syncnet.data import DISGUISE, MOUTH, WINDOW, pair, sample
+from syncnet.expert import Expert
+from syncnet.model import SmallSyncNet, SyncNet
+from training.checkpoint import Checkpoint
+
+RELEASED = (512, 96)  # dimension of the released network, and width of the square whose lower half it sees
+WARM = 0.15  # share of the steps in which one-cycle climbs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how.
+
+    Attributes:
+        network: "small" is ours; "released" has the published shape and keys and sees the region's lower half.
+        region: Square of the crop that it looks at.
+        norm: "layer" norm over the channels, or "group" norm; of the small network.
+        dimension: Of the embeddings.
+        dropout: Share of the last features that a step goes without.
+        loss: "matching" tells the windows of a clip apart; "bce" asks whether picture and sound belong together.
+        everywhere: Weight of matching over all windows of a process' batch beside that within a clip.
+        clips_a_step: Drawn by all devices together.
+        windows_a_clip: Drawn from each; for bce two, of which it takes one picture and one sound.
+        distance: Frames from one window to the next; for bce the least.
+        spoken: Share of speech below which another place of the clip is drawn; not for bce.
+        optimizer: "adamw" or "adam".
+        rate: Learning rate at its highest.
+        schedule: "one-cycle" climbs and falls to zero within the steps; "constant".
+        weight_decay: Share of the rate by which weights shrink in a step.
+        clip_gradient: Norm above which the gradient is scaled down; 0 leaves it.
+        steps: To train.
+        seed: Of the weights and of everything that is drawn.
+        augmentation: How windows are disguised.
+    """
+
+    network: Literal["small", "released"] = "small"
+    region: Region = MOUTH
+    norm: Literal["layer", "group"] = "layer"
+    dimension: int = 256
+    dropout: float = 0.0
+    loss: Literal["matching", "bce"] = "matching"
+    everywhere: float = 0.25
+    clips_a_step: int = 8
+    windows_a_clip: int = 16
+    distance: int = 2
+    spoken: float = 0.3
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    rate: float = 6e-4
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    weight_decay: float = 0.02
+    clip_gradient: float = 1.0
+    steps: int = 1500
+    seed: int = 0
+    augmentation: Augmentation = DISGUISE
+
+    def __post_init__(self) -> None:
+        self._check_ranges()
+        if self.network == "released" and (self.dimension, self.region.size, self.dropout) != (*RELEASED, 0):
+            raise ValueError(
+                f"the released network has dimension 512, region.size 96 and dropout 0, not {self.dimension}, "
+                f"{self.region.size} and {self.dropout}"
+            )
+        if self.loss == "bce" and (self.windows_a_clip != 2 or self.distance < WINDOW):
+            raise ValueError(
+                f"the loss bce needs windows_a_clip 2 and a distance of {WINDOW} frames or more, so that they share "
+                f"none, not {self.windows_a_clip} and {self.distance}"
+            )
+
+    def _check_ranges(self) -> None:
+        for name, least in {"dimension": 8, "clips_a_step": 1, "windows_a_clip": 2, "distance": 1, "steps": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        for name in ("everywhere", "rate", "weight_decay", "clip_gradient", "seed", "dropout", "spoken"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        left, top, side, size = self.region.left, self.region.top, self.region.side, self.region.size
+        for name in ("dropout", "spoken"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is a share below 1, not {getattr(self, name)}")
+        if min(left, top) < 0 or side <= 0 or max(left, top) + side > 1 + 1e-6 or size < 32:
+            raise ValueError(f"region must lie within the crop, 0 to 1, and be 32 pixels or more, not {self.region}")
+
+    @property
+    def span(self) -> int:
+        """Frames of the shortest clip that can be drawn from."""
+        return (self.windows_a_clip - 1) * self.distance + WINDOW
+
+    @property
+    def draw(self) -> Callable[..., Any]:
+        """From a clip and a generator of random numbers: what the loss takes of a clip."""
+        if self.loss == "bce":
+            return partial(pair, nearest=self.distance, augmentation=self.augmentation, region=self.region)
+        how: dict[str, Any] = {"augmentation": self.augmentation, "region": self.region, "spoken": self.spoken}
+        return partial(sample, windows=self.windows_a_clip, step=self.distance, **how)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of the step after `step` steps."""
+        return self.rate * (one_cycle(step / self.steps) if self.schedule == "one-cycle" else 1.0)
+
+
+def one_cycle(done: float, warm: float = WARM) -> float:
+    """The learning rate's share of its peak after `done` (0 to 1) of the steps: up by a cosine, then down to zero."""
+    if done < warm:
+        return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * done / warm))
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))
+
+
+class LowerHalf(nn.Module):
+    """The released network where a small one is expected: of a square it sees the lower half.
+
+    Its embeddings are not signed and its scale is not learnt with the loss it was made for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = SyncNet()
+        self.log_scale = nn.Parameter(torch.tensor(2.3))  # as SmallSyncNet's
+
+    def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, 80, 16) and (B, 15, 96, 96) to audio and face (B, 512)."""
+        return self.embed_mel(mel), self.embed_faces(faces)
+
+    def embed_mel(self, mel: Tensor) -> Tensor:
+        """The sound's half of `forward`."""
+        return F.normalize(self.released.audio_encoder(mel).flatten(1).float())
+
+    def embed_faces(self, faces: Tensor) -> Tensor:
+        """The picture's half of `forward`."""
+        half = faces[:, :, faces.shape[2] // 2 :]
+        return F.normalize(self.released.face_encoder(half).flatten(1).float())
+
+
+def build_network(recipe: Recipe) -> SmallSyncNet | LowerHalf:
+    """A new network, its weights drawn by torch's generator."""
+    if recipe.network == "released":
+        network: SmallSyncNet | LowerHalf = LowerHalf()
+    else:
+        network = SmallSyncNet(recipe.dimension, recipe.region.size, recipe.norm, recipe.dropout)
+    network.log_scale.requires_grad_(recipe.loss == "matching")  # several processes wait for every gradient
+    return network
+
+
+def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Of everything that is learnt."""
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    learnt = [weight for weight in network.parameters() if weight.requires_grad]
+    return kind(learnt, lr=recipe.rate, weight_decay=recipe.weight_decay)
+
+
+def expert_of(recipe: Recipe, network: SmallSyncNet | LowerHalf, step: int) -> Expert:
+    """The network as an expert that embeds clips."""
+    return Expert(cast(SmallSyncNet, network), recipe.region, step)
+
+
+def save_network(recipe: Recipe, network: SmallSyncNet | LowerHalf, step: int, path: Path) -> None:
+    """Writes a checkpoint: a small network's opens with `Expert.load`; a released one's has the released keys."""
+    if isinstance(network, SmallSyncNet):
+        return expert_of(recipe, network, step).save(path)
+    crop = {"kind": "points", "region": asdict(recipe.region)}
+    Checkpoint("syncnet", {}, asdict(AudioConfig()), crop, network.released.state_dict(), step).save(path)
+
+
+def load_network(recipe: Recipe, network: SmallSyncNet | LowerHalf, path: Path) -> None:
+    """Takes over the weights of an expert's checkpoint.
+
+    Raises:
+        ValueError: it holds another network, or one that sees another part of the face.
+    """
+    theirs = Expert.load(path)
+    alike = isinstance(network, SmallSyncNet) and theirs.network.config == network.config
+    if not alike or theirs.region != recipe.region:
+        raise ValueError(f"{shown(path)} is not such a network as is trained: {theirs.network.config}, {theirs.region}")
+    network.load_state_dict(theirs.network.state_dict())

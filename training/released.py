@@ -1,0 +1,147 @@
+"""Opens weights that other projects published: `.pth` files, which are pickles and therefore never trusted."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What torch.load raises for a damaged file, found by cutting files and flipping their bytes.
+DAMAGE = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError,
+    AssertionError, struct.error, zipfile.BadZipFile, OverflowError, MemoryError, NotImplementedError,
+)  # fmt: skip
+
+
+def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[Any, Any]]:
+    """Reads a published file without running anything that is in it.
+
+    Args:
+        path: the file: a dictionary with "state_dict", or a state dict alone; PyTorch's zip format or the older one.
+
+    Returns:
+        The state dict as it is stored, without the `module.` that DataParallel puts in front of every key; and all
+        that the file holds. What a hostile file claims to hold may be too large to be copied: `differences` first.
+
+    Raises:
+        ValueError: one line that says what the file is instead, or what is wrong with it.
+    """
+    _refuse_foreign(path)
+    content = _unpickle(path)
+    return _state_dict(path, content), content
+
+
+def single(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with floats as float32."""
+    return {key: weight.float() if weight.is_floating_point() else weight for key, weight in weights.items()}
+
+
+def differences(weights: dict[str, Tensor], network: Callable[[], nn.Module]) -> str:
+    """Sums up the keys and shapes that are not the network's; "" when all are."""
+    with torch.device("meta"):
+        expected = {key: tuple(weight.shape) for key, weight in network().state_dict().items()}
+    shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [key for key in shapes if key not in expected]
+    shared = [key for key in shapes if key in expected and shapes[key] != expected[key]]
+    other = [f"{key} is {shapes[key]}, not {expected[key]}" for key in shared]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+    return "; ".join(f"{len(keys)} {what} ({some(keys)})" for what, keys in groups.items() if keys)
+
+
+def some(keys: Iterable[str], count: int = 3) -> str:
+    """The first few, for a message of one line; what a hostile file put into them is escaped and cut."""
+    listed = list(keys)
+    shown = [key.encode("unicode_escape").decode()[:120] for key in listed[:count]]
+    return ", ".join(shown) + (", ..." if len(listed) > count else "")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Names what is plainly no PyTorch pickle by its first bytes."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    what = _foreign(head)
+    if what is None and head.startswith(b"PK"):
+        what = _foreign_zip(path)
+    if what is not None:
+        raise ValueError(f"{path} {what}")
+
+
+def _foreign(head: bytes) -> str | None:
+    """What a file with these first bytes is, unless it may be a PyTorch file."""
+    if not head:
+        return "is empty: the download went wrong"
+    if head[7:9] == b"\0{":  # eight bytes of length, little-endian, then JSON
+        return "is a safetensors file, not a PyTorch .pth file"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "is HTML: the download went wrong and saved a web page instead of the checkpoint"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`"
+    if not head.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of the older format
+        return "is no PyTorch file"
+    return None
+
+
+def _foreign_zip(path: Path) -> str | None:
+    """What is wrong with a zip file, unless it is one that torch.save wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError) as error:
+        return f"is truncated or damaged ({error}): download it again"
+    members = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in members or any(member.startswith("code/") for member in members):
+        return "is a TorchScript archive, which carries code; needed is a file with the plain state dict"
+    if "data.pkl" not in members:
+        return "is a zip archive without PyTorch weights"
+    return None
+
+
+def _unpickle(path: Path) -> dict[Any, Any]:
+    """The file's dictionary, read by the unpickler that knows tensors and containers and calls nothing else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of odd pickle protocols before it refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGE as error:
+        raise ValueError(_explain(path, error)) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary")
+    return content
+
+
+def _explain(path: Path, error: BaseException) -> str:
+    """One line for what torch.load raised: a call that was refused, or damage."""
+    wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if wanted:
+        return f"{path} was refused: its pickle asks for {wanted[1]}, not for plain weights alone; nothing was run"
+    if "Unsupported" in str(error):
+        return f"{path} was refused: its pickle is damaged or does more than hold plain weights; nothing was run"
+    return f"{path} is truncated or damaged: download it again"
+
+
+def _state_dict(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
+    """The state dict without the `module.` that DataParallel puts in front of every key."""
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path} holds no state dict")
+    strangers = [key for key, weight in state.items() if not (isinstance(key, str) and isinstance(weight, Tensor))]
+    if strangers:
+        raise ValueError(f"{path} holds no state dict: {some(map(str, strangers))} is no tensor")
+    weights = {re.sub(r"^(module\.)+", "", key): weight for key, weight in state.items()}
+    if len(weights) < len(state):
+        raise ValueError(f"{path} holds some weights twice, with and without the prefix 'module.'")
+    return weights
