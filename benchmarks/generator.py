@@ -27,8 +27,7 @@ from preprocessing.augmentation import Augmentation  # noqa: E402
 from preprocessing.clips import Clip, open_clips  # noqa: E402
 from preprocessing.windows import Region, face_window, mel_windows  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.model import SmallSyncNet  # noqa: E402
-from training.checkpoint import Checkpoint  # noqa: E402
+from syncnet.expert import Expert  # noqa: E402
 from wav2lip.checkpoints import load_generator  # noqa: E402
 from wav2lip.data import sample  # noqa: E402
 from wav2lip.model import Generator, mask_and_stack, render  # noqa: E402
@@ -37,9 +36,9 @@ from wav2lip.train import collate  # noqa: E402
 MOUTH = (slice(42, 84), slice(26, 70))  # rows and columns of a 96-pixel points crop
 
 
-def cosine(expert: SmallSyncNet, pictures: torch.Tensor, mel: torch.Tensor) -> float:
-    """The expert's cosine of five pictures (5, 3, 96, 96) and a window (1, 1, 80, 16)."""
-    audio, face = expert(mel, pictures[:, :, 28:92, 16:80].reshape(1, 15, 64, 64))
+def cosine(expert: Expert, pictures: torch.Tensor, mel: torch.Tensor) -> float:
+    """The expert's cosine of five pictures (5, 3, S, S) and a window (1, 1, 80, 16)."""
+    audio, face = expert.network(mel, expert.look(pictures.transpose(0, 1)[None]))
     return float((audio * face).sum())
 
 
@@ -68,9 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     model = load_generator(args.checkpoint)[0]
-    checkpoint = Checkpoint.load(args.expert, "small-syncnet")
-    expert = SmallSyncNet(**checkpoint.config).eval()
-    expert.load_state_dict(checkpoint.weights)
+    expert = Expert.load(args.expert)
     clips, size, row = open_clips(args.clips, 2 * WINDOW, args.split), model.config.size, model.config.mask_row
     rows, moves = [], []
     seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from preprocessing.audio import AudioConfig
 from preprocessing.clips import Clip
@@ -49,8 +50,9 @@ class Expert:
             ValueError: it is no checkpoint of an expert, or one of another audio front-end or crop.
         """
         checkpoint = Checkpoint.load(path, KIND)
-        if checkpoint.audio != asdict(AudioConfig()) or checkpoint.crop.get("kind") != "points":
-            raise ValueError(f"the expert {path} was trained with another audio front-end or another kind of crop")
+        AudioConfig().require(checkpoint.audio, str(path))
+        if checkpoint.crop.get("kind") != "points":
+            raise ValueError(f"{path} looks at crops of the kind {checkpoint.crop.get('kind')!r}, not 'points'")
         region = Region(**checkpoint.crop["region"]) if "region" in checkpoint.crop else MOUTH
         network = SmallSyncNet(**{"norm": "group"} | checkpoint.config)  # which checkpoints before the choice had
         network.load_state_dict(checkpoint.weights)
@@ -61,6 +63,25 @@ class Expert:
         crop = {"kind": "points", "region": asdict(self.region)}
         weights = self.network.state_dict()
         Checkpoint(KIND, self.network.config, asdict(AudioConfig()), crop, weights, self.step).save(path, half=half)
+
+    def look(self, crops: Tensor, shift: tuple[float, float] = (0, 0)) -> Tensor:
+        """Cuts what the network sees out of whole points crops of any size; gradients pass through.
+
+        Args:
+            crops: (B, 3, 5, S, S), windows of five consecutive faces, BGR, 0 to 1.
+            shift: pixels of a crop of 96 by which its square is moved right and down.
+
+        Returns:
+            (B, 15, s, s), s the region's size.
+        """
+        side = self.region.side
+        corner = torch.tensor([self.region.left, self.region.top]) + torch.tensor(shift) / 96
+        # In the coordinates of affine_grid the crop reaches from -1 to 1, and so does the square.
+        square = torch.cat((side * torch.eye(2), (2 * corner + side - 1)[:, None]), dim=1)
+        windows = crops.transpose(1, 2).flatten(1, 2)
+        shape = (len(windows), 1, self.region.size, self.region.size)
+        grid = F.affine_grid(square.expand(len(windows), -1, -1), list(shape), align_corners=False)
+        return F.grid_sample(windows, grid.to(windows), padding_mode="border", align_corners=False)
 
     @torch.inference_mode()
     def embed_mouths(self, faces: np.ndarray) -> np.ndarray:

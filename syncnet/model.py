@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,9 @@ class SmallSyncNet(nn.Module):
         self, dimension: int = 256, mouth_size: int = 64, norm: str = "layer", dropout: float = 0.0
     ) -> None:  # fmt: skip
         super().__init__()
-        self.config = {"dimension": dimension, "mouth_size": mouth_size, "norm": norm, "dropout": dropout}
+        self.config: dict[str, Any] = {
+            "dimension": dimension, "mouth_size": mouth_size, "norm": norm, "dropout": dropout
+        }  # fmt: skip
         widths, strides = (32, 64, 96, 144, 192), (2, 2, 2, 2, 1)
         self.face_encoder = _tower(15, widths, strides, dimension, norm, dropout)
         self.audio_encoder = small_audio_tower(dimension, norm, dropout)

@@ -9,7 +9,8 @@ import torch
 
 from preprocessing.augmentation import Augmentation
 from preprocessing.clips import Clip
-from preprocessing.windows import mel_windows
+from preprocessing.windows import Region, mel_windows
+from syncnet.expert import Expert
 from tests.material import write_numbered_clip
 from wav2lip.data import DISGUISE, Look, reference_frame, sample
 from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
@@ -194,13 +195,29 @@ def test_the_expert_judges_the_mouths_it_was_trained_on():
         seen["mouths"] = mouths
         return torch.tensor([[1.0, 0]]), torch.tensor([[0.6, 0.8]])
 
+    expert = Expert(stand_in)
     pictures = torch.rand(1, 3, 5, 96, 96)
-    loss = expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16))
+    loss = expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16))
     assert loss.item() == pytest.approx(-np.log(0.8))
     assert seen["mouths"].shape == (1, 15, 64, 64)
-    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 28:92, 16:80])  # frame 2, green
-    expert_loss(stand_in, pictures, torch.zeros(1, 1, 80, 16), shift=(-3, 4))
-    assert torch.equal(seen["mouths"][0, 3 * 2 + 1], pictures[0, 1, 2, 32:96, 13:77])  # left and down
+    frame_2_green = seen["mouths"][0, 3 * 2 + 1]
+    assert torch.allclose(frame_2_green, pictures[0, 1, 2, 28:92, 16:80], atol=1e-4)
+    expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16), shift=(-3, 4))
+    left_and_down = seen["mouths"][0, 3 * 2 + 1]
+    assert torch.allclose(left_and_down, pictures[0, 1, 2, 32:96, 13:77], atol=1e-4)
+
+
+def test_larger_pictures_show_the_expert_the_same_mouth():
+    # A picture that is linear in x and y reads the same at any size: value at a pixel's centre, in shares of the side.
+    def ramp(size: int) -> torch.Tensor:
+        centres = (torch.arange(size) + 0.5) / size
+        return (0.3 * centres[None] + 0.6 * centres[:, None]).expand(1, 3, 5, size, size)
+
+    expert = Expert(lambda mel, mouths: None, region=Region(12 / 96, 22 / 96, 72 / 96, 48))
+    small, large = expert.look(ramp(96)), expert.look(ramp(192))
+    assert small.shape == large.shape == (1, 15, 48, 48)
+    assert torch.allclose(small, large, atol=1e-5)
+    assert small[0, 0, 0, 0].item() == pytest.approx(0.3 * (12 + 0.75) / 96 + 0.6 * (22 + 0.75) / 96, abs=1e-5)
 
 
 def test_the_total_is_the_weighted_sum():

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from preprocessing.augmentation import Augmentation
 from preprocessing.clips import Clip, open_clips
 from preprocessing.crops import CropGeometry
 from preprocessing.manifest import Row, write_rows
+from syncnet.expert import Expert
 from syncnet.model import SmallSyncNet
 from tests.material import change_clip, write_talking_clips
 from training.checkpoint import Checkpoint
@@ -57,9 +58,7 @@ def expert(tmp_path_factory) -> Path:
     """An untrained expert's file."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
-    config = {"dimension": 256, "mouth_size": 64}
-    weights = SmallSyncNet(**config).state_dict()
-    Checkpoint("small-syncnet", config, asdict(AudioConfig()), {"kind": "points"}, weights, 0).save(path)
+    Expert(SmallSyncNet()).save(path)
     return path
 
 
@@ -90,7 +89,8 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
     batch = wav2lip.train.collate([draw(clips)], TINY.mask_row)
     assert batch.faces.shape == (5, 6, 96, 96)
     assert batch.window_mel.shape == (1, 1, 80, 16)
-    before = {name: snapshot(getattr(state, name).state_dict()) for name in ("generator", "average", "expert")}
+    parts = {"generator": state.generator, "average": state.average, "expert": state.expert.network}
+    before = {name: snapshot(part.state_dict()) for name, part in parts.items()}
     state.step = 101  # the rate has warmed up
     losses = wav2lip.train.train_step(state, batch, 1000, 1e-3)
     assert losses.keys() == wav2lip.train.WEIGHTS.keys()
@@ -101,8 +101,8 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, small):
     assert tower
     assert not moved & tower
     assert {key.partition(".")[0] for key in moved} == {key.partition(".")[0] for key in before["generator"]}
-    assert not changed(before["expert"], state.expert.state_dict())
-    assert not state.expert.training
+    assert not changed(before["expert"], state.expert.network.state_dict())
+    assert not state.expert.network.training
     theirs = {key.removeprefix("audio_encoder."): weight for key, weight in before["expert"].items()}
     assert all(torch.equal(before["generator"][key], theirs[key.removeprefix("audio_encoder.tower.")]) for key in tower)
     key, decay = "output_block.0.conv_block.0.weight", 102 / 111
@@ -331,6 +331,6 @@ def test_the_command_trains_a_generator_that_opens(clips, expert, tmp_path):
     assert (tmp_path / "held_out.png").is_file()
     assert (tmp_path / "state.pt").is_file()
     generator, audio, geometry = load_generator(tmp_path / "generator.safetensors")
-    assert generator.config == wav2lip.train.CONFIG
+    assert generator.config == replace(wav2lip.train.CONFIG, hearing_norm="layer")  # the expert's
     assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 96))
     assert Checkpoint.load(tmp_path / "generator.safetensors").step == 2

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from syncnet.expert import Expert
 from syncnet.loss import sync_loss
-from syncnet.model import SmallSyncNet
 
 
 def mouth_weight(size: int, mask_row: int, mouth: float = 4.0) -> Tensor:
@@ -53,18 +53,16 @@ def generator_losses(
     }
 
 
-def expert_loss(expert: SmallSyncNet, pictures: Tensor, mel: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
-    """The frozen expert's sync loss on windows of five generated 96-pixel points crops.
+def expert_loss(expert: Expert, pictures: Tensor, mel: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    """The frozen expert's sync loss on windows of five generated points crops.
 
     Args:
-        pictures: (B, 3, 5, 96, 96), 0 to 1.
+        pictures: (B, 3, 5, S, S), 0 to 1.
         mel: (B, 1, 80, 16), the sound of the five frames.
-        shift: pixels right and down, at most 4, by which the expert's square is moved, so that the generator cannot
+        shift: pixels of a crop of 96 right and down by which the expert's square is moved, so that the generator cannot
             learn patterns that fool the expert at one place only.
     """
-    left, top = 16 + shift[0], 28 + shift[1]
-    mouths = pictures[:, :, :, top : top + 64, left : left + 64].transpose(1, 2).flatten(1, 2)
-    audio, face = expert(mel, mouths)
+    audio, face = expert.network(mel, expert.look(pictures, shift))
     return sync_loss(face, audio)
 
 

@@ -29,6 +29,7 @@ class GeneratorConfig:
         max_flow: the longest flow vector, as a share of `size` ("warp" only).
         hearing: "own" is the released audio encoder; "expert" hears through our expert's audio tower, which
             stays as the expert's training left it, and two linear layers.
+        hearing_norm: the norm in that tower, see `SmallSyncNet`.
     """
 
     width: int = 16
@@ -37,12 +38,15 @@ class GeneratorConfig:
     output: str = "paint"
     max_flow: float = 0.25
     hearing: str = "own"
+    hearing_norm: str = "group"
 
     def __post_init__(self) -> None:
         if self.output not in ("paint", "warp"):
             raise ValueError(f"the generator's output is 'paint' or 'warp', not {self.output!r}")
         if self.hearing not in ("own", "expert"):
             raise ValueError(f"the generator's hearing is 'own' or 'expert', not {self.hearing!r}")
+        if self.hearing_norm not in ("group", "layer"):
+            raise ValueError(f"the expert's norm is 'group' or 'layer', not {self.hearing_norm!r}")
         if self.size < 96 or self.size % 96 or (self.size // 96) & (self.size // 96 - 1):
             raise ValueError(f"the generator's size is 96 times a power of two, not {self.size}")
         if not 0 < self.mask_row < self.size:
@@ -101,10 +105,10 @@ def _face_decoder(first: int, extra: int, skips: list[int]) -> tuple[nn.ModuleLi
 class ExpertHearing(nn.Module):
     """Our expert's audio tower, frozen, and two linear layers: mel (B, 1, 80, 16) to (B, out_channels, 1, 1)."""
 
-    def __init__(self, out_channels: int, dimension: int = 256) -> None:
+    def __init__(self, out_channels: int, norm: str, dimension: int = 256) -> None:
         super().__init__()
         self.scale = dimension**0.5
-        self.tower = small_audio_tower(dimension).requires_grad_(False)
+        self.tower = small_audio_tower(dimension, norm).requires_grad_(False)
         self.head = nn.Sequential(nn.Linear(dimension, 512), nn.ReLU(), nn.Linear(512, out_channels), nn.ReLU())
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ class Generator(nn.Module):
         if config.hearing == "own":
             self.audio_encoder = audio_tower([first * k for k in (2, 4, 8, 16)], first * 32)
         else:
-            self.audio_encoder = ExpertHearing(first * 32)
+            self.audio_encoder = ExpertHearing(first * 32, config.hearing_norm)
         self.face_decoder_blocks, joined = _face_decoder(first, extra, skips)
         channels = 3 if config.output == "paint" else FIELDS - 2
         self.output_block = nn.Sequential(ConvBlock(joined, first * 2, 3, 1, 1), nn.Conv2d(first * 2, channels, 1))

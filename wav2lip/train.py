@@ -11,7 +11,7 @@ import copy
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from preprocessing.clips import Clip, speaker_weights
 from preprocessing.crops import CropGeometry
 from preprocessing.windows import Draws, batches, open_splits
 from syncnet.data import WINDOW
-from syncnet.model import SmallSyncNet
+from syncnet.expert import Expert
 from training.checkpoint import Checkpoint
 from training.run import Run, due
 from wav2lip.data import Window, sample
@@ -45,7 +45,7 @@ class State:
 
     generator: Generator
     average: Generator
-    expert: SmallSyncNet
+    expert: Expert
     optimizer: torch.optim.Optimizer
     weight: Tensor
     step: int = 0
@@ -170,13 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(expert_path: Path, seed: int, rate: float, config: GeneratorConfig = CONFIG) -> State:
     """A new state: the generator hears through the expert's audio tower."""
     torch.manual_seed(seed)
-    checkpoint = Checkpoint.load(expert_path, "small-syncnet")
-    AudioConfig().require(checkpoint.audio, str(expert_path))
-    expert = SmallSyncNet(**checkpoint.config).eval().requires_grad_(False)
-    expert.load_state_dict(checkpoint.weights)
+    expert = Expert.load(expert_path)
+    config = replace(config, hearing_norm=expert.network.config["norm"])
     generator = Generator(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
     assert isinstance(generator.audio_encoder, ExpertHearing)
-    generator.audio_encoder.tower.load_state_dict(expert.audio_encoder.state_dict())
+    generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
     trained = [p for p in generator.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
     average = copy.deepcopy(generator).requires_grad_(False)
