@@ -64,11 +64,11 @@ class Recipe:
     distance: int = 2
     spoken: float = 0.3
     optimizer: Literal["adamw", "adam"] = "adamw"
-    rate: float = 6e-4
+    rate: float = 8e-4
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     clip_gradient: float = 1.0
-    steps: int = 1500
+    steps: int = 5000
     seed: int = 0
     augmentation: Augmentation = DISGUISE
 

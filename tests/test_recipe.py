@@ -10,6 +10,7 @@ import torch
 
 from preprocessing.augmentation import Augmentation
 from preprocessing.windows import Region
+from syncnet.expert import EXPERT, JUDGE, Expert
 from syncnet.model import SmallSyncNet
 from syncnet.recipe import LowerHalf, Recipe, build_network, build_optimizer, one_cycle
 from syncnet.train import Flags
@@ -79,11 +80,21 @@ def recipe_of(*words: str) -> Recipe:
 def test_the_shipped_recipes_say_everything():
     import yaml  # jsonargparse brings it
 
-    for name in ("laptop", "syncnet-original"):
+    for name in ("laptop", "judge", "syncnet-original"):
         given = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
         assert given.keys() == {item.name for item in fields(Recipe)}
         assert given["augmentation"].keys() == {item.name for item in fields(Augmentation)}
     assert recipe_of("--config", str(ROOT / "configs/laptop.yaml")) == recipe_of() == Recipe()
+
+
+def test_the_shipped_experts_are_two_that_do_not_look_alike():
+    expert, judge = Expert.load(EXPERT), Expert.load(JUDGE)
+    ours, theirs = (recipe_of("--config", str(ROOT / f"configs/{name}.yaml")) for name in ("laptop", "judge"))
+    assert (expert.region, judge.region) == (ours.region, theirs.region)
+    assert expert.region.size != judge.region.size
+    assert ours.seed != theirs.seed
+    assert ours.augmentation != theirs.augmentation
+    assert all(path.stat().st_size < 10e6 for path in (EXPERT, JUDGE))
 
 
 def test_the_published_recipe_is_the_published_one():
