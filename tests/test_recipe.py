@@ -35,9 +35,11 @@ def test_rates_by_hand():
     assert [one_cycle(done) for done in (0, 0.15, 1)] == pytest.approx([0.04, 1, 0])
     assert one_cycle(0.075) == pytest.approx(0.52)  # half way up
     assert one_cycle(0.575) == pytest.approx(0.5)  # half way down
-    recipe = Recipe(rate=2e-3, steps=200)
-    assert [recipe.rate_at(step) for step in (0, 30, 115)] == pytest.approx([8e-5, 2e-3, 1e-3])
-    assert replace(recipe, schedule="constant").rate_at(77) == 2e-3
+    long, short = Recipe(rate=2e-3, steps=4000), Recipe(rate=2e-3, steps=200)
+    assert [long.rate_at(step) for step in (0, 600, 2300)] == pytest.approx([8e-5, 2e-3, 1e-3])  # up to 15 %
+    assert replace(long, steps=1000).rate_at(400) == pytest.approx(2e-3)  # up for 400 steps
+    assert [short.rate_at(step) for step in (0, 50, 100, 150)] == pytest.approx([8e-5, 1.04e-3, 2e-3, 1e-3])  # half
+    assert replace(long, schedule="constant").rate_at(77) == 2e-3
 
 
 def test_what_is_asked_for_is_built():
