@@ -94,7 +94,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
 class ResidualBlock(nn.Module):
     """Pre-activation residual block with SiLU; `stride` halves the picture, by average pooling on the way past."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: IntPair = 1, norm: str = "layer") -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: IntPair, norm: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
             _norm(norm, in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, stride, 1),
@@ -109,8 +109,7 @@ class ResidualBlock(nn.Module):
 
 
 def _tower(
-    in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], dimension: int, norm: str = "group",
-    dropout: float = 0.0,
+    in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], dimension: int, norm: str, dropout: float
 ) -> nn.Sequential:  # fmt: skip
     """A first convolution, a residual block for each further width, a linear layer; one stride for each width."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 5, strides[0], 2)]
@@ -121,7 +120,7 @@ def _tower(
     return nn.Sequential(*layers, *head, *drop, nn.Linear(4 * widths[-1], dimension))
 
 
-def small_audio_tower(dimension: int, norm: str = "group", dropout: float = 0.0) -> nn.Sequential:
+def small_audio_tower(dimension: int, norm: str, dropout: float = 0.0) -> nn.Sequential:
     """Our expert's audio tower: mel / 4 (B, 1, 80, 16), -1 to 1, to (B, dimension)."""
     return _tower(1, (32, 64, 96, 144), ((2, 1), (2, 1), (2, 2), (2, 2)), dimension, norm, dropout)
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from preprocessing.video import shown
 from syncnet.offset import REACH
+from training.run import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INSTALL = "pip install -r requirements-train.txt"
 FORMATS = (".png", ".pdf", ".svg")
 NAMED = 12  # curves up to which a legend tells them apart
 EARLY_LATE = "AV offset in frames of 40 ms (negative: sound late, positive: sound early)"

@@ -22,9 +22,10 @@ from preprocessing.stages import follow_faces, read_sound
 from preprocessing.video import MediaError, VideoInfo, probe, shown
 from syncnet.data import WINDOW
 from syncnet.expert import EXPERT, Expert
-from syncnet.plots import FORMATS, INSTALL, plot_curves
+from syncnet.plots import FORMATS, plot_curves
 from syncnet.report import VideoScore, report, table
 from syncnet.video import ExpertScorer, Progress, Scorer, watch
+from training.run import INSTALL
 
 SHORTEST = 1.0  # seconds of a video
 LEAST_SEEN = 15  # windows: who is seen for less is left out
