@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wav2lip.model import Generator, render
+from wav2lip.model import picture_of
+from wav2lip.unet import AnyGenerator
 
 BACKENDS = ("auto", "torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -71,7 +72,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_backend(generator: Generator, name: str = "auto", device: str = "auto", threads: int | None = None) -> Backend:
+def load_backend(
+    generator: AnyGenerator, name: str = "auto", device: str = "auto", threads: int | None = None
+) -> Backend:
     """Makes `generator` ready to run; the generator itself stays as it is.
 
     "auto" is OpenVINO on a CPU where it is installed, torch otherwise. Half precision is used only on GPUs with
@@ -138,7 +141,7 @@ def _attempt(backend: Backend, mel: np.ndarray, faces: np.ndarray) -> np.ndarray
     return None
 
 
-def fold_batch_norm(generator: Generator) -> Generator:
+def fold_batch_norm(generator: AnyGenerator) -> AnyGenerator:
     """A frozen copy in eval mode whose batch norms live in the convolutions before them: the same function."""
     folded = copy.deepcopy(generator).eval().requires_grad_(False)
     for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
@@ -150,7 +153,7 @@ def fold_batch_norm(generator: Generator) -> Generator:
     return folded
 
 
-def _torch_backend(folded: Generator, device: torch.device, threads: int | None) -> Backend:
+def _torch_backend(folded: AnyGenerator, device: torch.device, threads: int | None) -> Backend:
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # holds for this thread and those it starts; denormals cost up to 100 times more
         if threads is not None:
@@ -165,7 +168,7 @@ def _torch_backend(folded: Generator, device: torch.device, threads: int | None)
     return Backend("torch", device, "fp32", full)
 
 
-def _torch_run(folded: Generator, device: torch.device, half: bool = False) -> _Run:
+def _torch_run(folded: AnyGenerator, device: torch.device, half: bool = False) -> _Run:
     layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
 
     @torch.inference_mode()
@@ -191,7 +194,7 @@ def _openvino() -> ModuleType | None:
     return openvino
 
 
-def _openvino_backend(engine: ModuleType, folded: Generator, threads: int | None) -> Backend:
+def _openvino_backend(engine: ModuleType, folded: AnyGenerator, threads: int | None) -> Backend:
     model = _convert(engine, folded)
     if _has_amx_fp16():
         half = _openvino_run(engine, model, "f16", threads)
@@ -205,7 +208,7 @@ def _has_amx_fp16() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_fp16"))
 
 
-def _convert(engine: ModuleType, folded: Generator) -> Any:
+def _convert(engine: ModuleType, folded: AnyGenerator) -> Any:
     """The generator as an OpenVINO model with a free batch size; its weights must not be channels_last."""
     size = folded.config.size
     example = (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
@@ -232,7 +235,7 @@ def _openvino_run(engine: ModuleType, model: Any, precision: str, threads: int |
     return run
 
 
-def _within_bound(reduced: _Run, full: _Run, generator: Generator) -> bool:
+def _within_bound(reduced: _Run, full: _Run, generator: AnyGenerator) -> bool:
     """Whether two ways to run a generator paint the same picture; one that overflows does not."""
     mel, faces = _probe(generator.config.size)
     first, second = (_picture(run(mel, faces), faces, generator) for run in (reduced, full))
@@ -247,6 +250,5 @@ def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
     return mel.numpy(), faces.numpy()
 
 
-def _picture(output: np.ndarray, faces: np.ndarray, generator: Generator) -> Tensor:
-    tensor = torch.from_numpy(output)
-    return tensor if generator.config.output == "paint" else render(tensor, torch.from_numpy(faces), generator.config)
+def _picture(output: np.ndarray, faces: np.ndarray, generator: AnyGenerator) -> Tensor:
+    return picture_of(torch.from_numpy(output), torch.from_numpy(faces), generator.config)

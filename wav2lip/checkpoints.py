@@ -10,11 +10,12 @@ from preprocessing.video import MediaError, shown
 from training.checkpoint import Checkpoint
 from wav2lip.model import Generator, GeneratorConfig
 from wav2lip.released import read_released
+from wav2lip.unet import AnyGenerator, build_generator
 
 EMBEDDED = Path(__file__).parent / "weights" / "generator.safetensors"
 
 
-def load_generator(path: Path | str | None = None) -> tuple[Generator, AudioConfig, CropGeometry]:
+def load_generator(path: Path | str | None = None) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
     """A generator in evaluation mode, its audio front-end and its crop geometry.
 
     A released file says nothing of the last two: it gets the released front-end and the detector's box.
@@ -37,11 +38,11 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _ours(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
+def _ours(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
     checkpoint = Checkpoint.load(path, "generator")
     crop = checkpoint.crop | {"pads": tuple(checkpoint.crop.get("pads", (0, 10, 0, 0)))}
     try:
-        network = Generator(GeneratorConfig(**checkpoint.config)).eval()
+        network = build_generator(GeneratorConfig(**checkpoint.config)).eval()
         network.load_state_dict(checkpoint.weights)
         return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -49,7 +50,7 @@ def _ours(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
         raise ValueError(f"{shown(path)} holds other weights than its header says ({reason})") from error
 
 
-def _released(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
+def _released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
     network = Generator().eval()
     network.load_state_dict(read_released(path, "generator").weights)
     return network, AudioConfig(), CropGeometry("box", 96)

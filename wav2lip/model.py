@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +21,14 @@ FLOW_LEVEL = 4  # the decoder level that gives the flow, 24x24 of 96: so coarse 
 class GeneratorConfig:
     """The generator's shape. The defaults are the released network's.
 
+    The hidden part is always the rows from `mask_row` to the crop's lower edge at its full width. The original hides
+    the lower half, `size / 2`; from 40/96 of a points crop on, cheeks and jaw are hidden too, so that nothing that is
+    left to see betrays how far the mouth is open.
+
     Attributes:
-        width: channels of the first face layer (16 as released); every other width scales with it.
-        size: side of the square input in pixels: 96, 192, 384, ...
+        network: "released" is the published shape, `Generator`; "unet" is ours, `wav2lip.unet.UNetGenerator`.
+        width: channels of the first face layer (16 as released, 32 for ours); every other width scales with it.
+        size: side of the square input in pixels: 96, 192, 384, ... as released, any multiple of 16 for ours.
         mask_row: first masked row of the target face, in pixels.
         output: "paint" gives the picture through a sigmoid, as released; "warp" gives six fields that
             `render` turns into a picture: a flow over the reference, a colour and a mixing weight.
@@ -35,22 +41,33 @@ class GeneratorConfig:
     width: int = 16
     size: int = 96
     mask_row: int = 48
-    output: str = "paint"
+    output: Literal["paint", "warp"] = "paint"
     max_flow: float = 0.25
-    hearing: str = "own"
-    hearing_norm: str = "group"
+    hearing: Literal["own", "expert"] = "own"
+    hearing_norm: Literal["group", "layer"] = "group"
+    network: Literal["released", "unet"] = "released"
 
     def __post_init__(self) -> None:
-        if self.output not in ("paint", "warp"):
-            raise ValueError(f"the generator's output is 'paint' or 'warp', not {self.output!r}")
-        if self.hearing not in ("own", "expert"):
-            raise ValueError(f"the generator's hearing is 'own' or 'expert', not {self.hearing!r}")
-        if self.hearing_norm not in ("group", "layer"):
-            raise ValueError(f"the expert's norm is 'group' or 'layer', not {self.hearing_norm!r}")
-        if self.size < 96 or self.size % 96 or (self.size // 96) & (self.size // 96 - 1):
+        choices = {"network": ("released", "unet"), "output": ("paint", "warp"), "hearing": ("own", "expert")}
+        for name, legal in (choices | {"hearing_norm": ("group", "layer")}).items():
+            if getattr(self, name) not in legal:
+                raise ValueError(f"the generator's {name} is {legal[0]!r} or {legal[1]!r}, not {getattr(self, name)!r}")
+        if self.network == "unet":
+            self._check_unet()
+        elif self.size < 96 or self.size % 96 or (self.size // 96) & (self.size // 96 - 1):
             raise ValueError(f"the generator's size is 96 times a power of two, not {self.size}")
+        if self.width < 1 or not 0 < self.max_flow <= 1:
+            raise ValueError(
+                f"the generator's width is 1 or more and max_flow a share, not {self.width}, {self.max_flow}"
+            )
         if not 0 < self.mask_row < self.size:
             raise ValueError(f"mask_row lies inside the picture of {self.size} rows, not at {self.mask_row}")
+
+    def _check_unet(self) -> None:
+        if (self.output, self.hearing) != ("warp", "expert"):
+            raise ValueError("the network 'unet' has the output 'warp' and the hearing 'expert' only")
+        if self.size < 64 or self.size % 16:
+            raise ValueError(f"the size of the network 'unet' is a multiple of 16 from 64 on, not {self.size}")
 
 
 class ConvTransposeBlock(nn.Module):
@@ -105,15 +122,20 @@ def _face_decoder(first: int, extra: int, skips: list[int]) -> tuple[nn.ModuleLi
 class ExpertHearing(nn.Module):
     """Our expert's audio tower, frozen, and two linear layers: mel (B, 1, 80, 16) to (B, out_channels, 1, 1)."""
 
-    def __init__(self, out_channels: int, norm: str, dimension: int = 256) -> None:
+    def __init__(
+        self, out_channels: int, norm: str, hidden: int = 512, activation: type[nn.Module] = nn.ReLU,
+        dimension: int = 256,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.scale = dimension**0.5
         self.tower = small_audio_tower(dimension, norm).requires_grad_(False)
-        self.head = nn.Sequential(nn.Linear(dimension, 512), nn.ReLU(), nn.Linear(512, out_channels), nn.ReLU())
+        self.head = nn.Sequential(
+            nn.Linear(dimension, hidden), activation(), nn.Linear(hidden, out_channels), activation()
+        )
 
     def forward(self, mel: Tensor) -> Tensor:
         """The embedding is scaled to unit variance: a unit vector of 256 components has entries of about 1/16."""
-        embedding = F.normalize(self.tower(mel / 4)) * self.scale
+        embedding = F.normalize(self.tower(mel / 4).float()) * self.scale
         return self.head(embedding)[:, :, None, None]
 
 
@@ -160,7 +182,9 @@ class Generator(nn.Module):
             self.output_block.append(nn.Sigmoid())
         else:
             self.flow_block = FlowBlock(first * 16, first * 32)
-            _start_as_copy(self.flow_block.flow, self.output_block[1])
+            paint = self.output_block[1]
+            assert isinstance(paint, nn.Conv2d)
+            start_as_copy(self.flow_block.flow, paint)
 
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generates faces.
@@ -195,15 +219,18 @@ class Generator(nn.Module):
         return made if flow is None else torch.cat((flow, made), dim=1)
 
 
-def _start_as_copy(flow: nn.Conv2d, paint: nn.Module) -> None:
-    """Zero weights: no flow and, by the bias, little colour, so that training starts from a copy of the reference."""
-    assert isinstance(paint, nn.Conv2d)
+def start_as_copy(flow: nn.Conv2d, paint: nn.Conv2d) -> None:
+    """Zero weights: no flow and, by the bias, little colour, so that training starts from a copy of the reference.
+
+    The last quarter of `paint`'s channels is the colour's weight.
+    """
     for layer in (flow, paint):
         nn.init.zeros_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+    assert paint.bias is not None
     with torch.no_grad():
-        paint.bias[3] = -3.0  # type: ignore[index]  # sigmoid(-3) = 0.05 of the painted colour
+        paint.bias[-paint.out_channels // 4 :] = -3.0  # sigmoid(-3) = 0.05 of the painted colour
 
 
 def flow_ramp(config: GeneratorConfig) -> np.ndarray:
@@ -253,6 +280,11 @@ def render(fields: Tensor, faces: Tensor, config: GeneratorConfig, paint_gradien
         colour, weight = colour.detach(), weight.detach()
     lower = torch.lerp(warp(faces[:, 3:], flow), colour, weight)
     return torch.cat((faces[:, :3, : config.mask_row], lower[:, :, config.mask_row :]), dim=2)
+
+
+def picture_of(output: Tensor, faces: Tensor, config: GeneratorConfig, paint_gradient: bool = True) -> Tensor:
+    """The picture (B, 3, S, S) of any generator's output, see `render`; a painting one's output is the picture."""
+    return render(output, faces, config, paint_gradient) if config.output == "warp" else output
 
 
 def mask_and_stack(target: np.ndarray, reference: np.ndarray, mask_row: int) -> np.ndarray:
