@@ -8,8 +8,6 @@ when it could not go on, 2 for wrong usage, 130 when interrupted.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from preprocessing.clips import Clip, speaker_weights
-from preprocessing.video import shown
 from preprocessing.windows import batches, open_splits
 from syncnet.data import Share
 from syncnet.loss import bce_loss, matching_loss, sync_probability
@@ -30,6 +27,7 @@ from syncnet.model import SmallSyncNet
 from syncnet.plots import plot_curves
 from syncnet.recipe import LowerHalf, Recipe, build_network, build_optimizer, expert_of, load_network, save_network
 from syncnet.validation import validate
+from training.command import run_command
 from training.engine import Engine
 from training.options import parse_options
 from training.run import Run, due
@@ -159,13 +157,8 @@ def resume(state: State, run: Run) -> None:
     Raises:
         ValueError: it was trained by another recipe; the field and both values are named.
     """
-    if (saved := run.load_state()) is None:
+    if (saved := run.load_state(asdict(state.recipe))) is None:
         return
-    ours = asdict(state.recipe)
-    for name, theirs in saved.get("recipe", {}).items():
-        if name != "steps" and ours[name] != theirs:
-            where = f"the run in {shown(run.folder)} has {name} {theirs}, not {ours[name]}"
-            raise ValueError(f"{where}: go on with its config.json, or choose another folder")
     state.network.load_state_dict(saved["network"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.step, state.best = saved["step"], saved["best"]
@@ -186,8 +179,7 @@ def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
     run = Run(flags.out, board=True, writes=fabric.is_global_zero)
     state = start(recipe, fabric, flags.init)
     resume(state, run)
-    if run.writes:
-        _write_config(recipe, flags.out / "config.json")
+    run.write_config(asdict(recipe))
     size = recipe.clips_a_step // fabric.world_size
     share = Share(seen, speaker_weights(seen), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
     stream = batches(share, size, range(state.step, recipe.steps), workers=flags.workers)
@@ -200,32 +192,16 @@ def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
             check(state, run, held_out)
 
 
-def _write_config(recipe: Recipe, path: Path) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    os.replace(part, path)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
-    try:
+
+    def job() -> None:
         given = sys.argv[1:] if argv is None else argv
-        clips, (flags, recipe, engine) = parse_options(
-            given, "python -m syncnet.train", __doc__, Flags, Recipe, Engine
-        )  # fmt: skip
+        clips, options = parse_options(given, "python -m syncnet.train", __doc__, Flags, Recipe, Engine)
+        flags, recipe, engine = options
         train(clips, recipe, flags, engine)
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command goes on from the last saved state")
-    except ValueError as error:
-        return _fail(2, str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
-    except (FloatingPointError, OSError) as error:
-        return _fail(1, error)
-    return 0
 
-
-def _fail(code: int, error: object) -> int:
-    print(f"syncnet.train: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+    return run_command("syncnet.train", job)
 
 
 if __name__ == "__main__":

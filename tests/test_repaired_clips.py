@@ -15,7 +15,7 @@ from preprocessing.faces import FaceTrack
 from preprocessing.manifest import Row, read_manifest, write_rows
 from preprocessing.windows import Region, face_window, mel_windows, open_splits
 from tests.material import still_track, write_numbered_clip
-from wav2lip.data import Look
+from wav2lip.places import Look
 
 COUNT = 20
 OFFSETS = (-19, -10, -5, -3, -1, 1, 2, 5, 7, 19)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +60,43 @@ class Run:
             self.board.add_image(name, pixels, step, dataformats="HWC")
             self.board.flush()
 
+    def write_config(self, recipe: Mapping[str, Any]) -> None:
+        """Writes a recipe to config.json, good for --config."""
+        if self.writes:
+            part = self.folder / "config.part"
+            part.write_text(json.dumps(recipe, indent=2) + "\n")
+            os.replace(part, self.folder / "config.json")
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes the state to resume from, beside its name first, so that a killed run keeps the last whole one."""
         if self.writes:
-            part = self.folder / "state.pt.part"
-            torch.save(state, part)
-            os.replace(part, self.folder / "state.pt")
+            save_whole(state, self.folder / "state.pt")
 
-    def load_state(self) -> dict[str, Any] | None:
-        """The state to resume from, on the CPU, or None for a new run."""
+    def load_state(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The state to resume from, on the CPU, or None for a new run.
+
+        Args:
+            recipe: the options of this training; the state's "recipe" must be the same but for the number of steps.
+
+        Raises:
+            ValueError: it was trained by another recipe; the field and both values are named.
+        """
         path = self.folder / "state.pt"
-        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+        if not path.is_file():
+            return None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if recipe is not None:
+            self._require(state.get("recipe", {}), recipe)
+        return state
+
+    def _require(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        way = "go on with its config.json, or choose another folder"
+        if theirs.keys() != ours.keys():
+            some = ", ".join(sorted(theirs.keys() ^ ours.keys()))
+            raise ValueError(f"the run in {self.folder} was trained by another version (options {some}): {way}")
+        for name, value in ours.items():
+            if name != "steps" and value != theirs[name]:
+                raise ValueError(f"the run in {self.folder} has {name} {theirs[name]}, not {value}: {way}")
 
     def rewind(self, step: int) -> None:
         """Takes out of the logs what came after a step: a stopped run that goes on from there logs it again."""
@@ -82,6 +109,13 @@ class Run:
         if self.board:
             self.board.close()
             self.board = _open_board(self.folder, step + 1)
+
+
+def save_whole(content: dict[str, Any], path: Path) -> None:
+    """torch.save, beside the final name first."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(content, part)
+    os.replace(part, path)
 
 
 def _step(line: str) -> float:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from preprocessing.audio import rest_in_silence
 from preprocessing.augmentation import Augmentation, Hearing, View
 from preprocessing.clips import Clip
-from preprocessing.video import shown
-from preprocessing.windows import Region, face_window, mel_windows, random_starts, resample
+from preprocessing.windows import Region, face_window, mel_windows, random_starts
 from syncnet.data import WINDOW, expert_mels
+from wav2lip.model import mask_and_stack
+from wav2lip.places import POLICIES, Rests, reference_frames
 
 DISGUISE = replace(
     Augmentation.none(), shift=4, flip=0.5, gain=(0.85, 1.15), tint=0.3, gamma=(0.88, 1.17), mel_gain=0.4
 )  # fmt: skip
-LOOKED_AT = 24  # frames from which a reference is chosen
-GLANCE = Region(size=24)  # the size at which they are looked at
 
 
 @dataclass
@@ -30,101 +30,115 @@ class Window:
 
     Attributes:
         target: (5, S, S, 3) uint8 BGR.
-        reference: (5, S, S, 3) uint8 BGR, one frame of the same clip, five times.
+        reference: (5, S, S, 3) uint8 BGR, of elsewhere in the same clip: one frame five times, or five in a row.
         mels: (5, 1, 80, 16) float32, each frame's window.
         window_mel: (1, 80, 16) float32, the expert's window of all five.
+        silent: Whether nothing is said in any of `mels`, so that there is nothing to be in sync with.
     """
 
     target: np.ndarray
     reference: np.ndarray
     mels: np.ndarray
     window_mel: np.ndarray
+    silent: bool
 
 
-@dataclass
-class Look:
-    """Small grey pictures of some of a clip's frames, by which references are chosen.
+@dataclass(frozen=True)
+class Sampling:
+    """How windows are drawn.
 
     Attributes:
-        frames: (N,) their numbers.
-        pose: (N, P) float32, the part above the mask: where the head is and how it is turned.
-        mouth: (N, Q) float32, the part below.
+        reference: "random" is any frame that is not in the window; "far" any that is at least five frames away from
+            all of it; "pose" one of the latter whose head is held alike and whose mouth is not.
+        moving: Share of windows whose reference is five frames in a row, the middle one chosen as above, instead of one
+            frame five times. In use each frame is its own reference, whose mouth moves.
+        silent: Share of windows drawn where nothing is said, with digital silence as their sound and so a mouth at rest
+            as their target; others may fall on such places by chance.
+        jitter: The farthest that the reference is moved apart from the target, right or left and down or up, in pixels
+            of a crop of 96 (rounded to whole ones of the generator's): their frames must tell nothing.
+        augmentation: How windows are disguised.
     """
 
-    frames: np.ndarray
-    pose: np.ndarray
-    mouth: np.ndarray
+    reference: Literal["random", "far", "pose"] = "pose"
+    moving: float = 0.5
+    silent: float = 0.1
+    jitter: float = 1.0
+    augmentation: Augmentation = DISGUISE
+
+    def __post_init__(self) -> None:
+        if self.reference not in POLICIES:
+            raise ValueError(f"reference must be one of {', '.join(POLICIES)}, not {self.reference!r}")
+        for name in ("moving", "silent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.jitter < math.inf:
+            raise ValueError(f"jitter must be 0 or more pixels, not {self.jitter}")
 
     @classmethod
-    def of(cls, clip: Clip, frames: Sequence[int] | np.ndarray, mask: float) -> Look:
-        """Looks at some frames; `mask` is the first masked row as a share of the side."""
-        seen, row = _seen(clip.path, clip.offset), round(mask * GLANCE.size)
-        for frame in map(int, frames):
-            if frame not in seen:
-                seen[frame] = _glance(clip, frame)
-        pictures = np.stack([seen[int(frame)] for frame in frames]).astype(np.float32)
-        pose, mouth = (part.reshape(len(pictures), -1) for part in (pictures[:, :row], pictures[:, row:]))
-        return cls(np.asarray(frames), pose, mouth)
-
-    def reference(self, middle: int, rng: np.random.Generator) -> int:
-        """One of the frames whose head is held as in frame number `middle`, which is among them, but not its mouth.
-
-        Of the frames that are farther than a window away, the third with the nearest pose; of these the half with the
-        farther mouth; of these any. Source: informative frame sampling of MuseTalk (arXiv 2410.10122).
-        """
-        own = int(np.flatnonzero(self.frames == middle)[0])
-        far = np.flatnonzero(np.abs(self.frames - middle) >= WINDOW + WINDOW // 2)
-        near = far[np.argsort(np.abs(self.pose[far] - self.pose[own]).mean(axis=1))][: max(1, len(far) // 3)]
-        differ = near[np.argsort(-np.abs(self.mouth[near] - self.mouth[own]).mean(axis=1))]
-        return int(self.frames[rng.choice(differ[: max(1, len(differ) // 2)])])
+    def plain(cls) -> Sampling:
+        """For measuring: undisguised windows of any place, each with one frame of like pose."""
+        return cls("pose", 0.0, 0.0, 0.0, Augmentation.none())
 
 
-@lru_cache(maxsize=512)
-def _seen(path: Path, offset: int) -> dict[int, np.ndarray]:
-    """What has been looked at of a clip by its frames' numbers, which an offset moves; the clips used last are
-    remembered, 0.2 MB for ten seconds."""
-    return {}
-
-
-def _glance(clip: Clip, frame: int) -> np.ndarray:
-    """(24, 24) uint8, grey."""
-    picture = cv2.imdecode(np.frombuffer(clip.jpegs(frame, 1)[0], np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
-    if picture is None:
-        raise ValueError(f"{shown(clip.path)} has no picture where frame {frame} should be")
-    halved = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # half the size is decoded quicker
-    return resample(picture, (GLANCE.matrix(clip) @ halved)[:2], GLANCE.size)
-
-
-def reference_frame(clip: Clip, first: int, mask: float, rng: np.random.Generator) -> int:
-    """A frame at least five away from the window from `first` on, like in pose and unlike in its mouth.
-
-    Chosen among `LOOKED_AT` random frames; 0 where the clip is too short for a distant one.
-    """
-    middle = min(first + WINDOW // 2, clip.frames - 1)
-    far = np.flatnonzero(np.abs(np.arange(clip.frames) - middle) >= WINDOW + WINDOW // 2)
-    if not far.size:
-        return 0
-    some = rng.choice(far, min(LOOKED_AT, len(far)), replace=False)
-    return Look.of(clip, [middle, *some.tolist()], mask).reference(middle, rng)
+def _start(clip: Clip, rng: np.random.Generator) -> int:
+    """A window's first frame: any but 0, whose sound begins before the clip does."""
+    return 1 + int(random_starts(clip.frames - 1, 1, rng, length=WINDOW)[0]) if clip.frames > WINDOW else 0
 
 
 def sample(
-    clip: Clip, rng: np.random.Generator, size: int = 96, mask_row: int = 40, augmentation: Augmentation = DISGUISE
+    clip: Clip, rng: np.random.Generator, size: int = 96, mask_row: int = 40, sampling: Sampling = Sampling(),
+    rests: Rests | None = None,
 ) -> Window:  # fmt: skip
     """A random window with a reference from elsewhere in the clip.
 
-    The reference is moved apart from the target by up to one pixel, so that the two crops' frames tell nothing.
-
     Args:
         size, mask_row: the generator's.
+        rests: where windows of silence are to be had beside the clip itself, which gives way to another of its speaker
+            when it has none. Where nobody rests the window is an ordinary one.
     """
-    # The sound of frame 0 begins before the clip does.
-    first = 1 + int(random_starts(clip.frames - 1, 1, rng, length=WINDOW)[0]) if clip.frames > WINDOW else 0
-    other, region = reference_frame(clip, first, mask_row / size, rng), Region(size=size)
-    view, hearing = View.draw(augmentation, rng, region.scale), Hearing.draw(augmentation, rng)
-    apart = view.apart(round(region.scale) if augmentation.shift else 0, rng)
-    target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, 1, apart)
-    mel = clip.mel
-    quiet = rest_in_silence(mel, clip.speech)
-    mels = mel_windows(quiet, range(first, first + WINDOW), hearing=hearing)
-    return Window(target, np.repeat(reference, WINDOW, axis=0), mels, expert_mels(mel, np.array([first]))[0])
+    silence, moving = (share > 0 and rng.random() < share for share in (sampling.silent, sampling.moving))
+    mask, region = mask_row / size, Region(size=size)
+    resting = (rests or Rests([clip])).draw(clip, mask, rng) if silence else None
+    clip, first = resting or (clip, _start(clip, rng))
+    other, count = reference_frames(clip, first, mask, rng, sampling.reference, moving)
+    view = View.draw(sampling.augmentation, rng, region.scale)
+    hearing = Hearing.draw(sampling.augmentation, rng)
+    apart = view.apart(round(sampling.jitter * region.scale), rng)
+    target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, count, apart)
+    mel, config = clip.mel, clip.config
+    mels = mel_windows(rest_in_silence(mel, clip.speech), range(first, first + WINDOW), hearing=hearing)
+    silent, window_mel = bool(mels.max() <= -config.max_abs_value), expert_mels(mel, np.array([first]))[0]
+    return Window(target, np.repeat(reference, WINDOW // count, axis=0), mels, window_mel, silent)
+
+
+@dataclass
+class Batch:
+    """Tensors of B windows, flattened to 5 B frames but for `window_mel` and `silent`.
+
+    Attributes:
+        faces: (5 B, 6, S, S) float32, the generator's input, see `mask_and_stack`.
+        target: (5 B, 3, S, S) float32 BGR, 0 to 1.
+        mels: (5 B, 1, 80, 16) float32.
+        window_mel: (B, 1, 80, 16) float32.
+        silent: (B,) bool.
+    """
+
+    faces: Tensor
+    target: Tensor
+    mels: Tensor
+    window_mel: Tensor
+    silent: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+def collate(windows: Sequence[Window], mask_row: int) -> Batch:
+    """Windows to tensors, the rows from `mask_row` on hidden."""
+    target = np.concatenate([w.target for w in windows])
+    faces = mask_and_stack(target, np.concatenate([w.reference for w in windows]), mask_row)
+    whole = target.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    mels, window_mel = np.concatenate([w.mels for w in windows]), np.stack([w.window_mel for w in windows])
+    silent = np.array([w.silent for w in windows])
+    return Batch(*(torch.from_numpy(x) for x in (faces, whole, mels, window_mel, silent)))

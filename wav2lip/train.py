@@ -1,220 +1,297 @@
 """Trains a generator: `python -m wav2lip.train CLIPS --expert syncnet.safetensors --out runs/generator`.
 
-The plain recipe: reconstruct five frames of a clip from their upper halves, their sound and one reference frame from
-elsewhere in the clip; the frozen expert's sync loss joins when reconstruction has settled.
+It learns to reconstruct five frames of a clip from their upper parts, their sound and a reference from elsewhere in the
+clip; the frozen expert's sync loss joins when reconstruction has settled, and a critic where the recipe has one.
+
+The folder of the run receives generator.safetensors (the averaged weights), best.safetensors (as they were when a judge
+liked the mouths of people it does not know best; before the sync loss takes part, at the least difference), grid.png,
+config.json (the recipe, good for --config), log.jsonl, TensorBoard's events, and state.pt, from which the same command
+goes on; dump.pt holds the step at which a number was none any more. Exit code: 0 when it has trained, 1 when it could
+not go on, 2 for wrong usage, 130 when interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import trange
 
-from preprocessing.audio import AudioConfig
-from preprocessing.augmentation import Augmentation
 from preprocessing.clips import Clip, speaker_weights
-from preprocessing.crops import CropGeometry
-from preprocessing.windows import Draws, batches, open_splits
-from syncnet.data import WINDOW
-from syncnet.expert import Expert
-from training.checkpoint import Checkpoint
-from training.run import Run, due
-from wav2lip.data import Window, sample
-from wav2lip.losses import expert_loss, generator_losses, mouth_weight, plain_l1, total
-from wav2lip.model import ExpertHearing, Generator, GeneratorConfig, mask_and_stack, render, split_fields
-
-CONFIG = GeneratorConfig(width=8, size=96, mask_row=40, output="warp", hearing="expert")
-WEIGHTS = {"l1": 1.0, "gradient": 0.3, "smooth": 0.02, "paint": 0.02, "sync": 0.2}
-SYNC_FROM, SYNC_FULL = 50, 250  # steps between which the sync loss is faded in
-WINDOWS_A_STEP = 3
-
-
-@dataclass
-class State:
-    """Everything that lives while training."""
-
-    generator: Generator
-    average: Generator
-    expert: Expert
-    optimizer: torch.optim.Optimizer
-    weight: Tensor
-    step: int = 0
+from preprocessing.windows import batches, open_splits
+from syncnet.data import WINDOW, Share
+from syncnet.expert import EXPERT, JUDGE, Expert
+from training.command import run_command
+from training.engine import Engine
+from training.options import parse_options
+from training.run import Run, due, save_whole
+from wav2lip.data import Batch, Rests, collate, sample
+from wav2lip.losses import expert_loss, gradient_norms, painting_losses, plain_l1, reconstruction_losses, total
+from wav2lip.model import picture_of
+from wav2lip.recipe import Recipe
+from wav2lip.state import State, follow, restore, save_generator, start, state_dict
+from wav2lip.validation import Examination
 
 
-@dataclass
-class Batch:
-    """Tensors of B windows, flattened to 5 B frames but for `window_mel` (B, 1, 80, 16)."""
+@dataclass(frozen=True)
+class Flags:
+    """The job.
 
-    faces: Tensor
-    target: Tensor
-    mels: Tensor
-    window_mel: Tensor
-
-
-def collate(windows: list[Window], mask_row: int) -> Batch:
-    """Windows to tensors."""
-    target = np.concatenate([w.target for w in windows])
-    faces = mask_and_stack(target, np.concatenate([w.reference for w in windows]), mask_row)
-    whole = target.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    mels, window_mel = np.concatenate([w.mels for w in windows]), np.stack([w.window_mel for w in windows])
-    return Batch(*(torch.from_numpy(x) for x in (faces, whole, mels, window_mel)))
-
-
-def train_step(state: State, batch: Batch, steps: int, rate: float) -> dict[str, Tensor]:
-    """One step; returns the losses under the names of their weights."""
-    config = state.generator.config
-    for group in state.optimizer.param_groups:
-        warm = min(1.0, state.step / 100)
-        group["lr"] = rate * warm * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, state.step / steps))))
-    fields = state.generator(batch.mels, batch.faces)
-    flow, _, mix = split_fields(fields, config)
-    picture = render(fields, batch.faces, config)
-    losses = generator_losses(picture, batch.target, flow, mix, state.weight, config.mask_row)
-    fade = min(1.0, max(0.0, (state.step - SYNC_FROM) / (SYNC_FULL - SYNC_FROM)))
-    # The expert may move the lips but not paint: a generator that may paint for it paints dots, not mouths.
-    moved = render(fields, batch.faces, config, paint_gradient=False).unflatten(0, (-1, WINDOW)).transpose(1, 2)
-    right, down = divmod(state.step * 37 % 81, 9)  # each of the 81 places in turn
-    shift = (right - 4, down - 4)
-    losses["sync"] = expert_loss(state.expert, moved, batch.window_mel, shift) if fade else torch.zeros(())
-    loss = total(losses, WEIGHTS | {"sync": WEIGHTS["sync"] * fade})
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {state.step}")
-    state.optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.generator.parameters(), 1.0)
-    state.optimizer.step()
-    _follow(state)
-    return {name: value.detach() for name, value in losses.items()}
-
-
-@torch.no_grad()
-def _follow(state: State) -> None:
-    """Moves the averaged generator, which is the one that is kept, towards the trained one."""
-    decay = min(0.998, (1 + state.step) / (10 + state.step))
-    for ours, theirs in zip(state.average.state_dict().values(), state.generator.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, 1 - decay)
-        else:
-            ours.copy_(theirs)
-
-
-@torch.inference_mode()
-def validate(state: State, clips: list[Clip], picture: Path | None = None) -> dict[str, float]:
-    """Mean absolute difference of the masked rows on held-out clips, always the same windows.
-
-    `l1`: with the frames' own sound; `swapped`: with the sound of the next window of the list; `copy`: the reference
-    as it is. `own_sound_better`: share of windows in which the own sound gives the smaller difference.
+    Attributes:
+        out: The run's folder; an earlier run there goes on.
+        expert: The expert of the sync loss, through whose ears the generator hears.
+        judge: Another expert, which only measures.
+        val: Folder of clips of other people; without it the split "val" of CLIPS is held out.
+        init: A generator's checkpoint whose weights a new run starts from.
+        workers: Processes a device that draw windows; 0: by the training one.
+        log_every: Steps from one logged line to the next.
+        grid_every: Steps from one sheet of generated faces to the next.
+        validate_every: Steps from one check on the held-out people, and one checkpoint, to the next.
+        save_every: Steps from one saved state to the next.
     """
-    config, model = state.average.config, state.average.eval()
-    seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]
-    draw = partial(sample, size=config.size, mask_row=config.mask_row, augmentation=Augmentation.none())
-    windows = [draw(clip, rng) for clip, rng in zip(clips, seeds, strict=True)]
-    ours: list[float] = []
-    swapped: list[float] = []
-    copied: list[float] = []
-    sheet: list[np.ndarray] = []
-    for index, window in enumerate(windows):
-        batch = collate([window], config.mask_row)
-        other = torch.from_numpy(windows[(index + 1) % len(windows)].mels)
-        made = [render(model(mels, batch.faces), batch.faces, config) for mels in (batch.mels, other)]
-        for values, image in zip((ours, swapped, copied), (*made, batch.faces[:, 3:]), strict=True):
-            values.append(plain_l1(image, batch.target, config.mask_row).item())
-        if index % max(1, len(windows) // 12) == 0:
-            sheet.append(_row(batch, made[0]))
-    if picture:
-        cv2.imwrite(str(picture), np.vstack(sheet))
-    better = np.mean(np.array(ours) < np.array(swapped))
-    means = {name: float(np.mean(v)) for name, v in (("l1", ours), ("swapped", swapped), ("copy", copied))}
-    return means | {"own_sound_better": float(better)}
+
+    out: Path
+    expert: Path = EXPERT
+    judge: Path = JUDGE
+    val: Path | None = None
+    init: Path | None = None
+    workers: int = 0
+    log_every: int = 25
+    grid_every: int = 250
+    validate_every: int = 500
+    save_every: int = 250
+
+    def __post_init__(self) -> None:
+        every = dict.fromkeys(("log_every", "grid_every", "validate_every", "save_every"), 1)
+        for name, least in (every | {"workers": 0}).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
-def _row(batch: Batch, made: Tensor) -> np.ndarray:
-    """Reference, then five generated frames over five real ones."""
-    rows = [torch.cat((batch.faces[:1, 3:], x)).permute(2, 0, 3, 1).flatten(1, 2) for x in (made, batch.target)]
-    return (torch.cat(rows) * 255).round().to(torch.uint8).numpy()
+class NoNumberError(FloatingPointError):
+    """A loss or the gradient is no number; `losses` by name."""
+
+    def __init__(self, message: str, losses: dict[str, Tensor]) -> None:
+        super().__init__(message)
+        self.losses = losses
+
+
+def train_step(state: State, parts: Sequence[Batch], measure: bool = False) -> dict[str, Tensor]:
+    """One step on a step's windows in parts of equal size.
+
+    Args:
+        measure: whether to measure each loss' gradient, too.
+
+    Returns:
+        The losses under the names of their weights, and what else is of interest.
+
+    Raises:
+        NoNumberError: a loss or the gradient is no number; the generator's weights are as they were before.
+    """
+    _settle(state)
+    sync_weight = torch.tensor(state.sync_weight)
+    losses, picture = _descend(state, parts, measure)
+    if adversary := state.present_adversary:
+        losses |= adversary.train_critic(*_trio(parts[-1], picture), state.step)
+    follow(state)
+    state.step += 1
+    return losses | {"sync_weight": sync_weight}
+
+
+def _settle(state: State) -> None:
+    """Learning rate and random numbers, which depend on the recipe, the step and the process alone."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.recipe.rate_at(state.step)
+    drawn = np.random.SeedSequence((state.recipe.seed, state.step, state.fabric.global_rank)).generate_state(1)
+    torch.manual_seed(int(drawn[0]))
+    state.generator.train()
+
+
+def _descend(state: State, parts: Sequence[Batch], measure: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """The generator's step: means of the losses over the parts, and the last part's pictures (5 B, 3, S, S)."""
+    recipe, fabric = state.recipe, state.fabric
+    state.optimizer.zero_grad()
+    found = []
+    for batch in parts:
+        last = batch is parts[-1]
+        with fabric.no_backward_sync(state.forward, enabled=fabric.world_size > 1 and not last):
+            losses, picture = _backward(state, batch, 1 / len(parts), measure and last)
+        found.append(losses)
+    # The last part alone has the norms of the losses' gradients.
+    losses |= {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
+    limit = recipe.clip_gradient or math.inf
+    norm = fabric.clip_gradients(state.forward, state.optimizer, max_norm=limit, error_if_nonfinite=False)
+    losses["gradient_norm"] = torch.as_tensor(norm).detach()
+    state.switch.update(state.step, _require_numbers(state, losses))
+    state.optimizer.step()
+    return losses, picture
+
+
+def _backward(state: State, batch: Batch, share: float, measure: bool) -> tuple[dict[str, Tensor], Tensor]:
+    """Adds `share` of a batch's gradient; its losses, with "plain", the difference that says when to trust the expert,
+    and its pictures."""
+    output = state.forward(batch.mels, batch.faces)
+    output = output.view_as(output)  # Fabric lets nobody but its own backward pass touch what it returned
+    picture = picture_of(output, batch.faces, state.config)
+    losses, weights = weighted_losses(state, batch, output, picture)
+    norms = gradient_norms(losses, weights, output) if measure else {}
+    loss = total(losses, weights)
+    state.fabric.backward(share * loss)
+    losses |= {"total": loss, "plain": plain_l1(picture, batch.target, state.config.mask_row)}
+    figures = {name: value.detach() for name, value in losses.items()}
+    return figures | {name: torch.tensor(norm) for name, norm in norms.items()}, picture.detach()
+
+
+def weighted_losses(
+    state: State, batch: Batch, output: Tensor, picture: Tensor
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What the generator's output for a batch costs, and the weights in this step, under the same names."""
+    recipe, config = state.recipe, state.config
+    weights = asdict(recipe.weights) | {"sync": state.sync_weight}
+    losses = reconstruction_losses(picture, batch.target, state.weight, config.mask_row, recipe.weights)
+    if config.output == "warp":
+        losses |= painting_losses(output, config, recipe.weights)
+    if state.sync_weight:
+        losses["sync"] = _sync_loss(state, batch, output)
+    if adversary := state.present_adversary:
+        losses |= adversary.generator_losses(*_trio(batch, picture), recipe.weights)
+    return losses, {name: weights[name] for name in losses}
+
+
+def _sync_loss(state: State, batch: Batch, output: Tensor) -> Tensor:
+    recipe = state.recipe
+    picture = picture_of(output, batch.faces, state.config, paint_gradient=not recipe.sync_moves_only)
+    right, down = divmod(state.step * 37 % 81, 9)  # each of the 81 places in turn
+    return expert_loss(
+        state.expert, _windows(picture), batch.window_mel, (right - 4, down - 4), recipe.sync, batch.silent,
+        _windows(batch.target), _windows(batch.faces[:, 3:]),
+    )  # fmt: skip
+
+
+def _trio(batch: Batch, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Real windows, generated ones and the masked faces, for the adversary."""
+    return _windows(batch.target), _windows(picture), _windows(batch.faces[:, :3])
+
+
+def _windows(frames: Tensor) -> Tensor:
+    """(5 B, 3, S, S) to (B, 3, 5, S, S)."""
+    return frames.unflatten(0, (-1, WINDOW)).transpose(1, 2)
+
+
+def _require_numbers(state: State, losses: dict[str, Tensor]) -> float:
+    """Stops all processes where a loss of any of them is no number; returns the processes' mean of "plain"."""
+    # At 16 bits a gradient that is too large is part of the search for a scale, and its step is skipped.
+    scaled = bool(state.fabric.strategy.precision.state_dict())
+    figures = {name: x for name, x in losses.items() if not (scaled and "gradient_norm" in name)}
+    good = torch.stack([torch.isfinite(x).to(losses["plain"]) for x in figures.values()]).min()
+    share, plain = state.fabric.all_reduce(torch.stack((good, losses["plain"])), reduce_op="mean")
+    if not share >= 1:
+        bad = [f"{name} is {x.item()}" for name, x in figures.items() if not torch.isfinite(x)]
+        what = ", ".join(bad) or "a loss of another process is no number"
+        raise NoNumberError(f"{what} at step {state.step}; try a lower rate", losses)
+    return float(plain)
+
+
+def check(state: State, run: Run, exam: Examination | None) -> None:
+    """Validates, and writes the checkpoints; by one of several processes."""
+    if not run.writes:
+        return
+    save_generator(state, run.folder / "generator.safetensors")
+    if exam:
+        values = exam.measure(state.average)
+        run.log(state.step, **values)
+        # As long as there is no sync loss the judge has nothing to say; with it the judge decides.
+        figure = (1, values["judge_own"]) if state.sync_weight else (0, -values["l1"])
+        if figure > state.best:
+            state.best = figure
+            save_generator(state, run.folder / "best.safetensors")
+
+
+def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
+    """Trains up to `recipe.steps` steps, in each of the engine's processes.
+
+    Raises:
+        ValueError: the clips, the options or an earlier run in the folder do not fit.
+        FloatingPointError: a number is none any more.
+    """
+    if recipe.windows_a_step % (engine.devices * recipe.accumulate):
+        given = f"{recipe.accumulate} parts on {engine.devices} devices"
+        raise ValueError(f"windows_a_step {recipe.windows_a_step} cannot be shared out among {given}")
+    seen, held_out = open_splits(clips, flags.val, 3 * WINDOW)
+    fabric = engine.launch()
+    run = Run(flags.out, board=True, writes=fabric.is_global_zero)
+    state = start(recipe, fabric, flags.expert, flags.init)
+    if (saved := run.load_state(asdict(recipe))) is not None:
+        restore(state, saved)
+        run.rewind(state.step)
+    run.write_config(asdict(recipe))
+    judge = Expert.load(flags.judge, str(fabric.device))
+    exam = Examination(held_out, state.config, judge) if held_out and run.writes else None
+    stream = iter(_stream(state, seen, flags.workers))
+    quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
+    for _ in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
+        parts = [fabric.to_device(part) for part in islice(stream, recipe.accumulate)]
+        try:
+            figures = train_step(state, parts, due(state.step + 1, flags.log_every))
+        except FloatingPointError as error:
+            _dump(state, run, parts, error.losses if isinstance(error, NoNumberError) else {})
+            raise
+        _report(state, run, flags, exam, figures)
+
+
+def _stream(state: State, clips: Sequence[Clip], workers: int) -> DataLoader:
+    """The process' part of each step's windows, `accumulate` batches a step."""
+    recipe, config, fabric = state.recipe, state.config, state.fabric
+    draw = partial(
+        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=Rests(clips)
+    )  # fmt: skip
+    size = recipe.windows_a_step // (fabric.world_size * recipe.accumulate)
+    share = Share(clips, speaker_weights(clips), draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
+    todo = range(state.step * recipe.accumulate, recipe.steps * recipe.accumulate)
+    return batches(share, size, todo, workers=workers, collate=partial(collate, mask_row=config.mask_row))
+
+
+def _report(state: State, run: Run, flags: Flags, exam: Examination | None, figures: dict[str, Tensor]) -> None:
+    """What is written after a step: the state last, so that whatever a killed run has lost is written again."""
+    last = state.step == state.recipe.steps
+    if due(state.step, flags.log_every):
+        values = {name: value.item() for name, value in figures.items()}
+        run.log(state.step, **values, rate=state.recipe.rate_at(state.step - 1))
+    if exam and (due(state.step, flags.grid_every) or last):
+        exam.show(state.average, run.folder / "grid.png")
+        run.show(state.step, "grid", run.folder / "grid.png")
+    if due(state.step, flags.validate_every) or last:
+        check(state, run, exam)
+    if run.writes and (due(state.step, flags.save_every) or last):
+        run.save_state(state_dict(state))
+
+
+def _dump(state: State, run: Run, parts: Sequence[Batch], losses: dict[str, Tensor]) -> None:
+    """Keeps the step that failed: a file a process, as each has windows of its own."""
+    rank = state.fabric.global_rank
+    content = {"step": state.step, "losses": losses, "batches": [vars(part) for part in parts]}
+    save_whole(content, run.folder / (f"dump-{rank}.pt" if rank else "dump.pt"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m wav2lip.train", description=__doc__)
-    parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
-    parser.add_argument("--expert", type=Path, required=True, help="syncnet.safetensors of syncnet.train")
-    parser.add_argument("--val", type=Path, help="folder of clips of other people (default: the split val of CLIPS)")
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder; an earlier run there goes on")
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (default: 5e-4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check-every", type=int, default=250)
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw windows (default: 0, by this one)")
-    args = parser.parse_args(argv)
-    try:
-        train(
-            args.clips, args.val, args.expert, args.out, args.steps, args.rate, args.seed, args.check_every,
-            args.workers,
-        )  # fmt: skip
-    except ValueError as error:
-        parser.error(str(error).splitlines()[-1].removeprefix("ValueError: "))  # a worker's comes with its traceback
-    return 0
+    """Runs the command; returns its exit code (see --help)."""
 
+    def job() -> None:
+        given = sys.argv[1:] if argv is None else argv
+        clips, options = parse_options(given, "python -m wav2lip.train", __doc__, Flags, Recipe, Engine)
+        flags, recipe, engine = options
+        train(clips, recipe, flags, engine)
 
-def start(expert_path: Path, seed: int, rate: float, config: GeneratorConfig = CONFIG) -> State:
-    """A new state: the generator hears through the expert's audio tower."""
-    torch.manual_seed(seed)
-    expert = Expert.load(expert_path)
-    config = replace(config, hearing_norm=expert.network.config["norm"])
-    generator = Generator(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
-    assert isinstance(generator.audio_encoder, ExpertHearing)
-    generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
-    trained = [p for p in generator.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    average = copy.deepcopy(generator).requires_grad_(False)
-    return State(generator, average, expert, optimizer, mouth_weight(config.size, config.mask_row))
-
-
-def train(
-    clip_folder: Path, val: Path | None, expert: Path, out: Path, steps: int, rate: float, seed: int, check_every: int,
-    workers: int = 0,
-) -> None:  # fmt: skip
-    """Trains for `steps` steps and writes `generator.safetensors` into `out` at every check."""
-    clips, held_out = open_splits(clip_folder, val, 3 * WINDOW)
-    state, run = start(expert, seed, rate), Run(out)
-    if (saved := run.load_state()) is not None:
-        state.step = saved["step"]
-        for name in ("generator", "average", "optimizer"):
-            getattr(state, name).load_state_dict(saved[name])
-    config = state.generator.config
-    draws = Draws(clips, speaker_weights(clips), partial(sample, size=config.size, mask_row=config.mask_row), seed)
-    gather, todo = partial(collate, mask_row=config.mask_row), range(state.step, steps)
-    for batch in batches(draws, WINDOWS_A_STEP, todo, workers=workers, collate=gather):
-        state.step += 1
-        state.generator.train()
-        losses = train_step(state, batch, steps, rate)
-        if due(state.step, 25):
-            run.log(state.step, **{name: value.item() for name, value in losses.items()})
-        if due(state.step, check_every) or state.step == steps:
-            if held_out:
-                run.log(state.step, **validate(state, held_out, out / "held_out.png"))
-            _save(state, run)
-
-
-def _save(state: State, run: Run) -> None:
-    parts = {name: getattr(state, name).state_dict() for name in ("generator", "average", "optimizer")}
-    run.save_state({"step": state.step} | parts)
-    config = state.generator.config
-    Checkpoint(
-        "generator", asdict(config), asdict(AudioConfig()), asdict(CropGeometry("points", config.size)),
-        state.average.state_dict(), state.step,
-    ).save(run.folder / "generator.safetensors", half=True)  # fmt: skip
+    return run_command("wav2lip.train", job)
 
 
 if __name__ == "__main__":
