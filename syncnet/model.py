@@ -84,6 +84,10 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
+        if torch.jit.is_tracing():  # for OpenVINO: without the turning it runs our generator in 36 ms instead of 56
+            x = x - x.mean(1, keepdim=True)
+            x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
+            return x * self.weight[:, None, None] + self.bias[:, None, None]
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

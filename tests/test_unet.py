@@ -16,7 +16,7 @@ from inference.backends import load_backend
 from preprocessing.audio import AudioConfig
 from preprocessing.crops import CropGeometry
 from syncnet.expert import Expert
-from syncnet.model import SmallSyncNet
+from syncnet.model import ChannelNorm, SmallSyncNet
 from training.checkpoint import Checkpoint
 from wav2lip.checkpoints import load_generator
 from wav2lip.model import FIELDS, Generator, GeneratorConfig, picture_of, render, split_fields
@@ -142,6 +142,15 @@ def test_backends_compute_what_it_computes(engine):
     made = load_backend(generator, engine, "cpu")(mel.numpy(), faces.numpy())
     assert np.abs(expected[:, :2]).std() > 0.01
     np.testing.assert_allclose(made, expected, atol=2e-4)
+
+
+def test_a_traced_norm_is_the_same_norm():
+    torch.manual_seed(0)
+    norm, x = ChannelNorm(6), 3 + torch.randn(2, 6, 4, 5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    traced = torch.jit.trace(norm, x)
+    assert torch.allclose(traced(x), norm(x), atol=1e-5)
 
 
 def test_a_checkpoint_brings_it_back(tmp_path: Path):
