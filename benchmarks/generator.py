@@ -1,92 +1,192 @@
-"""What a generator does on held-out clips, by figures that its card gives.
+"""What generators do on clips of people whom they have not met.
 
-    .venv/bin/python benchmarks/generator.py CLIPS --expert syncnet/weights/syncnet.safetensors [--split val] \
-        [--checkpoint FILE]
+    .venv/bin/python benchmarks/generator.py CLIPS [--split val] [--checkpoint FILE ...] [--json FILE]
 
-Reconstruction: mean absolute difference of the masked rows (0 to 1), five frames of each clip from a reference of like
-pose elsewhere in it, with their own sound, with another clip's, and for the reference as it is. Sync: the expert's
-cosine for real mouths, generated ones and generated ones with another sound (the expert also trained the generator: it
-flatters). Motion: mean change of the mouth from frame to frame, in levels of 255, when each frame is its own reference,
-as in use: of the source, spoken to, in silence, and in silence with the first frame as everybody's reference.
+Everything is measured on points crops of 128 pixels, beside the real video, a copy of what the generator is given and
+a static mouth, that of the clip's first frame. The judge is an expert that took no part in training. Figures are means
+over clips; in brackets their 95 % bootstrap intervals over clips.
+
+Reconstruction: windows of five frames, made of one frame of like pose elsewhere in the clip with their own sound; the
+generator's picture is brought from its own size to 128. The mouth is a square around (0.5, 0.56) of 0.46 of the crop.
+In use: clips of 3 s and more as inference speaks them, each frame being its own reference. The true mouth is in the
+input, so that only what belongs to the sound says anything; a copy is the real video, with another's sound `unsynced`.
+Opening: how the mouth's opening goes with the sound's level, at the best lag of at most three frames, so that chance is
+above zero: see `unsynced`. Silence: how a mouth moves in the 2 s of a clip with the most speech when it is given none;
+what moves above the mask is the head, which has no part in the opening's motion.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.audio import rest_in_silence  # noqa: E402
-from preprocessing.augmentation import Augmentation  # noqa: E402
-from preprocessing.clips import Clip, open_clips  # noqa: E402
-from preprocessing.windows import Region, face_window, mel_windows  # noqa: E402
+from benchmarks.measures import bootstrap, ratio  # noqa: E402
+from benchmarks.protocols import OWN, REAL, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row  # noqa: E402
+from benchmarks.speaking import Model  # noqa: E402
+from inference.backends import DEVICES  # noqa: E402
+from preprocessing.clips import CLIP_FPS, open_clips  # noqa: E402
+from preprocessing.video import MediaError  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.expert import Expert  # noqa: E402
-from wav2lip.checkpoints import load_generator  # noqa: E402
-from wav2lip.data import sample  # noqa: E402
-from wav2lip.model import Generator, mask_and_stack, render  # noqa: E402
-from wav2lip.train import collate  # noqa: E402
-
-MOUTH = (slice(42, 84), slice(26, 70))  # rows and columns of a 96-pixel points crop
+from syncnet.expert import JUDGE, Expert  # noqa: E402
+from syncnet.validation import LONG  # noqa: E402
 
 
-def cosine(expert: Expert, pictures: torch.Tensor, mel: torch.Tensor) -> float:
-    """The expert's cosine of five pictures (5, 3, S, S) and a window (1, 1, 80, 16)."""
-    audio, face = expert.network(mel, expert.look(pictures.transpose(0, 1)[None]))
-    return float((audio * face).sum())
+@dataclass(frozen=True)
+class Column:
+    """A figure's key in the rows, its title, how it is printed, and whether the table by speaker has it."""
+
+    key: str
+    title: str
+    form: str = ".2f"
+    by_speaker: bool = False
 
 
-def motion(model: Generator, clip: Clip, count: int = 25) -> list[float]:
-    """Mean change of the mouth from frame to frame: source, own speech, silence, silence with a held reference."""
-    count = min(count, clip.frames)
-    frames = face_window(clip, Region(size=model.config.size), 0, count)
-    faces = torch.from_numpy(mask_and_stack(frames, frames, model.config.mask_row))
-    quiet = rest_in_silence(clip.mel, clip.speech)
-    spoken = torch.from_numpy(mel_windows(quiet, range(count)))
-    silent = torch.full_like(spoken, -4)
-    held = torch.from_numpy(mask_and_stack(frames, np.repeat(frames[:1], count, axis=0), model.config.mask_row))
-    jobs = ((spoken, faces), (silent, faces), (silent, held))
-    pictures = [faces[:, 3:]] + [render(model(m, f), f, model.config) for m, f in jobs]
-    return [(255 * (p[1:] - p[:-1]).abs())[:, :, MOUTH[0], MOUTH[1]].mean().item() for p in pictures]
+SPEECH = (
+    Column("within_1", "offset within 1 frame, share", by_speaker=True), Column("confidence", "judge's confidence"),
+    Column("cosine", "judge's cosine", ".3f"), Column("opening", "opening and sound, r", by_speaker=True),
+    Column("opening_real", "opening and the real one, r"), Column("spread", "opening's spread, 1/100 of the side"),
+)  # fmt: skip
+TABLES = {
+    RECONSTRUCTION: (
+        Column("l1", "L1, masked rows", ".4f", by_speaker=True), Column("psnr", "PSNR, masked rows, dB"),
+        Column("l1_mouth", "L1, mouth", ".4f"), Column("psnr_mouth", "PSNR, mouth, dB", by_speaker=True),
+        Column("cosine", "judge's cosine", ".3f"), Column("cosine_other", "made with another's sound", ".3f"),
+        Column("own_nearer", "own sound nearer to real, share"), Column("own_higher", "own sound's cosine higher"),
+    ),
+    OWN: SPEECH,
+    SWAPPED: SPEECH,
+    SILENCE: (
+        Column("motion", "mouth's motion, levels of 255", by_speaker=True), Column("head", "above the mask"),
+        Column("travel", "opening's, 1/100 of the side", ".3f", by_speaker=True),
+    ),
+}  # fmt: skip
 
 
-@torch.inference_mode()
+def gathered(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """The rows by one of their texts, in the order in which it first comes up."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(row[key]), []).append(row)
+    return found
+
+
+def figures(rows: Sequence[Row], key: str) -> np.ndarray:
+    """(N,) of those rows that have the figure."""
+    return np.array([row[key] for row in rows if key in row], float)
+
+
+def print_all(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    """A line for each system."""
+    print("| | clips | " + " | ".join(column.title for column in columns) + " |")
+    print("|---" * (len(columns) + 2) + "|")
+    for name, some in gathered(rows, "system").items():
+        cells = " | ".join(_cell(figures(some, column.key), column.form) for column in columns)
+        print(f"| {name} | {len(some)} | {cells} |")
+
+
+def _cell(values: np.ndarray, form: str) -> str:
+    if not len(values):
+        return "–"
+    low, high = bootstrap(values)
+    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+
+def print_speakers(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    """A line for each speaker with the means of some columns, system by system."""
+    columns, systems = [column for column in columns if column.by_speaker], list(gathered(rows, "system"))
+    print("\nBy speaker: " + "; ".join(column.title for column in columns) + ".\n")
+    print("| speaker | clips | " + " | ".join(systems) + " |\n" + "|---" * (len(systems) + 2) + "|")
+    for speaker, theirs in sorted(gathered(rows, "speaker").items()):
+        by_system = gathered(theirs, "system")
+        means = [[(figures(by_system[name], c.key), c.form) for c in columns] for name in systems]
+        cells = ["; ".join(f"{v.mean():{form}}" if len(v) else "–" for v, form in some) for some in means]
+        print(f"| {speaker} | {len(gathered(theirs, 'clip'))} | {' | '.join(cells)} |")
+
+
+def print_ratios(protocol: str, rows: Sequence[Row], model: str) -> None:
+    """The ratios of means by which a model is judged."""
+    systems = gathered(rows, "system")
+    if protocol in (OWN, SWAPPED):
+        _print_ratio(f"{model}: r of opening and sound, by the real video's", systems[model], systems[REAL], "opening")
+    elif protocol == SILENCE:
+        silent, spoken = (systems[f"{model}, {name}"] for name in (SILENCE, OWN))
+        for key, what in (("motion", "motion"), ("travel", "opening's motion")):
+            _print_ratio(f"{model}: {what} in silence, by that in speech", silent, spoken, key)
+
+
+def _print_ratio(what: str, top: Sequence[Row], bottom: Sequence[Row], key: str) -> None:
+    pairs = np.stack([figures(top, key), figures(bottom, key)], axis=1)
+    low, high = bootstrap(pairs, ratio)
+    print(f"- {what}: {ratio(pairs.mean(axis=0)):.2f} [{low:.2f}, {high:.2f}]")
+
+
+def print_costs(models: Sequence[Model]) -> None:
+    """What each network takes."""
+    print("\n| generator | parameters | GMAC a frame | MB in fp16 |\n|---|---|---|---|")
+    for model in models:
+        print(f"| {model.name} | {model.cost.parameters:,} | {model.cost.gmac:.2f} | {model.cost.megabytes:.1f} |")
+
+
+def report(rows: Sequence[Row], models: Sequence[Model]) -> None:
+    """Prints all tables."""
+    print_costs(models)
+    protocols = gathered(rows, "protocol")
+    for protocol, columns in TABLES.items():
+        if some := protocols.get(protocol):
+            print(f"\n## {protocol.capitalize()}\n")
+            print_all(some, columns)
+            print_speakers(some, columns)
+            print()
+            for model in models:
+                print_ratios(protocol, some, model.name)
+
+
+def write(path: Path, rows: Sequence[Row], models: Sequence[Model]) -> None:
+    """Writes all rows as JSON, beside its name first."""
+    found = {"models": {model.name: asdict(model.cost) for model in models}, "rows": rows}
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
 def main() -> None:
-    """Prints the figures."""
+    """Prints Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--split", help="only the clips of this split, e.g. val (default: all)")
-    parser.add_argument("--expert", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", default=[None], help="default: the embedded generator")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="an expert's file (default: the embedded judge)")
+    parser.add_argument("--seconds", type=float, default=5, help="of a clip in use at most (default: 5)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="for the generators (default: auto)")
+    parser.add_argument("--json", type=Path, help="write every clip's figures here")
     args = parser.parse_args()
+    cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
-    model = load_generator(args.checkpoint)[0]
-    expert = Expert.load(args.expert)
-    clips, size, row = open_clips(args.clips, 2 * WINDOW, args.split), model.config.size, model.config.mask_row
-    rows, moves = [], []
-    seeds = [np.random.default_rng((7, i)) for i in range(len(clips))]
-    windows = [sample(c, rng, size, row, Augmentation.none()) for c, rng in zip(clips, seeds, strict=True)]
-    for index, (clip, window) in enumerate(zip(clips, windows, strict=True)):
-        batch, other = collate([window], row), torch.from_numpy(windows[(index + 1) % len(windows)].mels)
-        own, swapped = (render(model(m, batch.faces), batch.faces, model.config) for m in (batch.mels, other))
-        lower = [(p - batch.target).abs()[:, :, row:].mean().item() for p in (own, swapped, batch.faces[:, 3:])]
-        sync = [cosine(expert, p, batch.window_mel) for p in (batch.target, own, swapped, batch.faces[:, 3:])]
-        rows.append(lower + sync)
-        moves.append(motion(model, clip))
-    means, changes = np.mean(rows, axis=0), np.mean(moves, axis=0)
-    better = np.mean([r[4] > r[5] for r in rows])
-    print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people")
-    print(f"difference: own sound {means[0]:.4f}, another's {means[1]:.4f}, the reference {means[2]:.4f}")
-    print(f"cosine: real {means[3]:.3f}, generated {means[4]:.3f}, swapped {means[5]:.3f}, still {means[6]:.3f}")
-    print(f"share of windows in which the own sound scores higher than another's: {better:.2f}")
-    named = zip(("source", "spoken", "silent", "silent with a held reference"), changes, strict=True)
-    print("motion: " + ", ".join(f"{name} {value:.2f}" for name, value in named))
+    if not args.seconds >= LONG / CLIP_FPS:
+        parser.error(f"--seconds must be {LONG / CLIP_FPS:g} or more, not {args.seconds:g}")
+    try:
+        clips = open_clips(args.clips, 2 * WINDOW, args.split)
+        models = [Model.load(path, args.device) for path in args.checkpoint]
+        rows = Bench(Expert.load(args.judge), models, round(args.seconds * CLIP_FPS)).measure(clips)
+    except (MediaError, ValueError) as error:
+        parser.error(str(error))
+    print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people;", end=" ")
+    print(f"in use those of {LONG / CLIP_FPS:g} s and more, their first {args.seconds:g} s.")
+    report(rows, models)
+    if args.json:
+        write(args.json, rows, models)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ class Weights:
     laplacian: float = 0.0
     temporal: float = 0.0
     smooth: float = 0.02
-    paint: float = 0.02
-    sync: float = 0.2
+    paint: float = 0.04
+    sync: float = 0.03
     adversarial: float = 0.0
     matching: float = 0.0
     mouth: float = 4.0

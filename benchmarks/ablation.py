@@ -1,0 +1,143 @@
+"""What each loss, each kind of reference and each objective does to the same generator in the same few steps.
+
+    .venv/bin/python benchmarks/ablation.py CLIPS --init GENERATOR --out FOLDER [--steps 200] [--only NAME ...]
+
+Every variant goes on from the same weights with the same windows; it differs from the first row by what its name says.
+Measured on one window of each held-out clip, see `wav2lip.validation`: the mean difference of the masked rows (x 1000),
+the mouth's PSNR, the judge's cosine with the own sound and with another (real mouths stand in the last row), the
+sharpness of the mouth (variance of its Laplacian, share of the real mouth's) and its flicker (mean error of the change
+from frame to frame, levels of 255). Variants that are in FOLDER already are measured again, not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from preprocessing.windows import open_splits  # noqa: E402
+from syncnet.data import WINDOW  # noqa: E402
+from syncnet.expert import JUDGE, Expert  # noqa: E402
+from wav2lip import train  # noqa: E402
+from wav2lip.checkpoints import load_generator  # noqa: E402
+from wav2lip.data import Batch, collate  # noqa: E402
+from wav2lip.model import picture_of  # noqa: E402
+from wav2lip.unet import AnyGenerator  # noqa: E402
+from wav2lip.validation import MOUTH, Examination  # noqa: E402
+
+BASE = (
+    "--rate 5e-4 --schedule constant --warm 30 --ema 0.98 --windows_a_step 2 --sync_start 0 --sync_ramp 0 "
+    "--weights.sync 0.03 --weights.paint 0.04 --log_every 50 "
+    "--grid_every 100000 --validate_every 100000 --save_every 100000"
+)
+PATCH = "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3"
+VARIANTS = {
+    "all": "",
+    "without sync": "--weights.sync 0",
+    "without gradient": "--weights.gradient 0",
+    "without paint's price": "--weights.paint 0",
+    "without smoothness": "--weights.smooth 0",
+    "l1 alone": "--weights.sync 0 --weights.gradient 0 --weights.paint 0 --weights.smooth 0",
+    "with laplacian 1": "--weights.laplacian 1",
+    "with temporal 1": "--weights.temporal 1",
+    "sync 0.1": "--weights.sync 0.1",
+    "sync bce 0.03": "--sync bce",
+    "sync relative 0.003": "--sync relative --weights.sync 0.003",
+    "sync may paint": "--sync_moves_only false",
+    "references at random": "--sampling.reference random",
+    "references that stand": "--sampling.moving 0",
+    "no silence": "--sampling.silent 0",
+    "non-saturating": f"{PATCH} --adversary.objective non-saturating",
+    "lsgan": f"{PATCH} --adversary.objective lsgan",
+    "hinge": f"{PATCH} --adversary.objective hinge",
+    "wgan-gp": f"{PATCH} --adversary.objective wgan-gp --adversary.spectral false",
+    "hinge and r1": f"{PATCH} --adversary.objective hinge --adversary.r1 1",
+    "hinge and matching 1": f"{PATCH} --adversary.objective hinge --weights.matching 1",
+    "hinge, clip critic": f"{PATCH} --adversary.objective hinge --adversary.critic clip",
+    "hinge, unrolled 2": f"{PATCH} --adversary.objective hinge --adversary.unroll 2",
+    "began": f"{PATCH} --adversary.objective began --adversary.critic autoencoder --adversary.spectral false",
+}  # fmt: skip
+
+
+def sharpness(pictures: Tensor) -> Tensor:
+    """Variance of the Laplacian of the grey mouths of (N, 3, S, S) crops, 0 to 1: (N,)."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return F.conv2d(mouth(pictures).mean(1, keepdim=True), kernel).flatten(1).var(1)
+
+
+def mouth(pictures: Tensor) -> Tensor:
+    """The mouth's square of (N, 3, S, S) crops."""
+    top, bottom, left, right = (round(share * pictures.shape[-1]) for share in MOUTH)
+    return pictures[..., top:bottom, left:right]
+
+
+def flicker(made: Tensor, real: Tensor) -> Tensor:
+    """Mean error of the mouth's change from frame to frame, (5 B, 3, S, S) to (B,), levels of 255."""
+    error = mouth(made - real).unflatten(0, (-1, WINDOW))
+    return 255 * (error[:, 1:] - error[:, :-1]).abs().flatten(1).mean(1)
+
+
+@torch.inference_mode()
+def looks(model: AnyGenerator, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Sharpness as a share of the real mouths', (5 B,), and flicker, (B,)."""
+    made = picture_of(model(batch.mels, batch.faces), batch.faces, model.config)
+    share = sharpness(made) / sharpness(batch.target).clamp_min(1e-8)
+    return share.numpy(), flicker(made, batch.target).numpy()
+
+
+def row(name: str, exam: Examination, path: Path) -> str:
+    """A line of the table."""
+    model = load_generator(path)[0]
+    values = exam.measure(model)
+    found = [looks(model, collate([window], exam.config.mask_row)) for window in exam.windows]
+    sharp, unsteady = np.median(np.concatenate([x for x, _ in found])), np.mean(np.concatenate([x for _, x in found]))
+    cells = [f"{1000 * values['l1']:.2f}", f"{values['psnr']:.2f}", f"{values['judge_own']:.3f}"]
+    cells += [f"{values['judge_swapped']:.3f}", f"{sharp:.2f}", f"{unsteady:.2f}"]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--val", type=Path, help="clips of other people (default: the split val of CLIPS)")
+    parser.add_argument("--init", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    held_out = open_splits(args.clips, args.val, 3 * WINDOW)[1]
+    exam = Examination(held_out, load_generator(args.init)[0].config, Expert.load(JUDGE))
+    print(
+        "| variant | L1 x 1000 | PSNR | judge, own | judge, other | sharpness | flicker |"
+        "\n|---|---|---|---|---|---|---|"
+    )
+    print(row("(the start)", exam, args.init), flush=True)
+    for name in args.only:
+        folder = args.out / name.replace(" ", "-")
+        path = folder / "generator.safetensors"
+        if not path.is_file():
+            flags = f"{BASE} {VARIANTS[name]} --steps {args.steps}".split()
+            val = ["--val", str(args.val)] if args.val else []
+            job = [str(args.clips), "--out", str(folder), "--init", str(args.init), *val, *flags]
+            if code := train.main(job):
+                print(f"| {name} | did not finish (exit code {code}) |", flush=True)
+                continue
+        print(row(name, exam, path), flush=True)
+    values = exam.measure(load_generator(args.init)[0])
+    print(f"| (real mouths) | 0 | | {values['judge_real']:.3f} | | 1 | 0 |")
+    print(f"| (the reference) | {1000 * values['copy']:.2f} | | {values['judge_still']:.3f} | | | |")
+
+
+if __name__ == "__main__":
+    main()
