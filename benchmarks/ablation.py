@@ -38,7 +38,10 @@ BASE = (
     "--weights.sync 0.03 --weights.paint 0.04 --log_every 50 "
     "--grid_every 100000 --validate_every 100000 --save_every 100000"
 )
-PATCH = "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3"
+PATCH = (
+    "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3 --adversary.rate 5e-4 "
+    "--adversary.spectral false --adversary.r1 1"
+)
 VARIANTS = {
     "all": "",
     "without sync": "--weights.sync 0",
@@ -58,12 +61,12 @@ VARIANTS = {
     "non-saturating": f"{PATCH} --adversary.objective non-saturating",
     "lsgan": f"{PATCH} --adversary.objective lsgan",
     "hinge": f"{PATCH} --adversary.objective hinge",
-    "wgan-gp": f"{PATCH} --adversary.objective wgan-gp --adversary.spectral false",
-    "hinge and r1": f"{PATCH} --adversary.objective hinge --adversary.r1 1",
+    "wgan-gp": f"{PATCH} --adversary.objective wgan-gp --adversary.r1 0 --adversary.critic_steps 1",
+    "hinge, spectral norm": f"{PATCH} --adversary.objective hinge --adversary.r1 0 --adversary.spectral true",
     "hinge and matching 1": f"{PATCH} --adversary.objective hinge --weights.matching 1",
     "hinge, clip critic": f"{PATCH} --adversary.objective hinge --adversary.critic clip",
     "hinge, unrolled 2": f"{PATCH} --adversary.objective hinge --adversary.unroll 2",
-    "began": f"{PATCH} --adversary.objective began --adversary.critic autoencoder --adversary.spectral false",
+    "began": f"{PATCH} --adversary.objective began --adversary.r1 0 --adversary.critic autoencoder",
 }  # fmt: skip
 
 

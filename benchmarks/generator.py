@@ -21,7 +21,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -115,12 +115,17 @@ def print_speakers(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         print(f"| {speaker} | {len(gathered(theirs, 'clip'))} | {' | '.join(cells)} |")
 
 
-def print_ratios(protocol: str, rows: Sequence[Row], model: str) -> None:
+def print_ratios(protocol: str, protocols: Mapping[str, Sequence[Row]], model: str) -> None:
     """The ratios of means by which a model is judged."""
-    systems = gathered(rows, "system")
+    systems = gathered(protocols[protocol], "system")
     if protocol in (OWN, SWAPPED):
         _print_ratio(f"{model}: r of opening and sound, by the real video's", systems[model], systems[REAL], "opening")
-    elif protocol == SILENCE:
+    if protocol == SWAPPED:  # how well a mouth can go with this very sound
+        real = {row["clip"]: row for row in gathered(protocols[OWN], "system")[REAL]}
+        known = [row for row in systems[model] if row["sound"] in real]
+        theirs = [real[row["sound"]] for row in known]
+        _print_ratio(f"{model}: r of opening and sound, by that of the sound's own video", known, theirs, "opening")
+    if protocol == SILENCE:
         silent, spoken = (systems[f"{model}, {name}"] for name in (SILENCE, OWN))
         for key, what in (("motion", "motion"), ("travel", "opening's motion")):
             _print_ratio(f"{model}: {what} in silence, by that in speech", silent, spoken, key)
@@ -150,7 +155,7 @@ def report(rows: Sequence[Row], models: Sequence[Model]) -> None:
             print_speakers(some, columns)
             print()
             for model in models:
-                print_ratios(protocol, some, model.name)
+                print_ratios(protocol, protocols, model.name)
 
 
 def write(path: Path, rows: Sequence[Row], models: Sequence[Model]) -> None:

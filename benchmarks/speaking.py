@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measures import MASK, Cost, cost
 from inference.backends import load_backend
-from inference.generation import Cut, FaceGenerator, Rest
+from inference.generation import Cut, FaceGenerator, References
 from preprocessing.audio import AudioConfig, rest_in_silence
 from preprocessing.clips import Clip
 from preprocessing.video import shown
@@ -81,13 +81,13 @@ class Model:
     def speak(self, footage: Footage, mels: np.ndarray, start: int = 0) -> np.ndarray:
         """N frames from `start` on with N windows of sound, as inference makes them to be blended: (N, SIDE, SIDE, 3).
 
-        Each frame is its own reference, except in silence (see `Rest`), and a flow moves pixels of the full SIDE.
+        `References` chooses whose pixels each frame is made of, and a flow moves pixels of the full SIDE.
         """
         config = self.generator.config
         pictures, fine = (footage.faces(size)[start : start + len(mels)] for size in (config.size, SIDE))
         cuts = [_cut(small, large) for small, large in zip(pictures, fine, strict=True)]
-        rest, made = Rest(config.mask_row, SILENT), []
-        references = [rest.reference(cut, mel, 0) for cut, mel in zip(cuts, mels, strict=True)]
+        choice, made = References(config.mask_row, SILENT, hold=config.output == "warp"), []
+        references = [choice.reference(cut, mel, 0) for cut, mel in zip(cuts, mels, strict=True)]
         for first in range(0, len(cuts), BATCH):
             some = slice(first, first + BATCH)
             made += self.generator.speak(cuts[some], references[some], mels[some], BATCH)

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from inference.options import Report
@@ -24,6 +23,7 @@ examples:
   python inference.py --face portrait.jpg --audio speech.mp3 --outfile results/portrait.mp4
   python inference.py --face interview.mp4 --audio answer.wav --select left --preview 8
   python inference.py --face talk.mp4 --audio dub.wav --checkpoint-path wav2lip_gan.pth
+  python inference.py --face talk.mp4 --audio dub.wav --adapt
 
 Pictures in which the face is not found stay as they are, and the command says how many there are.
 Use it only with the consent of the person shown. The result's metadata says that it is AI-generated.
@@ -86,8 +86,9 @@ def _add_files(p: _Parser) -> None:
         g, "outfile", type=Path, metavar="FILE", default=OUTFILE,
         help=f"the result: .mp4, .mov or .mkv (default: {OUTFILE})",
     )  # fmt: skip
-    p.flag(
-        g, "checkpoint-path", type=Path, metavar="FILE", default=None,
+    g.add_argument(
+        "--checkpoint-path", "--checkpoint", "--checkpoint_path", type=Path, metavar="FILE", default=None,
+        dest="checkpoint_path",
         help="generator: one of ours (.safetensors) or a released .pth (default: the embedded one)",
     )  # fmt: skip
     p.flag(g, "save-track", type=Path, metavar="FILE", help="keep where the face is (JSON) for a second take")
@@ -175,6 +176,12 @@ def _add_engine(p: _Parser) -> None:
         "--batch-size", "--wav2lip-batch-size", "--batch_size", "--wav2lip_batch_size", type=int, metavar="N",
         dest="batch_size", help="faces that the generator sees at once (default: 8; halved when memory runs out)",
     )  # fmt: skip
+    p.flag(
+        g, "adapt", action="store_true",
+        help="first learn how this person speaks, from the face's video and its own sound; minutes on a CPU, and "
+        "wav2lip.adapt keeps what is learnt for further jobs",
+    )  # fmt: skip
+    p.flag(g, "adapt-steps", type=int, metavar="N", help="training steps of --adapt (default: 200)")
     p.flag(g, "quiet", action="store_true", default=False, help="no progress bar")
 
 
@@ -196,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(1, "interrupted: no output was written")
     except ValueError as error:
         return _fail(2, error)
-    except (MediaError, OSError, MemoryError) as error:
+    except (MediaError, OSError, MemoryError, FloatingPointError) as error:
         return _fail(1, str(error) or "there is too little memory")
     return 0
 
@@ -212,14 +219,12 @@ def _run(
     check_files(face, audio, outfile, Options(**options), checkpoint_path)
 
     from inference.pipeline import LipSync
+    from training.progress import Bars
 
-    with tqdm(unit="frame", disable=quiet or None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return LipSync.load(checkpoint_path, device, backend)(face, audio, outfile, progress=show, **options)
+    with Bars(quiet) as bars:
+        model = LipSync.load(checkpoint_path, device, backend)
+        shown = partial(bars.show, "frame")
+        return model(face, audio, outfile, progress=shown, adapt_progress=bars.show, **options)
 
 
 @contextmanager

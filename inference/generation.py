@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,32 +81,53 @@ def _sized(picture: np.ndarray, side: int) -> np.ndarray:
     return picture if picture.shape[0] == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-class Rest:
-    """Holds one picture as the reference while the speech is silent, so that its own mouth does not move the new one.
+class References:
+    """Chooses whose pixels each face is made of, so that its own mouth does not move the new one.
 
     A mouth is told what to say by the sound, but made of the reference's pixels: where the person in the video goes on
-    talking, some of that shows through. When the head has moved, another picture is taken.
+    talking, some of that shows through. A generator that warps can take any picture of the same head, so one is held as
+    long as the head stays, and the pictures that were held before are taken again when the head comes back. One that
+    paints is trained on box crops that jump; it gets each face's own picture, and holds one only in silence.
     """
 
-    MOVED = 12.0  # levels of 255, mean difference of the part above the mask
+    MOVED = 8.0  # levels of 255, mean difference of the part above the mask, beyond which another picture is taken
+    MOVED_IN_SILENCE = 12.0  # in which every change is seen
+    ALIKE = 0.7  # share of MOVED within which an earlier picture will do
+    KEPT = 16  # earlier pictures
 
-    def __init__(self, mask_row: int, silence: float) -> None:
-        self._row, self._silence = mask_row, silence
+    def __init__(self, mask_row: int, silence: float, hold: bool) -> None:
+        """`silence`: the mel's level up to which nothing is said; `hold`: whether pictures are held in speech, too."""
+        self._row, self._silence, self._hold = mask_row, silence, hold
         self._held: Cut | None = None
+        self._kept: deque[Cut] = deque(maxlen=self.KEPT)
         self._shot = -1
 
     def reference(self, cut: Cut, mel: np.ndarray, shot: int) -> Cut:
         """Whose pixels the face of `cut` is made of; `mel` is its window (1, 80, 16)."""
-        if mel.max() > self._silence:
+        silent = mel.max() <= self._silence
+        if not (silent or self._hold):
             self._held = None
             return cut
-        if self._held is None or shot != self._shot or self._moved(cut, self._held):
-            self._held, self._shot = cut, shot
+        if shot != self._shot:
+            self._held, self._shot = None, shot
+            self._kept.clear()
+        limit = self.MOVED_IN_SILENCE if silent else self.MOVED
+        if self._held is None or self._moved(cut, self._held) > limit:
+            self._held = self._again(cut)
         return self._held
 
-    def _moved(self, cut: Cut, held: Cut) -> bool:
+    def _again(self, cut: Cut) -> Cut:
+        """An earlier picture of the head held alike, or else this one."""
+        if self._hold and self._kept:
+            nearest = min(self._kept, key=lambda kept: self._moved(cut, kept))
+            if self._moved(cut, nearest) <= self.ALIKE * self.MOVED:
+                return nearest
+        self._kept.append(cut)
+        return cut
+
+    def _moved(self, cut: Cut, held: Cut) -> float:
         above = slice(0, self._row)
-        return float(cv2.absdiff(cut.pixels[above], held.pixels[above]).mean()) > self.MOVED
+        return float(cv2.absdiff(cut.pixels[above], held.pixels[above]).mean())
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -16,7 +17,7 @@ from inference.ahead import Ahead, Clock
 from inference.backends import load_backend
 from inference.compositing import ColourMatcher, composite, crop_mask
 from inference.files import check_files
-from inference.generation import Cut, FaceGenerator, Rest
+from inference.generation import Cut, FaceGenerator, References
 from inference.options import Options, Report
 from inference.path import FADE, FacePath, constant_path, loaded_path
 from inference.preview import Preview
@@ -32,6 +33,7 @@ from preprocessing.audio import (
 )
 from preprocessing.crops import CropGeometry
 from preprocessing.detectors import load_detector
+from preprocessing.faces import FaceDetector
 from preprocessing.tracking import TrackedFace, follow
 from preprocessing.video import MediaError, VideoInfo, shown
 from preprocessing.writer import Sound, VideoWriter
@@ -44,6 +46,8 @@ MARK = "AI-generated: the lips of this video were made by software (Wav2Lip) to 
 METADATA = {"comment": MARK, "description": MARK, "synopsis": MARK, "keywords": "AI-generated, synthetic, lip sync"}
 
 Progress = Callable[[int, int], None]
+AdaptProgress = Callable[[str, int, int], None]
+"""Called with what is counted ("frame", "step"), how many of it are done, and their number."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,21 @@ class _Made:
     shot: int = 0
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a generator was loaded from, and what it computes on."""
+
+    checkpoint: Path | str | None
+    device: str
+    backend: str
+
+
 class LipSync:
     """A loaded generator, for any number of jobs, also at once in threads. Nothing is global."""
 
-    def __init__(self, generator: FaceGenerator, audio: AudioConfig) -> None:
-        self.generator, self.audio = generator, audio
+    def __init__(self, generator: FaceGenerator, audio: AudioConfig, origin: Origin | None = None) -> None:
+        """`origin`: for jobs that adapt the generator first."""
+        self.generator, self.audio, self.origin = generator, audio, origin
         self.turn = threading.Lock()  # the engine computes for one thread at a time
 
     @classmethod
@@ -75,16 +89,18 @@ class LipSync:
         """
         network, audio, geometry = load_generator(checkpoint)
         config = network.config
-        return cls(FaceGenerator(load_backend(network, backend, device), config, geometry), audio)
+        engine = FaceGenerator(load_backend(network, backend, device), config, geometry)
+        return cls(engine, audio, Origin(checkpoint, device, backend))
 
     def __call__(
         self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
-        **options: object,
+        adapt_progress: AdaptProgress | None = None, **options: object,
     ) -> Report:  # fmt: skip
         """Makes the face in a video or photo speak the audio.
 
         Args:
             progress: called with the number of pictures done and their expected total.
+            adapt_progress: the same for the work before that, where the generator is to adapt.
             options: see `Options`.
 
         Raises:
@@ -94,15 +110,18 @@ class LipSync:
         known = {f.name for f in fields(Options)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return _Job(self, Path(face), Path(audio), Path(outfile), Options(**options)).run(progress)  # type: ignore[arg-type]
+        job = _Job(self, Path(face), Path(audio), Path(outfile), Options(**options))  # type: ignore[arg-type]
+        return job.run(progress, adapt_progress)
 
 
 def lipsync(
     face: Path | str, audio: Path | str, outfile: Path | str, *, checkpoint: Path | str | None = None,
-    device: str = "auto", backend: str = "auto", progress: Progress | None = None, **options: object,
+    device: str = "auto", backend: str = "auto", progress: Progress | None = None,
+    adapt_progress: AdaptProgress | None = None, **options: object,
 ) -> Report:  # fmt: skip
     """One job with a generator loaded for it; see `LipSync`."""
-    return LipSync.load(checkpoint, device, backend)(face, audio, outfile, progress=progress, **options)
+    model = LipSync.load(checkpoint, device, backend)
+    return model(face, audio, outfile, progress=progress, adapt_progress=adapt_progress, **options)
 
 
 class _Job:
@@ -125,9 +144,12 @@ class _Job:
         if options.keep_audio and self.source.info.has_audio:
             length = None if self.source.end is None else self.source.end - self.source.start
             self.sounds.append(Sound(face, start=self.source.start, duration=length, gain=options.keep_audio))
-        geometry = model.generator.geometry
-        geometry = CropGeometry(geometry.kind, geometry.size, options.pads)
-        self.generator = FaceGenerator(model.generator.backend, model.generator.config, geometry)
+        self._use(model)
+
+    def _use(self, model: LipSync) -> None:
+        """Lets this generator speak."""
+        geometry = CropGeometry(model.generator.geometry.kind, model.generator.geometry.size, self.options.pads)
+        self.model, self.generator = model, FaceGenerator(model.generator.backend, model.generator.config, geometry)
 
     def _listen(self, audio: Path) -> tuple[np.ndarray, int]:
         """The mel, at rest in silence, and the number of pictures that the sound lasts."""
@@ -150,8 +172,11 @@ class _Job:
             return self.source.count
         return self.spoken
 
-    def run(self, progress: Progress | None) -> Report:
+    def run(self, progress: Progress | None, adapt_progress: AdaptProgress | None = None) -> Report:
         with self.clock("total"):
+            if self.options.adapt:
+                with self.clock("adapt"):
+                    self._adapt(adapt_progress)
             path = FacePath(self._faces(), self.source.size)
             try:
                 if path.first_found() is None:
@@ -162,6 +187,27 @@ class _Job:
         report.seconds.update(self.clock.seconds)
         return report
 
+    def _adapt(self, progress: AdaptProgress | None) -> None:
+        """Takes a generator that has learnt this person, in a file that goes away again."""
+        from wav2lip.adapt import adapt  # the trainer's part of the program, which other jobs do not need
+        from wav2lip.person import Part
+
+        origin, options = self.model.origin, self.options
+        if origin is None:
+            raise ValueError("only a generator that was loaded from a file can adapt")
+        part = Part(options.start, options.end, options.select, options.face_id, options.detect_every)
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / "person.safetensors"
+            adapt(
+                self.source.path, own, checkpoint=origin.checkpoint, steps=options.adapt_steps, part=part,
+                detector=self._detector(), progress=progress,
+            )  # fmt: skip
+            self._use(LipSync.load(own, origin.device, origin.backend))
+
+    def _detector(self) -> FaceDetector:
+        options, device = self.options, self.generator.backend.device.type
+        return load_detector(options.detector, device, yunet=options.yunet, sfd=options.s3fd)
+
     def _faces(self) -> Iterator[TrackedFace]:
         """Where the face is in each picture that will be shown."""
         options, source = self.options, self.source
@@ -170,11 +216,8 @@ class _Job:
             return constant_path(options.box, source.count)
         if options.load_track is not None:
             return loaded_path(options.load_track, source.size, count)
-        detector = load_detector(
-            options.detector, self.generator.backend.device.type, yunet=options.yunet, sfd=options.s3fd
-        )
         faces = follow(
-            source.frames(0, count), detector, select=options.select, face_id=options.face_id,
+            source.frames(0, count), self._detector(), select=options.select, face_id=options.face_id,
             every=options.detect_every, fps=float(source.fps), **({"smooth": 0.0} if options.nosmooth else {}),
         )  # fmt: skip
         return self.clock.iterate("detect", faces)
@@ -230,7 +273,8 @@ class _Job:
 
     def _generate(self, pictures: Iterable[tuple[int, np.ndarray]], path: FacePath, size: int) -> Iterator[_Made]:
         """Gives each picture its face, a batch at a time."""
-        rest = Rest(self.generator.config.mask_row, -self.model.audio.max_abs_value if self.options.rest else -np.inf)
+        config, silence = self.generator.config, -self.model.audio.max_abs_value if self.options.rest else -np.inf
+        choice = References(config.mask_row, silence, hold=config.output == "warp")
         for batch in _batches(enumerate(pictures), size):
             cuts, references, mels, made = [], [], [], []
             for shown_at, (number, frame) in batch:
@@ -244,7 +288,7 @@ class _Job:
                 with self.clock("crop"):
                     cuts.append(self.generator.cut(frame, face))
                 mels.append(mel_window(self.mel, Fraction(shown_at) / self.source.fps, self.model.audio)[None])
-                references.append(rest.reference(cuts[-1], mels[-1], face.shot))
+                references.append(choice.reference(cuts[-1], mels[-1], face.shot))
                 made.append(_Made(shown_at, frame, cuts[-1], None, presence, face.shot))
             with self.model.turn, self.clock("generate"):
                 faces = iter(self.generator.speak(cuts, references, np.stack(mels), size) if cuts else ())

@@ -1,8 +1,8 @@
-"""What the mouth is made of while the speech is silent."""
+"""Whose pixels the mouth is made of, in speech and in silence."""
 
 import numpy as np
 
-from inference.generation import Cut, Rest
+from inference.generation import Cut, References
 
 SILENT, LOUD = np.full((1, 80, 16), -4, np.float32), np.zeros((1, 80, 16), np.float32)
 
@@ -12,28 +12,61 @@ def cut(level: int) -> Cut:
     return Cut(picture, np.eye(2, 3), picture, np.eye(2, 3))
 
 
-def levels(cuts) -> list[int]:
+def chosen(choice: References, levels, sounds, shots=None) -> list[int]:
+    """The level of the picture that is chosen for each of pictures of one level."""
+    shots = shots or [0] * len(levels)
+    cuts = [choice.reference(cut(k), mel, shot) for k, mel, shot in zip(levels, sounds, shots, strict=True)]
     return [int(one.pixels[0, 0, 0]) for one in cuts]
 
 
-def test_speech_uses_each_pictures_own_pixels():
-    rest, faces = Rest(40, -4.0), [cut(100), cut(101)]
-    assert levels(rest.reference(face, LOUD, 0) for face in faces) == [100, 101]
+def painting() -> References:
+    return References(40, -4.0, hold=False)
+
+
+def warping() -> References:
+    return References(40, -4.0, hold=True)
+
+
+def test_a_painter_gets_each_pictures_own_pixels():
+    assert chosen(painting(), [100, 101], [LOUD, LOUD]) == [100, 101]
 
 
 def test_silence_holds_the_first_picture_until_speech_comes_back():
-    rest, faces = Rest(40, -4.0), [cut(100 + k) for k in range(5)]
     sounds = [SILENT, SILENT, LOUD, SILENT, SILENT]
-    held = levels(rest.reference(face, mel, 0) for face, mel in zip(faces, sounds, strict=True))
-    assert held == [100, 100, 102, 103, 103]
+    assert chosen(painting(), [100, 101, 102, 103, 104], sounds) == [100, 100, 102, 103, 103]
 
 
 def test_a_moved_head_or_a_cut_takes_another_picture():
-    rest, faces = Rest(40, -4.0), [cut(100), cut(105), cut(120), cut(121)]
-    held = levels(rest.reference(face, SILENT, shot) for face, shot in zip(faces, (0, 0, 0, 1), strict=True))
-    assert held == [100, 100, 120, 121]
+    levels, shots = [100, 105, 120, 121], [0, 0, 0, 1]
+    assert chosen(painting(), levels, [SILENT] * 4, shots) == [100, 100, 120, 121]
+    assert chosen(warping(), levels, [SILENT] * 4, shots) == [100, 100, 120, 121]
 
 
-def test_without_rest_nothing_is_held():
-    rest, faces = Rest(40, -np.inf), [cut(100), cut(101)]
-    assert levels(rest.reference(face, SILENT, 0) for face in faces) == [100, 101]
+def test_without_rest_a_painter_holds_nothing():
+    assert chosen(References(40, -np.inf, hold=False), [100, 101], [SILENT, SILENT]) == [100, 101]
+
+
+def test_a_warper_holds_a_picture_as_long_as_the_head_stays():
+    """Up to 8 levels in speech; 12 in silence, where every change is seen."""
+    assert chosen(warping(), [100, 104, 108, 109, 110], [LOUD] * 5) == [100, 100, 100, 109, 109]
+    assert chosen(warping(), [100, 109, 112, 113], [SILENT] * 4) == [100, 100, 100, 113]
+
+
+def test_a_warper_takes_an_earlier_picture_again_when_the_head_comes_back():
+    assert chosen(warping(), [100, 130, 105, 100], [LOUD] * 4) == [100, 130, 100, 100]
+    assert chosen(warping(), [100, 130, 107], [LOUD] * 3) == [100, 130, 107]  # 7 is alike enough to hold, not to return
+    assert chosen(warping(), [100, 130, 100], [LOUD] * 3, [0, 0, 1]) == [100, 130, 100]
+
+
+def test_what_is_kept_is_bounded():
+    """After 16 others the first is forgotten, so the picture that is like it is taken itself."""
+    away = [10 * k for k in range(1, 18)]
+    assert chosen(warping(), [0, *away[:15], 3], [LOUD] * 17)[-1] == 0
+    assert chosen(warping(), [0, *away[:16], 3], [LOUD] * 18)[-1] == 3
+
+
+def test_only_the_part_above_the_mask_is_compared():
+    first, second = cut(100), cut(100)
+    second.pixels[40:] = 250
+    choice = warping()
+    assert choice.reference(first, LOUD, 0) is choice.reference(second, LOUD, 0)
