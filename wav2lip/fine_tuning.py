@@ -26,7 +26,7 @@ WINDOWS = 8  # of the clips on which the change is measured
 # Faces are not mirrored: this one's two sides differ. Light and colours do change, or else the few frames' mean colours
 # are learnt by heart and painted over the face like a haze; the higher price of painting keeps that away, too.
 SAMPLING = Sampling(augmentation=replace(DISGUISE, flip=0.0))
-WEIGHTS = Weights(paint=0.1, sync=0.3)
+WEIGHTS = Weights(paint=0.1, sync=0.05)
 
 
 def tuning_recipe(config: GeneratorConfig, steps: int, rate: float, seed: int) -> Recipe:
