@@ -38,10 +38,8 @@ BASE = (
     "--weights.sync 0.03 --weights.paint 0.04 --log_every 50 "
     "--grid_every 100000 --validate_every 100000 --save_every 100000"
 )
-PATCH = (
-    "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3 --adversary.rate 5e-4 "
-    "--adversary.spectral false --adversary.r1 1"
-)
+SPECTRAL = "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3"  # spectral norm is the default
+PATCH = f"{SPECTRAL} --adversary.spectral false --adversary.rate 5e-4 --adversary.r1 1"
 VARIANTS = {
     "all": "",
     "without sync": "--weights.sync 0",
@@ -62,8 +60,8 @@ VARIANTS = {
     "lsgan": f"{PATCH} --adversary.objective lsgan",
     "hinge": f"{PATCH} --adversary.objective hinge",
     "wgan-gp": f"{PATCH} --adversary.objective wgan-gp --adversary.r1 0 --adversary.critic_steps 1",
-    "hinge, spectral norm": f"{PATCH} --adversary.objective hinge --adversary.r1 0 --adversary.spectral true",
-    "hinge and matching 1": f"{PATCH} --adversary.objective hinge --weights.matching 1",
+    "hinge, spectral norm": f"{SPECTRAL} --adversary.objective hinge",
+    "hinge, spectral norm, matching 1": f"{SPECTRAL} --adversary.objective hinge --weights.matching 1",
     "hinge, clip critic": f"{PATCH} --adversary.objective hinge --adversary.critic clip",
     "hinge, unrolled 2": f"{PATCH} --adversary.objective hinge --adversary.unroll 2",
     "began": f"{PATCH} --adversary.objective began --adversary.r1 0 --adversary.critic autoencoder",

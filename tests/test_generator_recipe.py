@@ -84,7 +84,7 @@ PAINTS = GeneratorConfig()
         ({"sync_start": -1}, "sync_start is a step from 0 on, or none, not -1"),
         ({"adversary": AdversaryRecipe("patch")}, "critic needs a weight .* 'patch', weights.adversarial 0.0"),
         ({"weights": Weights(adversarial=0.1)}, "a weight a critic, not adversary.critic 'none', .*adversarial 0.1"),
-        ({"generator": PAINTS}, "a painting generator has no flow: .* must be 0, not 0.02 and 0.02"),
+        ({"generator": PAINTS}, "a painting generator has no flow: .* must be 0, not 0.02 and 0.04"),
     ],
 )
 def test_contradictions_are_refused(changes, message):

@@ -173,7 +173,8 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
 
 
 def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
-    state, batch = start(replace(SMALL, sync_start=1, sync_ramp=2), CPU.launch(), expert), draw(clips)
+    recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=Weights(sync=0.2))
+    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
     steps = [train_step(state, [batch]) for _ in range(4)]
     assert [losses["sync_weight"].item() for losses in steps] == pytest.approx([0, 0, 0.1, 0.2])
     assert ["sync" in losses for losses in steps] == [False, False, True, True]

@@ -124,7 +124,7 @@ def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, t
 
 
 def test_unknown_and_wrong_options(job, media, tmp_path):
-    with pytest.raises(ValueError, match="unknown option 'colour'; known: batch_size, blend"):
+    with pytest.raises(ValueError, match="unknown option 'colour'; known: adapt, adapt_steps, batch_size, blend"):
         job(colour="red")
     with pytest.raises(ValueError, match="tail is one of cut, keep, not 'both'"):
         job(tail="both")

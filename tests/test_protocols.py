@@ -60,15 +60,16 @@ def test_a_reconstruction_has_the_references_mouth_under_the_real_eyes(clips, mo
     assert near < 0.8 * far
 
 
-def test_in_speech_each_frame_is_its_own_reference_and_in_silence_the_first_is_everybodys(clips, model):
+def test_one_picture_is_everybodys_reference_while_the_head_stays(clips, model):
+    """Drawn heads stay; an untrained generator shows its reference."""
     footage = Footage(clips[0])
     real = footage.faces()[:12]
-    talking, resting = model.speak(footage, np.zeros((12, 1, 80, 16), np.float32)), model.speak(footage, silence(12))
-    for made, mouth in ((talking, real), (resting, real[:1])):
+    assert motion(real, MASKED) > 0.1
+    for mels in (np.zeros((12, 1, 80, 16), np.float32), silence(12)):
+        made = model.speak(footage, mels)
         assert np.array_equal(made[:, :ROW], real[:, :ROW])
-        assert np.abs(made[:, ROW + 8 :].astype(int) - mouth[:, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
-    assert motion(resting, MASKED) < 0.1 * motion(real, MASKED)
-    assert motion(talking, MASKED) > 0.5 * motion(real, MASKED)
+        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
+        assert motion(made, MASKED) < 0.1 * motion(real, MASKED)
 
 
 def test_sounds_are_silent_where_nobody_speaks(clips):
