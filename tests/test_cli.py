@@ -157,17 +157,23 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
     assert {p.name for p in out.iterdir()} == {"out.mp4", "out.preview.png"}
 
 
-def test_terminated_in_the_middle(refuse, media, monkeypatch):
-    """As by kill: only the command is told."""
-    written = []
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
+def test_terminated_in_the_middle(media, tmp_path, out):
+    """As by kill: only the command is told, not its encoder."""
+    minute = write_speech(tmp_path / "minute.wav", 60)
+    process = start([*command(media, audio=minute, fps=240, preview=2), *BOX_FLAG], out)
+    try:
+        wait_for_encoder(process)
+        process.terminate()
+        told = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, told[0]) == (1, "")
+    assert "interrupted: no output was written" in one_line(told[1])
+    assert not list(out.iterdir())
 
-    def write(self, frame):
-        written.append(frame)
-        if len(written) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("inference.pipeline.VideoWriter.write", write)
+def test_termination_is_as_before_when_the_command_is_done(refuse, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    assert "interrupted" in refuse(1, [*command(media, preview=2), *BOX_FLAG])
-    assert len(written) == 3
+    refuse(1, ["--face", str(tmp_path / "missing.mp4"), "--audio", str(tmp_path / "missing.wav")])
     assert signal.getsignal(signal.SIGTERM) is before
