@@ -60,10 +60,8 @@ def start_tuning(recipe: Recipe, generator: AnyGenerator, expert: Expert) -> Sta
     for layers in drawing_layers(generator):
         layers.requires_grad_(True)
     config, switch = generator.config, SyncSwitch(recipe.sync_start, recipe.sync_ramp)
-    weight, optimizer = (
-        mouth_weight(config.size, config.mask_row, recipe.weights.mouth),
-        build_optimizer(recipe, generator),
-    )
+    weight = mouth_weight(config.size, config.mask_row, recipe.weights.mouth)
+    optimizer = build_optimizer(recipe, generator)
     fabric: None = None  # nothing that is done here with the state asks for it
     return State(recipe, fabric, generator, generator, average, expert, optimizer, weight, switch, None)  # type: ignore[arg-type]
 
