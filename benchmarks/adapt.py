@@ -18,9 +18,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import measures
-from benchmarks.measures import MASK, MOUTH, part
 from benchmarks.speaking import Footage, Model, sounds
+from evaluation import picture
+from evaluation.picture import MASK, MOUTH, part
+from evaluation.statistics import bootstrap
+from evaluation.sync import look
 from preprocessing.clips import Clip
 from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector
@@ -58,17 +60,17 @@ def measure(model: Model, clip: Clip, other: Clip, judge: Expert) -> np.ndarray:
         real, near = part(footage.faces()[frames], MOUTH), []
         for sound in (clip, other):
             made = model.reconstruct(footage, frames, reference, sounds(sound, frames))
-            video = judge.embed_mouths(measures.look(made, judge.region))
+            video = judge.embed_mouths(look(made, judge.region))
             near.append((made, float((video * judge.embed_speech(sound.mel, frames[:1])).sum())))
         mouth = part(near[0][0], MOUTH)
-        rows.append((measures.difference(mouth, real), measures.psnr(mouth, real), near[0][1], near[1][1]))
+        rows.append((picture.difference(mouth, real), picture.psnr(mouth, real), near[0][1], near[1][1]))
     return np.array(rows)
 
 
 def line(video: str, system: str, rows: np.ndarray, before: np.ndarray) -> str:
     """A row of the table, with the 95 % interval of the change in L1 of the same windows."""
     l1, psnr, own, other = rows.mean(0)
-    low, high = measures.bootstrap(rows[:, 0] - before[:, 0])
+    low, high = bootstrap(rows[:, 0] - before[:, 0])
     change = "" if rows is before else f"{low:+.4f} to {high:+.4f}"
     return f"| {video} | {system} | {len(rows)} | {l1:.4f} | {psnr:.2f} | {own:.3f} | {other:.3f} | {change} |"
 

@@ -32,9 +32,9 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.measures import bootstrap, ratio  # noqa: E402
 from benchmarks.protocols import OWN, REAL, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row  # noqa: E402
 from benchmarks.speaking import Model  # noqa: E402
+from evaluation.statistics import bootstrap, ratio  # noqa: E402
 from inference.backends import DEVICES  # noqa: E402
 from preprocessing.clips import CLIP_FPS, open_clips  # noqa: E402
 from preprocessing.video import MediaError  # noqa: E402

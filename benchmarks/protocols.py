@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import measures
-from benchmarks.measures import HEAD, LIPS, MASK, MASKED, MOUTH, opening, part
 from benchmarks.speaking import Footage, Model, held, silence, sounds, swaps
+from evaluation import picture
+from evaluation.motion import envelope, lagged_correlation, opening, travel
+from evaluation.picture import HEAD, LIPS, MASK, MASKED, MOUTH, part
+from evaluation.sync import look, sync
 from preprocessing.clips import CLIP_FPS, Clip
 from syncnet.data import WINDOW, speech_share
 from syncnet.expert import Expert, heard
+from syncnet.offset import cosine_distances
 from syncnet.validation import LONG
 from wav2lip.places import reference_frames
 
@@ -104,17 +107,17 @@ class Bench:
         """How pictures fit a sound; `real`: the openings of the same frames of the real video."""
         starts = np.arange(len(pictures) - WINDOW + 1)
         audio, counted = self.judge.embed_speech(sound.mel, starts), heard(sound.speech, starts)
-        said, mouth = measures.sync(self._see(pictures), audio, counted), opening(pictures)
-        r, lag = measures.lagged_correlation(mouth, measures.envelope(sound.audio, len(pictures)))
+        said, mouth = sync(cosine_distances(self._see(pictures), audio), counted), opening(pictures)
+        r, lag = lagged_correlation(mouth, envelope(sound.audio, len(pictures)))
         return {
             "system": name, "sound": sound.path.stem, "within_1": float(abs(said.offset) <= 1), "offset": said.offset,
             "confidence": said.confidence, "cosine": said.cosine, "opening": r, "lag": lag,
-            "spread": float(mouth.std()), "opening_real": measures.lagged_correlation(mouth, real, reach=0)[0],
+            "spread": float(mouth.std()), "opening_real": lagged_correlation(mouth, real, reach=0)[0],
         }  # fmt: skip
 
     def _see(self, pictures: np.ndarray) -> np.ndarray:
         """The judge's embeddings of all windows, (W, D)."""
-        return self.judge.embed_mouths(measures.look(pictures, self.judge.region))
+        return self.judge.embed_mouths(look(pictures, self.judge.region))
 
 
 def _first(clip: Clip, place: int) -> int:
@@ -130,14 +133,14 @@ def most_spoken(clip: Clip, most: int) -> int:
 def _nearness(made: np.ndarray, real: np.ndarray) -> dict[str, float]:
     lower, mouth = ([part(pictures, box) for pictures in (made, real)] for box in (MASKED, MOUTH))
     return {
-        "l1": measures.difference(*lower), "psnr": measures.psnr(*lower),
-        "l1_mouth": measures.difference(*mouth), "psnr_mouth": measures.psnr(*mouth),
+        "l1": picture.difference(*lower), "psnr": picture.psnr(*lower),
+        "l1_mouth": picture.difference(*mouth), "psnr_mouth": picture.psnr(*mouth),
     }  # fmt: skip
 
 
 def _motion(name: str, pictures: np.ndarray) -> Row:
-    mouth, head = (measures.motion(pictures, box) for box in (LIPS, HEAD))
-    return {"system": name, "motion": mouth, "head": head, "travel": measures.travel(opening(pictures))}
+    mouth, head = (picture.change(pictures, box) for box in (LIPS, HEAD))
+    return {"system": name, "motion": mouth, "head": head, "travel": travel(opening(pictures))}
 
 
 def _mean(rows: Sequence[Row]) -> Row:

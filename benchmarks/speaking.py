@@ -8,8 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measures import MASK, Cost, cost
+from evaluation.picture import MASK
 from inference.backends import load_backend
 from inference.generation import Cut, FaceGenerator, References
 from preprocessing.audio import AudioConfig, rest_in_silence
@@ -17,6 +19,7 @@ from preprocessing.clips import Clip
 from preprocessing.video import shown
 from preprocessing.windows import Region, face_window, mel_windows
 from wav2lip.checkpoints import EMBEDDED, load_generator
+from wav2lip.unet import AnyGenerator
 
 SIDE = 128  # pixels at which every system is measured
 BATCH = 16
@@ -45,6 +48,25 @@ def sounds(clip: Clip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
 def silence(frames: int) -> np.ndarray:
     """(N, 1, 80, 16) float32 of so many silent frames."""
     return np.full((frames, 1, 80, 16), SILENT, np.float32)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A network's parameters, 10^9 multiplications and additions for one frame, and 10^6 bytes in 16-bit floats."""
+
+    parameters: int
+    gmac: float
+    megabytes: float
+
+
+def cost(network: AnyGenerator) -> Cost:
+    """Counts; convolutions and matrix products only, as papers count."""
+    size = network.config.size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
+    stored = sum(tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(parameters, counter.get_total_flops() / 2e9, 2 * stored / 1e6)
 
 
 @dataclass

@@ -3,13 +3,18 @@
 import importlib.util
 import json
 import os
+from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
 from scipy.signal import medfilt
 
+from evaluation.footage import Source
+from evaluation.sync import published_sync
 from preprocessing.faces import FaceTrack
+from preprocessing.video import probe
 from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
 from syncnet.mfcc import mfcc
 from syncnet.offset import shift_curve, sync_score
@@ -89,6 +94,38 @@ def test_a_track_in_blocks_and_in_the_middle_of_a_video_is_the_same(scorer, gold
     wav = np.concatenate([rng.integers(-9000, 9000, 640 * 7), golden["wav"][: 640 * 30], rng.integers(-99, 99, 5000)])
     parts = [scorer.compare(lips[first : first + 10], 7 + first, (7, 37), wav) for first in (0, 10, 20)]
     assert np.abs(np.concatenate(parts) - golden["dists"]).max() < 1e-3
+
+
+def write_exactly(path, pictures):
+    """A video whose pictures come back bit for bit."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_an_evaluated_video_has_the_protocols_scores(tmp_path, scorer, golden):
+    """The run begins after some frames of something else, and the source is twice as large as the video.
+
+    A face of 160 pixels around (112, 80) is seen in the whole picture.
+    """
+    rng, before, scale = np.random.default_rng(0), 7, 2
+    pictures = np.concatenate([rng.integers(0, 256, (before, 224, 224, 3), np.uint8), golden["frames_bgr"]])
+    path = write_exactly(tmp_path / "a.mkv", pictures)
+    info = replace(probe(path), width=224 * scale, height=224 * scale)
+    run = track(np.tile(scale * np.array([32, 0, 192, 160]), (30, 1)))
+    source = Source(path, info, before, run, np.zeros((0, 128, 128, 3), np.uint8), np.zeros(0, np.int16))
+    sound = np.concatenate([rng.integers(-9000, 9000, 640 * before).astype(np.int16), golden["wav"]])
+    figures, curve = published_sync(path, source, sound, scorer)
+    assert np.abs(np.array(curve) - golden["mdist"]).max() < 1e-3
+    assert figures["lse_offset"] == float(golden["offset"])
+    assert figures["lse_d"] == pytest.approx(float(golden["lse_d"]), abs=1e-3)
+    assert figures["lse_c"] == pytest.approx(float(golden["lse_c"]), abs=1e-3)
+    assert published_sync(path, source, np.zeros_like(sound), scorer) == ({}, [])
 
 
 @pytest.mark.parametrize("case", ["p3", "m4"])

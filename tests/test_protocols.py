@@ -1,16 +1,18 @@
 """Generators measured on clips: what they are given, what stands beside them, and the tables of it."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from material import write_generator, write_talking_clips
+from torch import nn
 
 from benchmarks.generator import Column, main, print_all, report, write
-from benchmarks.measures import MASK, MASKED, motion
 from benchmarks.protocols import OWN, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row, most_spoken
-from benchmarks.speaking import Footage, Model, held, silence, sounds, swaps
+from benchmarks.speaking import Cost, Footage, Model, cost, held, silence, sounds, swaps
+from evaluation.picture import MASK, MASKED, change
 from preprocessing.clips import Clip, open_clips
 from syncnet.expert import Expert
 from syncnet.model import SmallSyncNet
@@ -64,12 +66,12 @@ def test_one_picture_is_everybodys_reference_while_the_head_stays(clips, model):
     """Drawn heads stay; an untrained generator shows its reference."""
     footage = Footage(clips[0])
     real = footage.faces()[:12]
-    assert motion(real, MASKED) > 0.1
+    assert change(real, MASKED) > 0.1
     for mels in (np.zeros((12, 1, 80, 16), np.float32), silence(12)):
         made = model.speak(footage, mels)
         assert np.array_equal(made[:, :ROW], real[:, :ROW])
         assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
-        assert motion(made, MASKED) < 0.1 * motion(real, MASKED)
+        assert change(made, MASKED) < 0.1 * change(real, MASKED)
 
 
 def test_sounds_are_silent_where_nobody_speaks(clips):
@@ -162,3 +164,17 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, monkeypatch):
             main()
         *_, line = capsys.readouterr().err.splitlines()
         assert said in line
+
+
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(size=96)
+        self.layer = nn.Conv2d(6, 3, 1)
+
+    def forward(self, mel: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.layer(faces)
+
+
+def test_the_cost_of_one_layer_by_hand():
+    assert cost(OneLayer()) == Cost(21, pytest.approx(6 * 3 * 96 * 96 / 1e9), pytest.approx(42e-6))
