@@ -45,7 +45,7 @@ def test_a_text_with_quotes_comments_and_blank_lines(tmp_path):
     ]
     assert [pair.name for pair in pairs] == ["ann__1+bob", "my_face+a_b", "t_2"]
     assert [pair.speaker for pair in pairs] == ["ann", "my face", "t#2"]
-    assert read_pairs(tmp_path / "list.txt", Path("/root"))[0].face == Path("/root/ann__1.mp4")
+    assert read_pairs(tmp_path / "list.txt", Path("/data"))[0].face == Path("/data/ann__1.mp4")
 
 
 def test_a_table_with_names_and_speakers(tmp_path):

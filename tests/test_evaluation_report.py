@@ -110,7 +110,7 @@ def test_each_column_says_which_way_is_better_and_whose_it_is():
     assert head(column("offset")) == "AV offset → 0 (judge)"
     told = legend({"identity", "fid"})
     assert [line[:2] for line in told.rows] == [
-        ["identity ↓ (encoder)", "our own encoder of faces"],
+        ["identity → real (encoder)", "our own encoder of faces"],
         ["FID ↓", "no network"],
     ]
 
