@@ -53,8 +53,8 @@ def write_list(videos: Path, skip: Sequence[str], path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["face", "audio", "name", "speaker"])
-        table.writerows([face.resolve(), face.resolve(), face.stem, speaker_of(face)] for face in faces)
+        table.writerow(["face", "audio", "speaker"])
+        table.writerows([face.resolve(), face.resolve(), speaker_of(face)] for face in faces)
     return len(faces)
 
 
@@ -91,7 +91,7 @@ def document(evaluation: Evaluation, judged: str, command: str) -> str:
     parts = [HEAD.format(command=command), f"{found['measured']} of {found['videos']} videos were measured.\n"]
     parts += [markdown(table, 2) for table in tables(evaluation)]
     keys = {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.wholes}
-    parts += ["## How far the judge can be trusted\n", judged.replace("\n## ", "\n### "), markdown(legend(keys), 2)]
+    parts += ["## How far the judge can be trusted\n", f"\n{judged}".replace("\n#", "\n##").strip() + "\n", markdown(legend(keys), 2)]
     hashes = [f"* {key}: {value}" for key, value in evaluation.settings.items()]
     return "\n".join([*parts, "## Settings\n", *hashes, ""])
 
