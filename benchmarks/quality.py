@@ -91,7 +91,8 @@ def document(evaluation: Evaluation, judged: str, command: str) -> str:
     parts = [HEAD.format(command=command), f"{found['measured']} of {found['videos']} videos were measured.\n"]
     parts += [markdown(table, 2) for table in tables(evaluation)]
     keys = {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.wholes}
-    parts += ["## How far the judge can be trusted\n", f"\n{judged}".replace("\n#", "\n##").strip() + "\n", markdown(legend(keys), 2)]
+    lower = f"\n{judged}".replace("\n#", "\n##").strip()  # its headings by a level
+    parts += ["## How far the judge can be trusted\n", f"{lower}\n", markdown(legend(keys), 2)]
     hashes = [f"* {key}: {value}" for key, value in evaluation.settings.items()]
     return "\n".join([*parts, "## Settings\n", *hashes, ""])
 

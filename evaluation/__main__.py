@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.results import BASELINES, OURS, PROTOCOLS
 from inference.backends import DEVICES
-from preprocessing.detectors import DETECTORS
+from preprocessing.command import Parser, add_detector_flags, fail
 from preprocessing.video import MediaError, shown
 from training.run import INSTALL
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inference.pipeline import LipSync
     from preprocessing.faces import FaceDetector
 
+PROGRAM = "evaluation"
 KINDS = ("pairs", "lrs2", "lrs3", "lrw", "resynced")
 RATE = 25  # frames a second of the original's evaluation
 NEEDED = ("torchmetrics", "matplotlib")
@@ -47,10 +48,7 @@ exit codes: 0 every video of every system is measured; 1 some are not, see the r
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = argparse.ArgumentParser(
-        prog="python -m evaluation", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    p = Parser(PROGRAM, __doc__, EPILOG)
     p.add_argument("pairs", type=Path, metavar="PAIRS", help="the list of faces and sounds")
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the report's folder")
     g = p.add_argument_group("systems")
@@ -76,9 +74,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--syncnet", type=Path, metavar="FILE", help="syncnet_v2.model, for LSE-D and LSE-C")
     g.add_argument("--inception", type=Path, metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth, for FID")
     g = p.add_argument_group("engine")
-    g.add_argument("--detector", choices=DETECTORS, default="auto", help="who finds faces (default: auto)")
-    g.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
-    g.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    add_detector_flags(g)
     g.add_argument("--device", choices=DEVICES, default="auto", help="where generators compute (default: auto)")
     return p
 
@@ -102,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{found['measured']} of {found['videos']} videos are measured; see {shown(args.out / 'report.html')}")
         return 1 if found["failed"] else 0
     except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command goes on with the videos that are made")
+        return fail(PROGRAM, 130, "interrupted; the same command goes on with the videos that are made")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except (MediaError, OSError, MemoryError) as error:
-        return _fail(1, str(error) or "there is too little memory")
+        return fail(PROGRAM, 1, str(error) or "there is too little memory")
 
 
 def evaluate(args: argparse.Namespace) -> Evaluation:
@@ -234,11 +230,6 @@ def _settings(args: argparse.Namespace, checkpoints: Mapping[str, Path | None]) 
         except ModuleNotFoundError:  # PackageNotFoundError: one of OpenCV's two wheels is there
             continue
     return found | {"python": platform.python_version(), "machine": platform.machine()}
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"evaluation: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +16,8 @@ from evaluation.footage import open_source
 from evaluation.judge_tables import AS_IT_IS, Findings, summary, tables
 from evaluation.judging import ANOTHER, Judge, examine
 from preprocessing.audio import load_audio
-from preprocessing.detectors import DETECTORS, load_detector
+from preprocessing.command import Parser, add_detector_flags, fail, write_whole
+from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector
 from preprocessing.sources import find_sources
 from preprocessing.video import MediaError, shown
@@ -62,19 +60,12 @@ def listed(places: Sequence[Path]) -> list[Path]:
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
+PROGRAM = "evaluation.judge"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = _Parser(
-        prog="python -m evaluation.judge", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    p = Parser(PROGRAM, __doc__, EPILOG)
     p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a real video in sync, or a folder of them")
     p.add_argument(
         "--judge", type=Path, default=JUDGE, metavar="FILE",
@@ -84,9 +75,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seconds", type=float, default=30.0, metavar="S", help="the most of each video (default: 30)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write all figures, also those of each video")
     p.add_argument("--plot", type=Path, metavar="FILE", help=f"draw distance over offset ({', '.join(FORMATS)})")
-    p.add_argument("--detector", choices=DETECTORS, default="auto", help="who finds faces (default: auto)")
-    p.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
-    p.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    add_detector_flags(p)
     return p
 
 
@@ -106,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(found, reasons, args)
         return 1 if reasons else 0
     except KeyboardInterrupt:
-        return _fail(130, "interrupted")
+        return fail(PROGRAM, 130, "interrupted")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except OSError as error:
-        return _fail(1, error)
+        return fail(PROGRAM, 1, error)
 
 
 def judge_all(
@@ -155,26 +144,13 @@ def _report(found: Mapping[str, list[Findings]], reasons: Mapping[Path, str], ar
     if args.json:
         everything = {name: summary(some) for name, some in found.items() if some}
         left = [{"video": str(path), "reason": reason} for path, reason in reasons.items()]
-        _write(args.json, json.dumps({"judges": everything, "left_out": left}, indent=1, allow_nan=False) + "\n")
+        write_whole(args.json, json.dumps({"judges": everything, "left_out": left}, indent=1, allow_nan=False) + "\n")
     if args.plot:
         curves = {
             f"{name}, {rung}": np.mean([one.changed[rung].curve for one in some if rung in one.changed], axis=0)
             for name, some in found.items() for rung in DRAWN if any(rung in one.changed for one in some)
         }  # fmt: skip
         plot_curves(curves, args.plot)
-
-
-def _write(path: Path, text: str) -> None:
-    """Beside its name first."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / "part"
-        part.write_text(text)
-        os.replace(part, path)
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"evaluation.judge: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from inference.pipeline import LipSync
 from inference.source import FaceSource, Framing
 from preprocessing.audio import AudioConfig, frame_count, load_audio
 from preprocessing.clip_header import CLIP_FPS
+from preprocessing.command import write_whole
 from preprocessing.faces import FaceDetector
 from preprocessing.video import MediaError, read_frames, shown
 from preprocessing.writer import Sound, VideoWriter
@@ -235,7 +236,4 @@ def _is_made(path: Path, recipe: dict[str, object]) -> bool:
 def _note(path: Path, recipe: dict[str, object]) -> None:
     """Writes beside the video what it is made of."""
     text = json.dumps({"made": recipe, "video": fingerprint(path)}, indent=1)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
-        note = Path(folder) / "note.json"
-        note.write_text(text, encoding="utf-8")
-        os.replace(note, path.with_suffix(".json"))
+    write_whole(path.with_suffix(".json"), text)

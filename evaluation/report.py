@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +16,7 @@ from evaluation.page import page
 from evaluation.results import Evaluation, Row, Trial
 from evaluation.summary import differences, of, ordered, reasons, share, summary
 from evaluation.table import JUDGES
+from preprocessing.command import write_whole
 
 FIELDS = ("pair", "protocol", "speaker", "system", "video", "reason")
 NAMES = ("report.json", "clips.csv", "report.html")
@@ -32,7 +31,7 @@ def write(evaluation: Evaluation, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     texts = (_json(contents(evaluation)), clips_csv(evaluation.rows), page(evaluation))
     for name, text in zip(NAMES, texts, strict=True):
-        _replace(out / name, text.encode("utf-8", "backslashreplace"))
+        write_whole(out / name, text)
 
 
 def contents(evaluation: Evaluation) -> dict[str, Any]:
@@ -109,10 +108,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
-        part = Path(folder, path.name)
-        part.write_bytes(data)
-        os.replace(part, path)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import av
 import cv2
@@ -23,7 +21,8 @@ from evaluation.results import OURS, Trial
 from evaluation.stress import Hard, read_hards, stress
 from evaluation.validity import check_video
 from inference.pipeline import LipSync
-from preprocessing.detectors import DETECTORS, load_detector
+from preprocessing.command import Parser, add_detector_flags, fail, write_whole
+from preprocessing.detectors import load_detector
 from preprocessing.video import MediaError
 
 # What a job may end with. Beside the errors that it means, those of a fault that a hard input brings to light: they
@@ -104,28 +103,20 @@ def _cell(text: str) -> str:
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
+PROGRAM = "evaluation.robustness"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = _Parser(
-        prog="python -m evaluation.robustness", description=__doc__, allow_abbrev=False,
-        epilog="exit codes: 0 all videos are whole; 1 some are not, or a file cannot be used; 2 a wrong flag",
-    )  # fmt: skip
+    epilog = "exit codes: 0 all videos are whole; 1 some are not, or a file cannot be used; 2 a wrong flag"
+    p = Parser(PROGRAM, __doc__, epilog)
     p.add_argument("--face", type=Path, metavar="FILE", help="a video of somebody")
     p.add_argument("--second", type=Path, metavar="FILE", help="a video of somebody else")
     p.add_argument("--audio", type=Path, metavar="FILE", help="what is to be said")
     p.add_argument("--list", type=Path, metavar="FILE", help="hard inputs of your own: CSV, kind,face,audio")
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for inputs, videos and robustness.json")
     p.add_argument("--checkpoint", type=Path, metavar="FILE", help="a generator (default: the embedded one)")
-    p.add_argument("--detector", choices=DETECTORS, default="auto", help="who finds faces (default: auto)")
-    p.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
-    p.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    add_detector_flags(p)
     return p
 
 
@@ -144,27 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hards = hards or stress(args.face, args.second, args.audio, args.out / "hard inputs", detector)
         trials = try_all(hards, {OURS: model}, args.out, **options)
         print(table(trials))
-        _write(args.out / "robustness.json", json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
+        write_whole(args.out / "robustness.json", json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return 0 if all(trial.passed for trial in trials) else 1
     except KeyboardInterrupt:
-        return _fail(130, "interrupted")
+        return fail(PROGRAM, 130, "interrupted")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except (MediaError, OSError) as error:
-        return _fail(1, error)
-
-
-def _write(path: Path, text: str) -> None:
-    """Beside its name first."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / "part"
-        part.write_text(text)
-        os.replace(part, path)
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"evaluation.robustness: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+        return fail(PROGRAM, 1, error)
 
 
 if __name__ == "__main__":

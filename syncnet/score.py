@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
 from preprocessing.clip_header import CLIP_FPS
-from preprocessing.detectors import DETECTORS, load_detector
+from preprocessing.command import Parser, add_detector_flags, fail
+from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector, FaceTrack
 from preprocessing.stages import follow_faces, read_sound
 from preprocessing.video import MediaError, VideoInfo, probe, shown
@@ -27,6 +27,7 @@ from syncnet.report import VideoScore, report, table
 from syncnet.video import ExpertScorer, Progress, Scorer, watch
 from training.run import INSTALL
 
+PROGRAM = "syncnet.score"
 SHORTEST = 1.0  # seconds of a video
 LEAST_SEEN = 15  # windows: who is seen for less is left out
 EPILOG = """\
@@ -109,19 +110,9 @@ def _suitable(path: Path) -> VideoInfo:
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
-
-
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = _Parser(
-        prog="python -m syncnet.score", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    p = Parser(PROGRAM, __doc__, EPILOG)
     p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a video with sound")
     p.add_argument("--json", action="store_true", help="print JSON: a list with an object for each video")
     p.add_argument("--plot", type=Path, metavar="FILE", help=f"draw distance over offset ({', '.join(FORMATS)})")
@@ -131,9 +122,7 @@ def parser() -> argparse.ArgumentParser:
         "syncnet_v2.model: then distance and confidence are LSE-D and LSE-C, and silent windows count as well",
     )  # fmt: skip
     p.add_argument("--max-faces", type=int, default=2, metavar="N", help="people followed at once (default: 2)")
-    p.add_argument("--detector", choices=DETECTORS, default="auto", help="who finds faces (default: auto)")
-    p.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
-    p.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    add_detector_flags(p)
     return p
 
 
@@ -149,11 +138,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
         return _score_all(args.videos, open_scorer(args.model), detector, args)
     except KeyboardInterrupt:
-        return _fail(130, "interrupted")
+        return fail(PROGRAM, 130, "interrupted")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except OSError as error:
-        return _fail(1, error)
+        return fail(PROGRAM, 1, error)
 
 
 def _check_plot(path: Path) -> None:
@@ -174,7 +163,7 @@ def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args:
             with tqdm(unit="frame", disable=None, leave=False) as bar:
                 score = score_video(path, scorer, detector, max_faces=args.max_faces, progress=_shown_on(bar))
         except (MediaError, OSError, MemoryError) as error:
-            code = _fail(1, str(error) or f"there is too little memory for {shown(path)}")
+            code = fail(PROGRAM, 1, str(error) or f"there is too little memory for {shown(path)}")
             results.append({"video": str(path), "error": " ".join(str(error).split())})
             continue
         results.append(score.values())
@@ -198,11 +187,6 @@ def _shown_on(bar: tqdm) -> Progress:
 
 def _label(path: Path, person: int, score: VideoScore) -> str:
     return shown(path.name) + (f", person {person}" if len(score.curves) > 1 else "")
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"syncnet.score: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from preprocessing.clips import CLIP_FPS
+from preprocessing.command import Parser, fail
 from preprocessing.manifest import Row, read_manifest, write_rows
 from preprocessing.report import write_report
 from preprocessing.state import STATE, locked
@@ -203,9 +204,12 @@ def _draw(screening: Screening, path: Path) -> None:
         print(f"no {path.name}: {error}", file=sys.stderr)
 
 
+PROGRAM = "syncnet.screen"
+
+
 def _parser() -> argparse.ArgumentParser:
     """The flags are named as `screen` and `Limits` name their arguments."""
-    parser = _Parser(prog="python -m syncnet.screen", description=__doc__, allow_abbrev=False)
+    parser = Parser(PROGRAM, __doc__)
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by preprocessing.build")
     parser.add_argument(
         "--expert", type=Path, default=EXPERT, metavar="FILE", help="default: the one that comes with it"
@@ -223,11 +227,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = _parser().parse_args(argv)
@@ -235,20 +234,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         limits = Limits(args.max_offset, args.min_confidence)
         screening = screen(args.clips, args.expert, limits, args.workers, args.dry_run)
     except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command goes on where it was")
+        return fail(PROGRAM, 130, "interrupted; the same command goes on where it was")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except BrokenProcessPool:
-        return _fail(1, "a worker was killed, perhaps for want of memory; the same command goes on where it was")
+        return fail(
+            PROGRAM, 1, "a worker was killed, perhaps for want of memory; the same command goes on where it was"
+        )
     except (OSError, MemoryError) as error:
-        return _fail(1, str(error) or "there is too little memory")
+        return fail(PROGRAM, 1, str(error) or "there is too little memory")
     print(table(screening.summary()))
-    return 0 if screening.passed else _fail(1, "no clip passes")
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"syncnet.screen: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+    return 0 if screening.passed else fail(PROGRAM, 1, "no clip passes")
 
 
 if __name__ == "__main__":

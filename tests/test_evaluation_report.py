@@ -246,7 +246,7 @@ def test_files_are_whole_or_as_before(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         report.write(Evaluation({}, []), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from preprocessing.audio import AudioConfig
 from preprocessing.clips import CLIP_FPS
-from preprocessing.detectors import DETECTORS, load_detector
+from preprocessing.command import Parser, add_detector_flags, fail
+from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector
 from preprocessing.video import MediaError, shown
 from syncnet.expert import EXPERT, Expert
@@ -135,19 +135,12 @@ def _open(checkpoint: Path | str | None) -> AnyGenerator:
 # The command ---------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
+PROGRAM = "wav2lip.adapt"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = _Parser(
-        prog="python -m wav2lip.adapt", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    p = Parser(PROGRAM, __doc__, EPILOG)
     p.add_argument(
         "--face", type=Path, required=True, metavar="FILE", help="a video of the person speaking, with sound"
     )
@@ -164,9 +157,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="learn from here on")
     p.add_argument("--end", type=float, metavar="SECONDS", help="learn up to here")
     p.add_argument("--select", default="largest", metavar="WHOM", help="largest, left, right, center or the pixel X,Y")
-    p.add_argument("--detector", choices=DETECTORS, default="auto", help="who finds faces (default: auto)")
-    p.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
-    p.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
+    add_detector_flags(p)
     return p
 
 
@@ -184,11 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seed=args.seed, part=part, detector=detector, progress=bars.show,
             )  # fmt: skip
     except KeyboardInterrupt:
-        return _fail(130, "interrupted: no output was written")
+        return fail(PROGRAM, 130, "interrupted: no output was written")
     except ValueError as error:
-        return _fail(2, error)
+        return fail(PROGRAM, 2, error)
     except (MediaError, FloatingPointError, OSError, MemoryError) as error:
-        return _fail(1, str(error) or "there is too little memory")
+        return fail(PROGRAM, 1, str(error) or "there is too little memory")
     finally:
         signal.signal(signal.SIGTERM, before)
     print(summary(report))
@@ -203,11 +194,6 @@ def summary(report: Report) -> str:
         f"learnt from {report.seconds:.1f} s of the speaking face in {report.clips} clips; {early}\n"
         f"difference in the lower face, on this very video: {report.before:.4f} before, {report.after:.4f} after"
     )
-
-
-def _fail(code: int, error: object) -> int:
-    print(f"wav2lip.adapt: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":
