@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.results import BASELINES, OURS, PROTOCOLS
+from evaluation.results import BASELINES, OURS, PROTOCOLS, SECONDS
 from inference.backends import DEVICES
 from preprocessing.command import Parser, add_detector_flags, fail
 from preprocessing.video import MediaError, shown
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="default: all four",
     )  # fmt: skip
-    g.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of each video at most (default: 6)")
+    g.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="of each video at most (default: 6)")
     g.add_argument("--list", choices=KINDS, default="pairs", help="what PAIRS is; the original's need --data-root")
     g.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the files that PAIRS names begin")
     g.add_argument(
@@ -120,7 +120,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     from preprocessing.detectors import load_detector
 
     pairs = _pairs(args)
-    wanted = takes(pairs, args.protocol)
+    wanted = takes(pairs, args.protocol, args.seconds)
     checkpoints, made = _systems(args.checkpoint, args.made)
     instruments = _instruments(args)
     detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)

@@ -78,6 +78,9 @@ COLUMNS = (
     Column("ssim", "SSIM", "picture", (MATCHED,), "higher", ".3f", "", "Of the mouth's square against the real one."),
     Column("sharpness", "sharpness", "picture", SPOKEN, "one", ".2f", "",
            "Variance of the Laplacian on the mouth's square, by the real one's."),
+    Column("palest_lips", "palest lips", "picture", SPOKEN, "one", ".2f", "",
+           "How red the lips are against the skin in the twentieth of the frames where they are palest, by the real "
+           "one's: near 0, they have vanished."),
     Column("seam_colour", "seam, colour", "picture", SPOKEN, "zero", ".2f", "",
            "By how many levels of 255 the colours on the two sides of our mask's border are farther apart, or "
            "nearer, than in the real picture."),

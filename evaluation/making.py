@@ -19,7 +19,7 @@ import numpy as np
 from evaluation.baselines import held, retimed
 from evaluation.footage import Source, open_source
 from evaluation.pairs import fingerprint, safe_name
-from evaluation.results import BASELINES, REAL, SILENT, STATIC, STILLS, UNSYNCED
+from evaluation.results import BASELINES, REAL, SECONDS, SILENT, STATIC, STILLS, UNSYNCED
 from evaluation.takes import Take
 from inference.options import Options
 from inference.pipeline import LipSync
@@ -32,7 +32,6 @@ from preprocessing.video import MediaError, read_frames, shown
 from preprocessing.writer import Sound, VideoWriter
 from wav2lip.checkpoints import EMBEDDED
 
-SECONDS = 6.0
 SHORTEST = 1.0  # seconds
 STILL_AT = {"a": Fraction(1, 4), "b": Fraction(3, 4)}  # of the run: the two stills that are made to speak
 _RATE = AudioConfig().sample_rate

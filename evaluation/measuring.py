@@ -129,6 +129,7 @@ def _picture(row: Row, made: Footage, truth: Truth, instruments: Instruments) ->
     quiet = _quiet(made.samples, made.start, len(faces)) & _quiet(truth.source.samples, made.start, len(faces))
     for key, found in (
         ("sharpness", picture.sharpness(faces, real)),
+        ("palest_lips", picture.palest_lips(faces, real)),
         ("seam_gradient", picture.seam_gradient(faces, real)),
         ("flicker", picture.flicker(faces, real, quiet)),
     ):

@@ -22,8 +22,12 @@ MOUTH: Box = (0.27, 0.33, 0.73, 0.79)  # a square around (0.5, 0.56)
 LIPS: Box = (0.27, MASK, 0.73, 0.79)  # its masked part
 HEAD: Box = (0.27, 0.2, 0.73, MASK)  # above it, from the eyes down: moves with the head, never with the speech
 
+REDDEST: Box = (0.32, 0.5, 0.68, 0.74)  # the lips and the skin just around them, wherever they move
+
 SECTORS = 16  # pieces of the mask's border, by the angle around its middle
 STRIP = 1 / 32  # width of the strips on the two sides of it, share of the crop's side
+PALEST = 5  # percentile of the frames
+COLOURLESS = 0.5  # levels: of a face whose lips are no redder than this, the colours say nothing
 SOFT = 0.02  # the border is where the mask lies between this and 1 less this
 LEAST_QUIET = 5  # changes from frame to frame below which there is no flicker to measure
 BLOCK = 32  # frames that are compared at once
@@ -77,6 +81,27 @@ def _detail(picture: np.ndarray) -> float:
     """Of one (S, S, 3): filtered whole, so that the square's edge plays no part."""
     edges = cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.CV_32F)
     return float(part(edges[None], MOUTH).var())
+
+
+def palest_lips(made: np.ndarray, real: np.ndarray) -> float | None:
+    """How red the lips are against the skin where they are palest, by the same of the real video.
+
+    Of each frame the standard deviation, around the mouth, of the axis from green to red (a of CIE L*a*b*); of these
+    the 5th percentile over the frames, so that one frame in twenty without lips is seen. 1 is the real video, near 0
+    the lips have vanished into the skin, which hardly changes any mean. Teeth and tongue count a little. None where the
+    real lips have no colour.
+
+    Args:
+        made, real: points crops (N, S, S, 3) uint8 BGR; their lengths may differ.
+    """
+    top, bottom = (np.percentile([_redness(picture) for picture in pictures], PALEST) for pictures in (made, real))
+    return float(top / bottom) if bottom > COLOURLESS else None
+
+
+def _redness(picture: np.ndarray) -> float:
+    """Of one (S, S, 3), in levels of 8-bit a."""
+    around = np.ascontiguousarray(part(picture[None], REDDEST)[0])
+    return float(cv2.cvtColor(around, cv2.COLOR_BGR2LAB)[..., 1].std())
 
 
 def change(pictures: np.ndarray, box: Box) -> float:

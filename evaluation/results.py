@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 MATCHED, SWAPPED, SILENT, STILLS = "matched", "swapped", "silent", "stills"
 PROTOCOLS = (MATCHED, SWAPPED, SILENT, STILLS)
 REAL, UNSYNCED, COPY, STATIC, OURS = "real", "unsynced", "copy", "static", "ours"
+SECONDS = 6.0  # of each video that are made at most
 BASELINES = (REAL, UNSYNCED, COPY, STATIC)
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evaluation.pairs import Pair, is_own, speaker_of
-from evaluation.results import MATCHED, PROTOCOLS, SILENT, SWAPPED
-from preprocessing.video import MediaError, open_media, shown
+from evaluation.results import MATCHED, PROTOCOLS, SECONDS, SILENT, SWAPPED
+from preprocessing.audio import AudioConfig, load_audio, speech_columns
+from preprocessing.video import MediaError, shown
+
+SPOKEN = 0.5  # share of speech in a sound that is given to others
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,13 @@ class _Face:
         return self.donor.own if self.donor else None
 
 
-def takes(pairs: Sequence[Pair], protocols: Iterable[str]) -> list[Take]:
+def takes(pairs: Sequence[Pair], protocols: Iterable[str], seconds: float = SECONDS) -> list[Take]:
     """What is to be made, all of a face's together, always the same for the same list.
 
     * matched, silent, stills: each face once, with its own sound, none, and its own.
     * swapped: the listed pairs whose sound is not the face's own. A face that is listed with its own sound alone is
-      given that of another speaker's face: of those taken least often so far the next one in the list. Files without
-      sound are given to nobody while there are others.
+      given that of another speaker's face: of those taken least often so far the next one in the list. Files with
+      little speech in their first `seconds`, or without sound, are given to nobody while there are others.
 
     A sound is the face's own if it is the same file, or of the same name in the same folder (a.mp4 and a.wav).
 
@@ -76,7 +79,7 @@ def takes(pairs: Sequence[Pair], protocols: Iterable[str]) -> list[Take]:
         if name not in PROTOCOLS:
             raise ValueError(f"a protocol is one of {', '.join(PROTOCOLS)}, not {name!r}")
     faces = _faces(pairs)
-    _give_sounds(list(faces.values()), needed=SWAPPED in protocols)
+    _give_sounds(list(faces.values()), seconds, needed=SWAPPED in protocols)
     return [take for face in faces.values() for protocol in protocols for take in _takes(face, protocol, faces)]
 
 
@@ -93,15 +96,16 @@ def _faces(pairs: Sequence[Pair]) -> dict[str, _Face]:
     return faces
 
 
-def _give_sounds(faces: Sequence[_Face], needed: bool) -> None:
+def _give_sounds(faces: Sequence[_Face], seconds: float, needed: bool) -> None:
     """Gives a donor to each face without another's sound."""
-    heard = [_has_sound(face.own) for face in faces]
+    spoken = [_speech(face.own, seconds) for face in faces]
     choices = {}
     for index, face in enumerate(faces):
         if face.others:
             continue
         strangers = [k for k, other in enumerate(faces) if other.speaker != face.speaker]
-        choices[index] = [k for k in strangers if heard[k]] or strangers
+        fit = [[k for k in strangers if spoken[k] >= least] for least in (SPOKEN, 0)]
+        choices[index] = fit[0] or fit[1] or strangers
         if needed and not strangers:
             raise ValueError(
                 f"{shown(face.path)} is listed with its own sound alone, and there is nobody else in the list "
@@ -115,12 +119,14 @@ def _give_sounds(faces: Sequence[_Face], needed: bool) -> None:
             faces[index].donor = faces[best]
 
 
-def _has_sound(path: Path) -> bool:
+def _speech(path: Path, seconds: float) -> float:
+    """The share of speech in a file's first seconds, -1 where it has no sound."""
     try:
-        with open_media(path) as container:
-            return bool(container.streams.audio)
+        samples = load_audio(path)
     except (MediaError, OSError):
-        return False
+        return -1.0
+    speech = speech_columns(samples)[: max(1, int(seconds * float(AudioConfig().columns_per_second)))]
+    return float(speech.mean())
 
 
 def _takes(face: _Face, protocol: str, faces: dict[str, _Face]) -> Iterator[Take]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from material import photo, write_sound, write_video
+from material import photo, write_sound, write_speech, write_video
 
 from evaluation.pairs import MISSING, Pair, digest, fingerprint, read_list, read_pairs, safe_name, speaker_of
 from evaluation.results import MATCHED, PROTOCOLS, SILENT, STILLS, SWAPPED
@@ -209,6 +209,17 @@ def test_a_file_without_sound_is_given_to_nobody_while_there_is_another(tmp_path
     ]  # fmt: skip
     assert [take.audio for take in takes(pairs, (SWAPPED,))][:2] == [sound, sound]
     assert takes(pairs[:2], (SWAPPED,))[0].audio == mute
+
+
+def test_a_sound_that_begins_with_silence_is_given_to_nobody_while_another_speaks(tmp_path):
+    speech = np.frombuffer(write_speech(tmp_path / "speech.wav", 3).read_bytes()[44:], "<i2") / 32768
+    late = write_sound(tmp_path / "late.wav", np.concatenate([np.zeros(32000), speech[:48000]]))
+    soon = write_sound(tmp_path / "soon.wav", speech[:48000])
+    pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{name}.wav", name) for name in ("late", "a", "soon")]
+    (tmp_path / "a.wav").write_bytes(soon.read_bytes())
+    given = {take.pair: take.audio for take in takes(pairs, (SWAPPED,), seconds=2.5)}
+    assert given == {"late": tmp_path / "a.wav", "a": soon, "soon": tmp_path / "a.wav"}
+    assert late in {take.audio for take in takes(pairs, (SWAPPED,), seconds=5)}
 
 
 # Hashes --------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from evaluation.picture import (
     change,
     difference,
     flicker,
+    palest_lips,
     part,
     psnr,
     seam_colour,
@@ -110,6 +111,40 @@ def test_blur_takes_sharpness_and_noise_adds_it(real):
     assert 1 > found[0] > found[1] > found[2] > 0
     rough = np.clip(real + np.random.default_rng(1).normal(0, 8, real.shape), 0, 255).astype(np.uint8)
     assert sharpness(rough, real) > 1.2
+
+
+def lipped(reds: list[int]) -> np.ndarray:
+    """Grey-skinned faces with lips so much redder, in 8-bit a of L*a*b*."""
+    lab = np.full((len(reds), 128, 128, 3), (150, 128, 128), np.uint8)
+    for picture, red in zip(lab, reds, strict=True):
+        picture[70:84, 48:80, 1] += red
+    return np.stack([cv2.cvtColor(picture, cv2.COLOR_LAB2BGR) for picture in lab])
+
+
+def test_half_as_red_lips_are_half_as_red():
+    real = lipped([40] * 20)
+    assert palest_lips(real, real) == 1
+    assert palest_lips(lipped([20] * 20), real) == pytest.approx(0.5, abs=0.02)
+    assert palest_lips(lipped([0] * 20), real) == pytest.approx(0, abs=0.02)
+
+
+def test_lips_that_vanish_now_and_then_are_seen_and_a_single_frame_in_a_hundred_is_not():
+    real = lipped([40] * 100)
+    assert palest_lips(lipped([40] * 90 + [0] * 10), real) == pytest.approx(0, abs=0.02)
+    assert palest_lips(lipped([40] * 99 + [0]), real) == pytest.approx(1, abs=0.02)
+    assert palest_lips(lipped([40] * 90 + [0] * 10), lipped([40] * 90 + [20] * 10)) == pytest.approx(0, abs=0.04)
+
+
+def test_a_real_mouth_that_is_painted_over_has_no_lips(real):
+    over = real.copy()
+    part(over, (0.3, 0.48, 0.7, 0.76))[:] = np.median(part(real, (0.3, 0.76, 0.7, 0.8)), axis=(1, 2), keepdims=True)
+    assert palest_lips(over, real) < 0.2
+    assert palest_lips(blurred(real, 2), real) > 0.7
+
+
+def test_grey_faces_tell_nothing_of_lips():
+    grey = np.random.default_rng(0).integers(90, 160, (4, 128, 128, 1), np.uint8).repeat(3, axis=3)
+    assert palest_lips(grey, grey) is None
 
 
 def test_change_is_that_of_its_box():
