@@ -120,6 +120,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     from preprocessing.detectors import load_detector
 
     pairs = _pairs(args)
+    two = _two_people(pairs) if args.stress else None
     wanted = takes(pairs, args.protocol, args.seconds)
     checkpoints, made = _systems(args.checkpoint, args.made)
     instruments = _instruments(args)
@@ -130,8 +131,9 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     maker = Maker(args.out, detector, models, args.seconds, options, fps)
     args.out.mkdir(parents=True, exist_ok=True)
     rows, wholes = Run(maker, made, instruments).evaluate(wanted)
-    trials = _trials(args.out, pairs, models, detector, options) if args.stress else []
-    settings = {"pairs": shown(args.pairs.name), "pairs_sha256": digest(pairs), **_settings(args, checkpoints)}
+    trials = _trials(args.out, two, models, detector, options) if two else []
+    settings = {"pairs": shown(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "the face's own"}
+    settings |= _settings(args, checkpoints)
     return Evaluation(settings, rows, wholes, trials)
 
 
@@ -194,19 +196,33 @@ def _instruments(args: argparse.Namespace) -> Instruments:
     return Instruments(Expert.load(args.judge or JUDGE), FaceEncoder.load(), published, inception)
 
 
+def _two_people(pairs: Sequence[Pair]) -> tuple[Pair, Pair]:
+    """The list's first pair, and the first of another person, else of another face.
+
+    Raises:
+        ValueError: there is one face only.
+    """
+    first = pairs[0]
+    others = [pair for pair in pairs if pair.face != first.face]
+    if not others:
+        raise ValueError("--stress needs two faces in the list")
+    return first, next((pair for pair in others if pair.speaker != first.speaker), others[0])
+
+
 def _trials(
-    out: Path, pairs: Sequence[Pair], models: Mapping[str, LipSync], detector: FaceDetector, options: dict[str, Any]
+    out: Path, two: tuple[Pair, Pair], models: Mapping[str, LipSync], detector: FaceDetector, options: dict[str, Any]
 ) -> list[Trial]:  # fmt: skip
-    """Hard inputs made of the list's first two people, or faces, and its first sound."""
+    """Hard inputs made of two faces and the first one's sound; what they cannot be made of fails as a whole."""
+    from evaluation.results import Trial
     from evaluation.robustness import try_all
     from evaluation.stress import stress
 
-    first = pairs[0]
-    others = [pair for pair in pairs if pair.face != first.face]
-    second = next((pair for pair in others if pair.speaker != first.speaker), others[0] if others else None)
-    if second is None:
-        raise ValueError("--stress needs two faces in the list")
-    hards = stress(first.face, second.face, first.audio, out / "hard inputs", detector)
+    first, second = two
+    try:
+        hards = stress(first.face, second.face, first.audio, out / "hard inputs", detector)
+    except (MediaError, OSError) as error:
+        reason = f"no hard inputs could be made: {' '.join(str(error).split())}"
+        return [Trial("all", system, False, reason) for system in models]
     return try_all(hards, models, out, **options)
 
 
@@ -220,7 +236,7 @@ def _settings(args: argparse.Namespace, checkpoints: Mapping[str, Path | None]) 
     files = {f"checkpoint of {name}": path or EMBEDDED for name, path in checkpoints.items()}
     files |= {"judge": args.judge or JUDGE, "encoder": WEIGHTS}
     files |= {name: path for name, path in (("syncnet", args.syncnet), ("inception", args.inception)) if path}
-    found: dict[str, object] = {"seconds": args.seconds, "fps": args.fps or "the face's own", "list": args.list}
+    found: dict[str, object] = {"seconds": args.seconds, "list": args.list}
     found |= {name: f"{shown(path.name)}, SHA-256 {fingerprint(path)}" for name, path in files.items()}
     found["detector"] = args.detector
     packages = ("torch", "opencv-python", "opencv-python-headless", "av", "torchmetrics")

@@ -6,7 +6,6 @@ looked up in the face's own video once, and all others are cut there too.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.audio import spool_audio
+from preprocessing.audio import as_int16, load_audio
 from preprocessing.clip_header import CLIP_FPS
 from preprocessing.crops import CropGeometry, crop
 from preprocessing.cutting import FRAME_SAMPLES, MAX_SILENT_END, face_runs
@@ -91,7 +90,7 @@ def open_source(path: Path, detector: FaceDetector, seconds: float | None = None
         raise MediaError(f"{shown(path)} shows no face " + ("for a second without a break" if runs else "at all"))
     part = slice(first, last)
     run = FaceTrack(track.boxes[part], track.points[part], track.found[part], track.shot[part], track.size)
-    samples = _sound(path) if info.has_audio else np.zeros(0, np.int16)
+    samples = as_int16(load_audio(path)) if info.has_audio else np.zeros(0, np.int16)
     source = Source(path, info, first, run, np.zeros((0, SIDE, SIDE, 3), np.uint8), samples)
     source.faces = _cut(path, first, source.maps(info.width, info.height))
     return source
@@ -132,7 +131,7 @@ def _fitting(path: Path, source: Source) -> tuple[VideoInfo, np.ndarray]:
     if abs(theirs / ours - 1) > SHAPE:
         size = f"{source.info.width}x{source.info.height}"
         raise MediaError(f"{shown(path)} is of another shape than its face: {info.width}x{info.height} against {size}")
-    samples = _sound(path)
+    samples = as_int16(load_audio(path))
     heard = len(samples) / (CLIP_FPS * FRAME_SAMPLES)
     if abs(heard - info.duration) > 2 * MAX_SILENT_END:
         raise MediaError(f"{shown(path)} has unequal lengths: {info.duration:.2f} s of picture, {heard:.2f} s of sound")
@@ -146,11 +145,6 @@ def _video(path: Path) -> VideoInfo:
     if info.duration < SHORTEST / CLIP_FPS:
         raise MediaError(f"{shown(path)} lasts {info.duration:.2f} s: 1 s is needed")
     return info
-
-
-def _sound(path: Path) -> np.ndarray:
-    with tempfile.TemporaryDirectory() as folder:
-        return np.array(spool_audio(path, Path(folder)))
 
 
 def _cut(path: Path, start: int, maps: np.ndarray) -> np.ndarray:

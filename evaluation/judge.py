@@ -15,7 +15,7 @@ from tqdm import tqdm
 from evaluation.footage import open_source
 from evaluation.judge_tables import AS_IT_IS, Findings, summary, tables
 from evaluation.judging import ANOTHER, Judge, examine
-from preprocessing.audio import load_audio
+from preprocessing.audio import as_int16, load_audio
 from preprocessing.command import Parser, add_detector_flags, fail, write_whole
 from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector
@@ -130,7 +130,7 @@ def _sound(path: Path | None) -> np.ndarray:
         samples = np.zeros(0) if path is None else load_audio(path)
     except MediaError:
         samples = np.zeros(0)
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+    return as_int16(samples)
 
 
 def _report(found: Mapping[str, list[Findings]], reasons: Mapping[Path, str], args: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import tempfile
-import wave
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.io import wavfile
 
 from evaluation.baselines import held, retimed
 from evaluation.footage import Source, open_source
@@ -24,7 +24,7 @@ from evaluation.takes import Take
 from inference.options import Options
 from inference.pipeline import LipSync
 from inference.source import FaceSource, Framing
-from preprocessing.audio import AudioConfig, frame_count, load_audio
+from preprocessing.audio import AudioConfig, as_int16, frame_count, load_audio
 from preprocessing.clip_header import CLIP_FPS
 from preprocessing.command import write_whole
 from preprocessing.faces import FaceDetector
@@ -203,16 +203,12 @@ def _shortened(sound: Path, seconds: float, folder: Path) -> Path:
     samples = load_audio(sound)[: round(seconds * _RATE) + 1]
     if len(samples) <= seconds * _RATE:
         return sound
-    return _write_wav(folder / "sound.wav", np.clip(np.rint(samples[:-1] * 32768), -32768, 32767).astype(np.int16))
+    return _write_wav(folder / "sound.wav", as_int16(samples[:-1]))
 
 
 def _write_wav(path: Path, samples: np.ndarray) -> Path:
     """(n,) int16, 16 kHz."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(_RATE)
-        file.writeframes(samples.astype("<i2").tobytes())
+    wavfile.write(path, _RATE, samples)
     return path
 
 

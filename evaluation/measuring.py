@@ -12,7 +12,7 @@ from evaluation import motion, picture
 from evaluation.encoder import FaceEncoder, distance
 from evaluation.footage import Footage, Source, look
 from evaluation.inception import InceptionEncoder
-from evaluation.results import MATCHED, SILENT, STILLS, Row
+from evaluation.results import MATCHED, SILENT, Row
 from evaluation.sync import judge_sync, published_sync
 from preprocessing.audio import speech_columns
 from preprocessing.cutting import FRAME_SAMPLES
@@ -71,7 +71,7 @@ def features(faces: np.ndarray, instruments: Instruments) -> dict[str, np.ndarra
 
 
 def measure(row: Row, path: Path, truth: Truth, instruments: Instruments) -> Footage:
-    """Fills in a row's figures and curves from its video, and returns what is seen of it.
+    """Fills in a row's figures and curves from its video, and returns what is seen of it; not for stills.
 
     Raises:
         MediaError: see `footage.look`.
@@ -82,7 +82,7 @@ def measure(row: Row, path: Path, truth: Truth, instruments: Instruments) -> Foo
     row.curves["opening"] = opening.tolist()
     if row.protocol == SILENT:
         row.figures |= dict(_silence(opening, real))
-    elif row.protocol != STILLS:
+    else:
         row.curves["envelope"] = motion.envelope(_heard(made), len(opening)).tolist()
         row.figures |= dict(_motion(row, opening, real)) | dict(_picture(row, made, truth, instruments))
         said, row.curves["offsets"] = judge_sync(made.faces, made.samples, made.start, instruments.judge)

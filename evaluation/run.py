@@ -95,6 +95,7 @@ class Run:
             made = measure(row, found, truth, self.instruments)
         except (MediaError, OSError) as error:
             row.reason = _line(error)
+            row.figures.clear()
             return
         if row.protocol != SILENT:
             for key, values in features(made.faces, self.instruments).items():

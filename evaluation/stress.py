@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.io import wavfile
 
 from evaluation.footage import open_source
-from preprocessing.audio import load_audio
+from preprocessing.audio import as_int16, load_audio
 from preprocessing.clip_header import CLIP_FPS
 from preprocessing.detectors import load_detector
 from preprocessing.faces import FaceDetector
@@ -241,9 +241,5 @@ def _write(path: Path, pictures: Sequence[np.ndarray] | np.ndarray, kind: str = 
 
 def _write_wav(path: Path, samples: np.ndarray) -> Path:
     """(n,) float, -1 to 1, at 16 kHz."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    wavfile.write(path, RATE, as_int16(samples))
     return path

@@ -85,7 +85,7 @@ def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfi
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         for piece in stream_audio(path, config):
-            file.write(_as_int16(piece).tobytes())
+            file.write(as_int16(piece).tobytes())
         file.flush()
         return np.memmap(file, np.int16, mode="r")
 
@@ -115,7 +115,8 @@ def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Itera
         raise MediaError(f"{shown(path)} has a sound track without samples")
 
 
-def _as_int16(samples: np.ndarray) -> np.ndarray:
+def as_int16(samples: np.ndarray) -> np.ndarray:
+    """(n,) floats, nominally -1 to 1, as int16 that is 32768 times as much, rounded and cut off."""
     return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 

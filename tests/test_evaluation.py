@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from material import swaying_photo, write_generator, write_speech, write_talk, write_video
 
-from evaluation.__main__ import _named, _systems, main
+from evaluation.__main__ import _named, _systems, _trials, _two_people, main
+from evaluation.pairs import Pair
 from evaluation.results import BASELINES, OURS
+from preprocessing.detectors import load_detector
 from wav2lip.checkpoints import EMBEDDED
 
 FRAMES = 30
@@ -144,6 +146,22 @@ def test_a_wrong_flag_is_one_line_and_leaves_nothing(tmp_path, capsys, flags, sa
     assert told.err.count("\n") == 1
     assert said in told.err
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_stress_list_that_cannot_be_made_costs_no_report(tmp_path):
+    pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{name}.mp4", name) for name in ("a", "b")]
+    (trial,) = _trials(tmp_path, _two_people(pairs), {OURS: None}, load_detector("haar"), {})
+    assert (trial.system, trial.passed) == (OURS, False)
+    assert "no hard inputs could be made" in trial.reason
+    assert "a.mp4" in trial.reason
+
+
+def test_hard_inputs_are_made_of_two_people_if_there_are_two(tmp_path):
+    a, again, b = (Pair(name, Path(f"{name}.mp4"), Path("s.wav"), name[0]) for name in ("a1", "a2", "b1"))
+    assert _two_people([a, again, b]) == (a, b)
+    assert _two_people([a, again]) == (a, again)
+    with pytest.raises(ValueError, match="--stress needs two faces"):
+        _two_people([a, a])
 
 
 def test_a_wrong_list_is_one_line(tmp_path, capsys):
