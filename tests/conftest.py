@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from torch.utils.data._utils import signal_handling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -14,3 +15,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the reference data beside the repository is absent")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_handler_of_ended_children() -> None:
+    """PyTorch's loaders with worker processes set a handler for SIGCHLD, which stays for the rest of the tests. On one
+    kind of virtual machine the kernel now and then could not deliver that signal, and ended the process without a word.
+    Without a handler the signal is ignored; loaders look every few seconds whether their workers live anyway.
+    """
+    signal_handling._SIGCHLD_handler_set = True
