@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/ablation.py CLIPS --init GENERATOR --out FOLDER [--steps 200] [--only NAME ...]
 
 Every variant goes on from the same weights with the same windows; it differs from the first row by what its name says.
-Measured on one window of each held-out clip, see `wav2lip.validation`: the mean difference of the masked rows (x 1000),
+Measured on one window of each held-out clip, see `wav2lip.generator.validation`: the mean difference of the masked rows (x 1000),
 the mouth's PSNR, the judge's cosine with the own sound and with another (real mouths stand in the last row), the
 sharpness of the mouth (variance of its Laplacian, share of the real mouth's) and its flicker (mean error of the change
 from frame to frame, levels of 255). Variants that are in FOLDER already are measured again, not trained again.
@@ -23,15 +23,15 @@ from torch.nn import functional as F
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.windows import open_splits  # noqa: E402
+from preprocessing.dataset.windows import open_splits  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.expert import JUDGE, Expert  # noqa: E402
+from syncnet.sync_expert import JUDGE, Expert  # noqa: E402
 from wav2lip import train  # noqa: E402
-from wav2lip.checkpoints import load_generator  # noqa: E402
-from wav2lip.data import Batch, collate  # noqa: E402
-from wav2lip.model import picture_of  # noqa: E402
-from wav2lip.unet import AnyGenerator  # noqa: E402
-from wav2lip.validation import MOUTH, Examination  # noqa: E402
+from wav2lip.generator.checkpoints import load_generator  # noqa: E402
+from wav2lip.generator.data import Batch, collate  # noqa: E402
+from wav2lip.generator.model import picture_of  # noqa: E402
+from wav2lip.generator.unet import AnyGenerator  # noqa: E402
+from wav2lip.generator.validation import MOUTH, Examination  # noqa: E402
 
 BASE = (
     "--rate 5e-4 --schedule constant --warm 30 --ema 0.98 --windows_a_step 2 --sync_start 0 --sync_ramp 0 "

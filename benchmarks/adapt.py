@@ -19,19 +19,19 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.speaking import Footage, Model, sounds
-from evaluation import picture
-from evaluation.picture import MASK, MOUTH, part
-from evaluation.statistics import bootstrap
-from evaluation.sync import look
-from preprocessing.clips import Clip
-from preprocessing.detectors import load_detector
-from preprocessing.faces import FaceDetector
-from preprocessing.video import probe
+from evaluation.metrics import picture
+from evaluation.metrics.picture import MASK, MOUTH, part
+from evaluation.metrics.statistics import bootstrap
+from evaluation.metrics.sync import look
+from preprocessing.dataset.clips import Clip
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import FaceDetector
+from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
-from syncnet.expert import JUDGE, Expert
-from wav2lip.adapt import RATE, STEPS, adapt
-from wav2lip.person import Part, make_person_clips, repaired
-from wav2lip.places import reference_frames
+from syncnet.sync_expert import JUDGE, Expert
+from wav2lip.adapt.command import RATE, STEPS, adapt
+from wav2lip.adapt.person_clips import Part, make_person_clips, repaired
+from wav2lip.generator.reference_sampling import reference_frames
 
 APART = 10  # frames from one measured window to the next
 FIGURES = ("l1", "psnr", "own", "other")

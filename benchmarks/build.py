@@ -25,9 +25,9 @@ from unittest import mock
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.sources import Labels, Source, find_sources  # noqa: E402
-from preprocessing.stages import STAGES, Outcome, Recipe, make_clips  # noqa: E402
-from preprocessing.writer import ffmpeg_binary  # noqa: E402
+from preprocessing.build.sources import Labels, Source, find_sources  # noqa: E402
+from preprocessing.build.video_pipeline import STAGES, Outcome, Recipe, make_clips  # noqa: E402
+from preprocessing.media.video_writer import ffmpeg_binary  # noqa: E402
 
 
 def looped(source: Path, target: Path, times: int) -> Path:
@@ -64,7 +64,7 @@ def in_process_of_its_own(sources: list[Source], recipe: Recipe) -> tuple[list[O
 
 
 def command_seconds(arguments: list[str]) -> tuple[float, float]:
-    """Wall seconds and CPU seconds, those of its workers included, of preprocessing.build."""
+    """Wall seconds and CPU seconds, those of its workers included, of preprocessing.build.command."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "preprocessing.build", *arguments]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

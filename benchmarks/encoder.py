@@ -24,13 +24,13 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from evaluation.degradation import ladder  # noqa: E402
-from evaluation.encoder import WEIGHTS, FaceEncoder, distance  # noqa: E402
-from evaluation.footage import SIDE  # noqa: E402
-from evaluation.frechet import frechet_interval  # noqa: E402
+from evaluation.judge.degradation import ladder  # noqa: E402
+from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, distance  # noqa: E402
+from evaluation.metrics.frechet import frechet_interval  # noqa: E402
+from evaluation.protocols.face_crops import SIDE  # noqa: E402
 from inference.compositing import crop_mask  # noqa: E402
-from preprocessing.clips import Clip, open_clips  # noqa: E402
-from preprocessing.windows import Region, resample  # noqa: E402
+from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
+from preprocessing.dataset.windows import Region, resample  # noqa: E402
 
 DARKER = (-10, -20)  # levels of 255 within the mask
 

@@ -25,13 +25,13 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.audio import mel_spectrogram, speech_columns  # noqa: E402
-from preprocessing.augmentation import PLAIN, View  # noqa: E402
-from preprocessing.clips import Clip, open_clips  # noqa: E402
-from preprocessing.windows import face_window  # noqa: E402
+from preprocessing.dataset.augmentation import PLAIN, View  # noqa: E402
+from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
+from preprocessing.dataset.windows import face_window  # noqa: E402
+from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.expert import EXPERT, JUDGE, Expert, heard  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
+from syncnet.sync_expert import EXPERT, JUDGE, Expert, heard  # noqa: E402
 from syncnet.validation import LONG, NEAREST, SHORT, Judgement, Validation, balanced_accuracy, judge  # noqa: E402
 
 SAMPLES = 640  # of sound a frame

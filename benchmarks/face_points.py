@@ -3,7 +3,7 @@
     python -m benchmarks.face_points CLIPS --yunet MODEL
 
 prints, for YuNet's own boxes and for those made of the cascade's squares, the medians of the points as fractions of the
-box (the constants of preprocessing/faces.py) and how far points so placed are from YuNet's, in percent of the distance
+box (the constants of preprocessing/faces/face_track.py) and how far points so placed are from YuNet's, in percent of the distance
 of the eyes.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.detectors import load_detector
-from preprocessing.faces import Detection, reduce_frame
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import Detection, reduce_frame
 
 
 def sample_frames(clip: Path, count: int) -> Iterator[np.ndarray]:

@@ -34,12 +34,12 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.protocols import OWN, REAL, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row  # noqa: E402
 from benchmarks.speaking import Model  # noqa: E402
-from evaluation.statistics import bootstrap, ratio  # noqa: E402
+from evaluation.metrics.statistics import bootstrap, ratio  # noqa: E402
 from inference.backends import DEVICES  # noqa: E402
-from preprocessing.clips import CLIP_FPS, open_clips  # noqa: E402
-from preprocessing.video import MediaError  # noqa: E402
+from preprocessing.dataset.clips import CLIP_FPS, open_clips  # noqa: E402
+from preprocessing.media.video_reader import MediaError  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.expert import JUDGE, Expert  # noqa: E402
+from syncnet.sync_expert import JUDGE, Expert  # noqa: E402
 from syncnet.validation import LONG  # noqa: E402
 
 

@@ -23,8 +23,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.writer import ffmpeg_binary  # noqa: E402
-from wav2lip.model import Generator  # noqa: E402
+from preprocessing.media.video_writer import ffmpeg_binary  # noqa: E402
+from wav2lip.generator.model import Generator  # noqa: E402
 
 
 def looped(source: Path, target: Path, seconds: float, size: str | None = None) -> Path:

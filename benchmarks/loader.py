@@ -26,14 +26,14 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.augmentation import Augmentation, Hearing, View  # noqa: E402
-from preprocessing.clips import CLIP_FPS, Clip, open_clips, speaker_weights  # noqa: E402
-from preprocessing.crops import CropGeometry, crop  # noqa: E402
-from preprocessing.video import read_frames  # noqa: E402
-from preprocessing.windows import Draws, Region, batches, face_window, mel_windows, random_starts  # noqa: E402
+from preprocessing.dataset.augmentation import Augmentation, Hearing, View  # noqa: E402
+from preprocessing.dataset.clips import CLIP_FPS, Clip, open_clips, speaker_weights  # noqa: E402
+from preprocessing.dataset.windows import Draws, Region, batches, face_window, mel_windows, random_starts  # noqa: E402
+from preprocessing.faces.crops import CropGeometry, crop  # noqa: E402
+from preprocessing.media.video_reader import read_frames  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.data import sample as expert_sample  # noqa: E402
-from wav2lip.data import sample as generator_sample  # noqa: E402
+from wav2lip.generator.data import sample as generator_sample  # noqa: E402
 
 REGION, BATCH, SPAN = Region(size=96), 4, 35
 

@@ -20,11 +20,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from inference.compositing import crop_mask  # noqa: E402
+from inference.face_source import FaceSource, Framing  # noqa: E402
 from inference.pipeline import LipSync  # noqa: E402
-from inference.source import FaceSource, Framing  # noqa: E402
-from preprocessing.audio import frame_count, load_audio  # noqa: E402
-from preprocessing.faces import FaceTrack  # noqa: E402
-from preprocessing.video import read_frames  # noqa: E402
+from preprocessing.faces.face_track import FaceTrack  # noqa: E402
+from preprocessing.media.audio import frame_count, load_audio  # noqa: E402
+from preprocessing.media.video_reader import read_frames  # noqa: E402
 
 
 def untouched_psnr(made: Path, source: FaceSource, track: FaceTrack, model: LipSync) -> tuple[float, int]:

@@ -9,16 +9,16 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.speaking import Footage, Model, held, silence, sounds, swaps
-from evaluation import picture
-from evaluation.motion import envelope, lagged_correlation, opening, travel
-from evaluation.picture import HEAD, LIPS, MASK, MASKED, MOUTH, part
-from evaluation.sync import look, sync
-from preprocessing.clips import CLIP_FPS, Clip
+from evaluation.metrics import picture
+from evaluation.metrics.motion import envelope, lagged_correlation, opening, travel
+from evaluation.metrics.picture import HEAD, LIPS, MASK, MASKED, MOUTH, part
+from evaluation.metrics.sync import look, sync
+from preprocessing.dataset.clips import CLIP_FPS, Clip
 from syncnet.data import WINDOW, speech_share
-from syncnet.expert import Expert, heard
 from syncnet.offset import cosine_distances
+from syncnet.sync_expert import Expert, heard
 from syncnet.validation import LONG
-from wav2lip.places import reference_frames
+from wav2lip.generator.reference_sampling import reference_frames
 
 RECONSTRUCTION, OWN, SWAPPED, SILENCE = "reconstruction", "own sound", "another's sound", "silence"
 REAL, UNSYNCED, COPY, STATIC = "real", "unsynced", "copy", "static"

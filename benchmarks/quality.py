@@ -25,14 +25,14 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from evaluation import judge  # noqa: E402
 from evaluation.__main__ import evaluate  # noqa: E402
 from evaluation.__main__ import parser as evaluation_parser  # noqa: E402
-from evaluation.pairs import speaker_of  # noqa: E402
-from evaluation.report import counts, write  # noqa: E402
-from evaluation.results import OURS, Evaluation  # noqa: E402
-from evaluation.table import legend, markdown, tables  # noqa: E402
-from wav2lip.checkpoints import EMBEDDED  # noqa: E402
+from evaluation.judge import command as judge  # noqa: E402
+from evaluation.protocols.pairs import speaker_of  # noqa: E402
+from evaluation.report.files import counts, write  # noqa: E402
+from evaluation.report.results import OURS, Evaluation  # noqa: E402
+from evaluation.report.table import legend, markdown, tables  # noqa: E402
+from wav2lip.generator.checkpoints import EMBEDDED  # noqa: E402
 
 L1_ONLY = REPOSITORY / "benchmarks" / "weights" / "l1_only.safetensors"
 HEAD = """\

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.picture import MASK
+from evaluation.metrics.picture import MASK
 from inference.backends import load_backend
 from inference.generation import Cut, FaceGenerator, References
-from preprocessing.audio import AudioConfig, rest_in_silence
-from preprocessing.clips import Clip
-from preprocessing.video import shown
-from preprocessing.windows import Region, face_window, mel_windows
-from wav2lip.checkpoints import EMBEDDED, load_generator
-from wav2lip.unet import AnyGenerator
+from preprocessing.dataset.clips import Clip
+from preprocessing.dataset.windows import Region, face_window, mel_windows
+from preprocessing.media.audio import AudioConfig, rest_in_silence
+from preprocessing.media.video_reader import shown
+from wav2lip.generator.checkpoints import EMBEDDED, load_generator
+from wav2lip.generator.unet import AnyGenerator
 
 SIDE = 128  # pixels at which every system is measured
 BATCH = 16

@@ -12,18 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.results import BASELINES, OURS, PROTOCOLS, SECONDS
+from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
 from inference.backends import DEVICES
-from preprocessing.command import Parser, add_detector_flags, fail
-from preprocessing.video import MediaError, shown
+from preprocessing.commands import Parser, add_detector_flags, fail
+from preprocessing.media.video_reader import MediaError, shown
 from training.run import INSTALL
 
 if TYPE_CHECKING:
-    from evaluation.measuring import Instruments
-    from evaluation.pairs import Pair
-    from evaluation.results import Evaluation, Trial
+    from evaluation.protocols.measure import Instruments
+    from evaluation.protocols.pairs import Pair
+    from evaluation.report.results import Evaluation, Trial
     from inference.pipeline import LipSync
-    from preprocessing.faces import FaceDetector
+    from preprocessing.faces.face_track import FaceDetector
 
 PROGRAM = "evaluation"
 KINDS = ("pairs", "lrs2", "lrs3", "lrw", "resynced")
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"an evaluation needs {' and '.join(missing)}: {INSTALL}")
         evaluation = evaluate(args)
 
-        from evaluation.report import counts, write
-        from evaluation.table import markdown, tables
+        from evaluation.report.files import counts, write
+        from evaluation.report.table import markdown, tables
 
         write(evaluation, args.out)
         for table in tables(evaluation):
@@ -111,13 +111,13 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     Raises:
         ValueError: a flag, the list or a file of weights is wrong.
     """
-    from evaluation.making import Maker
-    from evaluation.pairs import digest
-    from evaluation.results import Evaluation
-    from evaluation.run import Run
-    from evaluation.takes import takes
+    from evaluation.protocols.generate_videos import Maker
+    from evaluation.protocols.pairs import digest
+    from evaluation.protocols.run import Run
+    from evaluation.protocols.trials import takes
+    from evaluation.report.results import Evaluation
     from inference.pipeline import LipSync
-    from preprocessing.detectors import load_detector
+    from preprocessing.faces.detectors import load_detector
 
     pairs = _pairs(args)
     two = _two_people(pairs) if args.stress else None
@@ -138,7 +138,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
 
 
 def _pairs(args: argparse.Namespace) -> list[Pair]:
-    from evaluation.pairs import read_list, read_pairs
+    from evaluation.protocols.pairs import read_list, read_pairs
 
     if args.list == "pairs":
         return read_pairs(args.pairs, args.data_root)
@@ -175,7 +175,7 @@ def _named(given: str, otherwise: str) -> tuple[str, Path]:
 
 
 def _add(found: dict[str, Path | None], name: str, path: Path) -> None:
-    from evaluation.pairs import safe_name
+    from evaluation.protocols.pairs import safe_name
 
     if name in BASELINES or not name or name != safe_name(name):
         raise ValueError(f"a system cannot be called {name!r}: name it by letters, digits, . and -, NAME={path}")
@@ -185,11 +185,11 @@ def _add(found: dict[str, Path | None], name: str, path: Path) -> None:
 
 
 def _instruments(args: argparse.Namespace) -> Instruments:
-    from evaluation.encoder import FaceEncoder
-    from evaluation.inception import InceptionEncoder
-    from evaluation.measuring import Instruments
-    from syncnet.expert import JUDGE, Expert
+    from evaluation.metrics.face_encoder import FaceEncoder
+    from evaluation.metrics.inception import InceptionEncoder
+    from evaluation.protocols.measure import Instruments
     from syncnet.lse import PublishedScorer, load_published
+    from syncnet.sync_expert import JUDGE, Expert
 
     published = PublishedScorer(load_published(args.syncnet)) if args.syncnet else None
     inception = InceptionEncoder.load(args.inception) if args.inception else None
@@ -213,9 +213,9 @@ def _trials(
     out: Path, two: tuple[Pair, Pair], models: Mapping[str, LipSync], detector: FaceDetector, options: dict[str, Any]
 ) -> list[Trial]:  # fmt: skip
     """Hard inputs made of two faces and the first one's sound; what they cannot be made of fails as a whole."""
-    from evaluation.results import Trial
-    from evaluation.robustness import try_all
-    from evaluation.stress import stress
+    from evaluation.protocols.robustness import try_all
+    from evaluation.protocols.stress import stress
+    from evaluation.report.results import Trial
 
     first, second = two
     try:
@@ -228,10 +228,10 @@ def _trials(
 
 def _settings(args: argparse.Namespace, checkpoints: Mapping[str, Path | None]) -> dict[str, object]:
     """What a reader needs to know to get the same figures."""
-    from evaluation.encoder import WEIGHTS
-    from evaluation.pairs import fingerprint
-    from syncnet.expert import JUDGE
-    from wav2lip.checkpoints import EMBEDDED
+    from evaluation.metrics.face_encoder import WEIGHTS
+    from evaluation.protocols.pairs import fingerprint
+    from syncnet.sync_expert import JUDGE
+    from wav2lip.generator.checkpoints import EMBEDDED
 
     files = {f"checkpoint of {name}": path or EMBEDDED for name, path in checkpoints.items()}
     files |= {"judge": args.judge or JUDGE, "encoder": WEIGHTS}

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wav2lip.model import picture_of
-from wav2lip.unet import AnyGenerator
+from wav2lip.generator.model import picture_of
+from wav2lip.generator.unet import AnyGenerator
 
 BACKENDS = ("auto", "torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda", "mps")

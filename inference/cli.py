@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         del flags["box"]  # the original's way to say "no box"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        from preprocessing.video import MediaError
+        from preprocessing.media.video_reader import MediaError
 
         with _terminable(), _folder_of_results(flags["outfile"]):
             print(summary(_run(**flags)))
@@ -213,7 +213,7 @@ def _run(
     **options: Any,
 ) -> Report:  # fmt: skip
     """The job. Imports wait until they are needed: --help, a wrong flag and a missing file are answered at once."""
-    from inference.files import check_files
+    from inference.file_checks import check_files
     from inference.options import Options
 
     check_files(face, audio, outfile, Options(**options), checkpoint_path)
@@ -259,7 +259,7 @@ def _fail(code: int, error: object) -> int:
 
 def summary(report: Report) -> str:
     """What a job did, in a few lines."""
-    from preprocessing.video import shown
+    from preprocessing.media.video_reader import shown
 
     seconds, total = report.seconds, report.seconds["total"]
     length = report.frames / float(report.fps)

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from inference.backends import Backend, run_batched
-from preprocessing.crops import CropGeometry, crop
-from preprocessing.tracking import TrackedFace
-from wav2lip.model import GeneratorConfig, flow_ramp, mask_and_stack
+from preprocessing.faces.crops import CropGeometry, crop
+from preprocessing.faces.face_track import TrackedFace
+from wav2lip.generator.model import GeneratorConfig, flow_ramp, mask_and_stack
 
 FINEST = 8  # times the network's resolution at most; beyond it a face is rendered coarser than it is filmed
 
@@ -135,7 +135,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def render_fine(fields: np.ndarray, reference: np.ndarray, config: GeneratorConfig) -> np.ndarray:
-    """What `wav2lip.model.render` does, at the reference's own resolution: the flow moves full-size pixels.
+    """What `wav2lip.generator.model.render` does, at the reference's own resolution: the flow moves full-size pixels.
 
     Args:
         fields: (S, S, 6) float32, a warping generator's raw output.

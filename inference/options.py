@@ -7,8 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from inference.compositing import BLENDS
-from inference.source import SYNC_MODES
-from preprocessing.people import parse_select
+from inference.face_source import SYNC_MODES
+from preprocessing.faces.identity import parse_select
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
         start, end: the part of the face's video that is used, in seconds.
         pads: pixels added to the detector's box: top, bottom, left, right ("box" geometry only).
         box: a constant face box (top, bottom, left, right) instead of a detector.
-        resize_factor, rotate, crop: see `inference.source.Framing`.
+        resize_factor, rotate, crop: see `inference.face_source.Framing`.
         nosmooth: take the face's place as it is detected.
         batch_size: faces that the generator sees at once.
         face_det_batch_size: without effect: key pictures are looked at one at a time.

@@ -13,16 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.ahead import Ahead, Clock
 from inference.backends import load_backend
 from inference.compositing import ColourMatcher, composite, crop_mask
-from inference.files import check_files
+from inference.face_source import FaceSource, Framing
+from inference.face_track_buffer import FADE, FacePath, constant_path, loaded_path
+from inference.file_checks import check_files
 from inference.generation import Cut, FaceGenerator, References
 from inference.options import Options, Report
-from inference.path import FADE, FacePath, constant_path, loaded_path
+from inference.prefetch import Ahead, Clock
 from inference.preview import Preview
-from inference.source import FaceSource, Framing
-from preprocessing.audio import (
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import FaceDetector, TrackedFace
+from preprocessing.faces.tracking import follow
+from preprocessing.media.audio import (
     AudioConfig,
     frame_count,
     load_audio,
@@ -31,13 +35,9 @@ from preprocessing.audio import (
     rest_in_silence,
     speech_columns,
 )
-from preprocessing.crops import CropGeometry
-from preprocessing.detectors import load_detector
-from preprocessing.faces import FaceDetector
-from preprocessing.tracking import TrackedFace, follow
-from preprocessing.video import MediaError, VideoInfo, shown
-from preprocessing.writer import Sound, VideoWriter
-from wav2lip.checkpoints import load_generator
+from preprocessing.media.video_reader import MediaError, VideoInfo, shown
+from preprocessing.media.video_writer import Sound, VideoWriter
+from wav2lip.generator.checkpoints import load_generator
 
 SHORTEST = 0.1  # seconds of sound
 QUEUE_BYTES = 48 * 2**20  # of pictures that wait between two stages
@@ -189,8 +189,8 @@ class _Job:
 
     def _adapt(self, progress: AdaptProgress | None) -> None:
         """Takes a generator that has learnt this person, in a file that goes away again."""
-        from wav2lip.adapt import adapt  # the trainer's part of the program, which other jobs do not need
-        from wav2lip.person import Part
+        from wav2lip.adapt.command import adapt  # the trainer's part of the program, which other jobs do not need
+        from wav2lip.adapt.person_clips import Part
 
         origin, options = self.model.origin, self.options
         if origin is None:

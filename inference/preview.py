@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.video import MediaError, shown
+from preprocessing.media.video_reader import MediaError, shown
 
 WIDTH = 320  # pixels of one picture on the sheet
 COLUMNS = 8

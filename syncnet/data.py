@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from preprocessing.audio import AudioConfig
-from preprocessing.augmentation import HEARD, Augmentation, Hearing, View
-from preprocessing.clips import CLIP_FPS, Clip
-from preprocessing.windows import Drawn, Draws, Region, face_window, mel_windows, random_starts
+from preprocessing.dataset.augmentation import HEARD, Augmentation, Hearing, View
+from preprocessing.dataset.clips import CLIP_FPS, Clip
+from preprocessing.dataset.windows import Drawn, Draws, Region, face_window, mel_windows, random_starts
+from preprocessing.media.audio import AudioConfig
 
 WINDOW = 5  # frames of 0.2 s at 25 fps, the length of a mel window
 PLACES = 6  # of a clip that are tried for one with speech

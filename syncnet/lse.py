@@ -14,12 +14,12 @@ import torch
 from scipy.ndimage import median_filter
 from torch import Tensor, nn
 
-from preprocessing.cutting import FRAME_SAMPLES
-from preprocessing.faces import FaceTrack
+from preprocessing.dataset.segmentation import FRAME_SAMPLES
+from preprocessing.faces.face_track import FaceTrack
 from syncnet.data import WINDOW
 from syncnet.mfcc import mfcc
 from syncnet.offset import REACH
-from training.released import differences, read_pickle, single
+from training.safe_pickle import differences, read_pickle, single
 
 SIDE = 224  # pixels of the network's square
 COLUMNS, STEP = 20, 4  # MFCC columns of a window, and from one window to the next: 100 columns a second, 25 windows
@@ -89,7 +89,7 @@ def _counters() -> list[str]:
 
 
 class PublishedScorer:
-    """Scores a video by syncnet_python's protocol; see `syncnet.video.Scorer`.
+    """Scores a video by syncnet_python's protocol; see `syncnet.video_scoring.Scorer`.
 
     Each run of a face within a shot is a track of the protocol. Unlike run_pipeline.py it does not encode the crops
     anew, and leaves out neither tracks of up to 100 frames nor faces of up to 100 pixels; the boxes are our detector's.

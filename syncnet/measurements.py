@@ -17,10 +17,10 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from preprocessing.clips import Clip
-from preprocessing.manifest import Row
-from syncnet.expert import Expert
+from preprocessing.dataset.clips import Clip
+from preprocessing.dataset.manifest import Row
 from syncnet.offset import SyncScore
+from syncnet.sync_expert import Expert
 from syncnet.validation import judge_clip
 
 NAME = "offsets.jsonl"  # one line a measurement: of which expert, of what, and the score

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.video import shown
+from preprocessing.media.video_reader import shown
 from syncnet.offset import REACH
 from training.run import INSTALL
 

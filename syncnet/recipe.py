@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from preprocessing.audio import AudioConfig
-from preprocessing.augmentation import Augmentation
-from preprocessing.video import shown
-from preprocessing.windows import Region
+from preprocessing.dataset.augmentation import Augmentation
+from preprocessing.dataset.windows import Region
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.video_reader import shown
 from syncnet.data import DISGUISE, MOUTH, WINDOW, pair, sample
-from syncnet.expert import Expert
 from syncnet.model import SmallSyncNet, SyncNet
+from syncnet.sync_expert import Expert
 from training.checkpoint import Checkpoint
 
 RELEASED = (512, 96)  # dimension of the released network, and width of the square whose lower half it sees

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing.clip_header import CLIP_FPS
-from preprocessing.command import Parser, add_detector_flags, fail
-from preprocessing.detectors import load_detector
-from preprocessing.faces import FaceDetector, FaceTrack
-from preprocessing.stages import follow_faces, read_sound
-from preprocessing.video import MediaError, VideoInfo, probe, shown
+from preprocessing.build.video_pipeline import follow_faces, read_sound
+from preprocessing.commands import Parser, add_detector_flags, fail
+from preprocessing.dataset.clip_header import CLIP_FPS
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import FaceDetector, FaceTrack
+from preprocessing.media.video_reader import MediaError, VideoInfo, probe, shown
 from syncnet.data import WINDOW
-from syncnet.expert import EXPERT, Expert
 from syncnet.plots import FORMATS, plot_curves
-from syncnet.report import VideoScore, report, table
-from syncnet.video import ExpertScorer, Progress, Scorer, watch
+from syncnet.score_report import VideoScore, report, table
+from syncnet.sync_expert import EXPERT, Expert
+from syncnet.video_scoring import ExpertScorer, Progress, Scorer, watch
 from training.run import INSTALL
 
 PROGRAM = "syncnet.score"

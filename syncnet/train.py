@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from preprocessing.clips import Clip, speaker_weights
-from preprocessing.windows import batches, open_splits
+from preprocessing.dataset.clips import Clip, speaker_weights
+from preprocessing.dataset.windows import batches, open_splits
 from syncnet.data import Share
 from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from preprocessing.clips import Clip
+from preprocessing.dataset.clips import Clip
 from syncnet.data import WINDOW
-from syncnet.expert import Expert, heard
 from syncnet.offset import REACH, SyncScore, cosine_distances, shift_curve, sync_score
+from syncnet.sync_expert import Expert, heard
 
 NEAREST = 3  # frames; a nearer sound is neither in sync nor clearly out of it, for windows of five frames overlap
 APART = np.abs(np.arange(-REACH, REACH + 1)) >= NEAREST  # columns of the distances that count as off-sync
@@ -26,7 +26,7 @@ class Judgement:
     Attributes:
         clip: the name of its file. speaker: who speaks. frames: its pictures.
         distances: (W, 31) of each window's picture to the sounds around it, see `cosine_distances`.
-        heard: (W,) bool, the windows that the score counts, see `syncnet.expert.heard`.
+        heard: (W,) bool, the windows that the score counts, see `syncnet.sync_expert.heard`.
         score: the clip's offset, distance and confidence.
     """
 

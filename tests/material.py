@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from skimage.data import astronaut
 
-from preprocessing.audio import load_audio, mel_spectrogram, speech_columns
-from preprocessing.clips import CLIP_FPS, ClipHeader, encode, write_clip
-from preprocessing.crops import CropGeometry, crop
-from preprocessing.faces import FaceTrack, estimate_points
-from preprocessing.writer import Sound, VideoWriter
+from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
+from preprocessing.faces.crops import CropGeometry, crop
+from preprocessing.faces.face_track import FaceTrack, estimate_points
+from preprocessing.media.audio import load_audio, mel_spectrogram, speech_columns
+from preprocessing.media.video_writer import Sound, VideoWriter
 from training.checkpoint import Checkpoint
-from wav2lip.model import Generator, GeneratorConfig
+from wav2lip.generator.model import Generator, GeneratorConfig
 
 SPEECH = Path(__file__).resolve().parents[1] / "assets" / "speech.wav"
 SIDE = 160

@@ -26,20 +26,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import trange
 
-from preprocessing.clips import Clip, speaker_weights
-from preprocessing.windows import batches, open_splits
+from preprocessing.dataset.clips import Clip, speaker_weights
+from preprocessing.dataset.windows import batches, open_splits
 from syncnet.data import WINDOW, Share
-from syncnet.expert import EXPERT, JUDGE, Expert
+from syncnet.sync_expert import EXPERT, JUDGE, Expert
 from training.command import run_command
 from training.engine import Engine
 from training.options import parse_options
 from training.run import Run, due, save_whole
-from wav2lip.data import Batch, Rests, collate, sample
-from wav2lip.losses import expert_loss, gradient_norms, painting_losses, plain_l1, reconstruction_losses, total
-from wav2lip.model import picture_of
-from wav2lip.recipe import Recipe
-from wav2lip.state import State, follow, restore, save_generator, start, state_dict
-from wav2lip.validation import Examination
+from wav2lip.generator.data import Batch, Rests, collate, sample
+from wav2lip.generator.losses import (
+    expert_loss,
+    gradient_norms,
+    painting_losses,
+    plain_l1,
+    reconstruction_losses,
+    total,
+)
+from wav2lip.generator.model import picture_of
+from wav2lip.generator.recipe import Recipe
+from wav2lip.generator.train_state import State, follow, restore, save_generator, start, state_dict
+from wav2lip.generator.validation import Examination
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How far a sync judge can be trusted."""

@@ -1,0 +1,1 @@
+"""What is generated and compared: pairs, trials, baselines, hard inputs."""

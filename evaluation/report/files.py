@@ -1,0 +1,110 @@
+"""What an evaluation leaves in its folder: all in report.json, a line a clip in clips.csv, a page to look at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluation.report.columns import COLUMNS, WHOLES
+from evaluation.report.page import page
+from evaluation.report.results import Evaluation, Row, Trial
+from evaluation.report.summary import differences, of, ordered, reasons, share, summary
+from evaluation.report.table import JUDGES
+from preprocessing.commands import write_whole
+
+FIELDS = ("pair", "protocol", "speaker", "system", "video", "reason")
+NAMES = ("report.json", "clips.csv", "report.html")
+
+
+def write(evaluation: Evaluation, out: Path) -> None:
+    """Writes the three files of `NAMES` into the folder, which is made if need be; each whole or not at all.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    texts = (_json(contents(evaluation)), clips_csv(evaluation.rows), page(evaluation))
+    for name, text in zip(NAMES, texts, strict=True):
+        write_whole(out / name, text)
+
+
+def contents(evaluation: Evaluation) -> dict[str, Any]:
+    """All of report.json.
+
+    Returns:
+        settings: what the figures were found with. counts: videos asked for, measured and not, by protocol and system,
+        and why not. columns: what each key means, which way is better, and which judge gave it. summary: by protocol,
+        system and key the mean over clips with its 95 % interval (low and high are null for a single clip). paired:
+        the mean difference of each model from another system over the clips of both. wholes, trials, rows: as they
+        are, with nan as null.
+    """
+    return {
+        "settings": dict(evaluation.settings),
+        "counts": counts(evaluation.rows),
+        "columns": {each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *WHOLES)},
+        "summary": {
+            protocol: {system: {key: found._asdict() for key, found in keys.items()} for system, keys in some.items()}
+            for protocol, some in summary(evaluation.rows).items()
+        },
+        "paired": [
+            {"protocol": each.protocol, "system": each.system, "against": each.against, "key": each.key}
+            | each.found._asdict()
+            for each in differences(evaluation.rows)
+        ],
+        "wholes": [asdict(each) for each in evaluation.wholes],
+        "passed": _passed(evaluation.trials),
+        "trials": [asdict(each) for each in evaluation.trials],
+        "rows": [asdict(each) for each in evaluation.rows],
+    }
+
+
+def counts(rows: Sequence[Row]) -> dict[str, Any]:
+    """Videos with figures and without, in all and by protocol and system; those without by reason."""
+    by_protocol = {
+        protocol: {system: _counted(of(rows, protocol, system)) for system in ordered(of(rows, protocol))}
+        for protocol in dict.fromkeys(row.protocol for row in rows)
+    }
+    why = {reason: len(some) for reason, some in reasons(rows).items()}
+    return _counted(rows) | {"protocols": by_protocol, "reasons": why}
+
+
+def _counted(rows: Sequence[Row]) -> dict[str, int]:
+    failed = sum(bool(row.reason) for row in rows)
+    return {"videos": len(rows), "measured": len(rows) - failed, "failed": failed}
+
+
+def _passed(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+    """Of the hard inputs, by system."""
+    shares = {system: share(trials, system) for system in ordered(trials)}
+    return {system: {"passed": p, "given": given, "share": p / given} for system, (p, given) in shares.items()}
+
+
+def clips_csv(rows: Sequence[Row]) -> str:
+    """A line a video: what it is, and every column's figure, empty where there is none."""
+    keys = [each.key for each in COLUMNS]
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*FIELDS, *keys], lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        finite = {key: row.figures[key] for key in keys if math.isfinite(row.figures.get(key, math.nan))}
+        table.writerow({name: getattr(row, name) for name in FIELDS} | finite)
+    return text.getvalue()
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""What the rows of an evaluation come to: means by system with their intervals, differences, reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from evaluation.metrics.statistics import Interval, interval, paired
+from evaluation.report.columns import COLUMNS
+from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, Row, Trial, Whole
+
+
+def ordered(rows: Iterable[Row | Whole | Trial]) -> list[str]:
+    """The systems that occur: real, the other baselines, ours, others as they come."""
+    known = (*BASELINES, OURS)
+    found = list(dict.fromkeys(row.system for row in rows))
+    return sorted(found, key=lambda system: known.index(system) if system in known else len(known))
+
+
+def of(rows: Iterable[Row], protocol: str, system: str | None = None) -> list[Row]:
+    """The rows of a protocol and, unless it is None, of a system."""
+    return [row for row in rows if row.protocol == protocol and system in (None, row.system)]
+
+
+def figures(rows: Iterable[Row], key: str) -> dict[Hashable, float]:
+    """A figure of one system in one protocol, by pair; only of the pairs that have it."""
+    found = {row.pair: row.figures.get(key, math.nan) for row in rows}
+    return {pair: value for pair, value in found.items() if math.isfinite(value)}
+
+
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Interval]]]:
+    """By protocol, system and key: the mean over clips with its interval; what no clip has is absent."""
+    found: dict[str, dict[str, dict[str, Interval]]] = {}
+    for protocol in PROTOCOLS:
+        some = of(rows, protocol)
+        for system in ordered(some):
+            theirs = of(some, protocol, system)
+            means = {each.key: interval(list(figures(theirs, each.key).values())) for each in COLUMNS}
+            found.setdefault(protocol, {})[system] = {key: mean for key, mean in means.items() if mean}
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher a figure of a system is than that of another, over the clips that have both."""
+
+    protocol: str
+    system: str
+    against: str
+    key: str
+    found: Interval
+
+
+def differences(rows: Sequence[Row]) -> list[Difference]:
+    """Of each model from the real video and from the first model: ours where it takes part."""
+    found = []
+    for protocol in PROTOCOLS:
+        some = of(rows, protocol)
+        models = [system for system in ordered(some) if system not in BASELINES]
+        for system, against in [(s, REAL) for s in models] + [(s, models[0]) for s in models[1:]]:
+            one, two = of(some, protocol, system), of(some, protocol, against)
+            for each in COLUMNS:
+                if difference := paired(figures(one, each.key), figures(two, each.key)):
+                    found.append(Difference(protocol, system, against, each.key, difference))
+    return found
+
+
+def reasons(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows without figures by why, the most frequent reason first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.reason:
+            found.setdefault(row.reason, []).append(row)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def share(trials: Iterable[Trial], system: str) -> tuple[int, int]:
+    """How many hard inputs gave a system a whole, valid video, and how many it was given."""
+    some = [trial.passed for trial in trials if trial.system == system]
+    return sum(some), len(some)

@@ -1,0 +1,55 @@
+"""The files of one job: what cannot be used is refused before anything slow begins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from inference.options import Options
+from inference.preview import sheet_path
+from preprocessing.media.audio_mux import COPIED_CODECS
+from preprocessing.media.video_reader import MediaError, open_media, shown
+
+
+def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
+    """Looks at every file that a job reads or writes, but for what is in them.
+
+    Raises:
+        MediaError: an input is missing or no medium, or an output cannot be written.
+        ValueError: an output is also an input or another output, or of an unknown container.
+    """
+    for path in (face, audio):
+        with open_media(path):
+            pass
+    outputs = [outfile]
+    if options.save_track:
+        outputs.append(Path(options.save_track))
+    if options.preview:
+        outputs.append(sheet_path(outfile))
+    inputs = [face, audio, checkpoint, options.load_track, options.yunet, options.s3fd]
+    for output in outputs:
+        _check_output(output)
+        for given in inputs:
+            if given is not None and _same(output, Path(given)):
+                raise ValueError(f"the output {shown(output)} is also an input: give it another name")
+    if len({output.resolve() for output in outputs}) < len(outputs):
+        raise ValueError(f"two outputs have the name {shown(outputs[1])}: give each its own")
+    if outfile.suffix.lower() not in COPIED_CODECS:
+        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {shown(outfile.name)}")
+
+
+def _check_output(path: Path) -> None:
+    folder = path.parent
+    if path.is_dir():
+        raise MediaError(f"{shown(path)} is a folder: the output must be a file")
+    if path.exists() and not path.is_file():
+        raise MediaError(f"{shown(path)} is not a regular file and cannot be written over")
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise MediaError(f"{shown(path)} cannot be written: {shown(folder)} {what}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MediaError(f"{shown(path)} cannot be written: its folder may not be written to")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)

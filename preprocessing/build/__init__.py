@@ -1,0 +1,1 @@
+"""The command that turns raw videos into training clips."""

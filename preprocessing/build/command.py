@@ -1,0 +1,228 @@
+"""Raw talking-face videos to training clips.
+
+`python -m preprocessing.build VIDEOS CLIPS` makes the clips of a folder of videos, or of a list of their paths. A
+second run does only what is left or has changed. With `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER
+CLIPS` clips come from and go to the original's layout. Exit code: 0 when a clip passes, 1 when none does, 2 for wrong
+usage, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from preprocessing.build.batch_state import Job
+from preprocessing.build.build_state import failure, locked
+from preprocessing.build.dask_runner import INSTALL, ClusterError, Failure, choose_detector, connect, make_all
+from preprocessing.build.sources import Labels, Source, find_sources, speakers_in_two_splits
+from preprocessing.build.video_pipeline import Outcome, Recipe
+from preprocessing.dataset.manifest import Row, VideoRow, read_manifest, read_videos
+from preprocessing.dataset.quality_filters import Gates
+from preprocessing.media.video_reader import MediaError, shown
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from jsonargparse import ArgumentParser
+
+REFRESH = 180.0  # seconds between two writings of the tables while the job runs, and at least
+PATIENCE = 20  # times as long as one of them takes
+FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+ALIASES = {"--s3fd": "--sfd"}  # as inference.py calls it
+
+
+class DiskFullError(RuntimeError):
+    """Nothing more can be written; the message says for which video."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The job.
+
+    Attributes:
+        workers: Processes on this machine, each with one video at a time.
+        scheduler: Address (tcp://host:port) of a Dask scheduler whose workers are taken instead.
+        export_wav2lip: Folder that receives the clips in the original's layout afterwards.
+        import_wav2lip: Folder in the original's layout that CLIPS is made from.
+    """
+
+    workers: int = 1
+    scheduler: str | None = None
+    export_wav2lip: Path | None = None
+    import_wav2lip: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be 1 or more, not {self.workers}")
+
+
+def build(videos: Path, clips: Path, recipe: Recipe, labels: Labels, flags: Flags) -> int:
+    """Makes the clips of all videos, writes the tables and prints the report; returns how many clips pass.
+
+    Raises:
+        ValueError: wrong usage.
+        KeyboardInterrupt, DiskFullError, ClusterError: the job was stopped; what is done is kept and in the tables.
+    """
+    clips = Path(os.path.abspath(clips))
+    sources = find_sources(videos, labels, leave_out=clips)
+    if both := speakers_in_two_splits(sources):
+        _say(f"speakers in more than one split: {', '.join(map(shown, both))}")
+    with locked(clips):
+        with ExitStack() as stack:
+            client = stack.enter_context(connect(flags.workers, flags.scheduler, clips)) if flags.scheduler else None
+            job = Job(sources, clips, _completed(recipe, client))
+            if job.todo:  # workers of our own are not started for nothing
+                _work(job, client or stack.enter_context(connect(flags.workers, None, clips)))
+        return _report(clips, *job.write_tables(), job.stages())
+
+
+def _completed(recipe: Recipe, client: Client | None) -> Recipe:
+    """The recipe with whole paths, and with the detector chosen once for all videos, where they are made."""
+    yunet, sfd = (path and Path(os.path.abspath(path)) for path in (recipe.yunet, recipe.sfd))
+    recipe = replace(recipe, yunet=yunet, sfd=sfd)
+    chosen = client.submit(choose_detector, recipe, pure=False).result() if client else choose_detector(recipe)
+    return replace(recipe, detector=chosen)
+
+
+def _work(job: Job, client: Client) -> None:
+    """Does what is left to do. The tables are written now and then, and when it is stopped."""
+    wait, written = REFRESH, time.monotonic()
+    try:
+        with tqdm(total=len(job.sources), initial=len(job.sources) - len(job.todo), unit="video", disable=None) as bar:
+            for source, result in make_all(client, job.todo, job.clips, job.recipe):
+                _take(job, source, result)
+                bar.update()
+                if (begun := time.monotonic()) > written + wait:
+                    job.write_tables()
+                    written = time.monotonic()
+                    wait = max(REFRESH, PATIENCE * (written - begun))
+    except (KeyboardInterrupt, DiskFullError, ClusterError):
+        job.write_tables()
+        left = len(job.sources) - len(job.records)
+        _say(f"{left} of {len(job.sources)} videos are left; the same command goes on with them")
+        raise
+
+
+def _take(job: Job, source: Source, result: Outcome | Failure) -> None:
+    outcome = failure(source, result.reason) if isinstance(result, Failure) else result
+    job.keep(source, outcome)
+    if outcome.fate in ("broken", "failed"):
+        _say(f"{shown(source.video)}: {outcome.reason}")
+    if outcome.fate == "failed" and any(text in outcome.reason for text in FULL):
+        raise DiskFullError(f"stopped at {shown(source.video)}: {outcome.reason}")
+
+
+def _report(clips: Path, rows: Sequence[Row], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> int:
+    """Writes and prints what the job came to; returns how many clips pass."""
+    from preprocessing.build.report import contact_sheet, summary, table, write_report
+
+    figures = summary(rows, videos, stages)
+    write_report(clips / "report.json", figures)
+    contact_sheet(clips, rows, clips / "contact_sheet.png")
+    print(table(figures))
+    return figures["clips"]["passed"]
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def _parser() -> ArgumentParser:
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError:
+        raise ValueError(f"making clips needs jsonargparse: {INSTALL}") from None
+    parser = ArgumentParser(prog="python -m preprocessing.build", description=__doc__, exit_on_error=False)
+    parser.add_argument("folders", nargs="*", default=[], metavar="FOLDER", help="VIDEOS and CLIPS, or CLIPS alone")
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    for group in (Flags, Recipe, Labels):
+        parser.add_class_arguments(group)
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> tuple[list[Path], Flags, Recipe, Labels]:
+    """The folders and the three groups of options; ValueError for what is none of them."""
+    parser = _parser()
+    try:
+        given = parser.parse_args([_spelled(word) for word in argv]).as_dict()
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
+    given["gates"] = Gates(**given["gates"])
+
+    def group(kind: Any) -> Any:
+        return kind(**{item.name: given[item.name] for item in fields(kind)})
+
+    return [Path(name) for name in given["folders"]], group(Flags), group(Recipe), group(Labels)
+
+
+def _spelled(word: str) -> str:
+    """An option's name with underscores, as the dataclasses have it, whichever way it was typed."""
+    name, equals, value = word.partition("=")
+    if not name.startswith("--"):
+        return word
+    name = "--" + name[2:].replace("-", "_")
+    return ALIASES.get(name, name) + equals + value
+
+
+def _run(argv: Sequence[str]) -> int:
+    """The command without its errors; returns how many clips pass."""
+    folders, flags, recipe, labels = _parse(argv)
+    other = flags.import_wav2lip or flags.export_wav2lip
+    if len(folders) == 2 and not flags.import_wav2lip:
+        passed = build(folders[0], folders[1], recipe, labels, flags)
+    elif len(folders) == 1 and other:
+        passed = _import(flags.import_wav2lip, folders[0]) if flags.import_wav2lip else 1
+    else:
+        raise ValueError("VIDEOS and CLIPS are needed, or CLIPS with --import-wav2lip or --export-wav2lip; see --help")
+    if flags.export_wav2lip and passed:
+        from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
+
+        print(f"{export_wav2lip(folders[-1], flags.export_wav2lip)} clips written to {shown(flags.export_wav2lip)}")
+    return passed
+
+
+def _import(folder: Path, clips: Path) -> int:
+    from preprocessing.dataset.wav2lip_format.conversion import import_wav2lip
+
+    import_wav2lip(folder, clips)
+    return _report(clips, read_manifest(clips / "manifest.csv"), read_videos(clips / "videos.csv"), {})
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Ends a job that is told to terminate as Ctrl-C would."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see --help)."""
+    try:
+        with _terminable():
+            if _run(sys.argv[1:] if argv is None else argv):
+                return 0
+        return _fail(1, "no clip passes; videos.csv in CLIPS says why")
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted")
+    except ValueError as error:
+        return _fail(2, error)
+    except (MediaError, DiskFullError, ClusterError, OSError, MemoryError) as error:
+        return _fail(1, str(error) or "there is too little memory")
+
+
+def _fail(code: int, error: object) -> int:
+    print(f"preprocessing.build: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

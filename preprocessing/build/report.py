@@ -1,0 +1,242 @@
+"""What became of the videos: figures for report.json and the terminal, and a sheet of clips to be looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from preprocessing.dataset.clips import Clip
+from preprocessing.dataset.manifest import Row, VideoRow
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.media.video_reader import shown
+
+FATES = ("made", "rejected", "broken", "failed")
+REASONS = 20  # of videos without a clip: that many of the most frequent are told
+
+TILE = 112  # pixels of one picture on the sheet
+PICTURES = 5  # of each clip
+ACROSS = 3  # clips side by side
+CAPTION = 34  # pixels below a clip's pictures, for two lines
+MOST = 120  # clips on one sheet: 1704 x 5840 pixels
+
+# Left, top and side of the square around the mouth that the expert sees, in a points crop of 96 pixels.
+MOUTH_SQUARE = (16, 28, 64)
+GREEN, YELLOW, WHITE = (80, 220, 80), (60, 220, 250), (235, 235, 235)
+
+
+def summary(rows: Sequence[Row], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> dict[str, Any]:
+    """The figures of a whole job, ready for JSON.
+
+    Args:
+        rows: the manifest.
+        videos: what became of each video.
+        stages: seconds of work by stage, all videos together.
+
+    Returns:
+        videos: number by fate, their length and the work in seconds, seconds of video in a second of work; clips:
+        passed and rejected, lengths in seconds; splits and licences: clips, minutes and people of the clips that pass;
+        rejected: clips by gate, where a clip that fails several counts in each; reasons: videos that gave no clip, by
+        reason without names and details, the most frequent ones; stages: seconds of work.
+    """
+    passed = [row for row in rows if row.passes]
+    length, work = sum(video.seconds for video in videos), sum(video.work_seconds for video in videos)
+    fates = Counter(video.fate for video in videos)
+    return {
+        "videos": {"total": len(videos)} | {fate: fates[fate] for fate in FATES},
+        "video_seconds": length,
+        "work_seconds": work,
+        "speed": length / work if work > 0 else None,
+        "clips": {"passed": len(passed), "rejected": len(rows) - len(passed)} | _lengths(passed),
+        "splits": _groups(passed, lambda row: row.split),
+        "licences": _groups(passed, lambda row: row.licence),
+        "rejected": _ranked(gate for row in rows if not row.passes for gate in _gates(row)),
+        "reasons": _ranked((_kind(video) for video in videos if video.fate != "made"), REASONS),
+        "stages": dict(stages),
+    }
+
+
+def _lengths(rows: Sequence[Row]) -> dict[str, float]:
+    """Minutes in all; the shortest, the middle and the longest clip in seconds."""
+    seconds = sorted(row.seconds for row in rows) or [0.0]
+    shortest, median, longest = seconds[0], float(np.median(seconds)), seconds[-1]
+    return {"minutes": sum(seconds) / 60, "shortest": shortest, "median": median, "longest": longest}
+
+
+def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, dict[str, float]]:
+    grouped = defaultdict(list)
+    for row in rows:
+        grouped[key(row)].append(row)
+    return {
+        name: {
+            "clips": len(group),
+            "minutes": sum(row.seconds for row in group) / 60,
+            "people": len({row.speaker for row in group}),
+        }
+        for name, group in sorted(grouped.items())
+    }
+
+
+def _gates(row: Row) -> list[str]:
+    """The names of what keeps a clip out: gates of the build, or of the later screening."""
+    return row.reason.split("+") if row.reason else [f"screen: {row.screen}"]
+
+
+def _kind(video: VideoRow) -> str:
+    """Why a video gave no clip, without its name and what follows a colon, so that equal reasons count together."""
+    name = shown(PurePosixPath(video.video).name).strip("'\"")
+    reason = video.reason.partition(name)[2] if name in video.reason else video.reason
+    return reason.strip("'\": ").partition(": ")[0] or video.fate
+
+
+def _ranked(names: Iterable[str], most: int | None = None) -> dict[str, int]:
+    """How often each occurs, the most frequent first, equals by name."""
+    counts = sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))
+    return dict(counts[:most])
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as text for a terminal, without a newline at its end."""
+    videos, clips, speed = summary["videos"], summary["clips"], summary["speed"]
+    fates = ", ".join(f"{videos[fate]} {fate}" for fate in FATES)
+    spans = f"{clips['shortest']:.1f} to {clips['longest']:.1f} s, median {clips['median']:.1f} s"
+    work = f"{_clock(summary['work_seconds'])} for {_clock(summary['video_seconds'])} of video"
+    lines = [
+        f"videos    {videos['total']}: {fates}",
+        f"clips     {clips['passed']} passed, {clips['rejected']} rejected",
+        f"minutes   {clips['minutes']:.1f}" + (f" ({spans})" if clips["passed"] else ""),
+        f"work      {work}" + (f": {speed:.2f} s of video a second" if speed else ""),
+    ]
+    groups = [[name or "(none)", *group.values()] for name, group in summary["splits"].items()]
+    lines += _block("split", ("clips", "minutes", "people"), groups)
+    lines += _block("clips rejected by", ("clips",), summary["rejected"].items())
+    lines += _block("videos without a clip", ("videos",), summary["reasons"].items())
+    lines += _block("stage", ("seconds",), [(name, float(value)) for name, value in summary["stages"].items()])
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A small table below an empty line: names to the left, numbers to the right; nothing when there are no rows."""
+    cells = [[str(name), *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in rest)] for name, *rest in rows]
+    if not cells:
+        return []
+    wide = max(len(row[0]) for row in [[title], *cells])
+    return ["", *(f"{row[0]:<{wide}}" + "".join(f"{x:>10}" for x in row[1:]) for row in [[title, *heads], *cells])]
+
+
+def write_report(path: Path, summary: Mapping[str, Any]) -> None:
+    """Writes the summary as JSON, beside its name first and then renamed."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace(path, text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+        part = Path(folder, path.name)
+        part.write_bytes(data)
+        os.replace(part, path)
+
+
+def contact_sheet(clips: Path, rows: Sequence[Row], path: Path, count: int = 24, seed: int = 0) -> None:
+    """Draws random clips that pass into a PNG: five pictures of each, with the mouth's region and corners marked.
+
+    As many speakers as possible are shown. No more than `MOST` clips are drawn; when there is none to draw, no sheet
+    is written and an old one is removed.
+
+    Args:
+        clips: the folder that the rows' paths start from.
+        rows: the manifest.
+        path: the PNG.
+        count: clips on the sheet.
+
+    Raises:
+        ValueError: a clip to be drawn is missing or damaged, or count is negative.
+    """
+    if count < 0:
+        raise ValueError(f"count must be 0 or more clips, not {count}")
+    chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MOST), seed)
+    strips = [_strip(Clip.open(clips / row.clip), row.speaker) for row in chosen]
+    if not strips:
+        path.unlink(missing_ok=True)
+        return
+    blank = np.zeros_like(strips[0])
+    strips += [blank] * (-len(strips) % min(ACROSS, len(strips)))
+    wide = min(ACROSS, len(strips))
+    sheet = np.vstack([np.hstack(strips[first : first + wide]) for first in range(0, len(strips), wide)])
+    _replace(path, cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def _choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows at random, a second one of a speaker only after one of every speaker."""
+    rng = np.random.default_rng(seed)
+    turns: Counter[str] = Counter()
+    drawn: list[tuple[int, int, Row]] = []
+    for index in rng.permutation(len(rows)):
+        speaker = rows[index].speaker
+        drawn.append((turns[speaker], len(drawn), rows[index]))
+        turns[speaker] += 1
+    return [row for _, _, row in sorted(drawn, key=lambda item: item[:2])[:count]]
+
+
+def _strip(clip: Clip, speaker: str) -> np.ndarray:
+    """Five pictures of a clip side by side above its names: (TILE + CAPTION, 5 TILE + a gap, 3)."""
+    strip = np.zeros((TILE + CAPTION, PICTURES * TILE + 8, 3), np.uint8)
+    for number, index in enumerate(np.linspace(0, clip.frames - 1, PICTURES).round().astype(int).tolist()):
+        strip[:TILE, number * TILE : (number + 1) * TILE] = _marked(clip, index)
+    _write_text(strip, speaker or "(no speaker)", TILE + 14)
+    _write_text(strip, clip.path.stem, TILE + 28)
+    return strip
+
+
+def _marked(clip: Clip, index: int) -> np.ndarray:
+    """Picture `index` with the mouth's region and, where the face was found, its corners: (TILE, TILE, 3)."""
+    face = clip.faces(index, 1)[0]
+    scale = TILE / face.shape[0]
+    tile = cv2.resize(face, (TILE, TILE), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top, right, bottom = mouth_region(clip.header.crop) + clip.margin
+    corners = [(round(x * scale), round(y * scale)) for x, y in ((left, top), (right, bottom))]
+    cv2.rectangle(tile, corners[0], (corners[1][0] - 1, corners[1][1] - 1), GREEN)
+    track = clip.track
+    if track.found[index]:
+        points = mouth_corners(clip.header.crop, track.boxes[index], track.points[index], track.size) + clip.margin
+        for x, y in (points + 0.5) * scale - 0.5:
+            cv2.circle(tile, (round(x), round(y)), 2, YELLOW, -1, cv2.LINE_AA)
+    return tile
+
+
+def mouth_region(crop: CropGeometry) -> np.ndarray:
+    """Left, top, right and bottom edge of the mouth's region in the network's square: the expert's square of a points
+    crop, the lower half of a box."""
+    if crop.kind == "box":
+        return np.array([0, crop.size / 2, crop.size, crop.size])
+    left, top, side = MOUTH_SQUARE
+    return np.array([left, top, left + side, top + side]) * crop.size / 96
+
+
+def mouth_corners(
+    crop: CropGeometry, box: np.ndarray, points: np.ndarray, size: tuple[int, int] | None
+) -> np.ndarray:  # fmt: skip
+    """The mouth's corners (2, 2) in pixels of the network's square, for a face in a frame of `size`."""
+    matrix = crop.matrix(box, points, size or (int(np.ceil(box[2])), int(np.ceil(box[3]))))
+    return points[3:] @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _write_text(picture: np.ndarray, text: str, bottom: int) -> None:
+    """One line of at most the picture's width; OpenCV's letters are ASCII."""
+    plain = "".join(c if " " <= c <= "~" else "?" for c in text)
+    width = picture.shape[1] - 12
+    while cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0] > width:
+        plain = plain[:-4] + "..." if plain.endswith("...") else plain[:-3] + "..."
+    cv2.putText(picture, plain, (4, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.4, WHITE, 1, cv2.LINE_AA)

@@ -1,0 +1,230 @@
+"""Which videos there are, and what is known of each before it is opened: its id, speaker, split, language, licence."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from preprocessing.media.video_reader import shown
+
+SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".flv",
+    ".3gp", ".ogv", ".mxf", ".vob", ".divx",
+)  # fmt: skip
+SPLITS = ("train", "val", "test")
+LONGEST_SLUG = 60  # characters of a file's name in its id: file systems allow 255 bytes for a whole name
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to be made into clips. `video` is its path below the root, with slashes; `id` names it in CLIPS."""
+
+    path: Path
+    video: str
+    id: str
+    speaker: str
+    split: str
+    language: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where a video's labels come from.
+
+    Attributes:
+        speaker: Whose face it is. folder: the folder at speaker_level, or the file itself where there is none; name:
+            the file's name up to its first "__"; file: every file is a speaker; table: a column of the table.
+        speaker_level: Which folder names the speaker; 1 is the one directly below VIDEOS.
+        split: Who is held back. hash: a share of the speakers, fixed by a hash of their names; folder: the folder at
+            split_level, named train, val or test; table: a column of the table.
+        split_level: Which folder names the split.
+        val_share: Share of the speakers that split=hash holds back for validation, 0 to 1.
+        test_share: The same for the test.
+        table: CSV file with a column "file" (paths below VIDEOS) and any of speaker, split, language, licence.
+        root: Folder that the paths of a list file and of the table are relative to (default: VIDEOS, or the list's).
+    """
+
+    speaker: Literal["folder", "name", "file", "table"] = "folder"
+    speaker_level: int = 1
+    split: Literal["hash", "folder", "table"] = "hash"
+    split_level: int = 1
+    val_share: float = 0.1
+    test_share: float = 0.0
+    table: Path | None = None
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("speaker_level", "split_level"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if not (self.val_share >= 0 and self.test_share >= 0 and self.val_share + self.test_share <= 1):
+            shares = f"{self.val_share} and {self.test_share}"
+            raise ValueError(f"val_share and test_share must be 0 or more and at most 1 together, not {shares}")
+        if self.table is None and "table" in (self.speaker, self.split):
+            raise ValueError("speaker or split is to come from a table, but no table is given")
+        if self.speaker == self.split == "folder" and self.speaker_level == self.split_level:
+            raise ValueError(f"speaker_level and split_level are both {self.split_level}: one folder cannot name both")
+
+
+def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None = None) -> list[Source]:
+    """Every video of a folder and its folders, or of a list file with one path a line, in the order of their names.
+
+    Hidden files, and in a folder what lies in `leave_out`, are passed over. A list's paths may lack their suffix, and
+    what follows the first space is dropped where no file has the whole line's name (LRS2's lists).
+
+    Raises:
+        ValueError: folder, list or table cannot be read, a video has no label, or there is no video.
+    """
+    is_folder = videos.is_dir()
+    root = Path(os.path.abspath(labels.root or (videos if is_folder else videos.parent)))
+    paths = _walk(Path(os.path.abspath(videos)), leave_out) if is_folder else _listed(videos, root)
+    by_video = {_below(path, root): path for path in paths}
+    if not by_video:
+        raise ValueError(f"{shown(videos)} holds no video ({', '.join(SUFFIXES)})")
+    table = read_table(labels.table, labels) if labels.table else {}
+    if labels.table and not table.keys() & by_video.keys():
+        raise ValueError(f"{shown(labels.table)} names none of the videos; its files must be relative to {shown(root)}")
+    ids = video_ids(by_video)
+    return [_labelled(by_video[video], video, ids[video], labels, table) for video in sorted(by_video)]
+
+
+def speakers_in_two_splits(sources: Iterable[Source]) -> list[str]:
+    """The speakers whose videos lie in more than one split, sorted."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for source in sources:
+        splits[source.speaker].add(source.split)
+    return sorted(speaker for speaker, found in splits.items() if len(found) > 1)
+
+
+def video_ids(videos: Iterable[str]) -> dict[str, str]:
+    """Id by path: the file's name, made harmless, and 8 hex digits of the path's SHA-256 (16 where two would agree)."""
+    ids = {video: _id(video, 8) for video in videos}
+    counts = Counter(ids.values())
+    return {video: name if counts[name] == 1 else _id(video, 16) for video, name in ids.items()}
+
+
+def _id(video: str, digits: int) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(video).stem)[:LONGEST_SLUG].lstrip(".-") or "video"
+    return f"{slug}-{_sha256(video)[:digits]}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def split_of(speaker: str, val_share: float, test_share: float) -> str:
+    """The split that a hash of the name gives a speaker: the same on every machine, whoever else is in the set.
+
+    val grows from one end and test from the other, so that a change of one share moves nobody between the other two.
+    """
+    place = int(_sha256(speaker)[:13], 16) / 16**13  # 52 bits: exact as a float, 0 <= place < 1
+    if place < val_share:
+        return "val"
+    return "test" if place >= 1 - test_share else "train"
+
+
+def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    """The videos in a folder and below; links are followed, but never in a circle."""
+    skipped = {os.path.realpath(leave_out)} if leave_out else set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
+        skipped.add(os.path.realpath(place))
+        hidden = [name for name in folders if name.startswith(".")]
+        folders[:] = sorted(set(folders) - set(hidden))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in skipped]
+        for name in names:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield Path(place, name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ValueError(f"{shown(error.filename)} cannot be read: {error.strerror}") from error
+
+
+def _listed(file: Path, root: Path) -> list[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    except FileNotFoundError:
+        raise ValueError(f"{shown(file)} does not exist; a folder of videos or a list of them is needed") from None
+    except OSError as error:
+        raise ValueError(f"{shown(file)} cannot be read: {error.strerror}") from error
+    if any("\0" in line for line in lines):
+        raise ValueError(f"{shown(file)} is neither a folder nor a list with one path a line")
+    return [_named(root, line.strip()) for line in lines if line.strip()]
+
+
+def _named(root: Path, line: str) -> Path:
+    """The file that a list's line means. One that is nowhere comes back as written, to fail on its own later."""
+    names = dict.fromkeys((line, line.split(" ")[0]))
+    for suffix in ("", *SUFFIXES):
+        for name in names:
+            path = Path(os.path.abspath(root / (name + suffix)))
+            if path.is_file():
+                return path
+    return Path(os.path.abspath(root / line))
+
+
+def _below(path: Path, root: Path) -> str:
+    if not path.is_relative_to(root):
+        raise ValueError(f"{shown(path)} lies outside {shown(root)}; root must be a folder above all videos")
+    return path.relative_to(root).as_posix()
+
+
+def read_table(file: Path, labels: Labels) -> dict[str, dict[str, str]]:
+    """The rows of a CSV table by their column "file"; ValueError when it or a column that `labels` need is missing."""
+    needed = {"file"} | {name for name in ("speaker", "split") if getattr(labels, name) == "table"}
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            reader = csv.DictReader(stream, restval="")
+            missing = needed - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(f"{shown(file)} lacks the column {' and '.join(sorted(missing))}")
+            return {PurePosixPath(row["file"]).as_posix(): row for row in reader}
+    except (OSError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{shown(file)} is not a table that can be read: {reason}") from error
+
+
+def _labelled(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> Source:
+    row = table.get(video, {})
+    speaker = _speaker(video, labels, row)
+    split = _split(video, speaker, labels, row)
+    return Source(path, video, name, speaker, split, row.get("language", ""), row.get("licence", ""))
+
+
+def _speaker(video: str, labels: Labels, row: dict[str, str]) -> str:
+    path = PurePosixPath(video)
+    if labels.speaker == "table":
+        return _cell(video, labels, row, "speaker")
+    if labels.speaker == "name":
+        return path.stem.split("__")[0] or path.stem
+    if labels.speaker == "folder" and len(path.parts) > labels.speaker_level:
+        return path.parts[labels.speaker_level - 1]
+    return path.with_suffix("").as_posix()
+
+
+def _split(video: str, speaker: str, labels: Labels, row: dict[str, str]) -> str:
+    if labels.split == "hash":
+        return split_of(speaker, labels.val_share, labels.test_share)
+    if labels.split == "table":
+        split, place = _cell(video, labels, row, "split"), f"in {shown(labels.table or '')}"
+    else:
+        folders = PurePosixPath(video).parts[:-1]
+        split = folders[labels.split_level - 1] if len(folders) >= labels.split_level else ""
+        place = f"by its folder at level {labels.split_level}"
+    if split not in SPLITS:
+        raise ValueError(f"the split of {shown(video)} {place} must be {', '.join(SPLITS)}, not {shown(split)!r}")
+    return split
+
+
+def _cell(video: str, labels: Labels, row: dict[str, str], column: str) -> str:
+    if not row.get(column):
+        raise ValueError(f"{shown(labels.table or '')} names no {column} for {shown(video)}")
+    return row[column]

@@ -1,0 +1,308 @@
+"""One video to its clips: the stages of the work, in two passes over the picture.
+
+The first pass follows the faces in small frames and keeps only their paths. What can be said without pixels is said
+then, so that the second pass decodes, at full size, only what may become a clip. Memory does not grow with the length
+of the video beyond the paths; of the pictures only the JPEGs of the clips in progress are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from preprocessing.build.sources import Source
+from preprocessing.dataset.clip_candidates import (
+    SHORTEST_RUN,
+    SMALLEST,
+    Candidate,
+    Draft,
+    Sound,
+    cut_tracks,
+    measure_track,
+    stored_size,
+)
+from preprocessing.dataset.clips import CLIP_FPS, ClipHeader
+from preprocessing.dataset.manifest import Row
+from preprocessing.dataset.quality_filters import Gates
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.faces.detectors import DETECTORS, load_detector
+from preprocessing.faces.face_track import FaceDetector, FaceTrack
+from preprocessing.faces.tracking import track_people
+from preprocessing.media.audio import AudioConfig, speech_columns, spool_audio
+from preprocessing.media.video_reader import MediaError, VideoInfo, probe, read_frames, shown
+
+# What is done with a video, in this order; `_make` calls them. Crop and write take turns, a clip at a time.
+STAGES = ("probe", "sound", "track", "cut", "measure", "crop", "write")
+
+REVISION = 1  # counts the changes of this program that make other clips of the same video
+TRACK_SIDE = 640  # pixels of the longer side of the frames that faces are followed in
+JUST_BEFORE = 1e-7  # seconds: keeps a start that no float is equal to on its own side of the frames' grid
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are made.
+
+    Attributes:
+        size: Side of the stored square in pixels; smaller where the face would be enlarged too much.
+        margin: Room around the square, for a trainer's jitter, in units of its side.
+        max_upscale: How much a small face may be enlarged.
+        quality: Of the JPEGs, 1 to 100.
+        max_faces: People followed at the same time.
+        detector: auto, yunet, sfd or haar.
+        yunet: YuNet's model file.
+        sfd: S3FD's weights.
+        device: Where sfd runs, cpu or cuda.
+        gates: What a trainer should not see.
+    """
+
+    size: int = 160
+    margin: float = 0.125
+    max_upscale: float = 1.5
+    quality: int = 95
+    max_faces: int = 2
+    detector: str = "auto"
+    yunet: Path | None = None
+    sfd: Path | None = None
+    device: str = "cpu"
+    gates: Gates = field(default_factory=Gates)
+
+    def __post_init__(self) -> None:
+        limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
+        for name, (low, high) in (limits | {"max_faces": (1, 26)}).items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
+        if self.detector not in DETECTORS:
+            raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
+
+    def digest(self) -> str:
+        """A hash of all that changes what is made: where files lie and where a network runs does not."""
+        values = asdict(self) | {"revision": REVISION}
+        del values["device"]
+        values |= {name: path.name if (path := values[name]) else None for name in ("yunet", "sfd")}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Outcome:
+    """What became of a video.
+
+    fate: "made": a clip passes; "rejected": none does; "broken": its content cannot be used; "failed": it could not be
+    read, or its clips not be written, and it is worth another try. reason: one line, "" when made. seconds: its length.
+    rows: one for each clip, thrown away ones included. stages: seconds of work by stage.
+    """
+
+    source_video: str
+    fate: str
+    reason: str
+    seconds: float
+    rows: list[Row]
+    stages: dict[str, float]
+
+
+class Clock:
+    """Seconds of work by stage."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - begun
+
+
+def make_clips(source: Source, clips: Path, recipe: Recipe) -> Outcome:
+    """Makes the clips of one video, below `clips`/clips. Bad media and a full disk are an outcome, not an exception.
+
+    Raises:
+        ValueError: the detector that the recipe asks for is not there.
+    """
+    detector = _detector(recipe.detector, recipe.device, recipe.yunet, recipe.sfd)
+    outcome, clock = Outcome(source.video, "rejected", "", 0.0, [], {}), Clock()
+    outcome.stages = clock.seconds
+    found: list[Candidate] = []
+    try:
+        _make(source, clips, recipe, detector, outcome, found, clock)
+        outcome.rows = [_row(source, candidate) for candidate in found]
+        outcome.fate, outcome.reason = _verdict(found, recipe.gates)
+    except (MediaError, OSError) as error:
+        for candidate in found:
+            if candidate.clip:
+                (clips / candidate.clip).unlink(missing_ok=True)
+        outcome.fate, outcome.reason = _failure(error, source.path)
+    return outcome
+
+
+def _make(
+    source: Source, clips: Path, recipe: Recipe, detector: FaceDetector, outcome: Outcome, found: list[Candidate],
+    clock: Clock,
+) -> None:  # fmt: skip
+    """The stages, one after the other. `outcome` and `found` are filled on the way."""
+    with clock("probe"):
+        info, sha256 = probe_source(source.path)
+        outcome.seconds = info.duration
+    with clock("sound"):
+        sound = read_sound(source.path)
+    with clock("track"):
+        tracks = follow_faces(source.path, info, detector, recipe.max_faces)
+    with clock("cut"):
+        found += cut_tracks(tracks, sound, recipe.gates)
+    with clock("measure"):
+        for candidate in found:
+            measure_track(candidate, sound, recipe.gates)
+            candidate.size = stored_size(candidate.track.points, recipe.size, recipe.max_upscale)
+    drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], sound, recipe)
+    while True:
+        with clock("crop"):
+            draft = next(drafts, None)
+        if draft is None:
+            return
+        with clock("write"):
+            write_draft(draft, source, sha256, sound, clips, recipe)
+
+
+def probe_source(path: Path) -> tuple[VideoInfo, str]:
+    """What the file is, and its SHA-256; MediaError unless it is a video with sound."""
+    info = probe(path)
+    if info.is_image:
+        raise MediaError(f"{shown(path)} is a photo, not a video")
+    if not info.has_audio:
+        raise MediaError(f"{shown(path)} has no sound track")
+    with path.open("rb") as file:
+        return info, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sound(path: Path, config: AudioConfig = AudioConfig()) -> Sound:
+    """The sound, spooled to a temporary file, and where in it there is speech."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = spool_audio(path, Path(folder), config)
+    return Sound(samples, speech_columns(samples, config), config.hop_length)
+
+
+def follow_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
+    """The first pass: the path of each person, in the pixels of the video."""
+    frames = read_frames(path, fps=Fraction(CLIP_FPS), max_side=TRACK_SIDE)
+    tracks = track_people(_of_one_size(frames, path), detector, max_faces=max_faces)
+    for track in tracks:
+        if track.size:
+            scale = np.array([info.width / track.size[0], info.height / track.size[1]], np.float32)
+            track.boxes *= np.tile(scale, 2)
+            track.points = (track.points + 0.5) * scale - 0.5  # centres of pixels; the boxes are edges
+        track.size, track.fps = (info.width, info.height), str(CLIP_FPS)
+    return tracks
+
+
+def _of_one_size(frames: Iterable[np.ndarray], path: Path) -> Iterator[np.ndarray]:
+    shape = None
+    for index, frame in enumerate(frames):
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise MediaError(f"{shown(path)} changes the size of its picture at {index / CLIP_FPS:.2f} s")
+        yield frame
+
+
+def crop_faces(path: Path, wanted: Sequence[Candidate], sound: Sound, recipe: Recipe) -> Iterator[Draft]:
+    """The second pass: the finished drafts of the candidates, which come in the order of their first frames."""
+    if not wanted:
+        return
+    begin, end = wanted[0].first, max(candidate.last for candidate in wanted)
+    start = max(0.0, begin / CLIP_FPS - JUST_BEFORE)
+    frames = read_frames(path, fps=Fraction(CLIP_FPS), start=start, end=(end + 1) / CLIP_FPS)
+    waiting, active = list(reversed(wanted)), list[Draft]()
+    for index, frame in enumerate(frames, begin):
+        while waiting and waiting[-1].first == index:
+            candidate = waiting.pop()
+            active.append(Draft(candidate, round(recipe.margin * candidate.size), recipe.quality))
+        for draft in active:
+            draft.add(frame)
+        for draft in [draft for draft in active if draft.candidate.last == index + 1]:
+            active.remove(draft)
+            draft.judge(sound, recipe.gates)
+            yield draft
+        if not (waiting or active):
+            return
+    raise OSError(f"{shown(path)} has changed while it was read")
+
+
+def write_draft(draft: Draft, source: Source, sha256: str, sound: Sound, clips: Path, recipe: Recipe) -> None:
+    """Writes a clip unless a gate holds it back."""
+    candidate = draft.candidate
+    if candidate.reasons:
+        return
+    name = f"{source.id}__{chr(ord('a') + candidate.person)}{candidate.number:04d}.safetensors"
+    header = ClipHeader(
+        source=source.video, sha256=sha256, start=candidate.first / CLIP_FPS, frames=candidate.frames,
+        speaker=source.speaker, language=source.language, licence=source.licence, person=candidate.person,
+        crop=CropGeometry("points", candidate.size), margin=draft.margin, versions=_versions(),
+        picture=candidate.track.size,
+    )  # fmt: skip
+    relative = f"clips/{_folder_name(source.speaker)}/{name}"
+    samples, flags = sound.of(candidate.first, candidate.last)
+    draft.clip.write(clips / relative, header, samples, candidate.track, flags)
+    candidate.clip = relative
+
+
+def _folder_name(speaker: str) -> str:
+    """A speaker's name as a folder's: speakers may share one, since a clip's name is unique anyway."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", speaker)[:60].lstrip(".-") or "speaker"
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(), "opencv": cv2.__version__, "av": av.__version__, "numpy": np.__version__
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _detector(name: str, device: str, yunet: Path | None, sfd: Path | None) -> FaceDetector:
+    """Loaded once in a process."""
+    return load_detector(name, device, yunet=yunet, sfd=sfd)
+
+
+def _row(source: Source, candidate: Candidate) -> Row:
+    return Row(
+        clip=candidate.clip, video=source.video, person=candidate.person, number=candidate.number,
+        start=candidate.first / CLIP_FPS, seconds=candidate.frames / CLIP_FPS, frames=candidate.frames,
+        speaker=source.speaker, split=source.split, language=source.language, licence=source.licence,
+        size=candidate.size if candidate.clip else 0, audio_sha256=candidate.audio_sha256,
+        reason="+".join(candidate.reasons), **vars(candidate.measures),
+    )  # fmt: skip
+
+
+def _verdict(found: Sequence[Candidate], gates: Gates) -> tuple[str, str]:
+    """(fate, reason) of a video that was read to its end."""
+    if any(candidate.clip for candidate in found):
+        return "made", ""
+    counts = Counter(name for candidate in found for name in candidate.reasons)
+    if not counts:
+        return "rejected", f"no face is seen, with sound, for {SHORTEST_RUN / CLIP_FPS} s or longer"
+    return "rejected", "no clip passes: " + ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def _failure(error: Exception, path: Path) -> tuple[str, str]:
+    """(fate, reason): what is wrong with the content stays so; what the system refuses may go well another time."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    fate = "failed" if isinstance(cause, OSError) and not isinstance(cause, av.FFmpegError) else "broken"
+    if isinstance(error, OSError) and error.strerror:
+        return fate, f"{shown(error.filename or path)}: {error.strerror}"
+    return fate, " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Training clips: their files, manifest, filters and windows."""

@@ -1,0 +1,155 @@
+"""Stretches of one person that may become clips: cut, measured, and their pictures collected."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from preprocessing.dataset import quality_filters as measure
+from preprocessing.dataset.clips import CLIP_FPS, ClipDraft, encode
+from preprocessing.dataset.quality_filters import Gates, Measures, failed
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_sound
+from preprocessing.faces.crops import CropGeometry, crop
+from preprocessing.faces.face_track import FaceTrack
+
+SMALLEST = 48  # pixels: the least side of a stored square
+SIDE_STEP = 8  # a square's side is a multiple of it, so that a margin of an eighth is whole
+SHORTEST_RUN = 5  # frames; a shorter run of a face is not worth a row
+
+
+@dataclass
+class Candidate:
+    """A stretch of one person that may become a clip.
+
+    first, last: frames of the video, `last` one past the end; number: counts those of one person; track: the stretch
+    alone, in the video's pixels; size: side of the stored square; reasons: the gates that it fails; clip: its path
+    below the folder of clips, "" while nothing is written.
+    """
+
+    person: int
+    number: int
+    first: int
+    last: int
+    track: FaceTrack
+    size: int = 0
+    measures: Measures = field(default_factory=Measures)
+    audio_sha256: str = ""
+    reasons: list[str] = field(default_factory=list)
+    clip: str = ""
+
+    @property
+    def frames(self) -> int:
+        return self.last - self.first
+
+    def shorten(self, start: int, stop: int) -> None:
+        """Keeps the frames from `start` to before `stop`, counted from the stretch's first."""
+        self.first, self.last = self.first + start, self.first + stop
+        self.track = _part(self.track, start, stop)
+
+
+@dataclass
+class Sound:
+    """A video's sound: samples int16 (n,) on disk, and where there is speech, bool, one flag a mel column."""
+
+    samples: np.ndarray
+    flags: np.ndarray
+    hop: int
+
+    def of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """(frames * 640,) samples of the frames, with silence where the sound has ended, and their flags."""
+        samples = self.samples[first * FRAME_SAMPLES : last * FRAME_SAMPLES]
+        samples = np.pad(samples, (0, (last - first) * FRAME_SAMPLES - len(samples)))
+        columns = 1 + len(samples) // self.hop
+        start = round(first * FRAME_SAMPLES / self.hop)
+        flags = self.flags[start : start + columns]
+        return samples, np.pad(flags, (0, columns - len(flags)))
+
+
+def cut_tracks(tracks: Sequence[FaceTrack], sound: Sound, gates: Gates) -> list[Candidate]:
+    """Clips to be: pieces of the runs of each person in each shot; a run that is too short is one with its reason."""
+    found = []
+    for person, track in enumerate(tracks):
+        pieces: list[tuple[int, int, bool]] = []
+        for first, last in face_runs(track, frames_with_sound(len(track), len(sound.samples))):
+            if last - first < gates.min_seconds * CLIP_FPS:
+                pieces += [(first, last, True)] * (last - first >= SHORTEST_RUN)
+            else:
+                cuts = cut_run(first, last, sound.samples, gates.min_seconds, gates.max_seconds)
+                pieces += [(first, last, False) for first, last in cuts]
+        for number, (first, last, short) in enumerate(pieces):
+            reasons = ["seconds"] if short else []
+            found.append(Candidate(person, number, first, last, _part(track, first, last), reasons=reasons))
+    return sorted(found, key=lambda candidate: (candidate.first, candidate.person))
+
+
+def _part(track: FaceTrack, first: int, last: int) -> FaceTrack:
+    part = slice(first, last)
+    return FaceTrack(
+        track.boxes[part], track.points[part], track.found[part], track.shot[part], track.size, track.fps
+    )  # fmt: skip
+
+
+def measure_track(candidate: Candidate, sound: Sound, gates: Gates) -> None:
+    """What can be measured without pixels, and the gates that it fails."""
+    boxes, points, size = candidate.track.boxes, candidate.track.points, candidate.track.size
+    assert size is not None
+    samples, flags = sound.of(candidate.first, candidate.last)
+    candidate.measures = Measures(
+        side=measure.side(boxes),
+        yaw=measure.usual_extreme(measure.yaws(points)),
+        roll=measure.usual_extreme(measure.rolls(points)),
+        missing=measure.missing(points, size),
+        speech=measure.speech(flags),
+        level=measure.level(samples, flags, sound.hop),
+        clipped=measure.clipped(samples),
+    )
+    candidate.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
+    candidate.reasons = candidate.reasons or failed(candidate.measures, gates)
+
+
+def stored_size(points: np.ndarray, size: int, max_upscale: float) -> int:
+    """Side of the stored square: `size`, or less where faces (N, 5, 2) would be enlarged more than `max_upscale`."""
+    square = CropGeometry("points", 1)
+    scales = [np.sqrt(np.linalg.det(square.matrix(np.empty(4), face, (1, 1))[:, :2])) for face in points]
+    largest = max_upscale / max(float(np.median(scales)), 1e-6)
+    return min(size, max(SMALLEST, int(largest) // SIDE_STEP * SIDE_STEP))
+
+
+@dataclass
+class Draft:
+    """A clip whose pictures are being collected."""
+
+    candidate: Candidate
+    margin: int
+    quality: int
+    clip: ClipDraft = field(default_factory=ClipDraft)
+    sharpness: list[float] = field(default_factory=list)
+    lower_faces: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, frame: np.ndarray) -> None:
+        """Takes the next frame (H, W, 3)."""
+        track, size, index = self.candidate.track, self.candidate.size, len(self.clip.jpegs)
+        matrix = CropGeometry("points", size).matrix(track.boxes[index], track.points[index], frame.shape[1::-1])
+        matrix[:, 2] += self.margin
+        face = crop(frame, matrix, size + 2 * self.margin)
+        square = face[self.margin : self.margin + size, self.margin : self.margin + size]
+        self.sharpness.append(measure.sharpness(square))
+        self.lower_faces.append(measure.lower_face(square))
+        self.clip.add(encode(face, self.quality))
+
+    def judge(self, sound: Sound, gates: Gates) -> None:
+        """Measures the pictures, when all are there. Strange ones at either end, of a fade, say, are cut off."""
+        candidate, yaws = self.candidate, measure.yaws(self.candidate.track.points)
+        flags = measure.strange(np.stack(self.lower_faces), yaws)
+        own = np.flatnonzero(~flags)
+        if len(own) and own[-1] + 1 - own[0] >= gates.min_seconds * CLIP_FPS:
+            kept = slice(int(own[0]), int(own[-1]) + 1)
+            flags, self.sharpness, self.clip.jpegs = flags[kept], self.sharpness[kept], self.clip.jpegs[kept]
+            candidate.shorten(kept.start, kept.stop)
+            measure_track(candidate, sound, gates)
+        candidate.measures.sharpness = float(np.median(self.sharpness))
+        candidate.measures.occluded = float(flags.mean())
+        candidate.reasons = failed(candidate.measures, gates)

@@ -1,0 +1,359 @@
+"""Clips: one prepared utterance of one person in one file, and how both trainers find them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from preprocessing.dataset.clip_header import CLIP_FPS as CLIP_FPS
+from preprocessing.dataset.clip_header import ClipHeader
+from preprocessing.dataset.manifest import read_manifest
+from preprocessing.faces.face_track import FaceTrack
+from preprocessing.media.audio import AudioConfig, mel_spectrogram
+from preprocessing.media.video_reader import shown
+
+
+@dataclass
+class Clip:
+    """A prepared utterance. Each access reads just what it gives, and anew: no file is kept open, so that a clip can be
+    pickled and used by threads and processes. Who needs a tensor twice keeps it.
+
+    A clip whose sound came early or late is given repaired: with an `offset`, everything but the header is that of the
+    shorter time in which the file has both a picture and its sound.
+
+    Any access raises a ValueError that names the file when that is damaged or not what was expected.
+
+    Attributes:
+        path: the .safetensors file.
+        config: the audio front-end it must have.
+        kind: the kind of crop it must have, None for any.
+        listed: (speaker, stored frames, size) where a manifest told them already.
+        offset: the file's AV offset: its picture k fits its sound of frame k - offset. 0 gives it as it is stored.
+    """
+
+    path: Path
+    config: AudioConfig = AudioConfig()
+    kind: str | None = None
+    listed: tuple[str, int, int] | None = None
+    offset: int = 0
+    _header: ClipHeader | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: Path, config: AudioConfig = AudioConfig()) -> Clip:
+        """Opens a clip; its head and offsets are read and checked, nothing else is read.
+
+        Raises:
+            ValueError: naming the file: it is no clip, truncated, damaged, of another version or audio front-end.
+        """
+        clip = cls(path, config)
+        _ = clip.header
+        return clip
+
+    @property
+    def header(self) -> ClipHeader:
+        """What the file holds as it is stored; read and checked at the first use."""
+        if self._header is None:
+            with _opened(self.path) as file:
+                header = ClipHeader.parse(file.metadata() or {}, self.config, shown(self.path))
+                _check_tensors(file, header, shown(self.path))
+            self._expect(header)
+            self._header = header
+        return self._header
+
+    def require_kind(self, kind: str) -> None:
+        """Refuses another kind of crop, now if the header has been read, else when it is."""
+        self.kind = kind
+        if self._header is not None:
+            self._expect(self._header)
+
+    def _expect(self, header: ClipHeader) -> None:
+        if self.kind not in (None, header.crop.kind):
+            raise ValueError(
+                f"{shown(self.path)} holds crops of the kind {header.crop.kind!r}, others of its folder {self.kind!r}; "
+                "training needs one kind"
+            )
+        if self.listed and self.listed[1:] != (header.frames, header.crop.size):
+            raise ValueError(f"{shown(self.path)} is not the clip that its manifest lists; run preprocessing.build")
+        if abs(self.offset) >= header.frames:
+            raise ValueError(f"{shown(self.path)} has {header.frames} frames; an offset of {self.offset} leaves none")
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks; the splits are made by it."""
+        return self.listed[0] if self.listed else self.header.speaker
+
+    @property
+    def frames(self) -> int:
+        """Number of pictures, 25 a second."""
+        stored = self.listed[1] if self.listed else self.header.frames
+        return stored - abs(self.offset)
+
+    @property
+    def start(self) -> float:
+        """Seconds of the first picture in the video."""
+        return self.header.start + self._unseen / CLIP_FPS
+
+    @property
+    def size(self) -> int:
+        """Side of the network's square in stored pixels."""
+        return self.listed[2] if self.listed else self.header.crop.size
+
+    @property
+    def margin(self) -> int:
+        """Pixels around the network's square that each picture carries."""
+        return self.header.margin
+
+    @property
+    def mel(self) -> np.ndarray:
+        """(80, 1 + n // 200) float32, `mel_spectrogram` of the clip's own sound."""
+        if self.offset:  # a frame is 3.2 columns, so that the stored ones would lie beside those of the moved sound
+            return mel_spectrogram(self.audio, self.header.audio)
+        return self._tensor("mel")
+
+    @property
+    def speech(self) -> np.ndarray:
+        """(T,) bool, one flag a mel column, see `preprocessing.media.audio.speech_columns`."""
+        first = self._samples(self._unheard) // self.config.hop_length
+        count = 1 + self._samples(self.frames) // self.config.hop_length
+        return self._tensor("speech")[first : first + count].astype(bool)
+
+    @property
+    def audio(self) -> np.ndarray:
+        """(n,) int16 at 16 kHz, 640 samples a frame."""
+        first = self._samples(self._unheard)
+        return self._tensor("audio")[first : first + self._samples(self.frames)]
+
+    @property
+    def track(self) -> FaceTrack:
+        """Where the face was, in pixels of the video."""
+        own = slice(self._unseen, self._unseen + self.frames)
+        boxes, points, found = (self._tensor(name)[own] for name in ("boxes", "points", "found"))
+        shot = np.zeros(len(found), np.int32)
+        return FaceTrack(boxes, points, found.astype(bool), shot, self.header.picture, str(self.header.fps))
+
+    @property
+    def _unseen(self) -> int:
+        """Stored pictures before the first whose sound the file has."""
+        return max(self.offset, 0)
+
+    @property
+    def _unheard(self) -> int:
+        """Frames of stored sound before that of the first picture."""
+        return max(-self.offset, 0)
+
+    def _samples(self, frames: int) -> int:
+        return frames * self.config.sample_rate // CLIP_FPS
+
+    def _tensor(self, name: str) -> np.ndarray:
+        _ = self.header
+        with _opened(self.path) as file:
+            return file.get_tensor(name)
+
+    def jpegs(self, first: int, count: int, step: int = 1) -> list[bytes]:
+        """`count` pictures, every `step`-th from `first` on, as they are stored; the bytes of no other are read.
+
+        Raises:
+            ValueError: they lie outside the clip, or the file is damaged there.
+        """
+        stop = first + (count - 1) * step + 1
+        _ = self.header
+        if first < 0 or count < 1 or step < 1 or stop > self.frames:
+            raise ValueError(f"{shown(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
+        place, span = self._unseen + first, stop - first
+        with _opened(self.path) as file:
+            begins, ends, sums = (
+                file.get_slice(name)[start : start + span][::step].tolist()
+                for name, start in (("offsets", place), ("offsets", place + 1), ("checksums", place))
+            )
+            data = file.get_slice("frames")
+            jpegs = [data[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
+        for index, jpeg in enumerate(jpegs):
+            if zlib.crc32(jpeg) != sums[index]:
+                raise ValueError(f"{shown(self.path)} is damaged in frame {first + index * step}")
+        return jpegs
+
+    def faces(self, first: int, count: int, step: int = 1) -> np.ndarray:
+        """The same pictures decoded: (count, S, S, 3) uint8 BGR, S the side of the square and its margins."""
+        side = self.header.side
+        faces = np.empty((count, side, side, 3), np.uint8)
+        for index, jpeg in enumerate(self.jpegs(first, count, step)):
+            face = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if face is None or face.shape != (side, side, 3):
+                where = f"{shown(self.path)} is damaged in frame {first + index * step}"
+                raise ValueError(f"{where}: it is no picture of {side}x{side} pixels")
+            faces[index] = face
+        return faces
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, memory-mapped; what its reader finds wrong is a ValueError that names it."""
+    try:
+        with safe_open(path, "numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{shown(path)} is not a prepared clip: {' '.join(str(error).split())}") from error
+
+
+def _check_tensors(file: Any, header: ClipHeader, name: str) -> None:
+    """Refuses tensors that do not fit the header; of their contents only the offsets are read."""
+    kinds = {key: (file.get_slice(key).get_dtype(), file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    n = header.frames
+    expected = {
+        "offsets": ("I64", [n + 1]), "checksums": ("U32", [n]), "audio": ("I16", [header.samples]),
+        "mel": ("F32", [header.audio.n_mels, header.columns]), "speech": ("U8", [header.columns]),
+        "boxes": ("F32", [n, 4]), "points": ("F32", [n, 5, 2]), "found": ("U8", [n]),
+    }  # fmt: skip
+    wrong = [key for key, kind in expected.items() if kinds.get(key) != kind]
+    dtype, shape = kinds.get("frames", ("", []))
+    if wrong or dtype != "U8" or len(shape) != 1:
+        raise ValueError(f"{name} is not a prepared clip: its {', '.join(wrong or ['frames'])} do not fit its header")
+    offsets = file.get_tensor("offsets")
+    if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] <= offsets[:-1]).any():
+        raise ValueError(f"{name} is not a prepared clip: its offsets are out of order")
+
+
+def encode(face: np.ndarray, quality: int = 95) -> bytes:
+    """A picture, uint8 BGR (H, W, 3), as JPEG of a quality from 1 to 100."""
+    if not 1 <= quality <= 100:
+        raise ValueError(f"the quality of a JPEG is 1 to 100, not {quality}")
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(face), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return data.tobytes()
+
+
+@dataclass
+class ClipDraft:
+    """The pictures of one clip, collected while a video is read.
+
+    Attributes:
+        jpegs: what `encode` made of each, in order.
+    """
+
+    jpegs: list[bytes] = field(default_factory=list)
+
+    def add(self, jpeg: bytes) -> None:
+        """Takes the next picture."""
+        self.jpegs.append(jpeg)
+
+    def write(self, path: Path, header: ClipHeader, samples: np.ndarray, track: FaceTrack, speech: np.ndarray) -> None:
+        """Writes the clip, see `write_clip`."""
+        write_clip(path, header, self.jpegs, samples, track, speech)
+
+
+def write_clip(
+    path: Path, header: ClipHeader, jpegs: Sequence[bytes], samples: np.ndarray, track: FaceTrack, speech: np.ndarray
+) -> None:
+    """Writes a clip beside its name and moves it there when whole; makes the folder if need be.
+
+    Sound and speech end with the last picture: they are cut there, or filled with silence up to there.
+
+    Args:
+        path: the .safetensors file; a clip that is there is replaced.
+        header: its `picture` is taken from the track if that knows.
+        jpegs: one picture a frame, each `header.side` pixels wide and high.
+        samples: (n,) int16, or float from -1 to 1, from the first picture on.
+        track: one face a frame.
+        speech: (T,) bool, one flag a mel column.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    assert len(jpegs) == len(track) == header.frames
+    assert all(jpegs)
+    header = replace(header, picture=track.size or header.picture)
+    audio = _fitted(_int16(samples), header.samples)
+    tensors: dict[str, np.ndarray] = {
+        "frames": np.frombuffer(b"".join(jpegs), np.uint8),
+        "offsets": np.cumsum([0, *map(len, jpegs)], dtype=np.int64),
+        "checksums": np.array([zlib.crc32(jpeg) for jpeg in jpegs], np.uint32),
+        "audio": audio,
+        "mel": mel_spectrogram(audio, header.audio),
+        "speech": _fitted(speech.astype(np.uint8), header.columns),
+        "boxes": track.boxes.astype(np.float32),
+        "points": track.points.astype(np.float32),
+        "found": track.found.astype(np.uint8),
+    }
+    # The format stores memory as it lies, so that a transposed or reversed view would come back scrambled.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    _write_whole(path, save(tensors, metadata=header.metadata()))
+
+
+def _int16(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.int16:
+        return samples
+    return np.clip(np.rint(np.nan_to_num(samples, posinf=1, neginf=-1) * 32768), -32768, 32767).astype(np.int16)
+
+
+def _fitted(values: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(values[:length], (0, max(0, length - len(values))))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / "clip.part"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a crash after the rename must not leave an empty file under the final name
+        os.replace(part, path)
+
+
+def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> list[Clip]:
+    """The clips of a folder that training may read, in the order of their names.
+
+    With a manifest.csv they are its rows that pass, each with the offset that the screening found repaired, and only
+    the first clip is opened; any other is checked when it is first read. Without one they are all the *.safetensors
+    below, each opened, as they are stored.
+
+    Args:
+        folder: what preprocessing.build made.
+        shortest: the fewest frames, counted after the repair.
+        split: only the manifest's rows of this split, None for all.
+
+    Raises:
+        ValueError: there is none; or they are no clips, or crops of several kinds.
+    """
+    manifest = folder / "manifest.csv"
+    if split is not None and not manifest.is_file():
+        raise ValueError(f"{shown(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
+    clips = _listed(manifest, split) if manifest.is_file() else _found(folder)
+    clips = [clip for clip in clips if clip.frames >= shortest]
+    if not clips:
+        what = f"no clip of {shortest} frames or more" + ("" if split is None else f" in the split {split!r}")
+        raise ValueError(f"{shown(folder)} holds {what}; make clips with preprocessing.build")
+    for clip in clips:
+        clip.require_kind(clips[0].header.crop.kind)
+    return clips
+
+
+def _listed(manifest: Path, split: str | None) -> list[Clip]:
+    rows = [row for row in read_manifest(manifest) if row.clip and row.passes and split in (None, row.split)]
+    rows.sort(key=lambda row: row.clip)
+    return [
+        Clip(manifest.parent / row.clip, listed=(row.speaker, row.frames, row.size), offset=row.shift) for row in rows
+    ]
+
+
+def _found(folder: Path) -> list[Clip]:
+    return [Clip.open(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
+def speaker_weights(clips: Sequence[Clip]) -> np.ndarray:
+    """Sampling probabilities by which a speaker with n clips is drawn in proportion to the square root of n."""
+    counts = Counter(clip.speaker for clip in clips)
+    weights = np.array([counts[clip.speaker] ** -0.5 for clip in clips])
+    return weights / weights.sum()

@@ -1,0 +1,1 @@
+"""The original Wav2Lip's data layout, read and written."""

@@ -1,0 +1,1 @@
+"""Faces in frames: detectors, tracking, landmarks, crops."""

@@ -1,0 +1,1 @@
+"""Sound and video: files to arrays and back."""

@@ -1,0 +1,128 @@
+"""What is put under a video: whole sounds copied, parts and mixtures decoded, as inputs of an ffmpeg command."""
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import av
+import ffmpeg
+
+from preprocessing.media.video_reader import MediaError, open_media, shown
+
+# Sound codecs that each container takes as they are; any other is encoded anew.
+COPIED_CODECS = {
+    ".mp4": {"aac", "mp3", "alac", "ac3"},
+    ".mov": {"aac", "mp3", "alac", "ac3"},
+    ".mkv": {"aac", "mp3", "alac", "ac3", "eac3", "dts", "flac", "opus", "vorbis", "mp2", "pcm_s16le", "pcm_s24le"},
+}
+AAC = {"c:a": "aac", "b:a": "192k", "ar": 48000}  # at 48 kHz a packet, 1024 samples, is shorter than a frame
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound to put under the video: `duration` seconds (None: all) of a file from `start` on, times `gain`."""
+
+    path: Path | str
+    start: float = 0.0
+    duration: float | None = None
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
+            raise ValueError(f"a sound needs start >= 0, duration > 0 and gain >= 0, not {self}")
+
+
+@dataclass(frozen=True)
+class Track:
+    """A sound that has been looked at: where its stream is and how it is coded."""
+
+    sound: Sound
+    demuxer: str
+    index: int
+    codec: str
+    seconds: float
+    packet: float  # seconds
+
+    @classmethod
+    def of(cls, sound: Sound) -> Self:
+        """Find a file's main sound. Raises MediaError when there is none, ValueError when it ends before `start`."""
+        with open_media(sound.path) as container:
+            stream = container.streams.best("audio")
+            if stream is None or stream.codec_context is None:
+                raise MediaError(f"{shown(sound.path)} has no sound that can be decoded")
+            seconds = _seconds(container, stream)
+            if sound.start >= seconds:
+                raise ValueError(
+                    f"start must be before the end of {shown(sound.path)} at {seconds:.3f} s, not {sound.start}"
+                )
+            return cls(
+                sound,
+                demuxer=container.format.name.split(",")[0],  # it has several names, and ffmpeg's option takes one
+                index=stream.index,
+                codec=stream.codec_context.codec.canonical_name,
+                seconds=seconds,
+                packet=_packet_seconds(container, stream),
+            )
+
+    def fits(self, suffix: str, length: float, frame: float) -> bool:
+        """Whether the packets can be copied: nothing to change, a codec that the container takes, and an end where
+        `length` seconds end, give or take a frame's time; to cut more finely than between packets is to decode.
+        """
+        whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
+        ends_well = self.seconds <= length + frame or self.packet <= 2 * frame
+        return whole and ends_well and self.codec in COPIED_CODECS[suffix]
+
+    def copied(self, length: float) -> Any:
+        """The packets of the first `length` seconds."""
+        # ffmpeg takes a packet when its beginning is inside, so half a packet less ends at the nearest one.
+        return self._input(t=max(length - self.packet / 2, self.packet / 2))
+
+    def decoded(self, number: int) -> Any:
+        """The wanted span, beginning at 0; a stream that begins later than its file is led in by silence."""
+        span = {"start": self.sound.start}
+        if self.sound.duration is not None:
+            span["duration"] = self.sound.duration
+        # ffmpeg-python takes equal filters on equal inputs for one; adding 0 * number keeps two uses of a file apart.
+        stream = self._input().filter("asetpts", f"PTS+0*{number}")
+        stream = stream.filter("aresample", **{"async": 1, "first_pts": 0})
+        stream = stream.filter("atrim", **span).filter("asetpts", "PTS-STARTPTS")
+        return stream.filter("volume", self.sound.gain)
+
+    def _input(self, **options: Any) -> Any:
+        source = ffmpeg.input(plain(self.sound.path), f=self.demuxer, protocol_whitelist="file,pipe", **options)
+        return source[str(self.index)]
+
+
+def plain(path: Path | str) -> str:
+    """A name that ffmpeg takes for a plain file, whatever it begins with or contains."""
+    return f"file:{os.fspath(path)}"
+
+
+def soundtrack(tracks: Sequence[Track], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
+    """(ffmpeg stream, output options): one whole sound copied if it can be, else a mix in AAC.
+
+    It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the sounds do.
+    """
+    if len(tracks) == 1 and tracks[0].fits(suffix, length, frame):
+        return tracks[0].copied(length), {"c:a": "copy"}
+    streams = [track.decoded(number) for number, track in enumerate(tracks)]
+    mixed = ffmpeg.filter(streams, "amix", inputs=len(streams), normalize=0) if len(streams) > 1 else streams[0]
+    return mixed.filter("atrim", duration=length), AAC
+
+
+def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else math.inf
+
+
+def _packet_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """The length of the sound's first packet, 0 when it does not say."""
+    with suppress(av.FFmpegError):
+        packet = next(container.demux(stream))
+        return float((packet.duration or 0) * stream.time_base)
+    return 0.0

@@ -1,0 +1,224 @@
+"""Frames into a video file: one ffmpeg process encodes them through a pipe; the sound is joined when all are there."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any, Self
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from preprocessing.media.audio_mux import COPIED_CODECS, Sound, Track, plain, soundtrack
+from preprocessing.media.color_conversion import ColorTags, tag_options, to_yuv, writable
+from preprocessing.media.video_reader import MediaError, VideoInfo, shown
+
+# What ffmpeg says after it has said what is wrong.
+GENERIC = re.compile(r"Conversion failed|Task finished|Terminating|Error opening output|Error closing file")
+
+
+def ffmpeg_binary() -> str:
+    """The ffmpeg on PATH, else the one that imageio-ffmpeg brings."""
+    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+
+
+class VideoWriter:
+    """Writes uint8 BGR frames (height, width, 3) at `fps` into an H.264 .mp4, .mov or .mkv with sound.
+
+    The colours are converted and tagged as `source` is. The sound is cut to the frames' length, never the reverse,
+    unless `duration` (seconds) limits both. One whole sound is copied where the container takes its codec; otherwise
+    all are mixed into AAC. The file appears under its name only when it is whole; after an error nothing is left.
+
+    Raises ValueError for a wrong argument or frame, MediaError when a sound cannot be read or the file not written.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        width: int,
+        height: int,
+        fps: Fraction,
+        *,
+        sounds: Sequence[Sound] = (),
+        duration: float | None = None,
+        crf: float = 14,
+        preset: str = "veryfast",
+        source: VideoInfo | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path, self.shape, self.fps = Path(path), (height, width, 3), Fraction(fps)
+        _check_arguments(self.path, self.shape, self.fps, duration)
+        self.frames = 0
+        self._limit = None if duration is None else max(1, round(duration * self.fps))
+        self._suffix = self.path.suffix.lower()
+        self._tracks = [Track.of(sound) for sound in sounds]
+        self._file_options = _file_options(self._suffix, metadata or {})
+        self._folder = _hidden_folder(self.path)
+        tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
+        picture = _picture(self.shape, self.fps, tags, aspect)
+        options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
+        try:
+            self._encoder = _Ffmpeg(picture.output(plain(self._target("picture")), **options), piped=True)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame, uint8 BGR (height, width, 3). Those beyond `duration` are left out."""
+        if frame.shape != self.shape or frame.dtype != np.uint8:
+            raise ValueError(f"a frame must be uint8 {self.shape}, not {frame.dtype} {frame.shape}")
+        if self.frames == self._limit:
+            return
+        try:
+            self._encoder.write(frame)
+        except MediaError as error:
+            self.abort()
+            raise MediaError(f"{shown(self.path)} cannot be written: {error}") from error
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name. A second call does nothing."""
+        try:
+            if self._encoder.running:
+                self._finish()
+        except MediaError as error:
+            raise MediaError(f"{shown(self.path)} cannot be written: {error}") from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Stop without leaving anything behind; after `close` this does nothing."""
+        self._encoder.kill()
+        self._folder.cleanup()
+
+    def _target(self, name: str) -> Path:
+        return Path(self._folder.name, name + self._suffix)
+
+    def _finish(self) -> None:
+        self._encoder.finish()
+        if not self.frames:
+            raise MediaError("it was given no frame")
+        result = self._target("picture")
+        if self._tracks:
+            result = self._target("joined")
+            self._join(result)
+        try:
+            os.replace(result, self.path)
+        except OSError as error:
+            raise MediaError(error.strerror) from error
+
+    def _join(self, target: Path) -> None:
+        """Put the sound under the encoded picture, for exactly as long as there are frames."""
+        picture = ffmpeg.input(plain(self._target("picture")))["v:0"]
+        sound, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps), float(1 / self.fps))
+        options = {"c:v": "copy", "map_chapters": -1, **options, **self._file_options}
+        joiner = _Ffmpeg(ffmpeg.output(picture, sound, plain(target), **options))
+        try:
+            joiner.finish()
+        finally:
+            joiner.kill()
+
+
+def _picture(shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction) -> Any:
+    """Raw frames from the pipe, filtered into the colours of `tags`."""
+    height, width, _ = shape
+    raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=fps)
+    # 4:2:0 halves both sides, so an odd one needs 4:4:4.
+    pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    return to_yuv(raw, tags, pixels, aspect)
+
+
+def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {} if suffix == ".mkv" else {"movflags": "+faststart"}
+    # ffmpeg-python takes each option once; the specifier (g: the whole file) tells the repetitions apart.
+    return options | {f"metadata:g:{n}": f"{name}={text}" for n, (name, text) in enumerate(metadata.items())}
+
+
+def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
+    if path.suffix.lower() not in COPIED_CODECS:
+        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {shown(path.name)}")
+    if min(shape) < 2 or not 0 < fps <= 1000:
+        raise ValueError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
+    if duration is not None and not duration > 0:
+        raise ValueError(f"duration must be above 0 seconds, not {duration}")
+
+
+def _hidden_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A hidden folder beside the output, on the same disk, so that the finished file only needs a new name."""
+    if path.is_dir():
+        raise MediaError(f"{shown(path)} is a folder: the output must be a file")
+    try:
+        return tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent)
+    except OSError as error:
+        raise MediaError(f"{shown(path)} cannot be written: its folder says {error.strerror}") from error
+
+
+class _Ffmpeg:
+    """One ffmpeg process; its messages go to a temporary file, so that it never waits for a reader."""
+
+    def __init__(self, output: Any, *, piped: bool = False) -> None:
+        command = output.global_args("-nostdin", "-v", "error").compile(cmd=ffmpeg_binary(), overwrite_output=True)
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        stdin = subprocess.PIPE if piped else subprocess.DEVNULL
+        try:
+            # In a group of its own: Ctrl-C in a terminal is for us, who then end it, not for both at once.
+            self._process = subprocess.Popen(
+                command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0
+            )
+        except OSError as error:
+            raise MediaError(f"ffmpeg cannot be started: {error.strerror}") from error
+
+    @property
+    def running(self) -> bool:
+        """Whether nobody has waited for its end yet."""
+        return self._process.returncode is None
+
+    def write(self, frame: np.ndarray) -> None:
+        assert self._process.stdin, "this process reads no frames"
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except OSError as error:
+            raise MediaError(self._wait() or "ffmpeg stopped reading") from error
+
+    def finish(self) -> None:
+        """Let it end; MediaError with its own reason when it failed."""
+        failure = self._wait()
+        if failure:
+            raise MediaError(failure)
+
+    def kill(self) -> None:
+        if self.running:
+            self._process.kill()
+            self._wait()
+        self._log.close()
+
+    def _wait(self) -> str | None:
+        """Close the pipe and wait; why it failed, None when it did not."""
+        if self._process.stdin:
+            with suppress(OSError):
+                self._process.stdin.close()
+        code = self._process.wait()
+        if code == 0:
+            return None
+        if code < 0:
+            return f"ffmpeg was killed ({signal.Signals(-code).name})"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
+        told = [re.sub(r"^(\[[^]]*\] *)+", "", line) for line in lines if line.strip() and not GENERIC.search(line)]
+        return told[-1] if told else f"ffmpeg ended with status {code}"

@@ -1,0 +1,180 @@
+"""Generators measured on clips: what they are given, what stands beside them, and the tables of it."""
+
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.generator import Column, main, print_all, report, write
+from benchmarks.protocols import OWN, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row, most_spoken
+from benchmarks.speaking import Cost, Footage, Model, cost, held, silence, sounds, swaps
+from evaluation.metrics.picture import MASK, MASKED, change
+from preprocessing.dataset.clips import Clip, open_clips
+from syncnet.model import SmallSyncNet
+from syncnet.sync_expert import Expert
+from tests.material import write_generator, write_talking_clips
+from training.checkpoint import Checkpoint
+from wav2lip.generator.model import GeneratorConfig
+from wav2lip.generator.unet import build_generator
+
+FRAMES, ROW = 76, round(MASK * 128)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[Clip]:
+    return open_clips(write_talking_clips(tmp_path_factory.mktemp("clips"), 2, FRAMES))
+
+
+@pytest.fixture(scope="module", params=["released", "unet"])
+def model(request, tmp_path_factory) -> Model:
+    """An untrained generator, which moves its reference hardly at all."""
+    path = tmp_path_factory.mktemp("model") / "generator.safetensors"
+    if request.param == "released":
+        write_generator(path, output="warp", mask_row=40, hearing="expert")
+    else:
+        torch.manual_seed(0)
+        shape = GeneratorConfig(
+            network="unet", width=8, size=128, mask_row=53, output="warp", hearing="expert", hearing_norm="group"
+        )
+        crop = {"kind": "points", "size": 128}
+        Checkpoint("generator", asdict(shape), {}, crop, build_generator(shape).state_dict()).save(path)
+    return Model.load(path, "cpu", "torch")
+
+
+@pytest.fixture(scope="module")
+def rows(clips, tmp_path_factory) -> tuple[list[Row], list[Model]]:
+    torch.manual_seed(0)
+    path = write_generator(tmp_path_factory.mktemp("rows") / "generator.safetensors", output="warp", mask_row=40)
+    models = [replace(Model.load(path, "cpu", "torch"), name="tiny")]
+    return Bench(Expert(SmallSyncNet(dimension=8).eval()), models, FRAMES).measure(clips), models
+
+
+def test_a_reconstruction_has_the_references_mouth_under_the_real_eyes(clips, model):
+    footage = Footage(clips[0])
+    real = footage.faces()
+    closed, *_, wide = np.argsort(-real[:, ROW:].mean(axis=(1, 2, 3)))  # what is drawn into an open mouth is dark
+    made = model.reconstruct(footage, np.array([closed]), int(wide), silence(1))[0]
+    assert np.array_equal(made[:ROW], real[closed, :ROW])
+    far, near = (np.abs(made[ROW:].astype(int) - real[k, ROW:]).mean() for k in (closed, wide))
+    assert near < 0.8 * far
+
+
+def test_one_picture_is_everybodys_reference_while_the_head_stays(clips, model):
+    """Drawn heads stay; an untrained generator shows its reference."""
+    footage = Footage(clips[0])
+    real = footage.faces()[:12]
+    assert change(real, MASKED) > 0.1
+    for mels in (np.zeros((12, 1, 80, 16), np.float32), silence(12)):
+        made = model.speak(footage, mels)
+        assert np.array_equal(made[:, :ROW], real[:, :ROW])
+        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
+        assert change(made, MASKED) < 0.1 * change(real, MASKED)
+
+
+def test_sounds_are_silent_where_nobody_speaks(clips):
+    clip = clips[0]
+    heard = sounds(clip, range(FRAMES))
+    quiet = [k for k in range(1, FRAMES - 5) if not clip.speech[int(3.2 * (k - 1)) : int(3.2 * (k - 1)) + 16].any()]
+    assert quiet
+    assert (heard[quiet] == -4).all()
+    assert (heard.max(axis=(1, 2, 3)) > -4).sum() > FRAMES / 2
+
+
+def test_a_held_mouth_leaves_the_eyes():
+    pictures, mouth = np.zeros((2, 128, 128, 3), np.uint8), np.full((128, 128, 3), 9, np.uint8)
+    done = held(pictures, mouth)
+    assert not done[:, :ROW].any()
+    assert (done[:, ROW:] == 9).all()
+    assert not pictures.any()
+
+
+class Said:
+    """As much of a clip as `swaps` looks at."""
+
+    def __init__(self, speaker: str, frames: int, speech: float = 1.0) -> None:
+        self.speaker, self.frames, self.speech = speaker, frames, np.arange(100) < 100 * speech
+
+
+def test_a_swapped_sound_is_another_persons_and_long_enough_and_not_always_the_same():
+    clips = [Said("a", 50), Said("a", 90), Said("b", 60), Said("b", 70), Said("c", 95, speech=0.2)]
+    found = swaps(clips, [50, 90, 60, 70, 95])
+    assert found[1] == 4  # none is both long and talkative: the longest
+    assert [clips[k].speaker != clip.speaker for k, clip in zip(found, clips, strict=True)] == [True] * 5
+    assert found[0] in (2, 3)
+    assert found[2] == found[3] == 1
+    assert swaps([Said(name, 50) for name in "abcd"], [50] * 4) == [1, 2, 3, 0]
+    with pytest.raises(ValueError, match="of two people"):
+        swaps([Said("a", 50), Said("a", 60)], [50, 60])
+
+
+def test_the_most_spoken_two_seconds_are_found():
+    clip = Said("a", 90)
+    clip.speech = np.arange(288) >= 64  # columns, 3.2 a frame: from frame 20 on
+    assert most_spoken(clip, 90) == 20
+    assert most_spoken(clip, 60) == 10
+
+
+def test_every_clip_has_its_rows(rows, clips):
+    found, _ = rows
+    names = [(row["protocol"], row["system"]) for row in found if row["clip"] == clips[0].path.stem]
+    assert names == [
+        *((RECONSTRUCTION, name) for name in ("real", "copy", "static", "tiny")),
+        (OWN, "real"), (SWAPPED, "real"), (OWN, "static"), (OWN, "tiny"), (SWAPPED, "unsynced"),
+        (SWAPPED, "static"), (SWAPPED, "tiny"), (SILENCE, "real"), (SILENCE, "tiny, own sound"),
+        (SILENCE, "tiny, silence"),
+    ]  # fmt: skip
+    assert len(found) == 2 * len(names)
+    assert len({row["clip"] for row in found}) == 2
+
+
+def test_the_real_mouth_goes_with_its_sound_and_a_static_one_with_none(rows):
+    by_name = {(row["protocol"], row["system"], row["clip"]): row for row in rows[0]}
+    for clip in ("0", "1"):
+        assert by_name[OWN, "real", clip]["opening"] > 0.5
+        assert by_name[OWN, "real", clip]["opening_real"] == pytest.approx(1)
+        assert by_name[OWN, "static", clip]["opening"] == 0
+        assert by_name[SWAPPED, "unsynced", clip]["sound"] != clip
+        assert by_name[SILENCE, "tiny, silence", clip]["motion"] < by_name[SILENCE, "real", clip]["motion"]
+
+
+def test_the_tables_and_the_file_hold_the_rows(rows, tmp_path, capsys):
+    found, models = rows
+    report(found, models)
+    text = capsys.readouterr().out
+    assert all(f"## {name}" in text for name in ("Reconstruction", "Own sound", "Another's sound", "Silence"))
+    assert "| speaker0 | 1 |" in text
+    assert "tiny: motion in silence, by that in speech" in text
+    write(tmp_path / "rows.json", found, models)
+    assert '"protocol": "silence"' in (tmp_path / "rows.json").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_a_table_by_hand(capsys):
+    print_all([{"system": "a", "x": 1.0}, {"system": "a", "x": 1.0}, {"system": "b"}], [Column("x", "X")])
+    assert capsys.readouterr().out.splitlines()[2:] == ["| a | 2 | 1.00 [1.00, 1.00] |", "| b | 1 | – |"]
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys, monkeypatch):
+    for flags, said in (([], "holds no clip"), (["--seconds", "1"], "3 or more, not 1"), (["--judge", "no"], "no")):
+        monkeypatch.setattr("sys.argv", ["generator.py", str(tmp_path), *flags])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        *_, line = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(size=96)
+        self.layer = nn.Conv2d(6, 3, 1)
+
+    def forward(self, mel: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.layer(faces)
+
+
+def test_the_cost_of_one_layer_by_hand():
+    assert cost(OneLayer()) == Cost(21, pytest.approx(6 * 3 * 96 * 96 / 1e9), pytest.approx(42e-6))

@@ -1,0 +1,73 @@
+"""Fixtures for whole jobs: files to work on, jobs that need no network, and somebody who expects a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.inference.command import one_line, run
+from tests.inference.stub import Sees, stub
+from tests.material import BOX, moving_photo, photo, write_generator, write_photo, write_speech, write_video
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory) -> Path:
+    """A folder with face.png, face.mp4 (10 pictures, with sound), swaying.mp4 (30 pictures, numbered), speech.wav
+    (0.4 s), longer.wav (0.8 s) and generator.safetensors.
+    """
+    folder = tmp_path_factory.mktemp("media")
+    write_photo(folder / "face.png")
+    write_speech(folder / "speech.wav", 0.4)
+    write_speech(folder / "longer.wav", 0.8)
+    write_video(folder / "swaying.mp4", moving_photo(30))
+    write_video(folder / "face.mp4", [photo()] * 10, sound=folder / "speech.wav")
+    write_generator(folder / "generator.safetensors")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch) -> Path:
+    """An empty folder for outputs, which is also the working directory."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def refuse(capfd, out) -> Callable[..., str]:
+    """Runs the command in process, which must refuse with that code; gives back its one line."""
+
+    def check(code: int, argv: list[str], left: tuple[str, ...] = ()) -> str:
+        assert run(argv) == code
+        told = capfd.readouterr()
+        assert told.out == ""
+        assert sorted(p.name for p in out.iterdir()) == sorted(left)
+        return one_line(told.err)
+
+    return check
+
+
+@pytest.fixture
+def job(media, tmp_path) -> Callable:
+    """Runs a job with the stub into out.mp4, with a constant box if nothing else is said."""
+
+    def run(**options):
+        model = options.pop("model", None) or stub()
+        files = {"face": media / "face.png", "audio": media / "longer.wav", "outfile": tmp_path / "out.mp4"}
+        files |= {name: options.pop(name) for name in tuple(options) if name in files}
+        if "detector" not in options and "load_track" not in options:
+            options = {"box": BOX} | options
+        return model(*files.values(), **options)
+
+    return run
+
+
+@pytest.fixture
+def detector(monkeypatch) -> Sees:
+    """Takes the place of every detector."""
+    sees = Sees()
+    monkeypatch.setattr("inference.pipeline.load_detector", lambda *_, **__: sees)
+    return sees

@@ -1,0 +1,179 @@
+"""The command: what it accepts, and how it ends as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from skimage.data import brick
+
+from tests.inference.command import BOX_FLAG, command, one_line, run
+from tests.material import BOX, SIDE, photo, pictures_of, write_speech, write_video
+from wav2lip.generator.model import Generator
+
+pytest_plugins = ["tests.inference.bench"]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_original_flags(media, out, capfd):
+    """The original's spellings, with a box that means none, into the default folder."""
+    lying = write_video(out / "lying.mp4", [cv2.rotate(photo(), cv2.ROTATE_90_COUNTERCLOCKWISE)] * 3)
+    flags = """--face_det_batch_size 4 --wav2lip_batch_size 16 --resize_factor 1 --nosmooth --static --fps 25
+               --pads 0 10 0 0 --crop 0 -1 0 -1 --box -1 -1 -1 -1 --rotate"""
+    assert run([*command(media, outfile=None, face=lying), *flags.split()]) == 0
+    made = out / "results" / "result_voice.mp4"
+    assert len(pictures_of(made)) == 10
+    told = capfd.readouterr()
+    assert told.out.startswith("results/result_voice.mp4: 10 frames, 0.40 s")
+    assert told.err == ""
+
+
+STRANGE = ["two words", "it's \"quoted\"", "a; rm $(pwd) `id` & |x", "%d%s{}*?[a]\\b", "-dash", "😀 émoji", "new\nline"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_names(media, out, capfd, name):
+    """The names of every file, inputs and outputs; relative, so that a leading dash really leads."""
+    (out / f"{name}.png").write_bytes((media / "face.png").read_bytes())
+    (out / f"{name}.wav").write_bytes((media / "speech.wav").read_bytes())
+    (out / f"{name}.safetensors").write_bytes((media / "generator.safetensors").read_bytes())
+    argv = [
+        f"--face={name}.png", f"--audio={name}.wav", f"--outfile={name}.mp4", f"--checkpoint-path={name}.safetensors",
+        f"--save-track={name}.json", "--preview=1", "--backend=torch", "--device=cpu", *BOX_FLAG,
+    ]  # fmt: skip
+    assert run(argv) == 0
+    assert len(pictures_of(out / f"{name}.mp4")) == 10
+    endings = (".png", ".wav", ".safetensors", ".mp4", ".json", ".preview.png")
+    assert {p.name for p in out.iterdir()} == {name + ending for ending in endings}
+    assert capfd.readouterr().out.count("\n") == 3
+
+
+def test_dash_after_a_folder(media, out, capfd):
+    (out / "-x.png").write_bytes((media / "face.png").read_bytes())
+    assert run([*command(media, face="./-x.png", outfile="./-y.mkv"), *BOX_FLAG]) == 0
+    assert len(pictures_of(out / "-y.mkv")) == 10
+
+
+def test_pictures_without_a_face_are_counted(media, out, capfd):
+    """A wall for most of the video: its pictures stay as they are, and the summary says how many."""
+    wall = cv2.resize(cv2.cvtColor(brick(), cv2.COLOR_GRAY2BGR), (SIDE, SIDE))
+    video = write_video(out / "in.mp4", [photo()] * 10 + [wall] * 10)
+    audio = write_speech(out / "in.wav", 0.8)
+    assert run(command(media, face=video, audio=audio)) == 0
+    assert "10 of them show no face" in capfd.readouterr().out
+
+
+def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, capfd):
+    torch.manual_seed(0)
+    torch.save({"state_dict": Generator().state_dict(), "global_step": 7}, tmp_path / "wav2lip.pth")
+    speech_file = write_speech(tmp_path / "short.wav", 0.16)
+    pads = ["--pads", "0", "0", "0", "0", "--blend", "none", "--crf", "4"]
+    argv = command(media, checkpoint_path=tmp_path / "wav2lip.pth", audio=speech_file)
+    assert run([*argv, *BOX_FLAG, *pads]) == 0
+    made = pictures_of(out / "out.mp4")
+    assert len(made) == 4
+    change = np.abs(np.subtract(*(cv2.cvtColor(x, cv2.COLOR_BGR2GRAY).astype(float) for x in (made[2], photo()))))
+    top, bottom, left, right = BOX
+    assert (change[top:bottom, left:right] > 30).mean() > 0.2
+    change[top - 4 : bottom + 4, left - 4 : right + 4] = 0  # the coding blurs the box's edge
+    assert change.max() < 16
+
+
+def start(argv: list[str], folder: Path) -> subprocess.Popen[str]:
+    """The real command, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "inference.py"), *argv], cwd=folder, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_help_is_a_manual_page_and_imports_no_engine():
+    code = "import sys; sys.argv[0] = 'inference.py'; from inference.cli import main\ntry: main(['--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules, 'cv2' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert told.stdout.endswith("False False\n")
+    for part in ("usage: inference.py", "examples:", "exit codes:", "--checkpoint-path FILE", "--keep-audio [LEVEL]"):
+        assert part in told.stdout
+    assert "--checkpoint_path" not in told.stdout  # the other spelling would double every line
+    assert max(len(line) for line in told.stdout.splitlines()) <= 120
+
+
+def test_a_refusal_through_the_real_command(media, out):
+    for code, argv in ((1, command(media, face="nowhere.mp4")), (2, ["--what"])):
+        process = start(argv, out)
+        told = process.communicate(timeout=60)
+        assert (process.returncode, told[0]) == (code, "")
+        one_line(told[1])
+    assert list(out.iterdir()) == []
+
+
+def wait_for_encoder(process: subprocess.Popen[str]) -> int:
+    """The number of the command's ffmpeg that encodes the picture, a moment after its start."""
+    for _ in range(2400):
+        assert process.poll() is None, process.communicate()
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                started = parent == process.pid and b"picture.mp4" in (folder / "cmdline").read_bytes()
+            except OSError:  # it has just ended
+                continue
+            if started:
+                time.sleep(0.3)
+                return int(folder.name)
+        time.sleep(0.05)
+    raise AssertionError("no encoder was started")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
+def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
+    """All for the same output. One loses its encoder, one gets Ctrl-C, both in the middle of 14,400 pictures."""
+    minute = write_speech(tmp_path / "minute.wav", 60)
+    long = [*command(media, audio=minute, fps=240, preview=2, save_track="track.json"), *BOX_FLAG]
+    short = [*command(media, preview=1), *BOX_FLAG]
+    runs = [start(argv, out) for argv in (long, long, short)]
+    try:
+        os.kill(wait_for_encoder(runs[0]), signal.SIGKILL)
+        wait_for_encoder(runs[1])
+        os.killpg(runs[1].pid, signal.SIGINT)  # a terminal tells the whole group
+        told = [process.communicate(timeout=120) for process in runs]
+    finally:
+        for process in runs:
+            process.kill()
+    assert [process.returncode for process in runs] == [1, 1, 0], told
+    assert [told[0][0], told[1][0], told[2][1]] == ["", "", ""]
+    assert "out.mp4 cannot be written: ffmpeg was killed (SIGKILL)" in one_line(told[0][1])
+    assert "interrupted: no output was written" in one_line(told[1][1])
+    assert told[2][0].startswith("out.mp4: 10 frames, 0.40 s")
+    assert len(pictures_of(out / "out.mp4")) == 10
+    assert {p.name for p in out.iterdir()} == {"out.mp4", "out.preview.png"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
+def test_terminated_in_the_middle(media, tmp_path, out):
+    """As by kill: only the command is told, not its encoder."""
+    minute = write_speech(tmp_path / "minute.wav", 60)
+    process = start([*command(media, audio=minute, fps=240, preview=2), *BOX_FLAG], out)
+    try:
+        wait_for_encoder(process)
+        process.terminate()
+        told = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, told[0]) == (1, "")
+    assert "interrupted: no output was written" in one_line(told[1])
+    assert not list(out.iterdir())
+
+
+def test_termination_is_as_before_when_the_command_is_done(refuse, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    refuse(1, ["--face", str(tmp_path / "missing.mp4"), "--audio", str(tmp_path / "missing.wav")])
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,81 @@
+"""The face's pictures in the order in which they are shown."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference import face_source as source
+from inference.face_source import FaceSource, Framing
+from preprocessing.media.video_writer import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    """Ten pictures of 64x48; picture k is grey with the level 20 k."""
+    path = tmp_path_factory.mktemp("video") / "ten.mp4"
+    with VideoWriter(path, 64, 48, Fraction(25), crf=4) as writer:
+        for k in range(10):
+            writer.write(np.full((48, 64, 3), 20 * k, np.uint8))
+    return path
+
+
+def seen(items) -> list[int]:
+    """Which picture each one really is, by its level."""
+    numbers, pictures = [], []
+    for number, frame in items:
+        numbers.append(number)
+        pictures.append(round(float(frame.mean()) / 20))
+    assert numbers == pictures
+    return pictures
+
+
+@pytest.mark.parametrize(
+    ("mode", "rest"),
+    [
+        ("bounce", [8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 2, 3, 4]),
+        ("loop", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]),
+        ("freeze", [9] * 13),
+        ("cut", []),
+    ],
+)
+def test_speech_longer_than_video(video, mode, rest, monkeypatch):
+    monkeypatch.setattr(source, "BACKWARD_BYTES", 3 * 64 * 48 * 3)  # three pictures at once
+    assert seen(FaceSource(video, Framing()).play(23, mode)) == [*range(10), *rest]
+
+
+def test_video_longer_than_speech(video):
+    assert seen(FaceSource(video, Framing()).play(4, "bounce")) == [0, 1, 2, 3]
+
+
+def test_static_is_one_picture(video):
+    face = FaceSource(video, Framing(), static=True)
+    assert face.count == 1
+    assert seen(face.play(5, "cut")) == [0] * 5
+
+
+def test_start_and_end(video):
+    face = FaceSource(video, Framing(), start=0.12, end=0.24)
+    levels = [round(float(frame.mean()) / 20) for _, frame in face.play(5, "bounce")]
+    assert face.count == 3
+    assert levels == [3, 4, 5, 4, 3]
+
+
+def test_start_after_the_end_is_refused(video):
+    with pytest.raises(ValueError, match="after the video's end"):
+        FaceSource(video, Framing(), start=3)
+
+
+def test_framing_in_the_originals_order():
+    frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    turned = Framing(rotate=True, crop=(0, 2, 1, -1)).apply(frame)
+    assert turned.shape == (2, 5, 3)
+    assert (turned == np.rot90(frame, -1)[0:2, 1:]).all()
+    assert Framing(resize_factor=2).apply(frame).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("crop", [(4, 2, 0, -1), (0, 7, 0, -1), (0, -1, -3, 4), (0, -1, 0, 9)])
+def test_crop_outside_is_refused(crop):
+    with pytest.raises(ValueError, match="does not lie inside the picture of 8x6"):
+        Framing(crop=crop).apply(np.zeros((6, 8, 3), np.uint8))

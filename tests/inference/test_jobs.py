@@ -1,0 +1,168 @@
+"""Whole jobs as they run: batches, several at once, what a failure leaves, and how much they hold in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+
+from inference import pipeline
+from inference.face_source import Framing
+from inference.pipeline import LipSync
+from tests.inference.stub import Sees, loud_mouth, stub
+from tests.material import moving_photo, pictures_of, write_speech, write_video
+
+pytest_plugins = ["tests.inference.bench"]
+
+
+# The network --------------------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_the_batch_changes_nothing(job, media):
+    model = LipSync.load(media / "generator.safetensors", "cpu", "torch")
+    made = [pictures_of(job(model=model, face=media / "swaying.mp4", batch_size=n).outfile) for n in (1, 8)]
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*made, strict=True)) <= 1
+
+
+def test_batches_are_as_large_as_asked_for_and_the_last_smaller(job):
+    sizes = []
+
+    def run(mel, faces):
+        assert mel.shape[1:] == (1, 80, 16)
+        assert faces.shape[1:] == (6, 96, 96)
+        assert not faces[:, :3, 48:].any()
+        sizes.append(len(mel))
+        return loud_mouth(mel, faces)
+
+    job(model=stub(run), batch_size=6)
+    assert sizes == [6, 6, 6, 2]
+
+
+def run_at_once(*jobs: Callable) -> list:
+    """What the jobs give back, each run in a thread of its own; an error in one is raised here."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+def test_two_models_at_once_with_one_output(job, media, tmp_path):
+    """Either may win; the file is whole, and as it is when a job is alone."""
+    models = [LipSync.load(media / "generator.safetensors", "cpu", "torch") for _ in range(2)]
+    alone = pictures_of(job(model=models[0], face=media / "swaying.mp4", outfile=tmp_path / "alone.mp4").outfile)
+    run_at_once(*(partial(job, model=model, face=media / "swaying.mp4", preview=2) for model in models))
+    made = pictures_of(tmp_path / "out.mp4")
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(made, alone, strict=True)) <= 1
+    assert {p.name for p in tmp_path.iterdir()} == {"alone.mp4", "out.mp4", "out.preview.png"}
+
+
+def test_one_model_computes_for_one_of_its_jobs_at_a_time(job, media, tmp_path):
+    turn = threading.Lock()
+
+    def run(mel, faces):
+        assert turn.acquire(blocking=False), "two at once"
+        time.sleep(0.02)
+        turn.release()
+        return loud_mouth(mel, faces)
+
+    model, outfiles = stub(run), [tmp_path / "one.mp4", tmp_path / "other.mp4"]
+    reports = run_at_once(*(partial(job, model=model, outfile=outfile) for outfile in outfiles))
+    assert [report.frames for report in reports] == [len(pictures_of(outfile)) for outfile in outfiles] == [20, 20]
+
+
+# Failure ------------------------------------------------------------------------------------------------------------
+
+
+class BreakdownError(Exception):
+    """Something that nobody expects."""
+
+
+def breaks_at(count: int, real: Callable) -> Callable:
+    """The function, which fails at its `count`-th call."""
+    calls = []
+
+    def broken(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == count:
+            raise BreakdownError
+        return real(*args, **kwargs)
+
+    return broken
+
+
+STAGES = ["detect", "decode", "generate", "composite", "encode", "progress", "preview", "track"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, tmp_path, monkeypatch, stage):
+    places = {
+        "detect": (Sees, "__call__", 2), "decode": (Framing, "apply", 25), "composite": (pipeline, "composite", 6),
+        "encode": (pipeline.VideoWriter, "write", 6), "preview": (pipeline.Preview, "save", 1),
+        "track": (pipeline.FacePath, "track", 1),
+    }  # fmt: skip
+    options = {"progress": lambda *_: None, "model": stub()}
+    if stage in places:
+        owner, name, count = places[stage]
+        monkeypatch.setattr(owner, name, breaks_at(count, getattr(owner, name)))
+    elif stage == "progress":
+        options["progress"] = breaks_at(6, options["progress"])
+    else:
+        options["model"] = stub(breaks_at(3, loud_mouth))
+    before, there = set(threading.enumerate()), {p.name for p in tmp_path.iterdir()}
+    with pytest.raises(BreakdownError):
+        job(
+            face=media / "swaying.mp4", detector="auto", batch_size=4, preview=3, save_track=tmp_path / "track.json",
+            **options,
+        )  # fmt: skip
+    assert set(threading.enumerate()) == before
+    assert {p.name for p in tmp_path.iterdir()} == there
+
+
+def test_unknown_and_wrong_options(job, media, tmp_path):
+    with pytest.raises(ValueError, match="unknown option 'colour'; known: adapt, adapt_steps, batch_size, blend"):
+        job(colour="red")
+    with pytest.raises(ValueError, match="tail is one of cut, keep, not 'both'"):
+        job(tail="both")
+    with pytest.raises(ValueError, match="batch_size lies between 1 and 4096, not at 0"):
+        job(batch_size=0)
+    with pytest.raises(ValueError, match="box takes four whole numbers"):
+        job(box=(1, 2, 3))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bounded_number_of_pictures_is_alive(job, detector, tmp_path, monkeypatch):
+    """Counted where they come into the pipeline, while its end waits so that everything before it fills up."""
+    monkeypatch.setattr(pipeline, "QUEUE_BYTES", 1)  # the shortest queues
+    video = write_video(tmp_path / "in.mp4", [cv2.resize(p, (96, 96)) for p in moving_photo(40)] * 5)
+    lock, alive, most = threading.Lock(), 0, 0
+    real = Framing.apply
+
+    def gone() -> None:
+        nonlocal alive
+        with lock:
+            alive -= 1
+
+    def counted(self, frame):
+        nonlocal alive, most
+        picture = real(self, frame).copy()
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        weakref.finalize(picture, gone)
+        return picture
+
+    monkeypatch.setattr(Framing, "apply", counted)
+    report = job(
+        face=video, audio=write_speech(tmp_path / "s.wav", 8), detector="auto", crf=40,
+        progress=lambda done, _: time.sleep(0.4 if done in (20, 100) else 0),
+    )  # fmt: skip
+    assert report.frames == 200
+    assert 5 <= most <= 30

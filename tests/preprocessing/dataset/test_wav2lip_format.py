@@ -1,0 +1,415 @@
+"""The original's layout: exported clips come back bit for bit, its own folders become clips, strangers cannot harm."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import wave
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from preprocessing.dataset.clips import Clip, open_clips
+from preprocessing.dataset.manifest import Row, VideoRow, read_manifest, read_videos, write_rows
+from preprocessing.dataset.wav2lip_format import conversion as upstream
+from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip, import_wav2lip
+from preprocessing.dataset.wav2lip_format.face_folder import safe_name
+from tests.material import change_clip, photo, speech, still_track, write_numbered_clip
+
+
+def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int = 8, **values) -> Row:
+    """Writes a clip of noise into CLIPS/clips; gives its row."""
+    rng = np.random.default_rng(len(name))
+    target = f"clips/{safe_name(speaker)}/{name}.safetensors"
+    samples = rng.integers(-9000, 9000, frames * 640).astype(np.int16)
+    path = write_numbered_clip(
+        clips / target, rng.integers(0, 256, (frames, 60, 60, 3), dtype=np.uint8), samples, speaker=speaker, margin=6,
+        flags=rng.random(1 + frames * 640 // 200) < 0.5, quality=90, source="x/ä \n.mp4", sha256="ab", start=1.2,
+        language="pl", licence="CC BY 4.0", person=1, versions={"opencv": "4"},
+    )  # fmt: skip
+    track = still_track(frames)
+    boxes, points = track.boxes + rng.random((frames, 4)), track.points + rng.random((frames, 5, 2))
+    boxes[3], points[3] = np.nan, np.nan
+    found = np.arange(frames) != 3
+    change_clip(path, boxes=boxes.astype("f4"), points=points.astype("f4"), found=found.astype("u1"))
+    header = Clip.open(path).header
+    fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "screen": "pass"} | values
+    return Row(
+        target, header.source, 1, fields.pop("number"), 1.2, frames / 25, frames, speaker, split, "pl", "CC BY 4.0",
+        header.crop.size, audio_sha256=upstream.hashlib.sha256(samples.tobytes()).hexdigest(), **fields,
+    )  # fmt: skip
+
+
+def build(clips: Path, rows: Iterable[Row]) -> list[Row]:
+    rows = list(rows)
+    write_rows(clips / "manifest.csv", rows)
+    return rows
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> None:
+    """(n,) or (n, channels) int16."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1 if samples.ndim == 1 else samples.shape[1], 2, rate, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
+def ramp(count: int) -> np.ndarray:
+    """Samples that tell where they come from."""
+    return (np.arange(count) % 30011 - 15000).astype(np.int16)
+
+
+def faces(folder: Path, numbers: Iterable[int], sound: np.ndarray | None = None, rate: int = 16000) -> Path:
+    """A folder as the original makes it: number k is k + 60 wide, 80 high and of grey k."""
+    folder.mkdir(parents=True)
+    numbers = list(numbers)
+    for k in numbers:
+        cv2.imwrite(str(folder / f"{k}.jpg"), np.full((80, 60 + k % 50, 3), k % 256, np.uint8))
+    write_wav(folder / "audio.wav", ramp((max(numbers, default=0) + 1) * 640) if sound is None else sound, rate)
+    return folder
+
+
+def contents(path: Path) -> tuple[dict, dict]:
+    """Metadata, and the bytes of every tensor with its type and shape."""
+    with safe_open(path, "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return file.metadata(), {name: (x.dtype, x.shape, x.tobytes()) for name, x in tensors.items()}
+
+
+def fates(clips: Path) -> dict[str, tuple[str, str]]:
+    return {row.video: (row.fate, row.reason) for row in read_videos(clips / "videos.csv")}
+
+
+def test_an_exported_clip_lies_as_the_original_reads_it(tmp_path):
+    row = build(tmp_path / "c", [clip(tmp_path / "c", "talk-1a2b3c4d__a0002", "anna", "val")])[0]
+    assert export_wav2lip(tmp_path / "c", tmp_path / "w") == 1
+    folder, made = tmp_path / "w" / "anna" / "talk-1a2b3c4d__a0002", Clip.open(tmp_path / "c" / row.clip)
+    assert sorted(p.name for p in folder.glob("*.jpg")) == sorted(f"{k}.jpg" for k in range(8))
+    assert [(folder / f"{k}.jpg").read_bytes() for k in range(8)] == made.jpegs(0, 8)
+    assert cv2.imread(str(folder / "7.jpg")).shape == (60, 60, 3)
+    with wave.open(str(folder / "audio.wav")) as file:
+        assert file.getparams()[:4] == (1, 2, 16000, 8 * 640)
+        assert np.array_equal(np.frombuffer(file.readframes(9999), "<i2"), made.audio)
+    lists = {split: (tmp_path / "w" / "filelists" / f"{split}.txt").read_text() for split in ("train", "val", "test")}
+    assert lists == {"train": "", "val": "anna/talk-1a2b3c4d__a0002\n", "test": ""}
+
+
+def test_there_and_back_is_the_same_bit_for_bit(tmp_path):
+    speakers = {"a1": "anna", "b1": "a/b", "b2": "a_b", "c1": "ø ü\n'\"", "d1": "..", "e1": "filelists", "f1": ""}
+    clips = tmp_path / "c"
+    rows = build(
+        clips,
+        [clip(clips, n, s, ("train", "val", "test")[k % 3], 6 + k) for k, (n, s) in enumerate(speakers.items())],
+    )
+    assert export_wav2lip(clips, tmp_path / "w") == import_wav2lip(tmp_path / "w", tmp_path / "back") == 7
+    back = {Path(row.clip).stem: row for row in read_manifest(tmp_path / "back" / "manifest.csv")}
+    for row in rows:
+        again = back[Path(row.clip).stem]
+        assert contents(tmp_path / "back" / again.clip) == contents(clips / row.clip)
+        assert repr(replace(again, clip=row.clip)) == repr(row)  # by repr, since nan is not nan
+    assert back["a1"].clip == "clips/anna/a1.safetensors"
+    folders = {row.video.split("/")[0] for row in read_videos(tmp_path / "back" / "videos.csv")}
+    assert len(folders) == len(speakers)
+    assert all(row.fate == "made" and row.clips == 1 for row in read_videos(tmp_path / "back" / "videos.csv"))
+
+
+def test_names_stay_apart_and_are_safe_everywhere():
+    names = ["a/b", "a_b", "a b", "a:b", "..", ".", "", "-", "a.", "x" * 300, "x" * 301, "ä", "ö", "a\nb", "filelists"]
+    made = [safe_name(name) for name in names]
+    made += [safe_name(name) for name in made]  # what looks like a changed name is no other one's
+    fresh = {safe_name(name) for name in names if name != "a_b"}
+    assert safe_name("a_b") == "a_b"
+    assert len(fresh) == len(names) - 1
+    assert not fresh & {safe_name(name) for name in fresh}
+    for name in made:
+        assert len(name) <= 80
+        assert name[0] not in ".-"
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def test_only_clips_that_pass_are_exported(tmp_path):
+    rows = [clip(tmp_path, f"k{k}", "anna") for k in range(4)]
+    rows[1].reason, rows[2].screen, rows[3].screen = "side+yaw", "offset", ""
+    rows.append(replace(rows[0], clip="", reason="speech"))
+    build(tmp_path, rows)
+    assert export_wav2lip(tmp_path, tmp_path.parent / "w") == 2
+    assert (tmp_path.parent / "w" / "filelists" / "train.txt").read_text() == "anna/k0\nanna/k3\n"
+    assert sorted(p.name for p in (tmp_path.parent / "w" / "anna").iterdir()) == ["k0", "k3"]
+
+
+def test_an_export_that_was_stopped_is_run_again(tmp_path, monkeypatch):
+    rows = build(tmp_path / "c", [clip(tmp_path / "c", f"k{k}", "anna") for k in range(3)])
+    true, calls = upstream._export_clip, []
+
+    def stop(path, row, folder):
+        if len(calls) == 1:
+            folder.mkdir()
+            (folder / "0.jpg").write_bytes(b"half")
+            raise KeyboardInterrupt
+        calls.append(row)
+        true(path, row, folder)
+
+    monkeypatch.setattr(upstream, "_export_clip", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_wav2lip(tmp_path / "c", tmp_path / "w")
+    assert [p.name for p in (tmp_path / "w" / "anna").iterdir()] == ["k0"]
+    assert not (tmp_path / "w" / "filelists").exists()
+    monkeypatch.undo()
+    for _ in range(2):  # also over a whole one
+        assert export_wav2lip(tmp_path / "c", tmp_path / "w") == 3
+        assert len(list((tmp_path / "w" / "anna" / "k1").iterdir())) == rows[1].frames + 3
+        assert not (tmp_path / "w" / ".unfinished").exists()
+
+
+def test_export_refuses_in_one_line(tmp_path):
+    build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna", "")])
+    with pytest.raises(ValueError, match="the splits of clips are train, val, test, not ''"):
+        export_wav2lip(tmp_path / "c", tmp_path / "w")
+    row = build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna")])[0]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "filelists").write_text("precious")
+    with pytest.raises(ValueError, match="holds something else than exported clips"):
+        export_wav2lip(tmp_path / "c", tmp_path / "mine")
+    with pytest.raises(ValueError, match="is a file; a folder is needed"):
+        export_wav2lip(tmp_path / "c", tmp_path / "mine" / "filelists")
+    for inside in (tmp_path / "c", tmp_path / "c" / "w", tmp_path):
+        with pytest.raises(ValueError, match="must not lie in one another"):
+            export_wav2lip(tmp_path / "c", inside)
+    (tmp_path / "c" / row.clip).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"k\.safetensors is not a prepared clip"):
+        export_wav2lip(tmp_path / "c", tmp_path / "w")
+    build(tmp_path / "c", [replace(row, reason="side")])
+    with pytest.raises(ValueError, match="has no clip that passes"):
+        export_wav2lip(tmp_path / "c", tmp_path / "w")
+    assert (tmp_path / "mine" / "filelists").read_text() == "precious"
+
+
+def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
+    numbers = [*range(3, 10), *range(12, 16), *range(30, 290)]
+    faces(tmp_path / "w" / "anna" / "00001", numbers)
+    assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 3
+    rows = read_manifest(tmp_path / "c" / "manifest.csv")
+    # 12 .. 15 is shorter than a window; 260 pictures are a clip of 250 and one of 10.
+    assert [(row.start, row.frames, row.number) for row in rows] == [(0.12, 7, 0), (1.2, 250, 1), (11.2, 10, 2)]
+    assert [row.clip for row in rows] == [f"clips/anna/00001__a000{k}.safetensors" for k in range(3)]
+    for row, first in zip(rows, (3, 30, 280), strict=True):
+        made = Clip.open(tmp_path / "c" / row.clip)
+        assert np.array_equal(made.audio, ramp(290 * 640)[first * 640 : (first + row.frames) * 640])
+        greys = np.arange(first, first + row.frames) % 256
+        assert np.abs(made.faces(0, row.frames).mean(axis=(1, 2, 3)) - greys).max() < 1.5
+        assert (made.header.crop.kind, made.header.crop.pads, made.margin) == ("box", (0, 0, 0, 0), 0)
+        assert made.track.boxes.tolist() == [[0, 0, 60 + k % 50, 80] for k in range(first, first + row.frames)]
+        assert made.speech.shape == (1 + row.frames * 640 // 200,)
+    # The first picture is 63 x 80: a side of 71 pixels, one and a half times that is 106, the next lower step 104.
+    assert rows[0].size == Clip.open(tmp_path / "c" / rows[0].clip).size == 104
+    assert rows[0].side == pytest.approx(math.sqrt(66 * 80))
+    assert read_videos(tmp_path / "c" / "videos.csv") == [
+        VideoRow("anna/00001", "anna", rows[0].split, "made", "", 10.68, 3, 10.68, pytest.approx(0, abs=60))
+    ]
+    assert len(open_clips(tmp_path / "c", 5)) == 3
+
+
+def test_crops_are_stretched_as_the_original_does(tmp_path):
+    folder = faces(tmp_path / "w" / "anna" / "1", range(5))
+    picture = cv2.resize(photo(), (120, 150))
+    cv2.imwrite(str(folder / "0.jpg"), picture)
+    import_wav2lip(tmp_path / "w", tmp_path / "c")
+    made = open_clips(tmp_path / "c", 5)[0].faces(0, 1)[0]
+    expected = cv2.resize(cv2.imread(str(folder / "0.jpg")), (160, 160))
+    assert made.shape == (160, 160, 3)
+    assert np.abs(made.astype(int) - expected).mean() < 2  # another JPEG
+
+
+def test_sound_of_any_rate_and_channels_is_cut_by_the_clock(tmp_path):
+    samples, rate = speech(4)
+    sound = np.stack([np.interp(np.arange(4 * 44100) / 44100, np.arange(len(samples)) / rate, samples)] * 2, axis=1)
+    faces(tmp_path / "w" / "anna" / "1", range(50, 100), (sound * 32767).astype(np.int16), 44100)
+    import_wav2lip(tmp_path / "w", tmp_path / "c")
+    made = open_clips(tmp_path / "c", 5)[0]
+    expected = np.interp(np.arange(50 * 640) / 16000 + 2, np.arange(len(samples)) / rate, samples)
+    assert np.corrcoef(made.audio, expected)[0, 1] > 0.99
+    assert made.audio.std() == pytest.approx(expected.std() * 32768, rel=0.05)
+    assert 0 < read_manifest(tmp_path / "c" / "manifest.csv")[0].speech <= 1
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(9 * 640 + 100, 9), (18 * 640 + 100, 20), (2 * 640, 0)])
+def test_pictures_well_beyond_the_sound_are_left_out(tmp_path, samples, frames):
+    faces(tmp_path / "w" / "anna" / "1", range(20), ramp(samples))
+    assert import_wav2lip(tmp_path / "w", tmp_path / "c") == (frames > 0)
+    for made in open_clips(tmp_path / "c") if frames else []:
+        assert made.frames == frames
+        heard = min(samples, frames * 640)
+        assert np.array_equal(made.audio[:heard], ramp(heard))
+        assert not made.audio[heard:].any()
+
+
+def test_each_broken_folder_is_told_and_the_rest_goes_on(tmp_path):
+    root = tmp_path / "w"
+    faces(root / "anna" / "good", range(6))
+    (faces(root / "anna" / "holed", range(12)) / "5.jpg").write_bytes(b"no picture")
+    (faces(root / "anna" / "silent", range(6)) / "audio.wav").unlink()
+    (faces(root / "anna" / "noise", range(6)) / "audio.wav").write_bytes(b"RIFF")
+    (root / "anna" / "empty").mkdir()
+    faces(root / "anna" / "short", range(4))
+    faces(root / "anna" / "gaps", range(0, 40, 2))
+    (root / "ben").mkdir()
+    (root / "loose.jpg").write_bytes(b"")
+    assert import_wav2lip(root, tmp_path / "c") == 3
+    told = fates(tmp_path / "c")
+    assert {name: fate for name, (fate, _) in told.items()} == {
+        "anna/good": "made", "anna/holed": "made", "anna/silent": "broken", "anna/noise": "broken",
+        "anna/empty": "broken", "anna/short": "broken", "anna/gaps": "broken", "ben": "broken",
+    }  # fmt: skip
+    assert told["anna/good"][1] == ""
+    assert "5.jpg" in told["anna/holed"][1]
+    assert "audio.wav does not exist" in told["anna/silent"][1]
+    assert "audio.wav" in told["anna/noise"][1]
+    assert told["anna/empty"][1] == "anna/empty holds no pictures 0.jpg, 1.jpg, ..."
+    assert told["anna/gaps"][1] == "it has no 5 pictures of consecutive numbers with their sound"
+    assert [row.frames for row in read_manifest(tmp_path / "c" / "manifest.csv")] == [6, 5, 6]
+
+
+def test_nothing_outside_the_folder_is_read(tmp_path):
+    outside, root = faces(tmp_path / "secret" / "1", range(6)), tmp_path / "w"
+    faces(root / "anna" / "ok", range(6))
+    (root / "eve").symlink_to(tmp_path / "secret")
+    (root / "anna" / "dir").symlink_to(outside)
+    (faces(root / "anna" / "jpg", range(11)) / "5.jpg").unlink()
+    (root / "anna" / "jpg" / "5.jpg").symlink_to(outside / "5.jpg")
+    for name in ("audio.wav", "clip.json", "track.json"):
+        folder = faces(root / "anna" / name[:-4], range(6))
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(outside / "audio.wav")
+    (root / "anna" / "loop").symlink_to("loop")
+    os.mkfifo(faces(root / "anna" / "pipe", range(6)) / "clip.json")
+    (root / "filelists").mkdir()
+    lines = ["../secret/1", f"{outside}", "anna/../../secret/1", "anna/ok", "anna/gone", "anna/./jpg/", "nul\0/x"]
+    names = ["eve", "anna/dir", "anna/audio", "anna/clip.", "anna/pipe", "anna/loop"]
+    (root / "filelists" / "train.txt").write_text("\n".join(f"{line} 0.5" for line in lines + names))
+    assert import_wav2lip(root, tmp_path / "c") == 3
+    told = fates(tmp_path / "c")
+    assert {name for name, (fate, _) in told.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
+    leads = {name for name, (_, reason) in told.items() if "leads out of the imported folder" in reason}
+    assert leads >= {"eve", "anna/dir", "anna/jpg", "anna/audio", "anna/clip.", "../secret/1", f"{outside}"}
+    assert told["anna/track."] == ("rejected", "it is in none of the file lists")
+    assert all("\n" not in reason for _, reason in told.values())
+    (root / "filelists" / "val.txt").symlink_to(outside / "0.jpg")
+    with pytest.raises(ValueError, match=r"val\.txt leads out"):
+        import_wav2lip(root, tmp_path / "d")
+
+
+def test_the_file_lists_decide_the_splits(tmp_path):
+    root = tmp_path / "w"
+    for name in ("a/1", "a/2", "a/3", "b/1", "deep/b/1"):
+        faces(root / name, range(5))
+    (root / "filelists").mkdir()
+    (root / "filelists" / "train.txt").write_text("a/1 0.7\r\n\r\na/2\r\ndeep/b/1\r\n")
+    (root / "filelists" / "test.txt").write_text("b/1\na/2\n")
+    assert import_wav2lip(root, tmp_path / "c") == 3
+    rows = read_manifest(tmp_path / "c" / "manifest.csv")
+    assert {(row.video, row.speaker, row.split) for row in rows} == {
+        ("a/1", "a", "train"), ("b/1", "b", "test"), ("deep/b/1", "deep/b", "train"),
+    }  # fmt: skip
+    assert len({row.clip for row in rows}) == 3
+    assert fates(tmp_path / "c")["a/2"] == ("rejected", "it is in train.txt and test.txt")
+    assert fates(tmp_path / "c")["a/3"] == ("rejected", "it is in none of the file lists")
+
+
+def test_without_lists_all_of_a_speaker_goes_to_one_split(tmp_path):
+    for k in range(30):
+        faces(tmp_path / "w" / f"s{k // 2}" / str(k), range(5))
+    assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 30
+    splits = {(row.speaker, row.split) for row in read_manifest(tmp_path / "c" / "manifest.csv")}
+    assert len(splits) == 15
+    assert {split for _, split in splits} <= {"train", "val"}
+
+
+CHANGES = {
+    "not json": lambda record: "{",
+    "a list": lambda record: [1],
+    "deep": lambda record: "[" * 100000,
+    "other format": lambda record: record | {"format": "x"},
+    "other version": lambda record: record | {"version": "2"},
+    "no header": lambda record: record | {"clip": None},
+    "frames": lambda record: record | {"clip": record["clip"] | {"frames": 10**9}},
+    "frames as text": lambda record: record | {"clip": record["clip"] | {"frames": "8"}},
+    "margin": lambda record: record | {"clip": record["clip"] | {"margin": 5}},
+    "front-end": lambda record: record | {"clip": record["clip"] | {"audio": {"hop_length": 160}}},
+    "crop": lambda record: record | {"clip": record["clip"] | {"crop": {"kind": "x", "size": 48, "pads": []}}},
+    "speech": lambda record: record | {"speech_flags": "01"},
+    "screen": lambda record: record | {"screen": "dropped"},
+    "measure": lambda record: record | {"yaw": "__import__('os')"},
+    "lacks": lambda record: {"format": record["format"]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_strangers_record_is_only_checked_json(tmp_path, change):
+    build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna"), clip(tmp_path / "c", "l", "anna")])
+    export_wav2lip(tmp_path / "c", tmp_path / "w")
+    path = tmp_path / "w" / "anna" / "k" / "clip.json"
+    record = change(json.loads(path.read_text()))
+    path.write_text(record if isinstance(record, str) else json.dumps(record))
+    assert import_wav2lip(tmp_path / "w", tmp_path / "back") == 1
+    fate, reason = fates(tmp_path / "back")["anna/k"]
+    assert fate == "broken"
+    assert "anna/k" in reason
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "7.jpg", "audio.wav", "track.json"])
+def test_an_exported_folder_that_was_changed_is_refused(tmp_path, name):
+    build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna")])
+    export_wav2lip(tmp_path / "c", tmp_path / "w")
+    folder = tmp_path / "w" / "anna" / "k"
+    for data in (None, b"", b"{}", cv2.imencode(".jpg", np.zeros((61, 60, 3), np.uint8))[1].tobytes()):
+        (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+        assert import_wav2lip(tmp_path / "w", tmp_path / "back") == 0
+        fate, reason = fates(tmp_path / "back")["anna/k"]
+        assert fate == "broken"
+        assert reason
+    write_wav(folder / "audio.wav", ramp(640))
+    assert import_wav2lip(tmp_path / "w", tmp_path / "back") == 0
+
+
+def test_an_import_can_be_run_again_and_keeps_the_screening(tmp_path):
+    faces(tmp_path / "w" / "anna" / "1", range(5))
+    import_wav2lip(tmp_path / "w", tmp_path / "c")
+    rows = read_manifest(tmp_path / "c" / "manifest.csv")
+    rows[0].offset, rows[0].screen = 2.0, "offset"
+    write_rows(tmp_path / "c" / "manifest.csv", rows)
+    faces(tmp_path / "w" / "anna" / "2", range(5))
+    assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 2
+    assert [row.screen for row in read_manifest(tmp_path / "c" / "manifest.csv")] == ["offset", ""]
+
+
+def test_import_refuses_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="w is not a folder"):
+        import_wav2lip(tmp_path / "w", tmp_path / "c")
+    faces(tmp_path / "w" / "anna" / "1", range(5))
+    with pytest.raises(ValueError, match="must not lie in one another"):
+        import_wav2lip(tmp_path / "w", tmp_path / "w" / "c")
+    (tmp_path / "c" / "state").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds clips built from videos"):
+        import_wav2lip(tmp_path / "w", tmp_path / "c")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "manifest.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"manifest\.csv is not a table"):
+        import_wav2lip(tmp_path / "w", tmp_path / "d")
+
+
+def test_a_full_disk_ends_an_import_and_leaves_no_manifest(tmp_path, monkeypatch):
+    faces(tmp_path / "w" / "anna" / "1", range(5))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("preprocessing.dataset.wav2lip_format.face_folder.write_clip", full)
+    with pytest.raises(OSError, match="No space"):
+        import_wav2lip(tmp_path / "w", tmp_path / "c")
+    assert not (tmp_path / "c" / "manifest.csv").exists()

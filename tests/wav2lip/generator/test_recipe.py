@@ -1,0 +1,156 @@
+"""What a generator is trained by: the shipped recipes, rates, and contradictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from preprocessing.dataset.augmentation import Augmentation
+from syncnet.sync_expert import EXPERT
+from tests.material import write_talking_clips
+from training.engine import Engine
+from training.options import parse_options
+from wav2lip.gan.adversary_recipe import AdversaryRecipe
+from wav2lip.generator.checkpoints import load_generator
+from wav2lip.generator.losses import Weights
+from wav2lip.generator.model import GeneratorConfig
+from wav2lip.generator.recipe import Recipe, build_optimizer
+from wav2lip.train import Flags, main
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _steady() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def recipe_of(*words: str) -> Recipe:
+    return parse_options(["clips", "--out", "run", *words], "x", None, Flags, Recipe, Engine)[1][1]
+
+
+def shipped(name: str) -> list[str]:
+    return ["--config", str(ROOT / "configs" / f"wav2lip-{name}.yaml")]
+
+
+def test_rates_by_hand():
+    recipe = Recipe(rate=1e-3, warm=100, steps=1000)
+    assert recipe.rate_at(0) == pytest.approx(1e-5)  # a hundredth of the way up
+    assert recipe.rate_at(500) == pytest.approx(0.51e-3)  # half way down to a fiftieth
+    assert recipe.rate_at(1000) == recipe.rate_at(2000) == pytest.approx(2e-5)
+    steady = replace(recipe, schedule="constant")
+    assert [steady.rate_at(step) for step in (0, 49, 99, 1000)] == pytest.approx([1e-5, 5e-4, 1e-3, 1e-3])
+    assert replace(steady, warm=0).rate_at(0) == 1e-3
+
+
+def test_the_average_follows_closely_at_first():
+    recipe = Recipe(ema=0.99)
+    assert [recipe.decay_at(step) for step in (0, 90, 10_000)] == [1 / 10, 91 / 100, 0.99]
+    assert replace(recipe, ema=0.0).decay_at(5) == 0
+
+
+def test_the_optimiser_that_is_asked_for_learns_what_may_be_learnt():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    optimizer = build_optimizer(Recipe(weight_decay=0.3, rate=1e-5, betas=(0.5, 0.7)), network)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {name: optimizer.defaults[name] for name in ("weight_decay", "lr", "betas")} == {
+        "weight_decay": 0.3, "lr": 1e-5, "betas": (0.5, 0.7),
+    }  # fmt: skip
+    assert [p for group in optimizer.param_groups for p in group["params"]] == list(network[0].parameters())
+    assert type(build_optimizer(Recipe(optimizer="adam"), network)) is torch.optim.Adam
+
+
+PAINTS = GeneratorConfig()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"windows_a_step": 0}, "windows_a_step must be 1 or more, not 0"),
+        ({"windows_a_step": 6, "accumulate": 4}, "windows_a_step 6 cannot be taken in 4 parts"),
+        ({"rate": -1.0}, r"rate must be 0 or more, not -1\.0"),
+        ({"rate": float("nan")}, "rate must be 0 or more, not nan"),
+        ({"ema": 1.0}, r"ema is a share below 1, not 1\.0"),
+        ({"betas": (0.9, 1.0)}, r"betas are two shares below 1, not \(0\.9, 1\.0\)"),
+        ({"sync_start": -1}, "sync_start is a step from 0 on, or none, not -1"),
+        ({"adversary": AdversaryRecipe("patch")}, "critic needs a weight .* 'patch', weights.adversarial 0.0"),
+        ({"weights": Weights(adversarial=0.1)}, "a weight a critic, not adversary.critic 'none', .*adversarial 0.1"),
+        ({"generator": PAINTS}, "a painting generator has no flow: .* must be 0, not 0.02 and 0.04"),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**changes)
+
+
+def test_options_reach_the_field_they_name(tmp_path):
+    (tmp_path / "some.yaml").write_text("rate: 1e-4\nweights: {sync: 0.5}\nsampling: {augmentation: {shift: 3}}\n")
+    words = ["--config", str(tmp_path / "some.yaml"), "--sync-start", "7", "--betas", "[0.5,0.6]"]
+    recipe = recipe_of(*words, "--adversary.critic", "clip", "--weights.adversarial=0.1", "--sync_moves_only", "false")
+    assert (recipe.rate, recipe.sync_start, recipe.betas, recipe.sync_moves_only) == (1e-4, 7, (0.5, 0.6), False)
+    assert recipe.weights == Weights(sync=0.5, adversarial=0.1)
+    assert recipe.adversary == AdversaryRecipe("clip")
+    usual = Recipe().sampling
+    assert recipe.sampling == replace(usual, augmentation=replace(usual.augmentation, shift=3))
+
+
+def said(recipe: Any, given: Any) -> None:
+    assert given.keys() == {item.name for item in fields(recipe)}
+    for name, value in given.items():
+        if is_dataclass(getattr(recipe, name)):
+            said(getattr(recipe, name), value)
+
+
+@pytest.mark.parametrize("name", ["laptop", "original"])
+def test_the_shipped_recipes_say_everything(name):
+    import yaml  # jsonargparse brings it
+
+    said(Recipe(), yaml.safe_load((ROOT / "configs" / f"wav2lip-{name}.yaml").read_text()))
+
+
+def test_the_laptops_recipe_is_the_default():
+    assert recipe_of(*shipped("laptop")) == recipe_of() == Recipe()
+
+
+def test_the_published_recipe_is_the_published_one():
+    recipe = recipe_of(*shipped("original"))
+    assert recipe.generator == GeneratorConfig()  # 96 pixels, of which the lower half is hidden
+    assert recipe.sampling.augmentation == Augmentation.none()
+    assert (recipe.sampling.reference, recipe.windows_a_step) == ("random", 16)
+    assert (recipe.optimizer, recipe.rate, recipe.betas, recipe.schedule) == ("adam", 1e-4, (0.5, 0.999), "constant")
+    assert (recipe.weight_decay, recipe.clip_gradient, recipe.warm, recipe.ema) == (0, 0, 0, 0)
+    weights = {"l1": 0.9, "sync": 0.03, "adversarial": 0.07, "mouth": 1}
+    assert recipe.weights == Weights(**dict.fromkeys((item.name for item in fields(Weights)), 0.0) | weights)
+    critic = recipe.adversary
+    assert (critic.critic, critic.objective, critic.rate, critic.r1) == ("released", "non-saturating", 1e-4, 0)
+    assert not critic.augment
+    assert not critic.spectral
+    # Its first stage, as its comment says:
+    stage = ["--adversary.critic", "none", "--weights.adversarial", "0", "--weights.l1", "0.99"]
+    stage += ["--weights.sync", "0.01", "--betas", "[0.9,0.999]"]
+    assert recipe_of(*shipped("original"), *stage).betas == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("laptop", "bf16-mixed"), ("original", "32-true")])
+def test_the_shipped_recipes_train_a_generator_that_opens(name, precision, tmp_path):
+    (tmp_path / "clips").mkdir()
+    clips = write_talking_clips(tmp_path / "clips")
+    words = [str(clips), "--expert", str(EXPERT), "--out", str(tmp_path / "run"), *shipped(name)]
+    words += ["--windows-a-step", "1", "--steps", "2", "--accelerator", "cpu", "--precision", precision]
+    assert main([*words, "--sync-start", "0"]) == 0
+    generator, _, geometry = load_generator(tmp_path / "run" / "generator.safetensors")
+    recipe = recipe_of(*shipped(name))
+    assert replace(generator.config, hearing_norm="group") == recipe.generator
+    assert (geometry.kind, geometry.size) == ("points", recipe.generator.size)
+    again = recipe_of("--config", str(tmp_path / "run" / "config.json"))
+    assert replace(again, windows_a_step=recipe.windows_a_step, steps=recipe.steps, sync_start=None) == recipe
+    (tmp_path / "run" / "state.pt").unlink()  # of the published shape 700 MB

@@ -1,0 +1,429 @@
+"""The generator's trainer on a real face and real speech: one step, going on after a kill, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import wav2lip.train
+from preprocessing.dataset.augmentation import Augmentation
+from preprocessing.dataset.clips import Clip, open_clips
+from preprocessing.dataset.manifest import Row, write_rows
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.media.audio import AudioConfig
+from syncnet.model import SmallSyncNet
+from syncnet.sync_expert import Expert
+from tests.material import change_clip, write_talking_clips
+from training.checkpoint import Checkpoint
+from training.engine import Engine
+from wav2lip.gan.adversary_recipe import AdversaryRecipe
+from wav2lip.generator.checkpoints import load_generator
+from wav2lip.generator.data import Batch, Sampling, collate, sample
+from wav2lip.generator.losses import Weights
+from wav2lip.generator.model import GeneratorConfig, picture_of
+from wav2lip.generator.recipe import Recipe
+from wav2lip.generator.train_state import State, start
+from wav2lip.train import Flags, main, train, train_step, weighted_losses
+
+ROOT = Path(__file__).parents[2]
+TINY = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", hearing="expert")
+SMALL = Recipe(TINY, Sampling("random", silent=0.0), windows_a_step=2, steps=4, rate=1e-3, warm=0, seed=3)
+CRITIC = AdversaryRecipe("patch", width=4, depth=2, r1=1.0, r1_every=2)
+# Every part of a training: the sync loss from the second step on, a critic from the third.
+WHOLE = replace(
+    SMALL, adversary=replace(CRITIC, start=2), weights=Weights(adversarial=0.01, matching=0.1, temporal=0.1),
+    sync_start=0, sync_ramp=3, sampling=Sampling(silent=0.5), accumulate=2,
+)  # fmt: skip
+CPU = Engine(accelerator="cpu", precision="32-true")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _steady() -> Iterator[None]:
+    """One thread: sums in another order would round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """Two clips of the astronaut, whose mouth opens with the loudness of the demo's speech."""
+    return write_talking_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session")
+def expert(tmp_path_factory) -> Path:
+    """An untrained expert's file."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
+    Expert(SmallSyncNet()).save(path)
+    return path
+
+
+def snapshot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: weight.clone() for key, weight in weights.items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {key for key, weight in before.items() if not torch.equal(weight, after[key])}
+
+
+def draw(clips: Path, count: int = 2) -> Batch:
+    clip = open_clips(clips, 10)[0]
+    how = Sampling("random", 0.0, 0.0, 0.0, Augmentation.none())
+    windows = [sample(clip, np.random.default_rng(n), TINY.size, TINY.mask_row, how) for n in range(count)]
+    return collate(windows, TINY.mask_row)
+
+
+def flags_of(out: Path, expert: Path, val: Path | None = None, **others: int) -> Flags:
+    every = {"log_every": 1, "grid_every": 2, "validate_every": 2, "save_every": 1}
+    return Flags(out, expert, expert, val, **every | others)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", [CPU, Engine(accelerator="cpu")], ids=["32-true", "bf16-mixed"])
+def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
+    state, batch = start(replace(SMALL, sync_start=0, sync_ramp=0), engine.launch(), expert), draw(clips)
+    parts = {"generator": state.generator, "average": state.average, "expert": state.expert.network}
+    before = {name: snapshot(part.state_dict()) for name, part in parts.items()}
+    losses = train_step(state, [batch], measure=True)
+    names = {"l1", "gradient", "smooth", "paint", "sync"}
+    others = {"total", "plain", "gradient_norm", "sync_weight"}
+    assert losses.keys() == names | {f"gradient_norm/{name}" for name in names} | others
+    assert all(torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
+    weights = SMALL.weights
+    assert losses["total"].item() == pytest.approx(sum(getattr(weights, name) * losses[name].item() for name in names))
+    assert losses["gradient_norm/l1"] > 0
+    moved = changed(before["generator"], state.generator.state_dict())
+    tower = {key for key in before["generator"] if ".tower." in key}
+    assert tower
+    assert not moved & tower
+    assert {"flow.2.weight", "paint.2.weight"} <= moved  # the layers behind the zeroes follow in the second step
+    assert not changed(before["expert"], state.expert.network.state_dict())
+    assert not state.expert.network.training
+    assert state.generator.config.hearing_norm == "layer"  # the expert's
+    theirs = [weight for key, weight in before["expert"].items() if key.startswith("audio_encoder.")]
+    ours = [weight for key, weight in before["generator"].items() if key in tower]
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    key, decay = "paint.2.weight", 1 / 10
+    expected = decay * before["average"][key] + (1 - decay) * state.generator.state_dict()[key]
+    assert torch.allclose(state.average.state_dict()[key], expected, atol=1e-7)
+    assert state.step == 1
+    train_step(state, [batch])
+    moved = changed(before["generator"], state.generator.state_dict())
+    assert moved == set(before["generator"]) - tower
+
+
+def test_the_generator_learns(clips, expert):
+    recipe = replace(SMALL, rate=3e-3, schedule="constant")
+    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    batch.target *= 0.5  # no copy of the reference will do
+    losses = [train_step(state, [batch])["l1"] for _ in range(12)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
+    batch = draw(clips, 2)
+    halves = [Batch(*(part.chunk(2)[k] for part in vars(batch).values())) for k in (0, 1)]
+    found = []
+    for parts in ([batch], halves):
+        recipe = replace(SMALL, optimizer="adam", weight_decay=0, clip_gradient=0, sync_start=0, sync_ramp=0)
+        state = start(recipe, CPU.launch(), expert)
+        losses = train_step(state, parts)
+        gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters() if p.grad is not None])
+        found.append((losses, gradient))
+    (whole, first), (half, second) = found
+    assert whole.keys() == half.keys()
+    assert all(whole[name].item() == pytest.approx(half[name].item(), rel=1e-4, abs=1e-7) for name in whole)
+    assert torch.allclose(first, second, rtol=1e-3, atol=1e-6 * float(first.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["log", "bce", "relative"])
+def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, kind):
+    batch, reached = draw(clips), {}
+    for moves_only in (True, False):
+        weights = Weights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
+        recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
+        state = start(recipe, CPU.launch(), expert)
+        output = torch.zeros(10, 6, 64, 64, requires_grad=True)
+        picture = picture_of(output, batch.faces, state.config)
+        losses, factors = weighted_losses(state, batch, output, picture)
+        assert (losses.keys(), factors) == ({"l1", "sync"}, {"l1": 1e-9, "sync": 1})
+        (slope,) = torch.autograd.grad(losses["sync"], output)
+        reached[moves_only] = [float(part.abs().max()) for part in (slope[:, :2], slope[:, 2:])]
+    assert reached[True][1] == 0
+    assert reached[False][1] > 0 or kind == "bce"  # which has no gradient where the cosine is below 0
+    assert reached[True][0] == reached[False][0] > 0 or kind == "bce"
+
+
+def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
+    recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=Weights(sync=0.2))
+    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    steps = [train_step(state, [batch]) for _ in range(4)]
+    assert [losses["sync_weight"].item() for losses in steps] == pytest.approx([0, 0, 0.1, 0.2])
+    assert ["sync" in losses for losses in steps] == [False, False, True, True]
+
+
+def test_a_critic_takes_part_when_its_time_has_come(clips, expert):
+    recipe = replace(SMALL, adversary=replace(CRITIC, start=1), weights=Weights(adversarial=0.1, matching=0.1, sync=0))
+    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    assert state.adversary is not None
+    before = snapshot(state.adversary.network.state_dict())
+    assert "adversarial" not in train_step(state, [batch])
+    assert not changed(before, state.adversary.network.state_dict())
+    losses = train_step(state, [batch], measure=True)
+    assert {"adversarial", "matching", "critic", "real", "fake", "gradient_norm/adversarial"} <= losses.keys()
+    assert losses["gradient_norm/adversarial"] > 0
+    assert changed(before, state.adversary.network.state_dict())
+
+
+def run(recipe: Recipe, clips: Path, expert: Path, out: Path, val: Path | None = None, **others: int) -> None:
+    train(clips, recipe, flags_of(out, expert, val, **others), CPU)
+
+
+def same_state(one: Path, other: Path) -> bool:
+    """Whether two runs' states are bit for bit the same, whatever they hold."""
+
+    def alike(a: object, b: object) -> bool:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return torch.equal(a, b)
+        if isinstance(a, dict) and isinstance(b, dict):
+            return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+            return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
+        return a == b
+
+    return alike(*(torch.load(run / "state.pt", weights_only=True) for run in (one, other)))
+
+
+def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
+    """Killed in the middle of a step or of what is written after it, by a signal that no program can answer."""
+    recipe = replace(WHOLE, steps=6)
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
+    command += ["--expert", expert, "--judge", expert, "--out", tmp_path / "killed", "--log-every", "1"]
+    command += ["--grid-every", "2", "--validate-every", "2", "--save-every", "1", "--accelerator", "cpu"]
+    log = tmp_path / "killed" / "log.jsonl"
+    process = subprocess.Popen(
+        [*map(str, command), "--precision", "32-true"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 300
+    while not (log.is_file() and '"step": 3,' in log.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    reached = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"]
+    assert 2 <= reached < 6
+    torch.manual_seed(99)
+    run(recipe, clips, expert, tmp_path / "killed", clips)
+    run(recipe, clips, expert, tmp_path / "whole", clips)
+    assert same_state(tmp_path / "whole", tmp_path / "killed")
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    ours, theirs = ([json.loads(line) | {"seconds": 0} for line in lines] for lines in logs)
+    assert ours == theirs
+    assert [line["step"] for line in ours] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert {"critic", "r1", "sync", "gradient_norm/matching", "rate"} <= set().union(*ours)
+    for name in ("generator.safetensors", "best.safetensors"):
+        kept = [Checkpoint.load(tmp_path / run / name, "generator") for run in ("whole", "killed")]
+        assert kept[0].step == kept[1].step
+        assert not changed(kept[0].weights, kept[1].weights)
+    before = (tmp_path / "whole" / "log.jsonl").read_text()
+    run(recipe, clips, expert, tmp_path / "whole", clips)  # there is nothing left to do
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == before
+    with pytest.raises(ValueError, match=r"has rate 0\.001, not 0\.01: go on with its config\.json"):
+        run(replace(recipe, rate=0.01), clips, expert, tmp_path / "whole", clips)
+
+
+def test_workers_train_the_same_network_and_another_seed_another(clips, expert, tmp_path):
+    for name, workers, seed in (("0", 0, 3), ("2", 2, 3), ("other", 0, 4)):
+        run(replace(SMALL, steps=1, seed=seed), clips, expert, tmp_path / name, workers=workers)
+    assert same_state(tmp_path / "0", tmp_path / "2")
+    assert not same_state(tmp_path / "0", tmp_path / "other")
+
+
+def test_two_processes_train_what_one_does(clips, expert, tmp_path):
+    """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
+    recipe = replace(SMALL, steps=2, optimizer="adam", weight_decay=0, sync_start=0, sync_ramp=0, schedule="constant")
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
+    command += ["--expert", expert, "--judge", expert, "--log-every", "1", "--out", tmp_path / "two"]
+    engine = ["--accelerator", "cpu", "--precision", "32-true", "--devices", "2"]
+    done = subprocess.run(
+        [*map(str, command), *engine], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    run(recipe, clips, expert, tmp_path / "one", clips)
+    fresh = start(recipe, CPU.launch(), expert).generator.state_dict()
+    one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["generator"] for name in ("one", "two"))
+    moved, together = (torch.cat([(w[key] - fresh[key]).flatten() for key in fresh]) for w in (one, two))
+    assert moved.abs().max() > 1e-3
+    assert F.cosine_similarity(moved, together, dim=0) > 0.99
+    assert (moved - together).abs().median() < 1e-6
+    assert {path.name for path in (tmp_path / "two").iterdir()} >= {"grid.png", "best.safetensors", "log.jsonl"}
+
+
+def poison(monkeypatch, name: str) -> None:
+    """From the third step on a value is none."""
+    real = wav2lip.train._backward
+
+    def backward(state: State, batch: Batch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:
+        if state.step == 2 and name == "loss":
+            batch.target[0, 0, 60, 30] = torch.nan
+        found = real(state, batch, *rest)  # type: ignore[arg-type]
+        if state.step == 2 and name == "gradient":
+            next(p for p in state.generator.parameters() if p.grad is not None).grad[0] = torch.inf
+        return found
+
+    monkeypatch.setattr(wav2lip.train, "_backward", backward)
+
+
+@pytest.mark.parametrize(("name", "said"), [("loss", "l1 is nan"), ("gradient", "gradient_norm is inf")])
+def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, monkeypatch, capsys, name, said):
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(SMALL)))
+    poison(monkeypatch, name)
+    words = [str(clips), "--out", str(tmp_path / "run"), "--expert", str(expert), "--judge", str(expert)]
+    words += ["--config", str(tmp_path / "recipe.json"), "--accelerator", "cpu", "--precision", "32-true"]
+    assert main([*words, "--save_every", "1"]) == 1
+    message = refusal(capsys)
+    assert said in message
+    assert "at step 2; try a lower rate" in message
+    saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert saved["step"] == 2
+    assert all(torch.isfinite(weight).all() for weight in saved["generator"].values())
+    dump = torch.load(tmp_path / "run" / "dump.pt", weights_only=True)
+    assert dump["step"] == 2
+    assert {"l1", "gradient_norm"} <= dump["losses"].keys()
+    assert dump["batches"][0]["faces"].shape == (10, 6, 64, 64)
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
+    state = start(SMALL, CPU.launch(), expert)
+    next(iter(state.average.state_dict().values())).view(-1)[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="is no number after step 0"):
+        wav2lip.train.state_dict(state)
+
+
+def test_the_best_is_the_least_difference_until_the_judge_has_a_say(clips, expert, tmp_path):
+    state = start(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
+    folder = wav2lip.train.Run(tmp_path)
+    kept = []
+    for step, l1, judged in ((1, 0.2, 0.5), (2, 0.3, 0.6), (3, 0.1, 0.4), (4, 0.5, 0.1), (5, 0.4, 0.05), (6, 0.9, 0.2)):
+        state.step = step
+        exam = type("Exam", (), {"measure": lambda self, model, l1=l1, judged=judged: {"l1": l1, "judge_own": judged}})
+        wav2lip.train.check(state, folder, exam())
+        kept.append(Checkpoint.load(tmp_path / "best.safetensors").step)
+    assert kept == [1, 1, 3, 4, 4, 6]
+    assert Checkpoint.load(tmp_path / "generator.safetensors").step == 6
+
+
+def test_a_folders_own_split_is_held_out(clips, expert, tmp_path, monkeypatch):
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    rows = [
+        Row(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, 40, f"speaker{n}", split, size=96)
+        for n, split in enumerate(("val", "train"))
+    ]
+    write_rows(folder / "manifest.csv", rows)
+    drawn: set[str] = set()
+    held: list[str] = []
+
+    class Watched(wav2lip.train.Share):  # type: ignore[type-arg]
+        def __init__(self, clips, *rest):
+            drawn.update(clip.path.stem for clip in clips)
+            super().__init__(clips, *rest)
+
+    class Exam(wav2lip.train.Examination):
+        def __init__(self, clips, *rest):
+            held.extend(clip.path.stem for clip in clips)
+            super().__init__(clips, *rest)
+
+    monkeypatch.setattr(wav2lip.train, "Share", Watched)
+    monkeypatch.setattr(wav2lip.train, "Examination", Exam)
+    run(replace(SMALL, steps=1), folder, expert, tmp_path / "run")
+    assert (drawn, held) == ({"1"}, ["0"])
+
+
+def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_path, capsys):
+    run(replace(SMALL, steps=2), clips, expert, tmp_path / "first")
+    path = tmp_path / "first" / "generator.safetensors"
+    generator, audio, geometry = load_generator(path)
+    assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 64))
+    assert generator.config == replace(TINY, hearing_norm="layer")
+    state = start(replace(SMALL, seed=8), CPU.launch(), expert, path)
+    for ours in (state.generator, state.average):
+        assert not changed(generator.state_dict(), ours.state_dict())
+    with pytest.raises(ValueError, match="is not such a generator as is trained"):
+        start(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
+    words = [str(clips), "--out", str(tmp_path / "new"), "--accelerator", "cpu", "--init", str(tmp_path / "none.pth")]
+    assert main(words) == 2
+    assert "none.pth cannot be opened" in refusal(capsys)
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    message = capsys.readouterr().err
+    assert message.startswith("wav2lip.train: error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: clips"),
+        (["clips"], "out"),
+        (["clips", "--out", "run", "--sync", "never"], "'log', 'bce', 'relative'"),
+        (["clips", "--out", "run", "--wate", "1"], "--wate"),
+        (["clips", "--out", "run", "--generator.size", "100"], "multiple of 16 from 64 on, not 100"),
+        (["clips", "--out", "run", "--grid-every", "0"], "grid_every must be 1 or more"),
+        (
+            ["clips", "--out", "run", "--devices", "3"],
+            "4 cannot be shared out among 1 parts on 3 devices",
+        ),
+        (["clips", "--out", "run", "--expert", "none.safetensors"], "clips"),
+    ],
+)
+def test_wrong_usage_is_one_line(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert said in refusal(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_trained_on_is_refused_in_one_line(clips, expert, tmp_path, capsys):
+    box, broken, foreign = tmp_path / "box", tmp_path / "broken", tmp_path / "foreign.safetensors"
+    shutil.copytree(clips, box)
+    for path in box.iterdir():
+        header = Clip.open(path).header
+        change_clip(path, replace(header, crop=CropGeometry("box", 96)).metadata())
+    shutil.copytree(clips, broken)
+    for path in broken.iterdir():
+        data = bytearray(path.read_bytes())
+        place = data.find(bytes((0xFF, 0xD8)))  # the first picture's, and so on through the clip
+        data[place : place + len(data) // 2] = bytes(len(data) // 2)
+        path.write_bytes(data)
+    theirs = Checkpoint.load(expert)
+    replace(theirs, audio=theirs.audio | {"hop_length": 160}).save(foreign)
+    extra = ["--out", str(tmp_path / "run"), "--accelerator", "cpu", "--steps", "1"]
+    jobs = [(box, expert, 0, "'points'"), (broken, expert, 0, "damaged"), (broken, expert, 1, "damaged")]
+    for folder, file, workers, said in [*jobs, (clips, foreign, 0, "hop_length = 160, here it is 200")]:
+        assert main([str(folder), "--expert", str(file), "--workers", str(workers), *extra]) == 2
+        assert said in refusal(capsys)

@@ -1,0 +1,1 @@
+"""Fine-tunes a generator to one person."""

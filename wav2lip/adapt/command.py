@@ -1,0 +1,196 @@
+"""Adapts a generator to one person: `python -m wav2lip.adapt --face video.mp4 --out person.safetensors`.
+
+A few hundred steps on the person's own video and its own sound teach the generator how this mouth moves and what its
+teeth and skin look like; `inference.py --checkpoint-path person.safetensors` then uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from preprocessing.commands import Parser, add_detector_flags, fail
+from preprocessing.dataset.clips import CLIP_FPS
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import FaceDetector
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.video_reader import MediaError, shown
+from syncnet.sync_expert import EXPERT, Expert
+from training.progress import Bars
+from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, undisguised
+from wav2lip.adapt.person_clips import LONGEST, SHORTEST, Part, make_person_clips, repaired
+from wav2lip.generator.checkpoints import EMBEDDED, load_generator
+from wav2lip.generator.train_state import save_generator
+from wav2lip.generator.unet import AnyGenerator
+
+STEPS, RATE = 200, 3e-4
+WHOLE = Part()
+EPILOG = f"""\
+The video shows and lets be heard the person speaking for {SHORTEST:g} seconds or more; {LONGEST:g} of them are looked
+at. By how many frames its sound and picture are apart is found out and repaired. What changes are the generator's
+layers that draw; how it sees and how it hears stay. Use it only with the consent of the person shown.
+
+exit codes: 0 done; 1 a file cannot be read, written or used; 2 a wrong flag or model; 130 interrupted. After an error
+no output file is left.
+"""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the unit, "frame" or "step", how many are done, and their number."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an adaptation did.
+
+    Attributes:
+        out: the checkpoint.
+        seconds: of the person's speaking face that were learnt from; clips: their number.
+        offset: frames by which the video's sound came early (below zero: late), repaired for learning.
+        before, after: mean absolute difference of the masked rows, 0 to 1, on windows of the same video.
+        time: seconds that it took.
+    """
+
+    out: Path
+    seconds: float
+    clips: int
+    offset: int
+    before: float
+    after: float
+    time: float
+
+
+def adapt(
+    face: Path | str, out: Path | str, *, checkpoint: Path | str | None = None, expert: Path = EXPERT,
+    steps: int = STEPS, rate: float = RATE, seed: int = 0, part: Part = WHOLE, detector: FaceDetector | None = None,
+    progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """Fine-tunes a generator on one person's video and writes it as a checkpoint of its own, whole or not at all.
+
+    Source: few-shot adaptation after "Few-Shot Adversarial Learning of Realistic Neural Talking Head Models" (arXiv
+    1905.08233), here of the decoder alone and without a critic, with the sync loss of the generator's training.
+
+    Args:
+        face: the video, with its sound.
+        out: the checkpoint.
+        checkpoint: the generator to begin with; None: the embedded one.
+        expert: the sync loss' expert, which also finds the video's offset.
+        rate: learning rate at its highest.
+        seed: of what is drawn.
+        part: which face, and when.
+        detector: from `load_detector`; None: "auto".
+
+    Raises:
+        MediaError: the video cannot be learnt from, the checkpoint is no generator, or `out` cannot be written.
+        ValueError: an option is wrong, or the generator is not made for points crops.
+        FloatingPointError: a loss is no number.
+    """
+    begun, (face, out) = time.monotonic(), (Path(face), Path(out))
+    _check_out(out, [face, expert, Path(checkpoint or EMBEDDED)])
+    generator, critic = _open(checkpoint), Expert.load(expert)
+    recipe = tuning_recipe(generator.config, steps, rate, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        looked = partial(progress, "frame") if progress else None
+        clips = make_person_clips(face, Path(folder), part, detector or load_detector(), looked)
+        clips, score = repaired(face, clips, critic)
+        state, own = start_tuning(recipe, generator, critic), undisguised(clips, generator.config)
+        before = difference(state.average, own)
+        for done, batch in enumerate(tuning_batches(state, clips), 1):
+            tuning_step(state, batch)
+            if progress:
+                progress("step", done, steps)
+        after = difference(state.average, own)
+        seconds = sum(clip.frames for clip in clips) / CLIP_FPS
+    save_generator(state, out)
+    return Report(out, seconds, len(clips), score.offset, before, after, time.monotonic() - begun)
+
+
+def _check_out(out: Path, inputs: Iterable[Path]) -> None:
+    if out.suffix.lower() != ".safetensors":
+        raise ValueError(f"the output must end in .safetensors, not be called {shown(out.name)}")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
+        raise MediaError(f"{shown(out)} cannot be written: it must be a file in a folder that is there")
+    if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+        raise ValueError(f"the output {shown(out)} is also an input: give it another name")
+
+
+def _open(checkpoint: Path | str | None) -> AnyGenerator:
+    """A generator that can learn from clips."""
+    generator, audio, crop = load_generator(checkpoint)
+    name = shown(checkpoint or EMBEDDED)
+    if crop.kind != "points":
+        raise ValueError(f"{name} speaks crops of the kind {crop.kind!r}: only a generator of points crops can adapt")
+    AudioConfig().require(audio, name)
+    return generator
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+PROGRAM = "wav2lip.adapt"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    p = Parser(PROGRAM, __doc__, EPILOG)
+    p.add_argument(
+        "--face", type=Path, required=True, metavar="FILE", help="a video of the person speaking, with sound"
+    )
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the person's generator (.safetensors)")
+    p.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="generator to begin with (default: the embedded one)"
+    )
+    p.add_argument(
+        "--expert", type=Path, default=EXPERT, metavar="FILE", help="expert of the sync loss (default: ours)"
+    )
+    p.add_argument("--steps", type=int, default=STEPS, metavar="N", help="training steps (default: %(default)s)")
+    p.add_argument("--rate", type=float, default=RATE, metavar="X", help="learning rate (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
+    p.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="learn from here on")
+    p.add_argument("--end", type=float, metavar="SECONDS", help="learn up to here")
+    p.add_argument("--select", default="largest", metavar="WHOM", help="largest, left, right, center or the pixel X,Y")
+    add_detector_flags(p)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see --help)."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, all cleared away
+    try:
+        part = Part(args.start, args.end, args.select)
+        detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
+        with Bars() as bars:
+            report = adapt(
+                args.face, args.out, checkpoint=args.checkpoint, expert=args.expert, steps=args.steps, rate=args.rate,
+                seed=args.seed, part=part, detector=detector, progress=bars.show,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        return fail(PROGRAM, 130, "interrupted: no output was written")
+    except ValueError as error:
+        return fail(PROGRAM, 2, error)
+    except (MediaError, FloatingPointError, OSError, MemoryError) as error:
+        return fail(PROGRAM, 1, str(error) or "there is too little memory")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(summary(report))
+    return 0
+
+
+def summary(report: Report) -> str:
+    """What was done, in three lines."""
+    early = f"sound and picture were {report.offset:+d} frames apart"
+    return (
+        f"{shown(report.out)}: adapted in {report.time:.0f} s\n"
+        f"learnt from {report.seconds:.1f} s of the speaking face in {report.clips} clips; {early}\n"
+        f"difference in the lower face, on this very video: {report.before:.4f} before, {report.after:.4f} after"
+    )

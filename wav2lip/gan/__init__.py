@@ -1,0 +1,1 @@
+"""Critics and adversarial objectives, for any generator."""

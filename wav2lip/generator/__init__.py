@@ -1,0 +1,1 @@
+"""The published Wav2Lip generator and ours: networks, data, losses, checkpoints."""

@@ -1,0 +1,144 @@
+"""Windows for the generator: five frames to speak, a reference from elsewhere in the clip, and their sounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preprocessing.dataset.augmentation import Augmentation, Hearing, View
+from preprocessing.dataset.clips import Clip
+from preprocessing.dataset.windows import Region, face_window, mel_windows, random_starts
+from preprocessing.media.audio import rest_in_silence
+from syncnet.data import WINDOW, expert_mels
+from wav2lip.generator.model import mask_and_stack
+from wav2lip.generator.reference_sampling import POLICIES, Rests, reference_frames
+
+DISGUISE = replace(
+    Augmentation.none(), shift=4, flip=0.5, gain=(0.85, 1.15), tint=0.3, gamma=(0.88, 1.17), mel_gain=0.4
+)  # fmt: skip
+
+
+@dataclass
+class Window:
+    """Five consecutive frames and what the generator may know of them.
+
+    Attributes:
+        target: (5, S, S, 3) uint8 BGR.
+        reference: (5, S, S, 3) uint8 BGR, of elsewhere in the same clip: one frame five times, or five in a row.
+        mels: (5, 1, 80, 16) float32, each frame's window.
+        window_mel: (1, 80, 16) float32, the expert's window of all five.
+        silent: Whether nothing is said in any of `mels`, so that there is nothing to be in sync with.
+    """
+
+    target: np.ndarray
+    reference: np.ndarray
+    mels: np.ndarray
+    window_mel: np.ndarray
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How windows are drawn.
+
+    Attributes:
+        reference: "random" is any frame that is not in the window; "far" any that is at least five frames away from
+            all of it; "pose" one of the latter whose head is held alike and whose mouth is not.
+        moving: Share of windows whose reference is five frames in a row, the middle one chosen as above, instead of one
+            frame five times. In use each frame is its own reference, whose mouth moves.
+        silent: Share of windows drawn where nothing is said, with digital silence as their sound and so a mouth at rest
+            as their target; others may fall on such places by chance.
+        jitter: The farthest that the reference is moved apart from the target, right or left and down or up, in pixels
+            of a crop of 96 (rounded to whole ones of the generator's): their frames must tell nothing.
+        augmentation: How windows are disguised.
+    """
+
+    reference: Literal["random", "far", "pose"] = "pose"
+    moving: float = 0.5
+    silent: float = 0.1
+    jitter: float = 1.0
+    augmentation: Augmentation = DISGUISE
+
+    def __post_init__(self) -> None:
+        if self.reference not in POLICIES:
+            raise ValueError(f"reference must be one of {', '.join(POLICIES)}, not {self.reference!r}")
+        for name in ("moving", "silent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.jitter < math.inf:
+            raise ValueError(f"jitter must be 0 or more pixels, not {self.jitter}")
+
+    @classmethod
+    def plain(cls) -> Sampling:
+        """For measuring: undisguised windows of any place, each with one frame of like pose."""
+        return cls("pose", 0.0, 0.0, 0.0, Augmentation.none())
+
+
+def _start(clip: Clip, rng: np.random.Generator) -> int:
+    """A window's first frame: any but 0, whose sound begins before the clip does."""
+    return 1 + int(random_starts(clip.frames - 1, 1, rng, length=WINDOW)[0]) if clip.frames > WINDOW else 0
+
+
+def sample(
+    clip: Clip, rng: np.random.Generator, size: int = 96, mask_row: int = 40, sampling: Sampling = Sampling(),
+    rests: Rests | None = None,
+) -> Window:  # fmt: skip
+    """A random window with a reference from elsewhere in the clip.
+
+    Args:
+        size, mask_row: the generator's.
+        rests: where windows of silence are to be had beside the clip itself, which gives way to another of its speaker
+            when it has none. Where nobody rests the window is an ordinary one.
+    """
+    silence, moving = (share > 0 and rng.random() < share for share in (sampling.silent, sampling.moving))
+    mask, region = mask_row / size, Region(size=size)
+    resting = (rests or Rests([clip])).draw(clip, mask, rng) if silence else None
+    clip, first = resting or (clip, _start(clip, rng))
+    other, count = reference_frames(clip, first, mask, rng, sampling.reference, moving)
+    view = View.draw(sampling.augmentation, rng, region.scale)
+    hearing = Hearing.draw(sampling.augmentation, rng)
+    apart = view.apart(round(sampling.jitter * region.scale), rng)
+    target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, count, apart)
+    mel, config = clip.mel, clip.config
+    mels = mel_windows(rest_in_silence(mel, clip.speech), range(first, first + WINDOW), hearing=hearing)
+    silent, window_mel = bool(mels.max() <= -config.max_abs_value), expert_mels(mel, np.array([first]))[0]
+    return Window(target, np.repeat(reference, WINDOW // count, axis=0), mels, window_mel, silent)
+
+
+@dataclass
+class Batch:
+    """Tensors of B windows, flattened to 5 B frames but for `window_mel` and `silent`.
+
+    Attributes:
+        faces: (5 B, 6, S, S) float32, the generator's input, see `mask_and_stack`.
+        target: (5 B, 3, S, S) float32 BGR, 0 to 1.
+        mels: (5 B, 1, 80, 16) float32.
+        window_mel: (B, 1, 80, 16) float32.
+        silent: (B,) bool.
+    """
+
+    faces: Tensor
+    target: Tensor
+    mels: Tensor
+    window_mel: Tensor
+    silent: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device."""
+        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+def collate(windows: Sequence[Window], mask_row: int) -> Batch:
+    """Windows to tensors, the rows from `mask_row` on hidden."""
+    target = np.concatenate([w.target for w in windows])
+    faces = mask_and_stack(target, np.concatenate([w.reference for w in windows]), mask_row)
+    whole = target.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    mels, window_mel = np.concatenate([w.mels for w in windows]), np.stack([w.window_mel for w in windows])
+    silent = np.array([w.silent for w in windows])
+    return Batch(*(torch.from_numpy(x) for x in (faces, whole, mels, window_mel, silent)))

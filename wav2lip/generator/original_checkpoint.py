@@ -1,0 +1,91 @@
+"""Opens the original authors' checkpoints: `.pth` files, which are pickles and therefore never trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from syncnet.model import SyncNet
+from training.safe_pickle import differences, read_pickle, single, some
+from wav2lip.gan.critics import VisualQualityCritic
+from wav2lip.generator.model import Generator
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "generator": Generator, "syncnet": SyncNet, "critic": VisualQualityCritic
+}  # fmt: skip
+NAMES = {
+    "generator": "a generator", "syncnet": "a SyncNet expert", "critic": "a visual-quality discriminator",
+    "lse": "syncnet_python's network, which computes LSE scores", "s3fd": "the S3FD face detector",
+}  # fmt: skip
+# The first part of a key that only one network has. The last two networks are recognised to be named in the error.
+SIGNS = {
+    "face_decoder_blocks": "generator", "output_block": "generator", "face_encoder": "syncnet",
+    "binary_pred": "critic", "netcnnlip": "lse", "netcnnaud": "lse", "conv3_3_norm_mbox_conf": "s3fd",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReleasedCheckpoint:
+    """What one of the released files holds.
+
+    Attributes:
+        kind: "generator", "syncnet" or "critic".
+        weights: the state dict in float32, exactly the keys and shapes of that network.
+        step: training steps done; 0 when the file does not say.
+    """
+
+    kind: str
+    weights: dict[str, Tensor]
+    step: int
+
+
+def load_released(path: str | Path, kind: str = "generator") -> nn.Module:
+    """Builds the network of a released file, in eval mode on the CPU.
+
+    Args:
+        path: a `.pth` file of the original authors, or one that their trainers wrote.
+        kind: which network must be in it: "generator", "syncnet" or "critic".
+
+    Raises:
+        ValueError: as `read_released`.
+    """
+    checkpoint = read_released(path, kind)
+    network = NETWORKS[kind]()
+    network.load_state_dict(checkpoint.weights, strict=True)
+    return network.eval()
+
+
+def read_released(path: str | Path, kind: str | None = None) -> ReleasedCheckpoint:
+    """Reads a released file without running anything that is in it.
+
+    Args:
+        path: the file: a dictionary with "state_dict", or a state dict alone; PyTorch's zip format or the older one.
+        kind: which network must be in it, if only one will do.
+
+    Raises:
+        ValueError: one line that says what the file is instead, or what is wrong with it.
+    """
+    if kind is not None and kind not in NETWORKS:
+        raise ValueError(f"the kinds of released networks are {', '.join(NETWORKS)}, not {kind!r}")
+    path = Path(path)
+    weights, content = read_pickle(path)
+    found = _recognise(path, weights, kind)
+    if wrong := differences(weights, NETWORKS[found]):
+        raise ValueError(f"{path} holds {NAMES[found]}, but not the released one: {wrong}")
+    step = content.get("global_step", 0)
+    return ReleasedCheckpoint(found, single(weights), step if isinstance(step, int) else 0)
+
+
+def _recognise(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
+    """The kind of network that the keys belong to."""
+    parts = {key.partition(".")[0] for key in weights}
+    found = next((found for sign, found in SIGNS.items() if sign in parts), None)
+    if found is None:
+        raise ValueError(f"{path} holds an unknown network, with keys such as {some(weights)}")
+    if found not in NETWORKS or found != (kind or found):
+        needed = NAMES[kind] if kind else " or ".join(NAMES[name] for name in NETWORKS)
+        raise ValueError(f"{path} holds {NAMES[found]}, not {needed}")
+    return found
