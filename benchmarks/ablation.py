@@ -25,21 +25,21 @@ sys.path.insert(0, str(REPOSITORY))
 
 from preprocessing.dataset.windows import open_splits  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.sync_expert import JUDGE, Expert  # noqa: E402
+from syncnet.sync_expert import JUDGE, SyncExpert  # noqa: E402
 from wav2lip import train  # noqa: E402
 from wav2lip.generator.checkpoints import load_generator  # noqa: E402
-from wav2lip.generator.data import Batch, collate  # noqa: E402
+from wav2lip.generator.data import GeneratorBatch, collate  # noqa: E402
 from wav2lip.generator.model import picture_of  # noqa: E402
 from wav2lip.generator.unet import AnyGenerator  # noqa: E402
-from wav2lip.generator.validation import MOUTH, Examination  # noqa: E402
+from wav2lip.generator.validation import MOUTH, HeldOutEvaluation  # noqa: E402
 
 BASE = (
-    "--rate 5e-4 --schedule constant --warm 30 --ema 0.98 --windows_a_step 2 --sync_start 0 --sync_ramp 0 "
+    "--lr 5e-4 --schedule constant --warmup_steps 30 --ema 0.98 --windows_per_step 2 --sync_start 0 --sync_ramp 0 "
     "--weights.sync 0.03 --weights.paint 0.04 --log_every 50 "
     "--grid_every 100000 --validate_every 100000 --save_every 100000"
 )
 SPECTRAL = "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3"  # spectral norm is the default
-PATCH = f"{SPECTRAL} --adversary.spectral false --adversary.rate 5e-4 --adversary.r1 1"
+PATCH = f"{SPECTRAL} --adversary.spectral false --adversary.lr 5e-4 --adversary.r1 1"
 VARIANTS = {
     "all": "",
     "without sync": "--weights.sync 0",
@@ -61,7 +61,7 @@ VARIANTS = {
     "hinge": f"{PATCH} --adversary.objective hinge",
     "wgan-gp": f"{PATCH} --adversary.objective wgan-gp --adversary.r1 0 --adversary.critic_steps 1",
     "hinge, spectral norm": f"{SPECTRAL} --adversary.objective hinge",
-    "hinge, spectral norm, matching 1": f"{SPECTRAL} --adversary.objective hinge --weights.matching 1",
+    "hinge, spectral norm, matching 1": f"{SPECTRAL} --adversary.objective hinge --weights.feature_matching 1",
     "hinge, clip critic": f"{PATCH} --adversary.objective hinge --adversary.critic clip",
     "hinge, unrolled 2": f"{PATCH} --adversary.objective hinge --adversary.unroll 2",
     "began": f"{PATCH} --adversary.objective began --adversary.r1 0 --adversary.critic autoencoder",
@@ -87,14 +87,14 @@ def flicker(made: Tensor, real: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def looks(model: AnyGenerator, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def looks(model: AnyGenerator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
     """Sharpness as a share of the real mouths', (5 B,), and flicker, (B,)."""
     made = picture_of(model(batch.mels, batch.faces), batch.faces, model.config)
     share = sharpness(made) / sharpness(batch.target).clamp_min(1e-8)
     return share.numpy(), flicker(made, batch.target).numpy()
 
 
-def row(name: str, exam: Examination, path: Path) -> str:
+def row(name: str, exam: HeldOutEvaluation, path: Path) -> str:
     """A line of the table."""
     model = load_generator(path)[0]
     values = exam.measure(model)
@@ -118,7 +118,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     held_out = open_splits(args.clips, args.val, 3 * WINDOW)[1]
-    exam = Examination(held_out, load_generator(args.init)[0].config, Expert.load(JUDGE))
+    exam = HeldOutEvaluation(held_out, load_generator(args.init)[0].config, SyncExpert.load(JUDGE))
     print(
         "| variant | L1 x 1000 | PSNR | judge, own | judge, other | sharpness | flicker |"
         "\n|---|---|---|---|---|---|---|"

@@ -28,9 +28,9 @@ from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
-from syncnet.sync_expert import JUDGE, Expert
+from syncnet.sync_expert import JUDGE, SyncExpert
 from wav2lip.adapt.command import RATE, STEPS, adapt
-from wav2lip.adapt.person_clips import Part, make_person_clips, repaired
+from wav2lip.adapt.person_clips import VideoPart, make_person_clips, repaired
 from wav2lip.generator.reference_sampling import reference_frames
 
 APART = 10  # frames from one measured window to the next
@@ -38,19 +38,19 @@ FIGURES = ("l1", "psnr", "own", "other")
 SHOWN = 6  # frames of each video on the sheet
 
 
-def halves(path: Path) -> tuple[Part, Part]:
+def halves(path: Path) -> tuple[VideoPart, VideoPart]:
     """What is learnt and what is measured of a video: its first 30 s at most, and as much after that."""
     half = min(probe(path).duration / 2, 30.0)
-    return Part(end=half), Part(start=half, end=2 * half)
+    return VideoPart(end=half), VideoPart(start=half, end=2 * half)
 
 
 def held_out(path: Path, folder: Path, detector: FaceDetector) -> Clip:
     """The longest clip of the second half, with its offset repaired."""
     clips = make_person_clips(path, folder, halves(path)[1], detector)
-    return max(repaired(path, clips, Expert.load())[0], key=lambda clip: clip.frames)
+    return max(repaired(path, clips, SyncExpert.load())[0], key=lambda clip: clip.frames)
 
 
-def measure(model: Model, clip: Clip, other: Clip, judge: Expert) -> np.ndarray:
+def measure(model: Model, clip: Clip, other: Clip, judge: SyncExpert) -> np.ndarray:
     """(W, 4) figures of a clip's windows: L1 and PSNR of the mouth, the judge's cosine of the own and another sound."""
     footage, rows = Footage(clip), []
     last = min(clip.frames, other.frames) - WINDOW
@@ -92,13 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
     p.add_argument("--checkpoint", type=Path)
     p.add_argument("--steps", type=int, nargs="+", default=[STEPS])
-    p.add_argument("--rate", type=float, nargs="+", default=[RATE])
+    p.add_argument("--lr", type=float, nargs="+", default=[RATE])
     p.add_argument("--yunet", type=Path)
     p.add_argument("--json", type=Path, help="also write every window's figures")
     p.add_argument("--sheet", type=Path, help="also draw real, before and after below each other")
     args = p.parse_args(argv)
-    detector, judge = load_detector(yunet=args.yunet), Expert.load(JUDGE)
-    ways = [(steps, rate) for steps in args.steps for rate in args.rate]
+    detector, judge = load_detector(yunet=args.yunet), SyncExpert.load(JUDGE)
+    ways = [(steps, lr) for steps in args.steps for lr in args.lr]
     pictures, found = [], {}
     with tempfile.TemporaryDirectory() as folder:
         clips = [held_out(path, Path(folder) / str(index), detector) for index, path in enumerate(args.videos)]
@@ -106,10 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("|---|---|---|---|---|---|---|---|")
         for index, path in enumerate(args.videos):
             models = {"before": Model.load(args.checkpoint)}
-            for steps, rate in ways:
-                models[f"{steps} steps, {rate:g}"] = _adapted(
-                    path, Path(folder), args.checkpoint, steps, rate, detector
-                )
+            for steps, lr in ways:
+                models[f"{steps} steps, {lr:g}"] = _adapted(path, Path(folder), args.checkpoint, steps, lr, detector)
             other = clips[(index + 1) % len(clips)]
             rows = {name: measure(model, clips[index], other, judge) for name, model in models.items()}
             for name, figures in rows.items():
@@ -123,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _adapted(
-    path: Path, folder: Path, checkpoint: Path | None, steps: int, rate: float, detector: FaceDetector
+    path: Path, folder: Path, checkpoint: Path | None, steps: int, lr: float, detector: FaceDetector
 ) -> Model:  # fmt: skip
     begun, out = time.monotonic(), folder / "person.safetensors"
     learnt, _ = halves(path)
@@ -134,8 +132,8 @@ def _adapted(
                 bar.total = whole
                 bar.update(done - bar.n)
 
-        adapt(path, out, checkpoint=checkpoint, steps=steps, rate=rate, part=learnt, detector=detector, progress=show)
-    print(f"<!-- {path.stem}: {steps} steps at {rate:g} took {time.monotonic() - begun:.0f} s -->", flush=True)
+        adapt(path, out, checkpoint=checkpoint, steps=steps, lr=lr, part=learnt, detector=detector, progress=show)
+    print(f"<!-- {path.stem}: {steps} steps at {lr:g} took {time.monotonic() - begun:.0f} s -->", flush=True)
     return Model.load(out)
 
 

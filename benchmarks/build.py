@@ -25,8 +25,8 @@ from unittest import mock
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.build.sources import Labels, Source, find_sources  # noqa: E402
-from preprocessing.build.video_pipeline import STAGES, Outcome, Recipe, make_clips  # noqa: E402
+from preprocessing.build.sources import Labels, VideoSource, find_sources  # noqa: E402
+from preprocessing.build.video_pipeline import STAGES, ClipRecipe, VideoOutcome, make_clips  # noqa: E402
 from preprocessing.media.video_writer import ffmpeg_binary  # noqa: E402
 
 
@@ -37,7 +37,7 @@ def looped(source: Path, target: Path, times: int) -> Path:
     return target
 
 
-def make(sources: list[Source], recipe: Recipe, pipe: Any) -> None:
+def make(sources: list[VideoSource], recipe: ClipRecipe, pipe: Any) -> None:
     """A worker's life: makes the clips, one video after the other, and sends the outcomes and its peak memory, MB."""
     import cv2
     import torch
@@ -50,7 +50,7 @@ def make(sources: list[Source], recipe: Recipe, pipe: Any) -> None:
     pipe.send((outcomes, int(peak[1]) / 1024 if peak else float("nan")))
 
 
-def in_process_of_its_own(sources: list[Source], recipe: Recipe) -> tuple[list[Outcome], float]:
+def in_process_of_its_own(sources: list[VideoSource], recipe: ClipRecipe) -> tuple[list[VideoOutcome], float]:
     """What `make` sends; its stages are CPU seconds, of all threads."""
     context = multiprocessing.get_context("spawn")
     pipe, end = context.Pipe()
@@ -74,7 +74,7 @@ def command_seconds(arguments: list[str]) -> tuple[float, float]:
     return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime
 
 
-def print_stages(outcomes: list[Outcome]) -> None:
+def print_stages(outcomes: list[VideoOutcome]) -> None:
     """The table by stage."""
     length = sum(outcome.seconds for outcome in outcomes)
     costs = {stage: sum(outcome.stages.get(stage, 0.0) for outcome in outcomes) for stage in STAGES}
@@ -85,7 +85,7 @@ def print_stages(outcomes: list[Outcome]) -> None:
         print(f"| {stage} | {cost:.2f} | {length / max(cost, 1e-3):.1f} |")
 
 
-def print_workers(videos: Path, workers: list[int], recipe: Recipe, length: float) -> None:
+def print_workers(videos: Path, workers: list[int], recipe: ClipRecipe, length: float) -> None:
     """The table by workers."""
     print("\n| workers | wall s | CPU s | s of video per wall s | s of video per CPU s |\n|---|---|---|---|---|")
     for count in workers:
@@ -96,7 +96,7 @@ def print_workers(videos: Path, workers: list[int], recipe: Recipe, length: floa
         print(f"| {count} | {wall:.1f} | {cpu:.1f} | {length / wall:.2f} | {length / cpu:.2f} |", flush=True)
 
 
-def print_memory(source: Source, recipe: Recipe, times: int) -> None:
+def print_memory(source: VideoSource, recipe: ClipRecipe, times: int) -> None:
     """The table by length."""
     print("\n| video | seconds | clips | peak MB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--times", type=int, default=10)
     args = parser.parse_args()
-    recipe = Recipe(detector=args.detector, yunet=args.yunet.resolve() if args.yunet else None)
+    recipe = ClipRecipe(detector=args.detector, yunet=args.yunet.resolve() if args.yunet else None)
     sources = find_sources(args.videos, Labels(speaker="file"))
     outcomes, _ = in_process_of_its_own(sources, recipe)
     print_stages(outcomes)

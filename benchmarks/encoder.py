@@ -30,7 +30,7 @@ from evaluation.metrics.frechet import frechet_interval  # noqa: E402
 from evaluation.protocols.face_crops import SIDE  # noqa: E402
 from inference.compositing import crop_mask  # noqa: E402
 from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
-from preprocessing.dataset.windows import Region, resample  # noqa: E402
+from preprocessing.dataset.windows import CropRegion, resample  # noqa: E402
 
 DARKER = (-10, -20)  # levels of 255 within the mask
 
@@ -55,7 +55,7 @@ class Seen:
 def see(clip: Clip, encoder: FaceEncoder, most: int) -> Seen:
     """At most so many frames of a clip, at equal distances."""
     step = max(1, -(-clip.frames // most))
-    matrix = Region(size=SIDE).matrix(clip)[:2]
+    matrix = CropRegion(size=SIDE).matrix(clip)[:2]
     faces = np.stack([resample(face, matrix, SIDE) for face in clip.faces(0, (clip.frames - 1) // step + 1, step)])
     return Seen(clip.speaker, clip.header.source, faces, encoder.features(faces), encoder.embed(faces))
 

@@ -25,14 +25,14 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.dataset.augmentation import PLAIN, View  # noqa: E402
+from preprocessing.dataset.augmentation import IDENTITY_IMAGE, ImageTransform  # noqa: E402
 from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
 from preprocessing.dataset.windows import face_window  # noqa: E402
 from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
-from syncnet.sync_expert import EXPERT, JUDGE, Expert, heard  # noqa: E402
-from syncnet.validation import LONG, NEAREST, SHORT, Judgement, Validation, balanced_accuracy, judge  # noqa: E402
+from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert, windows_with_speech  # noqa: E402
+from syncnet.validation import LONG, NEAREST, SHORT, ClipJudgement, Validation, balanced_accuracy, judge  # noqa: E402
 
 SAMPLES = 640  # of sound a frame
 PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the sound is made late
@@ -43,7 +43,7 @@ ORIGINAL, SHIFTED, ANOTHER = "original", f"sound {NEAREST} frames away", "anothe
 class Findings:
     """What one expert says: its judgements; by planted shift, whether it was found; cosines by picture and sound."""
 
-    judgements: list[Judgement] = field(default_factory=list)
+    judgements: list[ClipJudgement] = field(default_factory=list)
     planted: dict[int, list[bool]] = field(default_factory=lambda: defaultdict(list))
     cosines: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -55,18 +55,18 @@ def soften(faces: np.ndarray) -> np.ndarray:
     return np.stack([cv2.resize(face, (side, side), interpolation=cv2.INTER_LINEAR) for face in small])
 
 
-def disguises(scale: float) -> dict[str, list[Callable[[Clip, Expert], np.ndarray]]]:
+def disguises(scale: float) -> dict[str, list[Callable[[Clip, SyncExpert], np.ndarray]]]:
     """By name, what makes the changed pictures of a clip; `scale`: pixels the expert sees for a pixel of a 96 crop."""
 
-    def seen(view: View) -> Callable[[Clip, Expert], np.ndarray]:
+    def seen(view: ImageTransform) -> Callable[[Clip, SyncExpert], np.ndarray]:
         return lambda clip, expert: face_window(clip, expert.region, 0, clip.frames, view)
 
-    moves = [seen(View(shift=(pixels * scale, pixels * scale))) for pixels in (-2, 2)]
+    moves = [seen(ImageTransform(shift=(pixels * scale, pixels * scale))) for pixels in (-2, 2)]
     return {
         "moved by 2 px each way": moves,
-        "blur, sigma 0.8 px": [seen(View(blur=0.8 * scale))],
-        "JPEG, quality 60": [seen(View(quality=60))],
-        "half size and back": [lambda clip, expert: soften(seen(PLAIN)(clip, expert))],
+        "blur, sigma 0.8 px": [seen(ImageTransform(blur=0.8 * scale))],
+        "JPEG, quality 60": [seen(ImageTransform(quality=60))],
+        "half size and back": [lambda clip, expert: soften(seen(IDENTITY_IMAGE)(clip, expert))],
     }
 
 
@@ -87,7 +87,7 @@ def late(clip: Clip, frames: int) -> tuple[np.ndarray, np.ndarray]:
     return mel_spectrogram(moved), speech_columns(moved)
 
 
-def plant(findings: Findings, expert: Expert, clip: Clip, video: np.ndarray, own: int) -> None:
+def plant(findings: Findings, expert: SyncExpert, clip: Clip, video: np.ndarray, own: int) -> None:
     """Moves the sound of a clip whose offset is `own`, and looks for it."""
     starts = np.arange(len(video))
     for shift in PLANTED:
@@ -95,27 +95,35 @@ def plant(findings: Findings, expert: Expert, clip: Clip, video: np.ndarray, own
         if abs(expected) <= REACH:
             mel, speech = late(clip, shift)
             distances = cosine_distances(video, expert.embed_speech(mel, starts))
-            found = sync_score(distances, heard(speech, starts)).offset
+            found = sync_score(distances, windows_with_speech(speech, starts)).offset
             findings.planted[shift].append(abs(found - expected) <= 1)
 
 
 def disturb(
-    findings: Findings, expert: Expert, clip: Clip, other: Clip, video: np.ndarray, audio: np.ndarray, said: Judgement
+    findings: Findings,
+    expert: SyncExpert,
+    clip: Clip,
+    other: Clip,
+    video: np.ndarray,
+    audio: np.ndarray,
+    said: ClipJudgement,
 ) -> None:
     """Notes the cosine of one clip with its picture and its sound as they are and changed."""
     here, cosines = -said.score.offset, findings.cosines
-    cosines[ORIGINAL].append(cosine_at(video, audio, here, said.heard))
+    cosines[ORIGINAL].append(cosine_at(video, audio, here, said.windows_with_speech))
     for name, pictures in disguises(expert.region.scale).items():
         changed = [expert.embed_mouths(make(clip, expert)) for make in pictures]
-        cosines[name].append(float(np.mean([cosine_at(each, audio, here, said.heard) for each in changed])))
-    away = [cosine_at(video, audio, here + shift, said.heard) for shift in (-NEAREST, NEAREST)]
+        cosines[name].append(
+            float(np.mean([cosine_at(each, audio, here, said.windows_with_speech) for each in changed]))
+        )
+    away = [cosine_at(video, audio, here + shift, said.windows_with_speech) for shift in (-NEAREST, NEAREST)]
     cosines[SHIFTED].append(float(np.mean(away)))
     starts = np.arange(min(len(video), other.frames - WINDOW + 1))
-    both = said.heard[starts] & heard(other.speech, starts)
+    both = said.windows_with_speech[starts] & windows_with_speech(other.speech, starts)
     cosines[ANOTHER].append(cosine_at(video[starts], expert.embed_speech(other.mel, starts), 0, both))
 
 
-def examine(expert: Expert, clips: Sequence[Clip]) -> Findings:
+def examine(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
     """Everything about one expert; a clip's other sentence is the next clip's."""
     findings = Findings()
     for index, clip in enumerate(tqdm(clips, unit="clip", disable=None)):
@@ -133,7 +141,7 @@ def share(value: float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"
 
 
-def print_speakers(judgements: Sequence[Judgement]) -> None:
+def print_speakers(judgements: Sequence[ClipJudgement]) -> None:
     """The table by speaker; its accuracy is at the threshold that is best for all."""
     everybody = Validation(judgements)
     values = everybody.values()
@@ -170,7 +178,7 @@ def print_cosines(cosines: dict[str, list[float]]) -> None:
         print(f"| {name} | {np.nanmean(values):.3f} | {original - np.nanmean(values):.3f} |")
 
 
-def print_agreement(pairs: Sequence[tuple[Judgement, Judgement]], most: int = 30) -> None:
+def print_agreement(pairs: Sequence[tuple[ClipJudgement, ClipJudgement]], most: int = 30) -> None:
     """How far two experts agree on the clips' offsets, and the clips that one of them finds off."""
     offsets = np.array([(a.score.offset, b.score.offset) for a, b in pairs])
     gaps, off = np.abs(offsets[:, 0] - offsets[:, 1]), np.abs(offsets) > 1
@@ -198,7 +206,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     try:
         clips = open_clips(args.clips, WINDOW + NEAREST, args.split)
-        experts = {"expert": Expert.load(args.expert), "judge": Expert.load(args.judge)}
+        experts = {"expert": SyncExpert.load(args.expert), "judge": SyncExpert.load(args.judge)}
     except ValueError as error:
         parser.error(str(error))
     print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people")

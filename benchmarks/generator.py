@@ -39,7 +39,7 @@ from inference.backends import DEVICES  # noqa: E402
 from preprocessing.dataset.clips import CLIP_FPS, open_clips  # noqa: E402
 from preprocessing.media.video_reader import MediaError  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
-from syncnet.sync_expert import JUDGE, Expert  # noqa: E402
+from syncnet.sync_expert import JUDGE, SyncExpert  # noqa: E402
 from syncnet.validation import LONG  # noqa: E402
 
 
@@ -184,7 +184,7 @@ def main() -> None:
     try:
         clips = open_clips(args.clips, 2 * WINDOW, args.split)
         models = [Model.load(path, args.device) for path in args.checkpoint]
-        rows = Bench(Expert.load(args.judge), models, round(args.seconds * CLIP_FPS)).measure(clips)
+        rows = Bench(SyncExpert.load(args.judge), models, round(args.seconds * CLIP_FPS)).measure(clips)
     except (MediaError, ValueError) as error:
         parser.error(str(error))
     print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people;", end=" ")

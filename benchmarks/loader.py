@@ -26,24 +26,24 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from preprocessing.dataset.augmentation import Augmentation, Hearing, View  # noqa: E402
+from preprocessing.dataset.augmentation import Augmentation, ImageTransform, MelTransform  # noqa: E402
 from preprocessing.dataset.clips import CLIP_FPS, Clip, open_clips, speaker_weights  # noqa: E402
-from preprocessing.dataset.windows import Draws, Region, batches, face_window, mel_windows, random_starts  # noqa: E402
+from preprocessing.dataset.windows import CropRegion, WindowDataset, batches, face_window, mel_windows, random_starts  # noqa: E402
 from preprocessing.faces.crops import CropGeometry, crop  # noqa: E402
 from preprocessing.media.video_reader import read_frames  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.data import sample as expert_sample  # noqa: E402
 from wav2lip.generator.data import sample as generator_sample  # noqa: E402
 
-REGION, BATCH, SPAN = Region(size=96), 4, 35
+REGION, BATCH, SPAN = CropRegion(size=96), 4, 35
 
 
 def from_clip(clip: Clip, rng: np.random.Generator, how: Augmentation) -> tuple[np.ndarray, np.ndarray]:
     """(5, 96, 96, 3) faces and (5, 1, 80, 16) mels."""
     first = int(random_starts(clip.frames, 1, rng, length=WINDOW)[0])
-    view, hearing = View.draw(how, rng, REGION.scale), Hearing.draw(how, rng)
+    view, mel_transform = ImageTransform.draw(how, rng, REGION.scale), MelTransform.draw(how, rng)
     faces = face_window(clip, REGION, first, WINDOW, view)
-    return faces, mel_windows(clip.mel, range(first, first + WINDOW), hearing=hearing)
+    return faces, mel_windows(clip.mel, range(first, first + WINDOW), mel_transform=mel_transform)
 
 
 def from_video(clip: Clip, rng: np.random.Generator, videos: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ def main() -> None:
     print(f"{len(clips)} clips, {len(known)} of the {len(videos)} videos; pictures of {clips[0].header.side} pixels")
 
     def stream(draw: Callable, some: list[Clip], workers: int) -> Iterable:
-        draws: Draws = Draws(some, speaker_weights(some), draw, seed=0)
+        draws: WindowDataset = WindowDataset(some, speaker_weights(some), draw, seed=0)
         return batches(draws, BATCH, range(10**6), workers=workers, collate=lambda windows: windows)
 
     video = rate(stream(partial(from_video, videos=videos), known, 0), args.seconds, BATCH)

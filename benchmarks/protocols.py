@@ -16,7 +16,7 @@ from evaluation.metrics.sync import look, sync
 from preprocessing.dataset.clips import CLIP_FPS, Clip
 from syncnet.data import WINDOW, speech_share
 from syncnet.offset import cosine_distances
-from syncnet.sync_expert import Expert, heard
+from syncnet.sync_expert import SyncExpert, windows_with_speech
 from syncnet.validation import LONG
 from wav2lip.generator.reference_sampling import reference_frames
 
@@ -32,7 +32,7 @@ Row = dict[str, str | float]  # protocol, clip, speaker and system, then figures
 class Bench:
     """What measuring needs: the judge, the models, and the most frames of a clip in use."""
 
-    judge: Expert
+    judge: SyncExpert
     models: Sequence[Model]
     most: int
 
@@ -106,7 +106,7 @@ class Bench:
     def _speech(self, name: str, pictures: np.ndarray, sound: Clip, real: np.ndarray) -> Row:
         """How pictures fit a sound; `real`: the openings of the same frames of the real video."""
         starts = np.arange(len(pictures) - WINDOW + 1)
-        audio, counted = self.judge.embed_speech(sound.mel, starts), heard(sound.speech, starts)
+        audio, counted = self.judge.embed_speech(sound.mel, starts), windows_with_speech(sound.speech, starts)
         said, mouth = sync(cosine_distances(self._see(pictures), audio), counted), opening(pictures)
         r, lag = lagged_correlation(mouth, envelope(sound.audio, len(pictures)))
         return {

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.metrics.picture import MASK
 from inference.backends import load_backend
-from inference.generation import Cut, FaceGenerator, References
+from inference.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Region, face_window, mel_windows
+from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
 from preprocessing.media.audio import AudioConfig, rest_in_silence
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.unet import AnyGenerator
 
@@ -36,7 +36,7 @@ class Footage:
     def faces(self, size: int = SIDE) -> np.ndarray:
         """(N, size, size, 3) uint8 BGR, all frames."""
         if size not in self._cut:
-            self._cut[size] = face_window(self.clip, Region(size=size), 0, self.clip.frames)
+            self._cut[size] = face_window(self.clip, CropRegion(size=size), 0, self.clip.frames)
         return self._cut[size]
 
 
@@ -87,8 +87,10 @@ class Model:
         """
         network, audio, geometry = load_generator(path)
         if geometry.kind != "points":
-            raise ValueError(f"{shown(path or EMBEDDED)} speaks crops of the kind {geometry.kind!r}, not 'points'")
-        AudioConfig().require(audio, shown(path or EMBEDDED))
+            raise ValueError(
+                f"{display_path(path or EMBEDDED)} speaks crops of the kind {geometry.kind!r}, not 'points'"
+            )
+        AudioConfig().require(audio, display_path(path or EMBEDDED))
         name = "embedded" if path is None else str(path)
         engine = load_backend(network, backend, device)
         return cls(name, FaceGenerator(engine, network.config, geometry), cost(network))
@@ -103,12 +105,12 @@ class Model:
     def speak(self, footage: Footage, mels: np.ndarray, start: int = 0) -> np.ndarray:
         """N frames from `start` on with N windows of sound, as inference makes them to be blended: (N, SIDE, SIDE, 3).
 
-        `References` chooses whose pixels each frame is made of, and a flow moves pixels of the full SIDE.
+        `ReferenceSelector` chooses whose pixels each frame is made of, and a flow moves pixels of the full SIDE.
         """
         config = self.generator.config
         pictures, fine = (footage.faces(size)[start : start + len(mels)] for size in (config.size, SIDE))
         cuts = [_cut(small, large) for small, large in zip(pictures, fine, strict=True)]
-        choice, made = References(config.mask_row, SILENT, hold=config.output == "warp"), []
+        choice, made = ReferenceSelector(config.mask_row, SILENT, hold=config.output == "warp"), []
         references = [choice.reference(cut, mel, 0) for cut, mel in zip(cuts, mels, strict=True)]
         for first in range(0, len(cuts), BATCH):
             some = slice(first, first + BATCH)
@@ -125,9 +127,9 @@ class Model:
         return done
 
 
-def _cut(pixels: np.ndarray, fine: np.ndarray) -> Cut:
+def _cut(pixels: np.ndarray, fine: np.ndarray) -> FaceCrop:
     """The crop as it is: where it lies in its picture is of no interest here."""
-    return Cut(pixels, np.eye(2, 3), fine, np.eye(2, 3))
+    return FaceCrop(pixels, np.eye(2, 3), fine, np.eye(2, 3))
 
 
 def held(pictures: np.ndarray, mouth: np.ndarray) -> np.ndarray:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
 from inference.backends import DEVICES
 from preprocessing.commands import Parser, add_detector_flags, fail
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 from training.run import INSTALL
 
 if TYPE_CHECKING:
     from evaluation.protocols.measure import Instruments
     from evaluation.protocols.pairs import Pair
-    from evaluation.report.results import Evaluation, Trial
+    from evaluation.report.results import Evaluation, StressResult
     from inference.pipeline import LipSync
     from preprocessing.faces.face_track import FaceDetector
 
@@ -95,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for table in tables(evaluation):
             print(markdown(table))
         found = counts(evaluation.rows)
-        print(f"{found['measured']} of {found['videos']} videos are measured; see {shown(args.out / 'report.html')}")
+        print(
+            f"{found['measured']} of {found['videos']} videos are measured; see {display_path(args.out / 'report.html')}"
+        )
         return 1 if found["failed"] else 0
     except KeyboardInterrupt:
         return fail(PROGRAM, 130, "interrupted; the same command goes on with the videos that are made")
@@ -111,30 +113,30 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     Raises:
         ValueError: a flag, the list or a file of weights is wrong.
     """
-    from evaluation.protocols.generate_videos import Maker
+    from evaluation.protocols.generate_videos import VideoMaker
     from evaluation.protocols.pairs import digest
-    from evaluation.protocols.run import Run
-    from evaluation.protocols.trials import takes
+    from evaluation.protocols.run import EvaluationRun
+    from evaluation.protocols.trials import trials
     from evaluation.report.results import Evaluation
     from inference.pipeline import LipSync
     from preprocessing.faces.detectors import load_detector
 
     pairs = _pairs(args)
     two = _two_people(pairs) if args.stress else None
-    wanted = takes(pairs, args.protocol, args.seconds)
+    wanted = trials(pairs, args.protocol, args.seconds)
     checkpoints, made = _systems(args.checkpoint, args.made)
     instruments = _instruments(args)
     detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
     options = {"detector": args.detector, "yunet": args.yunet, "s3fd": args.s3fd}
     models = {name: LipSync.load(path, args.device) for name, path in checkpoints.items()}
     fps = args.fps or (None if args.list == "pairs" else RATE)
-    maker = Maker(args.out, detector, models, args.seconds, options, fps)
+    maker = VideoMaker(args.out, detector, models, args.seconds, options, fps)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows, wholes = Run(maker, made, instruments).evaluate(wanted)
-    trials = _trials(args.out, two, models, detector, options) if two else []
-    settings = {"pairs": shown(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "the face's own"}
+    rows, wholes = EvaluationRun(maker, made, instruments).evaluate(wanted)
+    stress = _trials(args.out, two, models, detector, options) if two else []
+    settings = {"pairs": display_path(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "the face's own"}
     settings |= _settings(args, checkpoints)
-    return Evaluation(settings, rows, wholes, trials)
+    return Evaluation(settings, rows, wholes, stress)
 
 
 def _pairs(args: argparse.Namespace) -> list[Pair]:
@@ -159,7 +161,7 @@ def _systems(checkpoints: Sequence[str], made: Sequence[str]) -> tuple[dict[str,
     for given in made:
         name, path = _named(given, "")
         if not path.is_dir():
-            raise ValueError(f"--made {shown(path)} is no folder")
+            raise ValueError(f"--made {display_path(path)} is no folder")
         if name in found:
             raise ValueError(f"two systems are called {name!r}: name them, NAME=FOLDER")
         _add(folders, name, path)
@@ -189,11 +191,11 @@ def _instruments(args: argparse.Namespace) -> Instruments:
     from evaluation.metrics.inception import InceptionEncoder
     from evaluation.protocols.measure import Instruments
     from syncnet.lse import PublishedScorer, load_published
-    from syncnet.sync_expert import JUDGE, Expert
+    from syncnet.sync_expert import JUDGE, SyncExpert
 
     published = PublishedScorer(load_published(args.syncnet)) if args.syncnet else None
     inception = InceptionEncoder.load(args.inception) if args.inception else None
-    return Instruments(Expert.load(args.judge or JUDGE), FaceEncoder.load(), published, inception)
+    return Instruments(SyncExpert.load(args.judge or JUDGE), FaceEncoder.load(), published, inception)
 
 
 def _two_people(pairs: Sequence[Pair]) -> tuple[Pair, Pair]:
@@ -211,18 +213,18 @@ def _two_people(pairs: Sequence[Pair]) -> tuple[Pair, Pair]:
 
 def _trials(
     out: Path, two: tuple[Pair, Pair], models: Mapping[str, LipSync], detector: FaceDetector, options: dict[str, Any]
-) -> list[Trial]:  # fmt: skip
+) -> list[StressResult]:  # fmt: skip
     """Hard inputs made of two faces and the first one's sound; what they cannot be made of fails as a whole."""
     from evaluation.protocols.robustness import try_all
     from evaluation.protocols.stress import stress
-    from evaluation.report.results import Trial
+    from evaluation.report.results import StressResult
 
     first, second = two
     try:
         hards = stress(first.face, second.face, first.audio, out / "hard inputs", detector)
     except (MediaError, OSError) as error:
         reason = f"no hard inputs could be made: {' '.join(str(error).split())}"
-        return [Trial("all", system, False, reason) for system in models]
+        return [StressResult("all", system, False, reason) for system in models]
     return try_all(hards, models, out, **options)
 
 
@@ -237,7 +239,7 @@ def _settings(args: argparse.Namespace, checkpoints: Mapping[str, Path | None]) 
     files |= {"judge": args.judge or JUDGE, "encoder": WEIGHTS}
     files |= {name: path for name, path in (("syncnet", args.syncnet), ("inception", args.inception)) if path}
     found: dict[str, object] = {"seconds": args.seconds, "list": args.list}
-    found |= {name: f"{shown(path.name)}, SHA-256 {fingerprint(path)}" for name, path in files.items()}
+    found |= {name: f"{display_path(path.name)}, SHA-256 {fingerprint(path)}" for name, path in files.items()}
     found["detector"] = args.detector
     packages = ("torch", "opencv-python", "opencv-python-headless", "av", "torchmetrics")
     for package in packages:

@@ -38,11 +38,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        shown = [flag for flag in action.option_strings if "_" not in flag]
+        spellings = [flag for flag in action.option_strings if "_" not in flag]
         if action.nargs == 0:
-            return ", ".join(shown)
+            return ", ".join(spellings)
         metavar = self._format_args(action, (action.metavar or action.dest.upper()))  # type: ignore[arg-type]
-        return f"{', '.join(shown)} {metavar}"
+        return f"{', '.join(spellings)} {metavar}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -219,12 +219,12 @@ def _run(
     check_files(face, audio, outfile, Options(**options), checkpoint_path)
 
     from inference.pipeline import LipSync
-    from training.progress import Bars
+    from training.progress import ProgressBars
 
-    with Bars(quiet) as bars:
+    with ProgressBars(quiet) as bars:
         model = LipSync.load(checkpoint_path, device, backend)
-        shown = partial(bars.show, "frame")
-        return model(face, audio, outfile, progress=shown, adapt_progress=bars.show, **options)
+        display_path = partial(bars.show, "frame")
+        return model(face, audio, outfile, progress=display_path, adapt_progress=bars.show, **options)
 
 
 @contextmanager
@@ -259,15 +259,15 @@ def _fail(code: int, error: object) -> int:
 
 def summary(report: Report) -> str:
     """What a job did, in a few lines."""
-    from preprocessing.media.video_reader import shown
+    from preprocessing.media.video_reader import display_path
 
     seconds, total = report.seconds, report.seconds["total"]
     length = report.frames / float(report.fps)
-    lines = [f"{shown(report.outfile)}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
+    lines = [f"{display_path(report.outfile)}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
     if untouched := report.frames - report.faces:
         lines.append(f"{untouched} of them show no face (or lie after the speech) and stay as they are")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines.append(f"seconds by stage, which overlap: {stages}")
     if report.preview:
-        lines.append(f"before and after: {shown(report.preview)}")
+        lines.append(f"before and after: {display_path(report.preview)}")
     return "\n".join(lines)

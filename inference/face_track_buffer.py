@@ -13,7 +13,7 @@ from preprocessing.faces.face_track import FaceTrack, TrackedFace, estimate_poin
 FADE = 4  # pictures over which the generated mouth fades in or out where the face comes and goes within a shot
 
 
-class FacePath:
+class FaceTrackBuffer:
     """One person's face by picture number. Asking for a picture that the tracker has not reached waits for it."""
 
     def __init__(self, faces: Iterable[TrackedFace], size: tuple[int, int]) -> None:
@@ -95,7 +95,7 @@ class FacePath:
         return FaceTrack(boxes, points, found, shot, size=self.size)
 
 
-def constant_path(box: tuple[int, int, int, int], count: int) -> Iterator[TrackedFace]:
+def constant_track(box: tuple[int, int, int, int], count: int) -> Iterator[TrackedFace]:
     """The same box in every picture, as `--box` gives it: top, bottom, left, right."""
     top, bottom, left, right = box
     place = np.array([left, top, right, bottom], np.float32)
@@ -104,7 +104,7 @@ def constant_path(box: tuple[int, int, int, int], count: int) -> Iterator[Tracke
         yield TrackedFace(number, place, points, True, 0)
 
 
-def loaded_path(file: Path, size: tuple[int, int], count: int) -> Iterator[TrackedFace]:
+def loaded_track(file: Path, size: tuple[int, int], count: int) -> Iterator[TrackedFace]:
     """A path saved earlier.
 
     Raises:

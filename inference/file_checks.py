@@ -8,7 +8,7 @@ from pathlib import Path
 from inference.options import Options
 from inference.preview import sheet_path
 from preprocessing.media.audio_mux import COPIED_CODECS
-from preprocessing.media.video_reader import MediaError, open_media, shown
+from preprocessing.media.video_reader import MediaError, display_path, open_media
 
 
 def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
@@ -31,24 +31,26 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         _check_output(output)
         for given in inputs:
             if given is not None and _same(output, Path(given)):
-                raise ValueError(f"the output {shown(output)} is also an input: give it another name")
+                raise ValueError(f"the output {display_path(output)} is also an input: give it another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
-        raise ValueError(f"two outputs have the name {shown(outputs[1])}: give each its own")
+        raise ValueError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
     if outfile.suffix.lower() not in COPIED_CODECS:
-        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {shown(outfile.name)}")
+        raise ValueError(
+            f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(outfile.name)}"
+        )
 
 
 def _check_output(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
-        raise MediaError(f"{shown(path)} is a folder: the output must be a file")
+        raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     if path.exists() and not path.is_file():
-        raise MediaError(f"{shown(path)} is not a regular file and cannot be written over")
+        raise MediaError(f"{display_path(path)} is not a regular file and cannot be written over")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise MediaError(f"{shown(path)} cannot be written: {shown(folder)} {what}")
+        raise MediaError(f"{display_path(path)} cannot be written: {display_path(folder)} {what}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise MediaError(f"{shown(path)} cannot be written: its folder may not be written to")
+        raise MediaError(f"{display_path(path)} cannot be written: its folder may not be written to")
 
 
 def _same(one: Path, other: Path) -> bool:

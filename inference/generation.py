@@ -18,7 +18,7 @@ FINEST = 8  # times the network's resolution at most; beyond it a face is render
 
 
 @dataclass(frozen=True)
-class Cut:
+class FaceCrop:
     """A face cut out of a picture.
 
     Attributes:
@@ -41,23 +41,23 @@ class FaceGenerator:
     def __init__(self, backend: Backend, config: GeneratorConfig, geometry: CropGeometry) -> None:
         self.backend, self.config, self.geometry = backend, config, geometry
 
-    def cut(self, frame: np.ndarray, face: TrackedFace) -> Cut:
+    def cut(self, frame: np.ndarray, face: TrackedFace) -> FaceCrop:
         """The square around the face of a (H, W, 3) uint8 picture."""
         size = self.config.size
         matrix = self.geometry.matrix(face.box, face.points, (frame.shape[1], frame.shape[0]))
         pixels = crop(frame, matrix, size)
         if self.config.output == "paint":
-            return Cut(pixels, matrix, pixels, matrix)
+            return FaceCrop(pixels, matrix, pixels, matrix)
         scale = max(1.0, 1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6))
         side = min(int(np.ceil(scale * size / 32)) * 32, FINEST * size)
         fine_matrix = matrix.copy()
         fine_matrix[:, 2] += 0.5
         fine_matrix *= side / size
         fine_matrix[:, 2] -= 0.5
-        return Cut(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
+        return FaceCrop(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
 
     def speak(
-        self, cuts: Sequence[Cut], references: Sequence[Cut], mels: np.ndarray, batch_size: int
+        self, cuts: Sequence[FaceCrop], references: Sequence[FaceCrop], mels: np.ndarray, batch_size: int
     ) -> list[np.ndarray]:
         """The cuts with the mouths that belong to the sounds.
 
@@ -81,7 +81,7 @@ def _sized(picture: np.ndarray, side: int) -> np.ndarray:
     return picture if picture.shape[0] == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
-class References:
+class ReferenceSelector:
     """Chooses whose pixels each face is made of, so that its own mouth does not move the new one.
 
     A mouth is told what to say by the sound, but made of the reference's pixels: where the person in the video goes on
@@ -98,11 +98,11 @@ class References:
     def __init__(self, mask_row: int, silence: float, hold: bool) -> None:
         """`silence`: the mel's level up to which nothing is said; `hold`: whether pictures are held in speech, too."""
         self._row, self._silence, self._hold = mask_row, silence, hold
-        self._held: Cut | None = None
-        self._kept: deque[Cut] = deque(maxlen=self.KEPT)
+        self._held: FaceCrop | None = None
+        self._kept: deque[FaceCrop] = deque(maxlen=self.KEPT)
         self._shot = -1
 
-    def reference(self, cut: Cut, mel: np.ndarray, shot: int) -> Cut:
+    def reference(self, cut: FaceCrop, mel: np.ndarray, shot: int) -> FaceCrop:
         """Whose pixels the face of `cut` is made of; `mel` is its window (1, 80, 16)."""
         silent = mel.max() <= self._silence
         if not (silent or self._hold):
@@ -116,7 +116,7 @@ class References:
             self._held = self._again(cut)
         return self._held
 
-    def _again(self, cut: Cut) -> Cut:
+    def _again(self, cut: FaceCrop) -> FaceCrop:
         """An earlier picture of the head held alike, or else this one."""
         if self._hold and self._kept:
             nearest = min(self._kept, key=lambda kept: self._moved(cut, kept))
@@ -125,7 +125,7 @@ class References:
         self._kept.append(cut)
         return cut
 
-    def _moved(self, cut: Cut, held: Cut) -> float:
+    def _moved(self, cut: FaceCrop, held: FaceCrop) -> float:
         above = slice(0, self._row)
         return float(cv2.absdiff(cut.pixels[above], held.pixels[above]).mean())
 

@@ -16,16 +16,16 @@ import numpy as np
 from inference.backends import load_backend
 from inference.compositing import ColourMatcher, composite, crop_mask
 from inference.face_source import FaceSource, Framing
-from inference.face_track_buffer import FADE, FacePath, constant_path, loaded_path
+from inference.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.file_checks import check_files
-from inference.generation import Cut, FaceGenerator, References
+from inference.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from inference.options import Options, Report
-from inference.prefetch import Ahead, Clock
+from inference.prefetch import Prefetcher, StageClock
 from inference.preview import Preview
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector, TrackedFace
-from preprocessing.faces.tracking import follow
+from preprocessing.faces.tracking import stream_face_track
 from preprocessing.media.audio import (
     AudioConfig,
     frame_count,
@@ -35,8 +35,9 @@ from preprocessing.media.audio import (
     rest_in_silence,
     speech_columns,
 )
-from preprocessing.media.video_reader import MediaError, VideoInfo, shown
-from preprocessing.media.video_writer import Sound, VideoWriter
+from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.video_reader import MediaError, VideoInfo, display_path
+from preprocessing.media.video_writer import VideoWriter
 from wav2lip.generator.checkpoints import load_generator
 
 SHORTEST = 0.1  # seconds of sound
@@ -51,19 +52,19 @@ AdaptProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class _Made:
+class _GeneratedFrame:
     """A picture with its new face, not yet joined; `cut` is None where there is no face."""
 
     number: int
     frame: np.ndarray
-    cut: Cut | None = None
+    cut: FaceCrop | None = None
     face: np.ndarray | None = None
     presence: float = 0.0
     shot: int = 0
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelOrigin:
     """What a generator was loaded from, and what it computes on."""
 
     checkpoint: Path | str | None
@@ -74,7 +75,7 @@ class Origin:
 class LipSync:
     """A loaded generator, for any number of jobs, also at once in threads. Nothing is global."""
 
-    def __init__(self, generator: FaceGenerator, audio: AudioConfig, origin: Origin | None = None) -> None:
+    def __init__(self, generator: FaceGenerator, audio: AudioConfig, origin: ModelOrigin | None = None) -> None:
         """`origin`: for jobs that adapt the generator first."""
         self.generator, self.audio, self.origin = generator, audio, origin
         self.turn = threading.Lock()  # the engine computes for one thread at a time
@@ -90,7 +91,7 @@ class LipSync:
         network, audio, geometry = load_generator(checkpoint)
         config = network.config
         engine = FaceGenerator(load_backend(network, backend, device), config, geometry)
-        return cls(engine, audio, Origin(checkpoint, device, backend))
+        return cls(engine, audio, ModelOrigin(checkpoint, device, backend))
 
     def __call__(
         self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
@@ -129,7 +130,7 @@ class _Job:
 
     def __init__(self, model: LipSync, face: Path, audio: Path, outfile: Path, options: Options) -> None:
         self.model, self.options, self.outfile = model, options, outfile
-        self.clock = Clock()
+        self.clock = StageClock()
         check_files(face, audio, outfile, options)
         framing = Framing(options.resize_factor, options.rotate, options.crop)
         self.source = FaceSource(
@@ -140,10 +141,10 @@ class _Job:
             self.audio = audio
             self.mel, self.spoken = self._listen(audio)
         self.total = self._total()
-        self.sounds = [Sound(audio)]
+        self.sounds = [AudioSource(audio)]
         if options.keep_audio and self.source.info.has_audio:
             length = None if self.source.end is None else self.source.end - self.source.start
-            self.sounds.append(Sound(face, start=self.source.start, duration=length, gain=options.keep_audio))
+            self.sounds.append(AudioSource(face, start=self.source.start, duration=length, gain=options.keep_audio))
         self._use(model)
 
     def _use(self, model: LipSync) -> None:
@@ -157,7 +158,7 @@ class _Job:
         samples = load_audio(audio, config)
         if len(samples) < SHORTEST * config.sample_rate:
             length = len(samples) / config.sample_rate
-            raise MediaError(f"{shown(audio)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+            raise MediaError(f"{display_path(audio)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
         mel = mel_spectrogram(samples, config)
         if self.options.rest:
             mel = rest_in_silence(mel, speech_columns(samples, config), config)
@@ -177,10 +178,10 @@ class _Job:
             if self.options.adapt:
                 with self.clock("adapt"):
                     self._adapt(adapt_progress)
-            path = FacePath(self._faces(), self.source.size)
+            path = FaceTrackBuffer(self._faces(), self.source.size)
             try:
                 if path.first_found() is None:
-                    raise MediaError(f"{shown(self.source.path)} shows no face that can be found in any picture")
+                    raise MediaError(f"{display_path(self.source.path)} shows no face that can be found in any picture")
                 report = self._render(path, progress)
             finally:
                 path.close()
@@ -190,12 +191,12 @@ class _Job:
     def _adapt(self, progress: AdaptProgress | None) -> None:
         """Takes a generator that has learnt this person, in a file that goes away again."""
         from wav2lip.adapt.command import adapt  # the trainer's part of the program, which other jobs do not need
-        from wav2lip.adapt.person_clips import Part
+        from wav2lip.adapt.person_clips import VideoPart
 
         origin, options = self.model.origin, self.options
         if origin is None:
             raise ValueError("only a generator that was loaded from a file can adapt")
-        part = Part(options.start, options.end, options.select, options.face_id, options.detect_every)
+        part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every)
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder) / "person.safetensors"
             adapt(
@@ -213,27 +214,27 @@ class _Job:
         options, source = self.options, self.source
         count = source.count if options.save_track else min(source.count, self.spoken)
         if options.box is not None:
-            return constant_path(options.box, source.count)
+            return constant_track(options.box, source.count)
         if options.load_track is not None:
-            return loaded_path(options.load_track, source.size, count)
-        faces = follow(
+            return loaded_track(options.load_track, source.size, count)
+        faces = stream_face_track(
             source.frames(0, count), self._detector(), select=options.select, face_id=options.face_id,
             every=options.detect_every, fps=float(source.fps), **({"smooth": 0.0} if options.nosmooth else {}),
         )  # fmt: skip
         return self.clock.iterate("detect", faces)
 
-    def _render(self, path: FacePath, progress: Progress | None) -> Report:
+    def _render(self, path: FaceTrackBuffer, progress: Progress | None) -> Report:
         source, options = self.source, self.options
         depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
         batch = min(options.batch_size, max(4, depth))
         preview = Preview(options.preview, self.total)
         count = faces = 0
-        decoded = Ahead(self.clock.iterate("decode", source.play(self.total, options.sync_mode)), depth)
-        with closing(decoded), closing(Ahead(self._generate(decoded, path, batch), depth)) as made, VideoWriter(
+        decoded = Prefetcher(self.clock.iterate("decode", source.play(self.total, options.sync_mode)), depth)
+        with closing(decoded), closing(Prefetcher(self._generate(decoded, path, batch), depth)) as made, VideoWriter(
             self.outfile, *source.size, source.fps, sounds=self.sounds, crf=options.crf, source=self._looks(),
             metadata=METADATA,
         ) as writer:  # fmt: skip
-            joiner = _Joiner(self.generator.geometry.kind, options.blend)
+            joiner = _FaceCompositor(self.generator.geometry.kind, options.blend)
             for item in made:
                 with self.clock("composite"):
                     frame = joiner.join(item)
@@ -253,7 +254,7 @@ class _Job:
         info = self.source.info
         return replace(info, sample_aspect_ratio=1 / info.sample_aspect_ratio) if self.options.rotate else info
 
-    def _finish(self, writer: VideoWriter, path: FacePath, preview: Preview) -> Path | None:
+    def _finish(self, writer: VideoWriter, path: FaceTrackBuffer, preview: Preview) -> Path | None:
         """Writes what was asked for beside the video, then gives the video its name: all of them or none."""
         written: list[Path] = []
         sheet = None
@@ -271,10 +272,12 @@ class _Job:
             raise
         return sheet
 
-    def _generate(self, pictures: Iterable[tuple[int, np.ndarray]], path: FacePath, size: int) -> Iterator[_Made]:
+    def _generate(
+        self, pictures: Iterable[tuple[int, np.ndarray]], path: FaceTrackBuffer, size: int
+    ) -> Iterator[_GeneratedFrame]:
         """Gives each picture its face, a batch at a time."""
         config, silence = self.generator.config, -self.model.audio.max_abs_value if self.options.rest else -np.inf
-        choice = References(config.mask_row, silence, hold=config.output == "warp")
+        choice = ReferenceSelector(config.mask_row, silence, hold=config.output == "warp")
         for batch in _batches(enumerate(pictures), size):
             cuts, references, mels, made = [], [], [], []
             for shown_at, (number, frame) in batch:
@@ -283,20 +286,20 @@ class _Job:
                 if self.total > self.spoken:  # the rest is kept, and the mouth must not snap back to it
                     presence = min(presence, (self.spoken - shown_at) / FADE)
                 if face is None or presence <= 0:
-                    made.append(_Made(shown_at, frame))
+                    made.append(_GeneratedFrame(shown_at, frame))
                     continue
                 with self.clock("crop"):
                     cuts.append(self.generator.cut(frame, face))
                 mels.append(mel_window(self.mel, Fraction(shown_at) / self.source.fps, self.model.audio)[None])
                 references.append(choice.reference(cuts[-1], mels[-1], face.shot))
-                made.append(_Made(shown_at, frame, cuts[-1], None, presence, face.shot))
+                made.append(_GeneratedFrame(shown_at, frame, cuts[-1], None, presence, face.shot))
             with self.model.turn, self.clock("generate"):
                 faces = iter(self.generator.speak(cuts, references, np.stack(mels), size) if cuts else ())
             for item in made:
-                yield item if item.cut is None else _Made(**(vars(item) | {"face": next(faces)}))
+                yield item if item.cut is None else _GeneratedFrame(**(vars(item) | {"face": next(faces)}))
 
 
-class _Joiner:
+class _FaceCompositor:
     """Puts generated faces back, with the colours of the picture."""
 
     def __init__(self, kind: str, blend: str) -> None:
@@ -304,7 +307,7 @@ class _Joiner:
         self.matcher = ColourMatcher(_mask(kind, 96))
         self.shot = -1
 
-    def join(self, item: _Made) -> np.ndarray:
+    def join(self, item: _GeneratedFrame) -> np.ndarray:
         """The picture as it is shown, (H, W, 3) uint8."""
         if item.cut is None or item.face is None:
             return item.frame

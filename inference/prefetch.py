@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-class Ahead(Iterator[Item]):
+class Prefetcher(Iterator[Item]):
     """Iterates `items` in a thread, at most `depth` items ahead of its reader.
 
     An exception in the thread is raised where its item would have come. `close` ends the thread, waiting for the item
@@ -65,7 +65,7 @@ class Ahead(Iterator[Item]):
         self._thread.join()
 
 
-class Clock:
+class StageClock:
     """Seconds that each stage was busy."""
 
     def __init__(self) -> None:

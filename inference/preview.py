@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 
 WIDTH = 320  # pixels of one picture on the sheet
 COLUMNS = 8
@@ -52,5 +52,5 @@ class Preview:
                 part.write_bytes(data.tobytes())
                 os.replace(part, path)
         except OSError as error:
-            raise MediaError(f"{shown(path)} cannot be written: {error.strerror}") from error
+            raise MediaError(f"{display_path(path)} cannot be written: {error.strerror}") from error
         return path

@@ -41,11 +41,11 @@ def bce_loss(probability: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     return F.binary_cross_entropy(probability.clamp(eps, 1 - eps), target)
 
 
-def matching_loss(audio: Tensor, face: Tensor, scale: Tensor, everywhere: float = 0.25) -> Tensor:
+def matching_loss(audio: Tensor, face: Tensor, scale: Tensor, batch_contrastive_weight: float = 0.25) -> Tensor:
     """Which of a clip's windows does this sound belong to, and which of all windows?
 
     N-way matching after Perfect Match (arXiv 1809.08001): cross-entropy over the clip's own windows, both ways,
-    plus `everywhere` times the same over the whole batch. The neighbours of the right window are neither right
+    plus `batch_contrastive_weight` times the same over the whole batch. The neighbours of the right window are neither right
     nor wrong and do not take part.
 
     Args:
@@ -66,4 +66,4 @@ def matching_loss(audio: Tensor, face: Tensor, scale: Tensor, everywhere: float 
     near = F.cross_entropy(own, target) + F.cross_entropy(own.transpose(1, 2), target)
     index = torch.arange(clips * windows, device=audio.device)
     far = F.cross_entropy(every, index) + F.cross_entropy(every.T, index)
-    return near / 2 + everywhere * far / 2
+    return near / 2 + batch_contrastive_weight * far / 2

@@ -18,16 +18,16 @@ import torch
 from tqdm import tqdm
 
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.manifest import Row
+from preprocessing.dataset.manifest import ClipRow
 from syncnet.offset import SyncScore
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from syncnet.validation import judge_clip
 
 NAME = "offsets.jsonl"  # one line a measurement: of which expert, of what, and the score
 
 
 @dataclass(frozen=True)
-class Task:
+class OffsetTask:
     """A clip to be measured.
 
     Attributes:
@@ -42,12 +42,12 @@ class Task:
     listed: tuple[str, int, int] | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, row: Row, repaired: int = 0) -> Task:
+    def of(cls, row: ClipRow, repaired: int = 0) -> OffsetTask:
         """The task of a manifest's row."""
         return cls(row.clip, row.audio_sha256, repaired, (row.speaker, row.frames, row.size))
 
 
-class Measurements:
+class OffsetMeasurements:
     """One expert's scores of a folder's clips. What an earlier run has measured, stopped or not, is not repeated."""
 
     def __init__(self, clips: Path, expert: Path, workers: int = 0) -> None:
@@ -69,7 +69,7 @@ class Measurements:
         self._path = clips / NAME
         self._known = dict(self._read()) if self._path.exists() else {}
 
-    def scores(self, tasks: Sequence[Task], unit: str) -> dict[Task, SyncScore]:
+    def scores(self, tasks: Sequence[OffsetTask], unit: str) -> dict[OffsetTask, SyncScore]:
         """All tasks' scores, measured where they are not known yet, with a progress bar that counts in `unit`.
 
         Raises:
@@ -91,19 +91,19 @@ class Measurements:
                 bar.update()
         return {task: self._known[task] for task in tasks}
 
-    def _read(self) -> Iterator[tuple[Task, SyncScore]]:
+    def _read(self) -> Iterator[tuple[OffsetTask, SyncScore]]:
         """The file's measurements by this expert; a line that is not whole is left out."""
         with self._path.open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 try:
                     values = json.loads(line)
                     if values.pop("expert") == self.digest:
-                        task = Task(*(values.pop(name) for name in ("clip", "sound", "repaired")))
+                        task = OffsetTask(*(values.pop(name) for name in ("clip", "sound", "repaired")))
                         yield task, SyncScore(**values)
                 except (ValueError, TypeError, AttributeError, KeyError):
                     continue
 
-    def _measured(self, tasks: Sequence[Task]) -> Generator[SyncScore, None, None]:
+    def _measured(self, tasks: Sequence[OffsetTask]) -> Generator[SyncScore, None, None]:
         """The tasks' scores in their order."""
         work = partial(measure, clips=self.clips, expert=self.expert)
         if not self.workers:
@@ -116,7 +116,7 @@ class Measurements:
                 pool.shutdown(cancel_futures=True)
 
 
-def measure(task: Task, clips: Path, expert: Path) -> SyncScore:
+def measure(task: OffsetTask, clips: Path, expert: Path) -> SyncScore:
     """The offset of one clip below the folder `clips`, by the windows in which somebody speaks.
 
     Raises:
@@ -128,8 +128,8 @@ def measure(task: Task, clips: Path, expert: Path) -> SyncScore:
 
 
 @lru_cache(maxsize=1)
-def _opened(expert: Path) -> Expert:
-    return Expert.load(expert)
+def _opened(expert: Path) -> SyncExpert:
+    return SyncExpert.load(expert)
 
 
 def _settle() -> None:

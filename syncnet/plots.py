@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 from syncnet.offset import REACH
 from training.run import INSTALL
 
@@ -85,9 +85,9 @@ def plot_offsets(before: Sequence[int], after: Sequence[int], path: Path) -> Non
 def _figure(path: Path, inches: tuple[float, float]) -> Figure:
     """An empty figure of its own: pyplot, which chooses a display and remembers every figure, takes no part."""
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot draw {shown(path)}: its name must end in one of {', '.join(FORMATS)}")
+        raise ValueError(f"cannot draw {display_path(path)}: its name must end in one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise ValueError(f"cannot draw {shown(path)}: its folder does not exist")
+        raise ValueError(f"cannot draw {display_path(path)}: its folder does not exist")
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preprocessing.dataset.augmentation import Augmentation
-from preprocessing.dataset.windows import Region
+from preprocessing.dataset.windows import CropRegion
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import shown
-from syncnet.data import DISGUISE, MOUTH, WINDOW, pair, sample
+from preprocessing.media.video_reader import display_path
+from syncnet.data import AUGMENTATION, MOUTH, WINDOW, pair, sample
 from syncnet.model import SmallSyncNet, SyncNet
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 
 RELEASED = (512, 96)  # dimension of the released network, and width of the square whose lower half it sees
@@ -30,7 +30,7 @@ LEAST_WARM = 400
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SyncNetRecipe:
     """What is trained, and how.
 
     Attributes:
@@ -40,13 +40,13 @@ class Recipe:
         dimension: Of the embeddings.
         dropout: Share of the last features that a step goes without.
         loss: "matching" tells the windows of a clip apart; "bce" asks whether picture and sound belong together.
-        everywhere: Weight of matching over all windows of a process' batch beside that within a clip.
-        clips_a_step: Drawn by all devices together.
-        windows_a_clip: Drawn from each; for bce two, of which it takes one picture and one sound.
-        distance: Frames from one window to the next; for bce the least.
-        spoken: Share of speech below which another place of the clip is drawn; not for bce.
+        batch_contrastive_weight: Weight of matching over all windows of a process' batch beside that within a clip.
+        clips_per_step: Drawn by all devices together.
+        windows_per_clip: Drawn from each; for bce two, of which it takes one picture and one sound.
+        window_stride: Frames from one window to the next; for bce the least.
+        min_speech_share: Share of speech below which another place of the clip is drawn; not for bce.
         optimizer: "adamw" or "adam".
-        rate: Learning rate at its highest.
+        lr: Learning rate at its highest.
         schedule: "one-cycle" climbs and falls to zero within the steps; "constant".
         weight_decay: Share of the rate by which weights shrink in a step.
         clip_gradient: Norm above which the gradient is scaled down; 0 leaves it.
@@ -56,24 +56,24 @@ class Recipe:
     """
 
     network: Literal["small", "released"] = "small"
-    region: Region = MOUTH
+    region: CropRegion = MOUTH
     norm: Literal["layer", "group"] = "layer"
     dimension: int = 256
     dropout: float = 0.0
     loss: Literal["matching", "bce"] = "matching"
-    everywhere: float = 0.25
-    clips_a_step: int = 8
-    windows_a_clip: int = 16
-    distance: int = 2
-    spoken: float = 0.3
+    batch_contrastive_weight: float = 0.25
+    clips_per_step: int = 8
+    windows_per_clip: int = 16
+    window_stride: int = 2
+    min_speech_share: float = 0.3
     optimizer: Literal["adamw", "adam"] = "adamw"
-    rate: float = 6e-4
+    lr: float = 6e-4
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     weight_decay: float = 0.05
     clip_gradient: float = 1.0
     steps: int = 5000
     seed: int = 0
-    augmentation: Augmentation = DISGUISE
+    augmentation: Augmentation = AUGMENTATION
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -82,21 +82,35 @@ class Recipe:
                 f"the released network has dimension 512, region.size 96 and dropout 0, not {self.dimension}, "
                 f"{self.region.size} and {self.dropout}"
             )
-        if self.loss == "bce" and (self.windows_a_clip != 2 or self.distance < WINDOW):
+        if self.loss == "bce" and (self.windows_per_clip != 2 or self.window_stride < WINDOW):
             raise ValueError(
-                f"the loss bce needs windows_a_clip 2 and a distance of {WINDOW} frames or more, so that they share "
-                f"none, not {self.windows_a_clip} and {self.distance}"
+                f"the loss bce needs windows_per_clip 2 and a distance of {WINDOW} frames or more, so that they share "
+                f"none, not {self.windows_per_clip} and {self.window_stride}"
             )
 
     def _check_ranges(self) -> None:
-        for name, least in {"dimension": 8, "clips_a_step": 1, "windows_a_clip": 2, "distance": 1, "steps": 1}.items():
+        for name, least in {
+            "dimension": 8,
+            "clips_per_step": 1,
+            "windows_per_clip": 2,
+            "window_stride": 1,
+            "steps": 1,
+        }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in ("everywhere", "rate", "weight_decay", "clip_gradient", "seed", "dropout", "spoken"):
+        for name in (
+            "batch_contrastive_weight",
+            "lr",
+            "weight_decay",
+            "clip_gradient",
+            "seed",
+            "dropout",
+            "min_speech_share",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         left, top, side, size = self.region.left, self.region.top, self.region.side, self.region.size
-        for name in ("dropout", "spoken"):
+        for name in ("dropout", "min_speech_share"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is a share below 1, not {getattr(self, name)}")
         if min(left, top) < 0 or side <= 0 or max(left, top) + side > 1 + 1e-6 or size < 32:
@@ -105,20 +119,24 @@ class Recipe:
     @property
     def span(self) -> int:
         """Frames of the shortest clip that can be drawn from."""
-        return (self.windows_a_clip - 1) * self.distance + WINDOW
+        return (self.windows_per_clip - 1) * self.window_stride + WINDOW
 
     @property
     def draw(self) -> Callable[..., Any]:
         """From a clip and a generator of random numbers: what the loss takes of a clip."""
         if self.loss == "bce":
-            return partial(pair, nearest=self.distance, augmentation=self.augmentation, region=self.region)
-        how: dict[str, Any] = {"augmentation": self.augmentation, "region": self.region, "spoken": self.spoken}
-        return partial(sample, windows=self.windows_a_clip, step=self.distance, **how)
+            return partial(pair, nearest=self.window_stride, augmentation=self.augmentation, region=self.region)
+        how: dict[str, Any] = {
+            "augmentation": self.augmentation,
+            "region": self.region,
+            "min_speech_share": self.min_speech_share,
+        }
+        return partial(sample, windows=self.windows_per_clip, step=self.window_stride, **how)
 
-    def rate_at(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """The learning rate of the step after `step` steps."""
         warm = max(WARM, min(0.5, LEAST_WARM / self.steps))
-        return self.rate * (one_cycle(step / self.steps, warm) if self.schedule == "one-cycle" else 1.0)
+        return self.lr * (one_cycle(step / self.steps, warm) if self.schedule == "one-cycle" else 1.0)
 
 
 def one_cycle(done: float, warm: float = WARM) -> float:
@@ -128,7 +146,7 @@ def one_cycle(done: float, warm: float = WARM) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))
 
 
-class LowerHalf(nn.Module):
+class LowerHalfSyncNet(nn.Module):
     """The released network where a small one is expected: of a square it sees the lower half.
 
     Its embeddings are not signed and its scale is not learnt with the loss it was made for.
@@ -153,44 +171,46 @@ class LowerHalf(nn.Module):
         return F.normalize(self.released.face_encoder(half).flatten(1).float())
 
 
-def build_network(recipe: Recipe) -> SmallSyncNet | LowerHalf:
+def build_network(recipe: SyncNetRecipe) -> SmallSyncNet | LowerHalfSyncNet:
     """A new network, its weights drawn by torch's generator."""
     if recipe.network == "released":
-        network: SmallSyncNet | LowerHalf = LowerHalf()
+        network: SmallSyncNet | LowerHalfSyncNet = LowerHalfSyncNet()
     else:
         network = SmallSyncNet(recipe.dimension, recipe.region.size, recipe.norm, recipe.dropout)
     network.log_scale.requires_grad_(recipe.loss == "matching")  # several processes wait for every gradient
     return network
 
 
-def build_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(recipe: SyncNetRecipe, network: nn.Module) -> torch.optim.Optimizer:
     """Of everything that is learnt."""
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
     learnt = [weight for weight in network.parameters() if weight.requires_grad]
-    return kind(learnt, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    return kind(learnt, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def expert_of(recipe: Recipe, network: SmallSyncNet | LowerHalf, step: int) -> Expert:
+def expert_of(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, step: int) -> SyncExpert:
     """The network as an expert that embeds clips."""
-    return Expert(cast(SmallSyncNet, network), recipe.region, step)
+    return SyncExpert(cast(SmallSyncNet, network), recipe.region, step)
 
 
-def save_network(recipe: Recipe, network: SmallSyncNet | LowerHalf, step: int, path: Path) -> None:
-    """Writes a checkpoint: a small network's opens with `Expert.load`; a released one's has the released keys."""
+def save_network(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, step: int, path: Path) -> None:
+    """Writes a checkpoint: a small network's opens with `SyncExpert.load`; a released one's has the released keys."""
     if isinstance(network, SmallSyncNet):
         return expert_of(recipe, network, step).save(path)
     crop = {"kind": "points", "region": asdict(recipe.region)}
     Checkpoint("syncnet", {}, asdict(AudioConfig()), crop, network.released.state_dict(), step).save(path)
 
 
-def load_network(recipe: Recipe, network: SmallSyncNet | LowerHalf, path: Path) -> None:
+def load_network(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, path: Path) -> None:
     """Takes over the weights of an expert's checkpoint.
 
     Raises:
         ValueError: it holds another network, or one that sees another part of the face.
     """
-    theirs = Expert.load(path)
+    theirs = SyncExpert.load(path)
     alike = isinstance(network, SmallSyncNet) and theirs.network.config == network.config
     if not alike or theirs.region != recipe.region:
-        raise ValueError(f"{shown(path)} is not such a network as is trained: {theirs.network.config}, {theirs.region}")
+        raise ValueError(
+            f"{display_path(path)} is not such a network as is trained: {theirs.network.config}, {theirs.region}"
+        )
     network.load_state_dict(theirs.network.state_dict())

@@ -19,12 +19,12 @@ from preprocessing.commands import Parser, add_detector_flags, fail
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
-from preprocessing.media.video_reader import MediaError, VideoInfo, probe, shown
+from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe
 from syncnet.data import WINDOW
 from syncnet.plots import FORMATS, plot_curves
 from syncnet.score_report import VideoScore, report, table
-from syncnet.sync_expert import EXPERT, Expert
-from syncnet.video_scoring import ExpertScorer, Progress, Scorer, watch
+from syncnet.sync_expert import EXPERT, SyncExpert
+from syncnet.video_scoring import ExpertScorer, Progress, Scorer, score_tracks
 from training.run import INSTALL
 
 PROGRAM = "syncnet.score"
@@ -48,7 +48,7 @@ def open_scorer(model: Path = EXPERT) -> Scorer:
         ValueError: the file is neither.
     """
     if model.suffix.lower() == ".safetensors":
-        return ExpertScorer(Expert.load(model))
+        return ExpertScorer(SyncExpert.load(model))
     from syncnet.lse import PublishedScorer, load_published
 
     return PublishedScorer(load_published(model))
@@ -75,17 +75,17 @@ def score_video(
     info = _suitable(path)
     sound = read_sound(path)
     if len(sound.samples) < SHORTEST * 16000:
-        raise MediaError(f"the sound of {shown(path)} lasts {len(sound.samples) / 16000:.2f} s: 1 s is needed")
+        raise MediaError(f"the sound of {display_path(path)} lasts {len(sound.samples) / 16000:.2f} s: 1 s is needed")
     if not sound.flags.any():
-        raise MediaError(f"{shown(path)} is silent: without speech there is no sync to score")
+        raise MediaError(f"{display_path(path)} is silent: without speech there is no sync to score")
     tracks = follow_faces(path, info, detector or load_detector(), max_faces)
     scorer = scorer or open_scorer()
-    seen = [person for person in watch(path, from_left(tracks), sound.samples, scorer, progress) if person]
+    seen = [person for person in score_tracks(path, from_left(tracks), sound.samples, scorer, progress) if person]
     people = [person for person in seen if len(person.starts) >= LEAST_SEEN]
     if not people:
         length = f"{(LEAST_SEEN + WINDOW - 1) / CLIP_FPS:.2f} s or longer"
         anybody = any(track.found.any() for track in tracks)
-        raise MediaError(f"{shown(path)} shows no face " + (f"for {length}" if anybody else "that can be found"))
+        raise MediaError(f"{display_path(path)} shows no face " + (f"for {length}" if anybody else "that can be found"))
     return report(path, info.duration, people, partial(scorer.counted, sound.flags))
 
 
@@ -99,11 +99,11 @@ def _suitable(path: Path) -> VideoInfo:
     """What the file is; MediaError unless it is a video with sound that is long enough."""
     info = probe(path)
     if info.is_image:
-        raise MediaError(f"{shown(path)} is a photo, not a video")
+        raise MediaError(f"{display_path(path)} is a photo, not a video")
     if not info.has_audio:
-        raise MediaError(f"{shown(path)} has no sound track")
+        raise MediaError(f"{display_path(path)} has no sound track")
     if info.duration < SHORTEST:
-        raise MediaError(f"{shown(path)} lasts {info.duration:.2f} s: 1 s is needed")
+        raise MediaError(f"{display_path(path)} lasts {info.duration:.2f} s: 1 s is needed")
     return info
 
 
@@ -150,9 +150,9 @@ def _check_plot(path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(f"--plot needs matplotlib: {INSTALL}")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--plot must end in {', '.join(FORMATS)}, not be called {shown(path.name)}")
+        raise ValueError(f"--plot must end in {', '.join(FORMATS)}, not be called {display_path(path.name)}")
     if not path.parent.is_dir():
-        raise ValueError(f"--plot {shown(path)} cannot be written: {shown(path.parent)} is no folder")
+        raise ValueError(f"--plot {display_path(path)} cannot be written: {display_path(path.parent)} is no folder")
 
 
 def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args: argparse.Namespace) -> int:
@@ -163,7 +163,7 @@ def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args:
             with tqdm(unit="frame", disable=None, leave=False) as bar:
                 score = score_video(path, scorer, detector, max_faces=args.max_faces, progress=_shown_on(bar))
         except (MediaError, OSError, MemoryError) as error:
-            code = fail(PROGRAM, 1, str(error) or f"there is too little memory for {shown(path)}")
+            code = fail(PROGRAM, 1, str(error) or f"there is too little memory for {display_path(path)}")
             results.append({"video": str(path), "error": " ".join(str(error).split())})
             continue
         results.append(score.values())
@@ -186,7 +186,7 @@ def _shown_on(bar: tqdm) -> Progress:
 
 
 def _label(path: Path, person: int, score: VideoScore) -> str:
-    return shown(path.name) + (f", person {person}" if len(score.curves) > 1 else "")
+    return display_path(path.name) + (f", person {person}" if len(score.curves) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 from syncnet.offset import SyncScore, shift_curve, sync_score
-from syncnet.video_scoring import Watched
+from syncnet.video_scoring import ScoredTrack
 
 SPAN = 5  # seconds
 LEAST_SPAN = 25  # windows: with less than a second of speech, a span says nothing
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One person in one span of a video.
 
     Attributes:
@@ -60,11 +60,11 @@ class VideoScore:
 
     path: Path
     seconds: float
-    rows: list[Row]
+    rows: list[ScoreRow]
     curves: dict[int, np.ndarray] = field(repr=False)
 
     @property
-    def speaker(self) -> Row:
+    def speaker(self) -> ScoreRow:
         """The row, of the whole video, of the one who speaks."""
         return next(row for row in self.rows if row.whole and row.speaks)
 
@@ -75,7 +75,7 @@ class VideoScore:
 
 
 def report(
-    path: Path, seconds: float, people: Sequence[Watched], counted: Callable[[np.ndarray], np.ndarray]
+    path: Path, seconds: float, people: Sequence[ScoredTrack], counted: Callable[[np.ndarray], np.ndarray]
 ) -> VideoScore:  # fmt: skip
     """The rows of all people.
 
@@ -84,11 +84,11 @@ def report(
         people: one or more.
         counted: from (W,) first frames to (W,) bool, which windows say something about sync.
     """
-    whole, spans, curves = list[Row](), list[Row](), {}
+    whole, spans, curves = list[ScoreRow](), list[ScoreRow](), {}
     for number, person in enumerate(people, 1):
         chosen = counted(person.starts)
         score = sync_score(person.distances, chosen)
-        whole.append(Row(number, person.first / CLIP_FPS, person.last / CLIP_FPS, True, score))
+        whole.append(ScoreRow(number, person.first / CLIP_FPS, person.last / CLIP_FPS, True, score))
         curves[number] = shift_curve(person.distances[chosen])
         spans += _spans(number, person, chosen, seconds)
     starts = sorted({row.start for row in spans})
@@ -96,17 +96,17 @@ def report(
     return VideoScore(path, seconds, [row for group in groups for row in _speaking(group)], curves)
 
 
-def _spans(number: int, person: Watched, counted: np.ndarray, seconds: float) -> list[Row]:
+def _spans(number: int, person: ScoredTrack, counted: np.ndarray, seconds: float) -> list[ScoreRow]:
     """One person's rows of five seconds; each window belongs to the span in which it begins."""
     rows, span = [], person.starts // (SPAN * CLIP_FPS)
     for k in np.unique(span).tolist():
         chosen = counted & (span == k)
         score = sync_score(person.distances, chosen) if chosen.sum() >= LEAST_SPAN else None
-        rows.append(Row(number, float(SPAN * k), min(float(SPAN * (k + 1)), seconds), False, score))
+        rows.append(ScoreRow(number, float(SPAN * k), min(float(SPAN * (k + 1)), seconds), False, score))
     return rows
 
 
-def _speaking(rows: list[Row]) -> list[Row]:
+def _speaking(rows: list[ScoreRow]) -> list[ScoreRow]:
     """The rows of one span, in which the one with the highest confidence speaks."""
     best = max((row.score.confidence for row in rows if row.score), default=np.nan)
     return [replace(row, speaks=row.score is not None and row.score.confidence == best) for row in rows]
@@ -115,7 +115,7 @@ def _speaking(rows: list[Row]) -> list[Row]:
 def table(score: VideoScore) -> str:
     """What is printed for a video."""
     several = len(score.curves) > 1
-    lines = [f"{shown(score.path)}, {score.seconds:.2f} s"]
+    lines = [f"{display_path(score.path)}, {score.seconds:.2f} s"]
     lines += [f"{'person':>6} {'from':>8} {'to':>8}  {'offset':<34} {'distance':>8} {'confidence':>10}"]
     for row in score.rows:
         figures = f"{row.score.distance:8.3f} {row.score.confidence:10.3f}" if row.score else f"{'-':>8} {'-':>10}"

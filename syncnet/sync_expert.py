@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Region, face_window, mel_windows
+from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
 from preprocessing.media.audio import AudioConfig
 from syncnet.data import MOUTH, WINDOW, mouth_windows
 from syncnet.model import SmallSyncNet
@@ -29,7 +29,7 @@ HEARD_SHARE = 0.25  # of a window's columns
 
 
 @dataclass
-class Expert:
+class SyncExpert:
     """A trained expert.
 
     Attributes:
@@ -39,11 +39,11 @@ class Expert:
     """
 
     network: SmallSyncNet
-    region: Region = MOUTH
+    region: CropRegion = MOUTH
     step: int = 0
 
     @classmethod
-    def load(cls, path: Path = EXPERT, device: str = "cpu") -> Expert:
+    def load(cls, path: Path = EXPERT, device: str = "cpu") -> SyncExpert:
         """Opens a checkpoint; EXPERT and JUDGE are those that come with the program.
 
         Raises:
@@ -53,7 +53,7 @@ class Expert:
         AudioConfig().require(checkpoint.audio, str(path))
         if checkpoint.crop.get("kind") != "points":
             raise ValueError(f"{path} looks at crops of the kind {checkpoint.crop.get('kind')!r}, not 'points'")
-        region = Region(**checkpoint.crop["region"]) if "region" in checkpoint.crop else MOUTH
+        region = CropRegion(**checkpoint.crop["region"]) if "region" in checkpoint.crop else MOUTH
         network = SmallSyncNet(**{"norm": "group"} | checkpoint.config)  # which checkpoints before the choice had
         network.load_state_dict(checkpoint.weights)
         return cls(network.to(device).eval().requires_grad_(False), region, checkpoint.step)
@@ -136,7 +136,7 @@ def _blocks(count: int) -> Iterator[tuple[int, int]]:
         yield first, min(BLOCK, count - first)
 
 
-def heard(speech: np.ndarray, starts: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
+def windows_with_speech(speech: np.ndarray, starts: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
     """Which windows count for sync: those with speech in a quarter of their sound or more.
 
     Silence fits any closed mouth and tells nothing; where fewer than five windows hold speech, all of them count.

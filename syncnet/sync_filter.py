@@ -24,9 +24,9 @@ from preprocessing.build.build_state import STATE, locked
 from preprocessing.build.report import write_report
 from preprocessing.commands import Parser, fail
 from preprocessing.dataset.clips import CLIP_FPS
-from preprocessing.dataset.manifest import Row, read_manifest, write_rows
-from preprocessing.media.video_reader import shown
-from syncnet.measurements import Measurements, Task
+from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
+from preprocessing.media.video_reader import display_path
+from syncnet.measurements import OffsetMeasurements, OffsetTask
 from syncnet.offset import REACH, SyncScore
 from syncnet.plots import plot_offsets
 from syncnet.sync_expert import EXPERT
@@ -37,7 +37,7 @@ BAR = 40  # characters of the histogram's longest bar
 
 
 @dataclass(frozen=True)
-class Limits:
+class FilterLimits:
     """What passes.
 
     Attributes:
@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Screening:
+class FilterResult:
     """What became of a data set's clips.
 
     Attributes:
@@ -76,7 +76,7 @@ class Screening:
         left: the offsets of those that pass, measured again after the repair.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[ClipRow]
     left: Sequence[int]
 
     @property
@@ -85,13 +85,13 @@ class Screening:
         return [round(row.offset) for row in self.rows if row.offset is not None]
 
     @property
-    def passed(self) -> list[Row]:
+    def passed(self) -> list[ClipRow]:
         """What is left to train on."""
         return [row for row in self.rows if row.passes]
 
     def summary(self) -> dict[str, Any]:
         """The figures, ready for JSON: clips, minutes, shares within a frame, histograms; and by speaker."""
-        by_speaker: dict[str, list[Row]] = {}
+        by_speaker: dict[str, list[ClipRow]] = {}
         for row in self.rows:
             by_speaker.setdefault(row.speaker, []).append(row)
         return {
@@ -107,7 +107,7 @@ class Screening:
         }  # fmt: skip
 
 
-def _figures(rows: Sequence[Row]) -> dict[str, Any]:
+def _figures(rows: Sequence[ClipRow]) -> dict[str, Any]:
     """Of some clips: how many, and the medians of offset and confidence, None where none was measured."""
     offsets = [row.offset for row in rows if row.offset is not None]
     confidences = [row.confidence for row in rows if row.confidence is not None]
@@ -149,9 +149,9 @@ def _share(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.1f} %"
 
 
-def screen(
-    clips: Path, expert: Path = EXPERT, limits: Limits = Limits(), workers: int = 0, dry_run: bool = False
-) -> Screening:  # fmt: skip
+def filter_clips(
+    clips: Path, expert: Path = EXPERT, limits: FilterLimits = FilterLimits(), workers: int = 0, dry_run: bool = False
+) -> FilterResult:  # fmt: skip
     """Measures the clips that the build's gates let pass, and writes manifest.csv, screen.json and screen.png.
 
     Clips are measured as they are stored, whatever an earlier screening found.
@@ -169,14 +169,14 @@ def screen(
     """
     manifest = clips / "manifest.csv"
     if not manifest.is_file():
-        raise ValueError(f"{shown(clips)} has no manifest.csv; make clips with preprocessing.build")
+        raise ValueError(f"{display_path(clips)} has no manifest.csv; make clips with preprocessing.build")
     # A build writes the manifest, too. Imported clips have no build.
     with locked(clips) if (clips / STATE).is_dir() else nullcontext():
         rows = read_manifest(manifest)
         judged = [row for row in rows if row.clip and not row.reason]
         if not judged:
-            raise ValueError(f"{shown(clips)} has no clip that passes the gates; manifest.csv there says why")
-        screening = _judge(judged, Measurements(clips, expert, workers), limits)
+            raise ValueError(f"{display_path(clips)} has no clip that passes the gates; manifest.csv there says why")
+        screening = _judge(judged, OffsetMeasurements(clips, expert, workers), limits)
         if not dry_run:
             write_rows(manifest, rows)
             write_report(clips / "screen.json", asdict(limits) | {"expert": str(expert)} | screening.summary())
@@ -184,19 +184,19 @@ def screen(
     return screening
 
 
-def _judge(rows: Sequence[Row], measurements: Measurements, limits: Limits) -> Screening:
+def _judge(rows: Sequence[ClipRow], measurements: OffsetMeasurements, limits: FilterLimits) -> FilterResult:
     """Sets the rows' offset, confidence and screen, and measures again what is repaired."""
-    scores = measurements.scores([Task.of(row) for row in rows if row.frames >= SHORTEST], "clip")
+    scores = measurements.scores([OffsetTask.of(row) for row in rows if row.frames >= SHORTEST], "clip")
     for row in rows:
-        score = scores.get(Task.of(row))
+        score = scores.get(OffsetTask.of(row))
         row.offset, row.confidence = (score.offset, score.confidence) if score else (None, None)
         row.screen = limits.verdict(score)
-    passed = [Task.of(row, row.shift) for row in rows if row.passes]
+    passed = [OffsetTask.of(row, row.shift) for row in rows if row.passes]
     left = measurements.scores(passed, "clip, repaired")
-    return Screening(rows, [score.offset for score in left.values()])
+    return FilterResult(rows, [score.offset for score in left.values()])
 
 
-def _draw(screening: Screening, path: Path) -> None:
+def _draw(screening: FilterResult, path: Path) -> None:
     """A table without its picture is better than none: matplotlib may be missing."""
     try:
         plot_offsets(screening.found, screening.left, path)
@@ -208,18 +208,18 @@ PROGRAM = "syncnet.sync_filter"
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The flags are named as `screen` and `Limits` name their arguments."""
+    """The flags are named as `filter_clips` and `FilterLimits` name their arguments."""
     parser = Parser(PROGRAM, __doc__)
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by preprocessing.build")
     parser.add_argument(
         "--expert", type=Path, default=EXPERT, metavar="FILE", help="default: the one that comes with it"
     )
     parser.add_argument(
-        "--max-offset", type=int, default=Limits.max_offset, metavar="N",
+        "--max-offset", type=int, default=FilterLimits.max_offset, metavar="N",
         help="frames of 40 ms that are repaired; clips farther off are dropped (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--min-confidence", type=float, default=Limits.min_confidence, metavar="X",
+        "--min-confidence", type=float, default=FilterLimits.min_confidence, metavar="X",
         help="of the offset: the median of the curve of distances less its least (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="leave manifest.csv as it is: measure and print")
@@ -231,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = _parser().parse_args(argv)
     try:
-        limits = Limits(args.max_offset, args.min_confidence)
-        screening = screen(args.clips, args.expert, limits, args.workers, args.dry_run)
+        limits = FilterLimits(args.max_offset, args.min_confidence)
+        screening = filter_clips(args.clips, args.expert, limits, args.workers, args.dry_run)
     except KeyboardInterrupt:
         return fail(PROGRAM, 130, "interrupted; the same command goes on where it was")
     except ValueError as error:

@@ -21,16 +21,24 @@ from tqdm import tqdm
 
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
-from syncnet.data import Share
+from syncnet.data import ProcessShare
 from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from syncnet.plots import plot_curves
-from syncnet.recipe import LowerHalf, Recipe, build_network, build_optimizer, expert_of, load_network, save_network
+from syncnet.recipe import (
+    LowerHalfSyncNet,
+    SyncNetRecipe,
+    build_network,
+    build_optimizer,
+    expert_of,
+    load_network,
+    save_network,
+)
 from syncnet.validation import validate
 from training.command import run_command
 from training.engine import Engine
 from training.options import parse_options
-from training.run import Run, due
+from training.run import RunFolder, due
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -39,7 +47,7 @@ LARGEST_SCALE = 60  # of the cosines; beyond it single windows would rule the ma
 
 
 @dataclass(frozen=True)
-class Flags:
+class SyncNetTrainOptions:
     """The job.
 
     Attributes:
@@ -65,19 +73,19 @@ class Flags:
 
 
 @dataclass
-class State:
+class SyncNetTrainState:
     """Everything that lives while training; `forward` is the network as Fabric runs it."""
 
-    recipe: Recipe
+    recipe: SyncNetRecipe
     fabric: Fabric
-    network: SmallSyncNet | LowerHalf
+    network: SmallSyncNet | LowerHalfSyncNet
     forward: nn.Module
     optimizer: Any
     step: int = 0
     best: float = 0.0  # accuracy on the held-out clips
 
 
-def start(recipe: Recipe, fabric: Fabric, init: Path | None = None) -> State:
+def start(recipe: SyncNetRecipe, fabric: Fabric, init: Path | None = None) -> SyncNetTrainState:
     """A new network, alike in all processes.
 
     Raises:
@@ -88,18 +96,18 @@ def start(recipe: Recipe, fabric: Fabric, init: Path | None = None) -> State:
     if init:
         load_network(recipe, network, init)
     forward, optimizer = fabric.setup(network, build_optimizer(recipe, network))
-    return State(recipe, fabric, network, forward, optimizer)
+    return SyncNetTrainState(recipe, fabric, network, forward, optimizer)
 
 
-def train_step(state: State, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-    """One step on what `Recipe.draw` gave, in batches; returns the loss by its name, and what is of interest.
+def train_step(state: SyncNetTrainState, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    """One step on what `SyncNetRecipe.draw` gave, in batches; returns the loss by its name, and what is of interest.
 
     Raises:
         FloatingPointError: the loss is no number; the network is as it was before.
     """
     recipe, fabric = state.recipe, state.fabric
     for group in state.optimizer.param_groups:
-        group["lr"] = recipe.rate_at(state.step)
+        group["lr"] = recipe.lr_at(state.step)
     # Dropout depends on seed, step and process alone, so that a run that was stopped goes on as if it had not been.
     drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
@@ -116,15 +124,17 @@ def train_step(state: State, batch: Sequence[Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in losses.items()}
 
 
-def _match(state: State, mels: Tensor, mouths: Tensor) -> dict[str, Tensor]:
+def _match(state: SyncNetTrainState, mels: Tensor, mouths: Tensor) -> dict[str, Tensor]:
     """On (C, W, 1, 80, 16) mels and (C, W, 15, S, S) mouths."""
     audio, face = state.forward(mels.flatten(0, 1), mouths.flatten(0, 1))
     shape, scale = mels.shape[:2], state.network.log_scale.exp().clamp(max=LARGEST_SCALE)
-    loss = matching_loss(audio.unflatten(0, shape), face.unflatten(0, shape), scale, state.recipe.everywhere)
+    loss = matching_loss(
+        audio.unflatten(0, shape), face.unflatten(0, shape), scale, state.recipe.batch_contrastive_weight
+    )
     return {"matching": loss, "scale": scale}
 
 
-def _judge(state: State, mels: Tensor, mouths: Tensor, together: Tensor) -> dict[str, Tensor]:
+def _judge(state: SyncNetTrainState, mels: Tensor, mouths: Tensor, together: Tensor) -> dict[str, Tensor]:
     """On (C, 1, 80, 16) mels, (C, 15, S, S) mouths and (C,) whether they belong together, 1 or 0."""
     audio, face = state.forward(mels, mouths)
     cosine = sync_probability(face, audio)
@@ -132,7 +142,7 @@ def _judge(state: State, mels: Tensor, mouths: Tensor, together: Tensor) -> dict
     return {"bce": bce_loss((1 + cosine) / 2 if signed else cosine, together)}
 
 
-def check(state: State, run: Run, held_out: Sequence[Clip]) -> None:
+def check(state: SyncNetTrainState, run: RunFolder, held_out: Sequence[Clip]) -> None:
     """Validates, and writes the checkpoints and the state; by one of several processes."""
     if not run.writes:
         return
@@ -151,7 +161,7 @@ def check(state: State, run: Run, held_out: Sequence[Clip]) -> None:
     run.save_state({"step": state.step, "best": state.best, "recipe": asdict(recipe)} | parts)
 
 
-def resume(state: State, run: Run) -> None:
+def resume(state: SyncNetTrainState, run: RunFolder) -> None:
     """Goes on from the folder's state if there is one, with its own recipe but for the number of steps.
 
     Raises:
@@ -165,23 +175,25 @@ def resume(state: State, run: Run) -> None:
     run.rewind(state.step)
 
 
-def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
+def train(clips: Path, recipe: SyncNetRecipe, flags: SyncNetTrainOptions, engine: Engine) -> None:
     """Trains up to `recipe.steps` steps, in each of the engine's processes.
 
     Raises:
         ValueError: the clips, the options or an earlier run in the folder do not fit.
         FloatingPointError: the loss is no number any more.
     """
-    if recipe.clips_a_step % engine.devices:
-        raise ValueError(f"clips_a_step {recipe.clips_a_step} cannot be shared out among {engine.devices} devices")
+    if recipe.clips_per_step % engine.devices:
+        raise ValueError(f"clips_per_step {recipe.clips_per_step} cannot be shared out among {engine.devices} devices")
     seen, held_out = open_splits(clips, flags.val, recipe.span)
     fabric = engine.launch()
-    run = Run(flags.out, board=True, writes=fabric.is_global_zero)
+    run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
     state = start(recipe, fabric, flags.init)
     resume(state, run)
     run.write_config(asdict(recipe))
-    size = recipe.clips_a_step // fabric.world_size
-    share = Share(seen, speaker_weights(seen), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
+    size = recipe.clips_per_step // fabric.world_size
+    share = ProcessShare(
+        seen, speaker_weights(seen), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size
+    )
     stream = batches(share, size, range(state.step, recipe.steps), workers=flags.workers)
     quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
     for batch in tqdm(stream, total=recipe.steps, initial=state.step, unit="step", disable=quiet):
@@ -197,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         given = sys.argv[1:] if argv is None else argv
-        clips, options = parse_options(given, "python -m syncnet.train", __doc__, Flags, Recipe, Engine)
+        clips, options = parse_options(
+            given, "python -m syncnet.train", __doc__, SyncNetTrainOptions, SyncNetRecipe, Engine
+        )
         flags, recipe, engine = options
         train(clips, recipe, flags, engine)
 

@@ -12,7 +12,7 @@ from torch import nn
 from preprocessing.dataset.clips import Clip
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, SyncScore, cosine_distances, shift_curve, sync_score
-from syncnet.sync_expert import Expert, heard
+from syncnet.sync_expert import SyncExpert, windows_with_speech
 
 NEAREST = 3  # frames; a nearer sound is neither in sync nor clearly out of it, for windows of five frames overlap
 APART = np.abs(np.arange(-REACH, REACH + 1)) >= NEAREST  # columns of the distances that count as off-sync
@@ -20,13 +20,13 @@ SHORT, LONG = 35, 75  # fewest frames of a clip whose offset is counted: 1.4 s, 
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ClipJudgement:
     """What an expert says about one clip of W windows.
 
     Attributes:
         clip: the name of its file. speaker: who speaks. frames: its pictures.
         distances: (W, 31) of each window's picture to the sounds around it, see `cosine_distances`.
-        heard: (W,) bool, the windows that the score counts, see `syncnet.sync_expert.heard`.
+        windows_with_speech: (W,) bool, the windows that the score counts, see `syncnet.sync_expert.windows_with_speech`.
         score: the clip's offset, distance and confidence.
     """
 
@@ -34,7 +34,7 @@ class Judgement:
     speaker: str
     frames: int
     distances: np.ndarray
-    heard: np.ndarray
+    windows_with_speech: np.ndarray
     score: SyncScore
 
     @property
@@ -55,7 +55,7 @@ class Judgement:
     @property
     def curve(self) -> np.ndarray:
         """(31,) mean distance of the windows that count at each shift."""
-        return shift_curve(self.distances[self.heard])
+        return shift_curve(self.distances[self.windows_with_speech])
 
     @property
     def pairwise(self) -> float:
@@ -68,16 +68,16 @@ def _wins(matched: np.ndarray, apart: np.ndarray) -> np.ndarray:
     return (np.sign(matched[:, None] - apart) + 1) / 2
 
 
-def judge_clip(expert: Expert, clip: Clip) -> Judgement:
+def judge_clip(expert: SyncExpert, clip: Clip) -> ClipJudgement:
     """Embeds a whole clip of five frames or more and compares its pictures with its sounds."""
     return judge(clip, *expert.embed(clip))
 
 
-def judge(clip: Clip, video: np.ndarray, audio: np.ndarray) -> Judgement:
+def judge(clip: Clip, video: np.ndarray, audio: np.ndarray) -> ClipJudgement:
     """The same from a clip's embeddings, (W, D) each."""
-    distances, counted = cosine_distances(video, audio), heard(clip.speech, np.arange(len(video)))
+    distances, counted = cosine_distances(video, audio), windows_with_speech(clip.speech, np.arange(len(video)))
     score = sync_score(distances, counted)
-    return Judgement(clip.path.stem, clip.speaker, clip.frames, distances, counted, score)
+    return ClipJudgement(clip.path.stem, clip.speaker, clip.frames, distances, counted, score)
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class Validation:
         clips: their judgements.
     """
 
-    clips: Sequence[Judgement]
+    clips: Sequence[ClipJudgement]
 
     @property
     def curve(self) -> np.ndarray:
         """(31,) mean distance at each shift, over the windows of all clips that count."""
-        return shift_curve(np.concatenate([clip.distances[clip.heard] for clip in self.clips]))
+        return shift_curve(np.concatenate([clip.distances[clip.windows_with_speech] for clip in self.clips]))
 
     def cosines(self, only_heard: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """In sync (M,) and off-sync (N,) of all clips; `only_heard`: of the windows that count alone."""
-        rows = [clip.heard if only_heard else np.ones(clip.windows, bool) for clip in self.clips]
+        rows = [clip.windows_with_speech if only_heard else np.ones(clip.windows, bool) for clip in self.clips]
         matched = [clip.matched[row] for clip, row in zip(self.clips, rows, strict=True)]
         apart = np.concatenate([clip.apart[row].ravel() for clip, row in zip(self.clips, rows, strict=True)])
         return np.concatenate(matched), apart[~np.isnan(apart)]
@@ -148,7 +148,7 @@ def balanced_accuracy(matched: np.ndarray, apart: np.ndarray, thresholds: np.nda
     return (1 - below[0] + below[1]) / 2
 
 
-def validate(expert: Expert, clips: Sequence[Clip]) -> Validation:
+def validate(expert: SyncExpert, clips: Sequence[Clip]) -> Validation:
     """Judges clips, as a whole each; the network is in eval mode meanwhile and in its own mode afterwards.
 
     Raises:

@@ -21,7 +21,7 @@ from preprocessing.media.audio import AudioConfig, mel_spectrogram
 from preprocessing.media.video_reader import read_frames
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, cosine_distances
-from syncnet.sync_expert import Expert, heard
+from syncnet.sync_expert import SyncExpert, windows_with_speech
 
 BLOCK = 128  # windows that are embedded at once
 
@@ -63,7 +63,7 @@ class Scorer(Protocol):
 class ExpertScorer:
     """Shows a video to one of our experts. Sounds before and after a run of a face are compared too."""
 
-    def __init__(self, expert: Expert) -> None:
+    def __init__(self, expert: SyncExpert) -> None:
         self.expert = expert
 
     def windows(self, frames: int) -> int:
@@ -103,7 +103,7 @@ class ExpertScorer:
 
     def counted(self, flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Those with speech."""
-        return heard(flags, starts)
+        return windows_with_speech(flags, starts)
 
 
 def mel_around(
@@ -126,7 +126,7 @@ def mel_around(
 
 
 @dataclass
-class Watched:
+class ScoredTrack:
     """What an expert found out about one person.
 
     Attributes:
@@ -141,9 +141,9 @@ class Watched:
     last: int
 
 
-def watch(
+def score_tracks(
     path: Path, tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer, progress: Progress | None = None
-) -> list[Watched | None]:  # fmt: skip
+) -> list[ScoredTrack | None]:  # fmt: skip
     """Reads the video once and lets the expert look at each of the people; None for who is seen too shortly.
 
     A person is a track: a face that is followed in one slot, in all of its shots together. A window never reaches over
@@ -156,7 +156,7 @@ def watch(
         scorer: the expert.
     """
     waiting = sorted(_runs(tracks, samples, scorer), key=lambda run: run.first, reverse=True)
-    runs, active, end = list(waiting), list[_Run](), max((run.last for run in waiting), default=0)
+    runs, active, end = list(waiting), list[_RunningScore](), max((run.last for run in waiting), default=0)
     for index, frame in enumerate(read_frames(path, fps=Fraction(CLIP_FPS)) if runs else ()):
         while waiting and waiting[-1].first <= index:
             active.append(waiting.pop())
@@ -170,7 +170,7 @@ def watch(
     return [_gathered([run for run in reversed(runs) if run.person == person]) for person in range(len(tracks))]
 
 
-def _runs(tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer) -> Iterator[_Run]:
+def _runs(tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer) -> Iterator[_RunningScore]:
     """The runs of each person in one shot that have a window, as far as there is sound."""
     for person, track in enumerate(tracks):
         for first, last in face_runs(track, min(len(track), len(samples) // FRAME_SAMPLES)):
@@ -179,11 +179,11 @@ def _runs(tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer) -> I
                 places = scorer.places(
                     FaceTrack(track.boxes[part], track.points[part], track.found[part], track.shot[part], track.size)
                 )
-                yield _Run(person, first, last, places, samples, scorer)
+                yield _RunningScore(person, first, last, places, samples, scorer)
 
 
 @dataclass
-class _Run:
+class _RunningScore:
     """A run of one person that is being watched."""
 
     person: int
@@ -209,11 +209,11 @@ class _Run:
             self.faces = self.faces[1 - WINDOW :]
 
 
-def _gathered(runs: list[_Run]) -> Watched | None:
+def _gathered(runs: list[_RunningScore]) -> ScoredTrack | None:
     """One person's runs, in order, as one."""
     runs = [run for run in runs if run.done]
     if not runs:
         return None
     starts = np.concatenate([run.first + np.arange(run.done) for run in runs])
     distances = np.concatenate([piece for run in runs for piece in run.distances])
-    return Watched(starts, distances, runs[0].first, runs[-1].last)
+    return ScoredTrack(starts, distances, runs[0].first, runs[-1].last)

@@ -23,7 +23,8 @@ from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from preprocessing.media.audio import load_audio, mel_spectrogram, speech_columns
-from preprocessing.media.video_writer import Sound, VideoWriter
+from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.video_writer import VideoWriter
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import Generator, GeneratorConfig
 
@@ -61,7 +62,7 @@ def number_of(picture: np.ndarray) -> int:
 def write_video(
     path: Path, pictures: Sequence[np.ndarray], fps: Fraction = Fraction(25), sound: Path | None = None
 ) -> Path:  # fmt: skip
-    sounds = [Sound(sound)] if sound else []
+    sounds = [AudioSource(sound)] if sound else []
     with VideoWriter(path, pictures[0].shape[1], pictures[0].shape[0], fps, sounds=sounds, crf=8) as writer:
         for picture in pictures:
             writer.write(picture)

@@ -71,9 +71,17 @@ def test_the_rooms_do_import_each_other():
         ("preprocessing/faces/face_track.py", "from training import checkpoint", "training.checkpoint"),
         ("training/run.py", "from preprocessing import clips", "preprocessing.dataset.clips"),
         ("wav2lip/generator/model.py", "def f():\n    import inference", "inference"),
-        ("wav2lip/generator/model.py", "if TYPE_CHECKING:\n    import evaluation.report.table", "evaluation.report.table"),
+        (
+            "wav2lip/generator/model.py",
+            "if TYPE_CHECKING:\n    import evaluation.report.table",
+            "evaluation.report.table",
+        ),
         ("inference/cli.py", "from ..evaluation import table", "evaluation.report.table"),
-        ("preprocessing/detectors/sfd.py", "from ...wav2lip.model import Generator", "wav2lip.generator.model.Generator"),
+        (
+            "preprocessing/detectors/sfd.py",
+            "from ...wav2lip.model import Generator",
+            "wav2lip.generator.model.Generator",
+        ),
         ("syncnet/model.py", "importlib.import_module('wav2lip.generator.model')", "wav2lip.generator.model"),
         ("evaluation/__main__.py", "import tests.conftest", "tests.conftest"),
     ],
@@ -86,7 +94,10 @@ def test_a_planted_backward_import_is_found(path, source, name):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("inference/pipeline.py", "from wav2lip.generator.model import Generator\nimport preprocessing.media.video_reader, training.run"),
+        (
+            "inference/pipeline.py",
+            "from wav2lip.generator.model import Generator\nimport preprocessing.media.video_reader, training.run",
+        ),
         ("preprocessing/detectors/sfd.py", "from ..faces import Detection\nfrom . import haar\nimport torch"),
         ("syncnet/model.py", "import wav2lips\nprint('import wav2lip')"),
         ("evaluation/report/table.py", "from inference import pipeline"),

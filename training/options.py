@@ -35,15 +35,15 @@ def parse_options(argv: Sequence[str], program: str, description: str | None, *k
         given = parser.parse_args([_spelled(word) for word in argv]).as_dict()
     except ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    return given["clips"], [made(kind, given) for kind in kinds]
+    return given["clips"], [from_values(kind, given) for kind in kinds]
 
 
-def made(kind: type[Options], given: Mapping[str, Any]) -> Options:
+def from_values(kind: type[Options], given: Mapping[str, Any]) -> Options:
     """A dataclass of dataclasses from the values of its fields; what it does not know is passed over."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
     values = {item.name: given[item.name] for item in fields(kind)}
-    nested = {name: made(hints[name], value) for name, value in values.items() if is_dataclass(hints[name])}
+    nested = {name: from_values(hints[name], value) for name, value in values.items() if is_dataclass(hints[name])}
     return kind(**values | nested)
 
 

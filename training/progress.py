@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm import tqdm
 
 
-class Bars:
+class ProgressBars:
     """A bar with the time left for each kind of work in turn, on a terminal only; a context that clears them away."""
 
     def __init__(self, quiet: bool = False) -> None:
@@ -13,7 +13,7 @@ class Bars:
         self._bar: tqdm | None = None
         self._unit = ""
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install -r requirements-train.txt"
 
 
-class Run:
+class RunFolder:
     """`log.jsonl` (one line a logged step) and `state.pt` (everything that changes while training).
 
     Attributes:

@@ -28,13 +28,13 @@ from tqdm import trange
 
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
-from syncnet.data import WINDOW, Share
-from syncnet.sync_expert import EXPERT, JUDGE, Expert
+from syncnet.data import WINDOW, ProcessShare
+from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from training.command import run_command
 from training.engine import Engine
 from training.options import parse_options
-from training.run import Run, due, save_whole
-from wav2lip.generator.data import Batch, Rests, collate, sample
+from training.run import RunFolder, due, save_whole
+from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
 from wav2lip.generator.losses import (
     expert_loss,
     gradient_norms,
@@ -44,13 +44,13 @@ from wav2lip.generator.losses import (
     total,
 )
 from wav2lip.generator.model import picture_of
-from wav2lip.generator.recipe import Recipe
-from wav2lip.generator.train_state import State, follow, restore, save_generator, start, state_dict
-from wav2lip.generator.validation import Examination
+from wav2lip.generator.recipe import GeneratorRecipe
+from wav2lip.generator.train_state import GeneratorTrainState, restore, save_generator, start, state_dict, update_ema
+from wav2lip.generator.validation import HeldOutEvaluation
 
 
 @dataclass(frozen=True)
-class Flags:
+class GeneratorTrainOptions:
     """The job.
 
     Attributes:
@@ -84,7 +84,7 @@ class Flags:
                 raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
-class NoNumberError(FloatingPointError):
+class NonFiniteLossError(FloatingPointError):
     """A loss or the gradient is no number; `losses` by name."""
 
     def __init__(self, message: str, losses: dict[str, Tensor]) -> None:
@@ -92,7 +92,7 @@ class NoNumberError(FloatingPointError):
         self.losses = losses
 
 
-def train_step(state: State, parts: Sequence[Batch], measure: bool = False) -> dict[str, Tensor]:
+def train_step(state: GeneratorTrainState, parts: Sequence[GeneratorBatch], measure: bool = False) -> dict[str, Tensor]:
     """One step on a step's windows in parts of equal size.
 
     Args:
@@ -102,28 +102,30 @@ def train_step(state: State, parts: Sequence[Batch], measure: bool = False) -> d
         The losses under the names of their weights, and what else is of interest.
 
     Raises:
-        NoNumberError: a loss or the gradient is no number; the generator's weights are as they were before.
+        NonFiniteLossError: a loss or the gradient is no number; the generator's weights are as they were before.
     """
     _settle(state)
     sync_weight = torch.tensor(state.sync_weight)
     losses, picture = _descend(state, parts, measure)
     if adversary := state.present_adversary:
         losses |= adversary.train_critic(*_trio(parts[-1], picture), state.step)
-    follow(state)
+    update_ema(state)
     state.step += 1
     return losses | {"sync_weight": sync_weight}
 
 
-def _settle(state: State) -> None:
+def _settle(state: GeneratorTrainState) -> None:
     """Learning rate and random numbers, which depend on the recipe, the step and the process alone."""
     for group in state.optimizer.param_groups:
-        group["lr"] = state.recipe.rate_at(state.step)
+        group["lr"] = state.recipe.lr_at(state.step)
     drawn = np.random.SeedSequence((state.recipe.seed, state.step, state.fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
     state.generator.train()
 
 
-def _descend(state: State, parts: Sequence[Batch], measure: bool) -> tuple[dict[str, Tensor], Tensor]:
+def _descend(
+    state: GeneratorTrainState, parts: Sequence[GeneratorBatch], measure: bool
+) -> tuple[dict[str, Tensor], Tensor]:
     """The generator's step: means of the losses over the parts, and the last part's pictures (5 B, 3, S, S)."""
     recipe, fabric = state.recipe, state.fabric
     state.optimizer.zero_grad()
@@ -143,7 +145,9 @@ def _descend(state: State, parts: Sequence[Batch], measure: bool) -> tuple[dict[
     return losses, picture
 
 
-def _backward(state: State, batch: Batch, share: float, measure: bool) -> tuple[dict[str, Tensor], Tensor]:
+def _backward(
+    state: GeneratorTrainState, batch: GeneratorBatch, share: float, measure: bool
+) -> tuple[dict[str, Tensor], Tensor]:
     """Adds `share` of a batch's gradient; its losses, with "plain", the difference that says when to trust the expert,
     and its pictures."""
     output = state.forward(batch.mels, batch.faces)
@@ -159,7 +163,7 @@ def _backward(state: State, batch: Batch, share: float, measure: bool) -> tuple[
 
 
 def weighted_losses(
-    state: State, batch: Batch, output: Tensor, picture: Tensor
+    state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor, picture: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """What the generator's output for a batch costs, and the weights in this step, under the same names."""
     recipe, config = state.recipe, state.config
@@ -174,7 +178,7 @@ def weighted_losses(
     return losses, {name: weights[name] for name in losses}
 
 
-def _sync_loss(state: State, batch: Batch, output: Tensor) -> Tensor:
+def _sync_loss(state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor) -> Tensor:
     recipe = state.recipe
     picture = picture_of(output, batch.faces, state.config, paint_gradient=not recipe.sync_moves_only)
     right, down = divmod(state.step * 37 % 81, 9)  # each of the 81 places in turn
@@ -184,7 +188,7 @@ def _sync_loss(state: State, batch: Batch, output: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def _trio(batch: Batch, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _trio(batch: GeneratorBatch, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Real windows, generated ones and the masked faces, for the adversary."""
     return _windows(batch.target), _windows(picture), _windows(batch.faces[:, :3])
 
@@ -194,7 +198,7 @@ def _windows(frames: Tensor) -> Tensor:
     return frames.unflatten(0, (-1, WINDOW)).transpose(1, 2)
 
 
-def _require_numbers(state: State, losses: dict[str, Tensor]) -> float:
+def _require_numbers(state: GeneratorTrainState, losses: dict[str, Tensor]) -> float:
     """Stops all processes where a loss of any of them is no number; returns the processes' mean of "plain"."""
     # At 16 bits a gradient that is too large is part of the search for a scale, and its step is skipped.
     scaled = bool(state.fabric.strategy.precision.state_dict())
@@ -204,11 +208,11 @@ def _require_numbers(state: State, losses: dict[str, Tensor]) -> float:
     if not share >= 1:
         bad = [f"{name} is {x.item()}" for name, x in figures.items() if not torch.isfinite(x)]
         what = ", ".join(bad) or "a loss of another process is no number"
-        raise NoNumberError(f"{what} at step {state.step}; try a lower rate", losses)
+        raise NonFiniteLossError(f"{what} at step {state.step}; try a lower rate", losses)
     return float(plain)
 
 
-def check(state: State, run: Run, exam: Examination | None) -> None:
+def check(state: GeneratorTrainState, run: RunFolder, exam: HeldOutEvaluation | None) -> None:
     """Validates, and writes the checkpoints; by one of several processes."""
     if not run.writes:
         return
@@ -223,26 +227,26 @@ def check(state: State, run: Run, exam: Examination | None) -> None:
             save_generator(state, run.folder / "best.safetensors")
 
 
-def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
+def train(clips: Path, recipe: GeneratorRecipe, flags: GeneratorTrainOptions, engine: Engine) -> None:
     """Trains up to `recipe.steps` steps, in each of the engine's processes.
 
     Raises:
         ValueError: the clips, the options or an earlier run in the folder do not fit.
         FloatingPointError: a number is none any more.
     """
-    if recipe.windows_a_step % (engine.devices * recipe.accumulate):
+    if recipe.windows_per_step % (engine.devices * recipe.accumulate):
         given = f"{recipe.accumulate} parts on {engine.devices} devices"
-        raise ValueError(f"windows_a_step {recipe.windows_a_step} cannot be shared out among {given}")
+        raise ValueError(f"windows_per_step {recipe.windows_per_step} cannot be shared out among {given}")
     seen, held_out = open_splits(clips, flags.val, 3 * WINDOW)
     fabric = engine.launch()
-    run = Run(flags.out, board=True, writes=fabric.is_global_zero)
+    run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
     state = start(recipe, fabric, flags.expert, flags.init)
     if (saved := run.load_state(asdict(recipe))) is not None:
         restore(state, saved)
         run.rewind(state.step)
     run.write_config(asdict(recipe))
-    judge = Expert.load(flags.judge, str(fabric.device))
-    exam = Examination(held_out, state.config, judge) if held_out and run.writes else None
+    judge = SyncExpert.load(flags.judge, str(fabric.device))
+    exam = HeldOutEvaluation(held_out, state.config, judge) if held_out and run.writes else None
     stream = iter(_stream(state, seen, flags.workers))
     quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
     for _ in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
@@ -250,29 +254,35 @@ def train(clips: Path, recipe: Recipe, flags: Flags, engine: Engine) -> None:
         try:
             figures = train_step(state, parts, due(state.step + 1, flags.log_every))
         except FloatingPointError as error:
-            _dump(state, run, parts, error.losses if isinstance(error, NoNumberError) else {})
+            _dump(state, run, parts, error.losses if isinstance(error, NonFiniteLossError) else {})
             raise
         _report(state, run, flags, exam, figures)
 
 
-def _stream(state: State, clips: Sequence[Clip], workers: int) -> DataLoader:
+def _stream(state: GeneratorTrainState, clips: Sequence[Clip], workers: int) -> DataLoader:
     """The process' part of each step's windows, `accumulate` batches a step."""
     recipe, config, fabric = state.recipe, state.config, state.fabric
     draw = partial(
-        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=Rests(clips)
+        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=SilenceSampler(clips)
     )  # fmt: skip
-    size = recipe.windows_a_step // (fabric.world_size * recipe.accumulate)
-    share = Share(clips, speaker_weights(clips), draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
+    size = recipe.windows_per_step // (fabric.world_size * recipe.accumulate)
+    share = ProcessShare(clips, speaker_weights(clips), draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
     todo = range(state.step * recipe.accumulate, recipe.steps * recipe.accumulate)
     return batches(share, size, todo, workers=workers, collate=partial(collate, mask_row=config.mask_row))
 
 
-def _report(state: State, run: Run, flags: Flags, exam: Examination | None, figures: dict[str, Tensor]) -> None:
+def _report(
+    state: GeneratorTrainState,
+    run: RunFolder,
+    flags: GeneratorTrainOptions,
+    exam: HeldOutEvaluation | None,
+    figures: dict[str, Tensor],
+) -> None:
     """What is written after a step: the state last, so that whatever a killed run has lost is written again."""
     last = state.step == state.recipe.steps
     if due(state.step, flags.log_every):
         values = {name: value.item() for name, value in figures.items()}
-        run.log(state.step, **values, rate=state.recipe.rate_at(state.step - 1))
+        run.log(state.step, **values, lr=state.recipe.lr_at(state.step - 1))
     if exam and (due(state.step, flags.grid_every) or last):
         exam.show(state.average, run.folder / "grid.png")
         run.show(state.step, "grid", run.folder / "grid.png")
@@ -282,7 +292,9 @@ def _report(state: State, run: Run, flags: Flags, exam: Examination | None, figu
         run.save_state(state_dict(state))
 
 
-def _dump(state: State, run: Run, parts: Sequence[Batch], losses: dict[str, Tensor]) -> None:
+def _dump(
+    state: GeneratorTrainState, run: RunFolder, parts: Sequence[GeneratorBatch], losses: dict[str, Tensor]
+) -> None:
     """Keeps the step that failed: a file a process, as each has windows of its own."""
     rank = state.fabric.global_rank
     content = {"step": state.step, "losses": losses, "batches": [vars(part) for part in parts]}
@@ -294,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         given = sys.argv[1:] if argv is None else argv
-        clips, options = parse_options(given, "python -m wav2lip.train", __doc__, Flags, Recipe, Engine)
+        clips, options = parse_options(
+            given, "python -m wav2lip.train", __doc__, GeneratorTrainOptions, GeneratorRecipe, Engine
+        )
         flags, recipe, engine = options
         train(clips, recipe, flags, engine)
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.judge.examination import ANOTHER, Judge, examine
-from evaluation.judge.judge_report import AS_IT_IS, Findings, summary, tables
+from evaluation.judge.examination import ANOTHER, SyncJudge, examine
+from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, summary, tables
 from evaluation.protocols.face_crops import open_source
 from preprocessing.build.sources import find_sources
 from preprocessing.commands import Parser, add_detector_flags, fail, write_whole
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 from syncnet.lse import PublishedScorer, load_published
 from syncnet.plots import FORMATS, plot_curves
-from syncnet.sync_expert import JUDGE, Expert
+from syncnet.sync_expert import JUDGE, SyncExpert
 from syncnet.video_scoring import ExpertScorer
 
 DRAWN = (AS_IT_IS, "blur, sigma 4 px", "JPEG, quality 10", "crop moved by 4 px", "1/4 of the resolution", ANOTHER)
@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.seconds >= 1:
             raise ValueError(f"--seconds is 1 or more, not {args.seconds:g}")
         videos = listed(args.videos)
-        judges = [Judge("judge", ExpertScorer(Expert.load(args.judge)))]
+        judges = [SyncJudge("judge", ExpertScorer(SyncExpert.load(args.judge)))]
         if args.syncnet:
-            judges.append(Judge("syncnet", PublishedScorer(load_published(args.syncnet))))
+            judges.append(SyncJudge("syncnet", PublishedScorer(load_published(args.syncnet))))
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
         found, reasons = judge_all(judges, videos, detector, args.seconds)
         _report(found, reasons, args)
@@ -103,14 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def judge_all(
-    judges: Sequence[Judge], videos: Sequence[Path], detector: FaceDetector, seconds: float | None = None
-) -> tuple[dict[str, list[Findings]], dict[Path, str]]:
+    judges: Sequence[SyncJudge], videos: Sequence[Path], detector: FaceDetector, seconds: float | None = None
+) -> tuple[dict[str, list[JudgeFindings]], dict[Path, str]]:
     """By judge, what it finds in the videos that can be judged; by the others, why they cannot.
 
     Args:
         seconds: the most of each video; None: all of it.
     """
-    found: dict[str, list[Findings]] = {judge.name: [] for judge in judges}
+    found: dict[str, list[JudgeFindings]] = {judge.name: [] for judge in judges}
     reasons: dict[Path, str] = {}
     for index, path in enumerate(tqdm(videos, unit="video", disable=None)):
         try:
@@ -133,13 +133,13 @@ def _sound(path: Path | None) -> np.ndarray:
     return as_int16(samples)
 
 
-def _report(found: Mapping[str, list[Findings]], reasons: Mapping[Path, str], args: argparse.Namespace) -> None:
+def _report(found: Mapping[str, list[JudgeFindings]], reasons: Mapping[Path, str], args: argparse.Namespace) -> None:
     """Prints Markdown; writes the files that were asked for."""
     for path, reason in reasons.items():
-        print(f"left out: {shown(path)}: {reason}", file=sys.stderr)
+        print(f"left out: {display_path(path)}: {reason}", file=sys.stderr)
     files = {"judge": args.judge, "syncnet": args.syncnet}
     for name, some in found.items():
-        print(f"## {name}: {shown(files[name].name)}, {len(some)} videos, {len(reasons)} left out\n")
+        print(f"## {name}: {display_path(files[name].name)}, {len(some)} videos, {len(reasons)} left out\n")
         print(tables(some, cosine=name == "judge") if some else "None can be judged.\n")
     if args.json:
         everything = {name: summary(some) for name, some in found.items() if some}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from preprocessing.dataset.augmentation import View
+from preprocessing.dataset.augmentation import ImageTransform
 
 Change = Callable[[np.ndarray, float], np.ndarray]
 """(N, S, S, 3) uint8 BGR and the pixels of S that show a pixel of a points crop of 128, to the same shape."""
@@ -27,11 +27,11 @@ def ladder() -> dict[str, Change]:
 
 def _seen(blur: float) -> Change:
     """A Gaussian blur whose sigma is given in pixels of a crop of 128."""
-    return lambda pictures, scale: View(blur=blur * scale).paint(pictures)
+    return lambda pictures, scale: ImageTransform(blur=blur * scale).paint(pictures)
 
 
 def _compressed(quality: int) -> Change:
-    return lambda pictures, _: View(quality=quality).paint(pictures)
+    return lambda pictures, _: ImageTransform(quality=quality).paint(pictures)
 
 
 def _moved(pixels: float) -> Change:

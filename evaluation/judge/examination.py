@@ -8,13 +8,13 @@ from fractions import Fraction
 import numpy as np
 
 from evaluation.judge.degradation import ladder
-from evaluation.judge.judge_report import AS_IT_IS, Findings, Reading
+from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading
 from evaluation.metrics.sync import look
-from evaluation.protocols.face_crops import Source
+from evaluation.protocols.face_crops import SourceVideo
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
 from preprocessing.media.audio import speech_columns
-from preprocessing.media.video_reader import MediaError, read_frames, shown
+from preprocessing.media.video_reader import MediaError, display_path, read_frames
 from syncnet.lse import SPAN
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.video_scoring import ExpertScorer, Scorer
@@ -26,7 +26,7 @@ SHORTEST = CLIP_FPS  # frames with face and sound
 
 
 @dataclass(frozen=True)
-class Judge:
+class SyncJudge:
     """A judge and how it is shown a source.
 
     Attributes:
@@ -37,7 +37,7 @@ class Judge:
     name: str
     scorer: Scorer
 
-    def see(self, source: Source) -> tuple[np.ndarray, float]:
+    def see(self, source: SourceVideo) -> tuple[np.ndarray, float]:
         """The run's pictures, (N, S, S, 3) uint8 BGR, before anything is done to them, and how many of their pixels
         show a pixel of a points crop of 128. For one of ours these crops themselves."""
         if isinstance(self.scorer, ExpertScorer):
@@ -56,7 +56,9 @@ class Judge:
             pictures = look(pictures, self.scorer.expert.region)
         return self.scorer.embed(pictures)[: self.scorer.windows(len(pictures))]
 
-    def read(self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None) -> Reading:
+    def read(
+        self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None
+    ) -> JudgeReading:
         """What it says of embedded windows and a sound.
 
         Args:
@@ -70,7 +72,7 @@ class Judge:
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
         counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))
         score, curve = sync_score(distances, counted), shift_curve(distances[counted])
-        return Reading(score.offset, score.confidence, float(curve[REACH - (score.offset if own is None else own)]),
+        return JudgeReading(score.offset, score.confidence, float(curve[REACH - (score.offset if own is None else own)]),
                        curve)  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def late(samples: np.ndarray, frames: int) -> np.ndarray:
     return moved
 
 
-def examine(judge: Judge, source: Source, other: np.ndarray) -> Findings:
+def examine(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFindings:
     """All about one video; the pictures are embedded once for all planted shifts.
 
     Args:
@@ -96,9 +98,9 @@ def examine(judge: Judge, source: Source, other: np.ndarray) -> Findings:
     samples = source.samples
     frames = min(len(source.track), len(samples) // FRAME_SAMPLES - source.start)
     if frames < SHORTEST:
-        raise MediaError(f"{shown(source.path)} has no second with a face and sound")
+        raise MediaError(f"{display_path(source.path)} has no second with a face and sound")
     if not speech_columns(samples).any():
-        raise MediaError(f"{shown(source.path)} is silent: without speech there is no sync to judge")
+        raise MediaError(f"{display_path(source.path)} is silent: without speech there is no sync to judge")
     pictures, scale = judge.see(source)
     pictures = pictures[:frames]
     video, run = judge.embed(pictures), (source.start, frames)
@@ -111,4 +113,4 @@ def examine(judge: Judge, source: Source, other: np.ndarray) -> Findings:
     if len(other):
         changed[ANOTHER] = judge.read(video, *run, np.resize(other, len(samples)), own.offset)
     lasting = min(len(source.track), frames_with_sound(source.start + len(source.track), len(samples)) - source.start)
-    return Findings(source.path, lasting, planted, changed)
+    return JudgeFindings(source.path, lasting, planted, changed)

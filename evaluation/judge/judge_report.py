@@ -19,7 +19,7 @@ LONG = 3 * CLIP_FPS  # frames of a video whose offset is to be found for certain
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgeReading:
     """A judge's answer to one picture with one sound.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Findings:
+class JudgeFindings:
     """A judge's answers to one video.
 
     Attributes:
@@ -46,8 +46,8 @@ class Findings:
 
     video: Path
     frames: int
-    planted: Mapping[int, Reading]
-    changed: Mapping[str, Reading]
+    planted: Mapping[int, JudgeReading]
+    changed: Mapping[str, JudgeReading]
 
     @property
     def own(self) -> int:
@@ -64,25 +64,25 @@ class Findings:
         return float(np.mean(hits)) if hits else None
 
 
-Share = Callable[[Findings], float | None]
+Share = Callable[[JudgeFindings], float | None]
 
 
-def over(found: Sequence[Findings], share: Share) -> Interval | None:
+def over(found: Sequence[JudgeFindings], share: Share) -> Interval | None:
     """The mean over the videos that have the figure, with its interval."""
     return interval([value for one in found if (value := share(one)) is not None])
 
 
-def long_ones(found: Sequence[Findings]) -> list[Findings]:
+def long_ones(found: Sequence[JudgeFindings]) -> list[JudgeFindings]:
     """The videos of three seconds or more."""
     return [one for one in found if one.frames >= LONG]
 
 
-def groups(found: Sequence[Findings]) -> dict[str, list[Findings]]:
+def groups(found: Sequence[JudgeFindings]) -> dict[str, list[JudgeFindings]]:
     """All videos, and the long ones, by the name of the group."""
     return {"all": list(found), "3 s or more": long_ones(found)}
 
 
-def in_sync(one: Findings) -> float:
+def in_sync(one: JudgeFindings) -> float:
     """1 where the unchanged video's offset is -1, 0 or 1."""
     return float(abs(one.own) <= 1)
 
@@ -90,7 +90,7 @@ def in_sync(one: Findings) -> float:
 # Markdown ------------------------------------------------------------------------------------------------------------
 
 
-def tables(found: Sequence[Findings], *, cosine: bool) -> str:
+def tables(found: Sequence[JudgeFindings], *, cosine: bool) -> str:
     """The three tables.
 
     Args:
@@ -100,7 +100,7 @@ def tables(found: Sequence[Findings], *, cosine: bool) -> str:
     return "\n".join([*_as_they_are(found), "", *_planted(found), "", *_changed(found, cosine), ""])
 
 
-def _as_they_are(found: Sequence[Findings]) -> list[str]:
+def _as_they_are(found: Sequence[JudgeFindings]) -> list[str]:
     lines = ["As they are, shares in %:", "", "| videos | number | offset within 1 frame | confidence | offsets |"]
     lines.append("|---|---|---|---|---|")
     for name, some in groups(found).items():
@@ -111,7 +111,7 @@ def _as_they_are(found: Sequence[Findings]) -> list[str]:
     return lines
 
 
-def _planted(found: Sequence[Findings]) -> list[str]:
+def _planted(found: Sequence[JudgeFindings]) -> list[str]:
     lines = ["Sound moved, found within one frame, %:", ""]
     lines += [
         "| sound late by, frames | videos | counted from zero | counted from its own answer |",
@@ -125,12 +125,12 @@ def _planted(found: Sequence[Findings]) -> list[str]:
     return lines
 
 
-def _both(some: Sequence[Findings], shifts: Sequence[int] | None) -> str:
+def _both(some: Sequence[JudgeFindings], shifts: Sequence[int] | None) -> str:
     zero, own = over(some, lambda one: one.found(0, shifts)), over(some, lambda one: one.found(one.own, shifts))
     return f"{percent(zero)} | {percent(own)}"
 
 
-def _changed(found: Sequence[Findings], cosine: bool) -> list[str]:
+def _changed(found: Sequence[JudgeFindings], cosine: bool) -> list[str]:
     near = "cosine" if cosine else "distance"
     lines = ["Degraded, shares in %; change of the same videos:", ""]
     lines.append(
@@ -143,7 +143,7 @@ def _changed(found: Sequence[Findings], cosine: bool) -> list[str]:
     return lines
 
 
-def _rung(found: Sequence[Findings], name: str, cosine: bool) -> list[str]:
+def _rung(found: Sequence[JudgeFindings], name: str, cosine: bool) -> list[str]:
     some = [one for one in found if name in one.changed and not np.isnan(one.changed[name].near)]
     figures: list[str] = []
     for figure in (partial(_near, cosine=cosine), _confidence):
@@ -155,7 +155,7 @@ def _rung(found: Sequence[Findings], name: str, cosine: bool) -> list[str]:
     return [str(len(some)), *figures, percent(zero), percent(own)]
 
 
-def _change(some: Sequence[Findings], name: str, figure: Callable[..., float]) -> Interval | None:
+def _change(some: Sequence[JudgeFindings], name: str, figure: Callable[..., float]) -> Interval | None:
     """By how much a figure is more than in the same videos as they are."""
     here, there = (
         dict[Hashable, float]((one.video, figure(one, name=rung)) for one in some) for rung in (name, AS_IT_IS)
@@ -163,11 +163,11 @@ def _change(some: Sequence[Findings], name: str, figure: Callable[..., float]) -
     return paired(here, there)
 
 
-def _confidence(one: Findings, name: str) -> float:
+def _confidence(one: JudgeFindings, name: str) -> float:
     return one.changed[name].confidence
 
 
-def _near(one: Findings, name: str, cosine: bool) -> float:
+def _near(one: JudgeFindings, name: str, cosine: bool) -> float:
     return 1 - one.changed[name].near if cosine else one.changed[name].near
 
 
@@ -190,7 +190,7 @@ def plain(found: Interval | None, form: str = ".3f") -> str:
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def summary(found: Sequence[Findings]) -> dict[str, object]:
+def summary(found: Sequence[JudgeFindings]) -> dict[str, object]:
     """All of it as plain JSON: shares with their intervals, and each video's readings."""
     shares = {
         name: {
@@ -208,7 +208,7 @@ def _plain_interval(found: Interval | None) -> dict[str, float | int | None] | N
     return None if found is None else found._asdict()
 
 
-def _video(one: Findings) -> dict[str, object]:
+def _video(one: JudgeFindings) -> dict[str, object]:
     return {
         "video": one.video.name, "frames": one.frames, "offset": one.own,
         "planted": {str(shift): reading.offset for shift, reading in one.planted.items()},
@@ -216,7 +216,7 @@ def _video(one: Findings) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _reading(reading: Reading) -> dict[str, object]:
+def _reading(reading: JudgeReading) -> dict[str, object]:
     """A distance that could not be had is null."""
     near, *curve = (None if np.isnan(value) else round(float(value), 5) for value in (reading.near, *reading.curve))
     confidence = round(reading.confidence, 5)

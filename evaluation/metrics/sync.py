@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocols.face_crops import Source
+from evaluation.protocols.face_crops import SourceVideo
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
-from preprocessing.dataset.windows import Region, resample
+from preprocessing.dataset.windows import CropRegion, resample
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
 from syncnet.lse import PublishedScorer
 from syncnet.offset import REACH, shift_curve, sync_score
-from syncnet.sync_expert import Expert
-from syncnet.video_scoring import ExpertScorer, watch
+from syncnet.sync_expert import SyncExpert
+from syncnet.video_scoring import ExpertScorer, score_tracks
 
 Said = tuple[dict[str, float], list[float]]
 """Figures by their keys in `evaluation.report.columns`, and the 31 mean distances of the AV offsets 15 to -15, nan where no
@@ -25,7 +25,7 @@ window has a sound; both empty where there is no speech, and thus no sync."""
 
 
 @dataclass(frozen=True)
-class Sync:
+class SyncMetrics:
     """What a judge says of a run of windows.
 
     Attributes:
@@ -49,17 +49,17 @@ class Sync:
         return float(1 - self.curve[REACH])
 
 
-def sync(distances: np.ndarray, counted: np.ndarray) -> Sync:
+def sync(distances: np.ndarray, counted: np.ndarray) -> SyncMetrics:
     """From the distances of W windows, (W, 31), see `syncnet.offset.cosine_distances`, and which count, (W,) bool.
 
     Raises:
         ValueError: there is nothing to compare.
     """
     score = sync_score(distances, counted)
-    return Sync(score.offset, score.distance, score.confidence, shift_curve(distances[counted]))
+    return SyncMetrics(score.offset, score.distance, score.confidence, shift_curve(distances[counted]))
 
 
-def look(pictures: np.ndarray, region: Region) -> np.ndarray:
+def look(pictures: np.ndarray, region: CropRegion) -> np.ndarray:
     """What an expert sees of whole points crops: (N, s, s, 3) uint8, s the region's size."""
     side = pictures.shape[1]
     scale = region.size / (region.side * side)
@@ -68,7 +68,7 @@ def look(pictures: np.ndarray, region: Region) -> np.ndarray:
     return np.stack([resample(picture, matrix, region.size) for picture in pictures])
 
 
-def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: Expert) -> Said:
+def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncExpert) -> Said:
     """What one of our experts says, as `python -m syncnet.score` asks it: windows with speech count, and they are
     compared with the sounds before and after the run too.
 
@@ -91,7 +91,7 @@ def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: Expert
     return figures, said.curve.tolist()
 
 
-def published_sync(path: Path, source: Source, samples: np.ndarray, scorer: PublishedScorer) -> Said:
+def published_sync(path: Path, source: SourceVideo, samples: np.ndarray, scorer: PublishedScorer) -> Said:
     """LSE-D, LSE-C and the AV offset of a video that was made of a source, by syncnet_python's protocol.
 
     The face is looked for where the source has it, in the source's run; see `syncnet.lse.PublishedScorer` for what the
@@ -105,7 +105,7 @@ def published_sync(path: Path, source: Source, samples: np.ndarray, scorer: Publ
     """
     if not speech_columns(samples).any():
         return {}, []
-    (person,) = watch(path, [_whole_track(path, source)], samples, scorer)
+    (person,) = score_tracks(path, [_whole_track(path, source)], samples, scorer)
     if person is None:
         return {}, []
     said = sync(person.distances, np.ones(len(person.starts), bool))
@@ -113,7 +113,7 @@ def published_sync(path: Path, source: Source, samples: np.ndarray, scorer: Publ
     return figures, said.curve.tolist()
 
 
-def _whole_track(path: Path, source: Source) -> FaceTrack:
+def _whole_track(path: Path, source: SourceVideo) -> FaceTrack:
     """The source's run among all frames of a video, in the video's own pixels."""
     info, run, first = probe(path), source.track, source.start
     scale = np.array([info.width / source.info.width, info.height / source.info.height], np.float32)

@@ -22,23 +22,23 @@ from tqdm import tqdm
 
 from evaluation.metrics.face_encoder import FaceEncoder, FaceNetwork
 from evaluation.protocols.face_crops import SIDE
-from preprocessing.dataset.augmentation import Augmentation, View
+from preprocessing.dataset.augmentation import Augmentation, ImageTransform
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Region, face_window, open_splits, resample
+from preprocessing.dataset.windows import CropRegion, face_window, open_splits, resample
 from training.command import run_command
 
 MARGIN = 8  # pixels around a face of SIDE, so that one that is moved shows no edge
 SPREAD = (SIDE + 2 * MARGIN) / SIDE
-KEPT = Region(-MARGIN / SIDE, -MARGIN / SIDE, SPREAD, SIDE + 2 * MARGIN)
+KEPT = CropRegion(-MARGIN / SIDE, -MARGIN / SIDE, SPREAD, SIDE + 2 * MARGIN)
 FAINT = 1e-3  # what varies less than by this share of the mean variance is not raised to the others' size
 # No blur, JPEG or noise: the features have to mind them. Strong colours, for most people are seen in one light alone.
-DISGUISE = Augmentation(
+AUGMENTATION = Augmentation(
     shift=4, turn=6, zoom=(0.92, 1.1), grey=0.15, gain=(0.65, 1.4), tint=0.5, gamma=(0.65, 1.5), blur=0, jpeg=0, noise=0
 )
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FaceEncoderRecipe:
     """How the encoder is trained.
 
     Attributes:
@@ -53,7 +53,7 @@ class Recipe:
 
     steps: int = 500
     batch: int = 32
-    rate: float = 2e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
     scale: float = 16.0
     margin: float = 0.2
@@ -65,10 +65,10 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
 
-    def rate_at(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
         rise = min(1.0, (step + 1) / (self.steps / 20))
-        return self.rate * rise * (0.01 + 0.99 * (1 + np.cos(np.pi * step / self.steps)) / 2)
+        return self.lr * rise * (0.01 + 0.99 * (1 + np.cos(np.pi * step / self.steps)) / 2)
 
 
 def gather(clips: Sequence[Clip], pictures: int) -> list[np.ndarray]:
@@ -92,18 +92,18 @@ def _spread(clips: Sequence[Clip], pictures: int) -> np.ndarray:
     return np.concatenate([face_window(places[index][0], KEPT, places[index][1], 1) for index in chosen])
 
 
-def disguised(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augmented(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A face with its margin, (144, 144, 3), as one of (SIDE, SIDE, 3) that is moved, turned and coloured."""
-    view = View.draw(DISGUISE, rng, SIDE / 96)
+    view = ImageTransform.draw(AUGMENTATION, rng, SIDE / 96)
     matrix = view.matrix(len(picture))[:2] - np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
     return view.paint(resample(picture, matrix, SIDE)[None])[0]
 
 
-def draw(people: Sequence[np.ndarray], recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+def draw(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe, step: int) -> tuple[Tensor, Tensor]:
     """A step's faces (B, 3, SIDE, SIDE), 0 to 1, and whose they are (B,); they depend on seed and step alone."""
     rng = np.random.default_rng((recipe.seed, step))
     names = rng.integers(len(people), size=recipe.batch)
-    faces = np.stack([disguised(people[name][rng.integers(len(people[name]))], rng) for name in names])
+    faces = np.stack([augmented(people[name][rng.integers(len(people[name]))], rng) for name in names])
     return torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(names)
 
 
@@ -119,7 +119,7 @@ def cosface_loss(cosines: Tensor, names: Tensor, scale: float, margin: float) ->
     return F.cross_entropy(scale * (cosines - margin * right), names)
 
 
-def train(people: Sequence[np.ndarray], recipe: Recipe) -> FaceEncoder:
+def train(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe) -> FaceEncoder:
     """Trains on faces by person.
 
     Raises:
@@ -129,11 +129,11 @@ def train(people: Sequence[np.ndarray], recipe: Recipe) -> FaceEncoder:
     network = FaceNetwork().train()
     centres = nn.Parameter(torch.randn(len(people), network.config["dimension"]))
     parameters = [*network.parameters(), centres]
-    optimizer = torch.optim.AdamW(parameters, recipe.rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     with tqdm(range(recipe.steps), unit="step", mininterval=2) as bar:
         for step in bar:
             faces, names = draw(people, recipe, step)
-            optimizer.param_groups[0]["lr"] = recipe.rate_at(step)
+            optimizer.param_groups[0]["lr"] = recipe.lr_at(step)
             loss = cosface_loss(network(faces) @ F.normalize(centres).T, names, recipe.scale, recipe.margin)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower rate")
@@ -163,13 +163,23 @@ def whitening(features: np.ndarray) -> np.ndarray:
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    p = argparse.ArgumentParser(prog="python -m evaluation.metrics.train_face_encoder", description=__doc__, allow_abbrev=False)
+    p = argparse.ArgumentParser(
+        prog="python -m evaluation.metrics.train_face_encoder", description=__doc__, allow_abbrev=False
+    )
     p.add_argument("clips", type=Path, help="folder of clips of many people")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
-    p.add_argument("--steps", type=int, default=Recipe.steps, help=f"batches (default: {Recipe.steps})")
-    p.add_argument("--batch", type=int, default=Recipe.batch, help=f"faces in each (default: {Recipe.batch})")
-    p.add_argument("--rate", type=float, default=Recipe.rate, help=f"learning rate (default: {Recipe.rate})")
-    p.add_argument("--seed", type=int, default=Recipe.seed, help=f"of all draws (default: {Recipe.seed})")
+    p.add_argument(
+        "--steps", type=int, default=FaceEncoderRecipe.steps, help=f"batches (default: {FaceEncoderRecipe.steps})"
+    )
+    p.add_argument(
+        "--batch", type=int, default=FaceEncoderRecipe.batch, help=f"faces in each (default: {FaceEncoderRecipe.batch})"
+    )
+    p.add_argument(
+        "--lr", type=float, default=FaceEncoderRecipe.lr, help=f"learning rate (default: {FaceEncoderRecipe.lr})"
+    )
+    p.add_argument(
+        "--seed", type=int, default=FaceEncoderRecipe.seed, help=f"of all draws (default: {FaceEncoderRecipe.seed})"
+    )
     return p
 
 
@@ -182,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def job() -> None:
         if not args.out.parent.is_dir():
             raise ValueError(f"--out {args.out} cannot be written: {args.out.parent} is no folder")
-        recipe = Recipe(steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed)
+        recipe = FaceEncoderRecipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
         clips, _ = open_splits(args.clips, None, 1)
         train(gather(clips, recipe.pictures), recipe).save(args.out)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocols.face_crops import SIDE, Source
+from evaluation.protocols.face_crops import SIDE, SourceVideo
 from inference.compositing import composite, crop_mask
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.crops import crop
@@ -32,7 +32,7 @@ def retimed(face: Path, fps: int, seconds: float, path: Path) -> Path:
     return path
 
 
-def held(pictures: Iterable[np.ndarray], fps: Fraction, source: Source) -> Iterator[np.ndarray]:
+def held(pictures: Iterable[np.ndarray], fps: Fraction, source: SourceVideo) -> Iterator[np.ndarray]:
     """The pictures of a face's video, with the mouth that it has in the first frame of the source's run.
 
     It moves with the head, and is set in by the generator's mask; before and after the run pictures stay as they are.

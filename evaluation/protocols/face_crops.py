@@ -17,9 +17,9 @@ from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, MAX_SILENT_END, face_runs
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
-from preprocessing.faces.tracking import track_faces
+from preprocessing.faces.tracking import track_face
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import MediaError, VideoInfo, probe, read_frames, shown
+from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe, read_frames
 
 SIDE = 128  # pixels of the square in which everything is measured
 SHORTEST = CLIP_FPS  # frames: a second
@@ -28,7 +28,7 @@ SHAPE = 0.01  # by which width to height may differ between a video and what was
 
 
 @dataclass
-class Source:
+class SourceVideo:
     """A face's own video, the truth that others are measured against.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source:
 
 
 @dataclass
-class Footage:
+class FaceFootage:
     """A video of a source's face.
 
     Attributes:
@@ -76,27 +76,29 @@ class Footage:
     start: int
 
 
-def open_source(path: Path, detector: FaceDetector, seconds: float | None = None) -> Source:
+def open_source(path: Path, detector: FaceDetector, seconds: float | None = None) -> SourceVideo:
     """Looks for the face in the first `seconds` of a video, None: in all of it.
 
     Raises:
         MediaError: it is no video, too short, or does not show a face for a second.
     """
     info = _video(path)
-    track = track_faces(read_frames(path, fps=Fraction(CLIP_FPS), end=seconds), detector)
+    track = track_face(read_frames(path, fps=Fraction(CLIP_FPS), end=seconds), detector)
     runs = face_runs(track, len(track))
     first, last = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
     if last - first < SHORTEST:
-        raise MediaError(f"{shown(path)} shows no face " + ("for a second without a break" if runs else "at all"))
+        raise MediaError(
+            f"{display_path(path)} shows no face " + ("for a second without a break" if runs else "at all")
+        )
     part = slice(first, last)
     run = FaceTrack(track.boxes[part], track.points[part], track.found[part], track.shot[part], track.size)
     samples = as_int16(load_audio(path)) if info.has_audio else np.zeros(0, np.int16)
-    source = Source(path, info, first, run, np.zeros((0, SIDE, SIDE, 3), np.uint8), samples)
+    source = SourceVideo(path, info, first, run, np.zeros((0, SIDE, SIDE, 3), np.uint8), samples)
     source.faces = _cut(path, first, source.maps(info.width, info.height))
     return source
 
 
-def look(path: Path, source: Source) -> Footage:
+def look(path: Path, source: SourceVideo) -> FaceFootage:
     """Reads a video that was made of a source.
 
     Raises:
@@ -107,11 +109,13 @@ def look(path: Path, source: Source) -> Footage:
     maps = source.maps(info.width, info.height)
     faces = _cut(path, source.start, maps)
     if len(faces) < SHORTEST:
-        raise MediaError(f"{shown(path)} shows less than a second of what is measured of {shown(source.path)}")
-    return Footage(faces, samples, source.start)
+        raise MediaError(
+            f"{display_path(path)} shows less than a second of what is measured of {display_path(source.path)}"
+        )
+    return FaceFootage(faces, samples, source.start)
 
 
-def look_at_still(path: Path, source: Source, index: int) -> Footage:
+def look_at_still(path: Path, source: SourceVideo, index: int) -> FaceFootage:
     """Reads a video that was made of one frame of a source's run, `index`, and is as long as its sound.
 
     Raises:
@@ -119,31 +123,35 @@ def look_at_still(path: Path, source: Source, index: int) -> Footage:
     """
     info, samples = _fitting(path, source)
     maps = source.maps(info.width, info.height)[index]
-    return Footage(_cut(path, 0, np.broadcast_to(maps, (round(info.duration * CLIP_FPS), 2, 3))), samples, 0)
+    return FaceFootage(_cut(path, 0, np.broadcast_to(maps, (round(info.duration * CLIP_FPS), 2, 3))), samples, 0)
 
 
-def _fitting(path: Path, source: Source) -> tuple[VideoInfo, np.ndarray]:
+def _fitting(path: Path, source: SourceVideo) -> tuple[VideoInfo, np.ndarray]:
     """What a video made of a source is, and its sound; MediaError as `look`."""
     info = _video(path)
     if not info.has_audio:
-        raise MediaError(f"{shown(path)} has no sound track")
+        raise MediaError(f"{display_path(path)} has no sound track")
     theirs, ours = info.width / info.height, source.info.width / source.info.height
     if abs(theirs / ours - 1) > SHAPE:
         size = f"{source.info.width}x{source.info.height}"
-        raise MediaError(f"{shown(path)} is of another shape than its face: {info.width}x{info.height} against {size}")
+        raise MediaError(
+            f"{display_path(path)} is of another shape than its face: {info.width}x{info.height} against {size}"
+        )
     samples = as_int16(load_audio(path))
     heard = len(samples) / (CLIP_FPS * FRAME_SAMPLES)
     if abs(heard - info.duration) > 2 * MAX_SILENT_END:
-        raise MediaError(f"{shown(path)} has unequal lengths: {info.duration:.2f} s of picture, {heard:.2f} s of sound")
+        raise MediaError(
+            f"{display_path(path)} has unequal lengths: {info.duration:.2f} s of picture, {heard:.2f} s of sound"
+        )
     return info, samples
 
 
 def _video(path: Path) -> VideoInfo:
     info = probe(path)
     if info.is_image:
-        raise MediaError(f"{shown(path)} is a photo, not a video")
+        raise MediaError(f"{display_path(path)} is a photo, not a video")
     if info.duration < SHORTEST / CLIP_FPS:
-        raise MediaError(f"{shown(path)} lasts {info.duration:.2f} s: 1 s is needed")
+        raise MediaError(f"{display_path(path)} lasts {info.duration:.2f} s: 1 s is needed")
     return info
 
 

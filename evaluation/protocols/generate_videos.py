@@ -17,9 +17,9 @@ import numpy as np
 from scipy.io import wavfile
 
 from evaluation.protocols.baselines import held, retimed
-from evaluation.protocols.face_crops import Source, open_source
+from evaluation.protocols.face_crops import SourceVideo, open_source
 from evaluation.protocols.pairs import fingerprint, safe_name
-from evaluation.protocols.trials import Take
+from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, REAL, SECONDS, SILENT, STATIC, STILLS, UNSYNCED
 from inference.face_source import FaceSource, Framing
 from inference.options import Options
@@ -28,8 +28,9 @@ from preprocessing.commands import write_whole
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig, as_int16, frame_count, load_audio
-from preprocessing.media.video_reader import MediaError, read_frames, shown
-from preprocessing.media.video_writer import Sound, VideoWriter
+from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.video_reader import MediaError, display_path, read_frames
+from preprocessing.media.video_writer import VideoWriter
 from wav2lip.generator.checkpoints import EMBEDDED
 
 SHORTEST = 1.0  # seconds
@@ -37,7 +38,7 @@ STILL_AT = {"a": Fraction(1, 4), "b": Fraction(3, 4)}  # of the run: the two sti
 _RATE = AudioConfig().sample_rate
 
 
-def find_made(folder: Path, take: Take, still: str = "") -> Path | None:
+def find_made(folder: Path, take: Trial, still: str = "") -> Path | None:
     """The video that somebody made of a take: FOLDER/PROTOCOL/NAME.mp4, or FOLDER/NAME.mp4 of a pair in the list.
 
     Args:
@@ -53,7 +54,7 @@ def still_index(frames: int, still: str) -> int:
     return int(frames * STILL_AT[still])
 
 
-class Maker:
+class VideoMaker:
     """Makes each take's video of each system, into OUT/videos/PROTOCOL/PAIR/SYSTEM.mp4.
 
     All are as long as the shortest of the face's video, the sound and `seconds`. A video that is there already is taken
@@ -86,10 +87,10 @@ class Maker:
         self.out, self.detector, self.seconds, self.fps = out, detector, seconds, fps
         self.options |= {"fps": fps} if fps else {}  # which is the stills'
         self.crf = Options(**self.options).crf
-        self._opened: tuple[Path | None, Source | MediaError] = (None, MediaError())
+        self._opened: tuple[Path | None, SourceVideo | MediaError] = (None, MediaError())
         self._hashes: dict[Path, str] = {}
 
-    def source(self, face: Path) -> Source:
+    def source(self, face: Path) -> SourceVideo:
         """A face's own video, its first `seconds`; the last one is kept, so ask for one face after the other.
 
         Raises:
@@ -104,7 +105,7 @@ class Maker:
             raise MediaError(str(self._opened[1]))
         return self._opened[1]
 
-    def make(self, take: Take, system: str, still: str = "") -> Path | str:
+    def make(self, take: Trial, system: str, still: str = "") -> Path | str:
         """The video of a system, or the reason why there is none, in one line.
 
         * real: the face's pictures with its own sound.
@@ -122,10 +123,10 @@ class Maker:
                 self._make(take, system, still, path)
                 _note(path, recipe)
         except (MediaError, OSError, MemoryError) as error:
-            return " ".join(str(error).split()) or f"there is too little memory for {shown(take.face)}"
+            return " ".join(str(error).split()) or f"there is too little memory for {display_path(take.face)}"
         return path
 
-    def _make(self, take: Take, system: str, still: str, path: Path) -> None:
+    def _make(self, take: Trial, system: str, still: str, path: Path) -> None:
         source = self.source(take.face)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -141,11 +142,11 @@ class Maker:
             else:
                 self._write(source, face, sound, path, hold=system == STATIC)
 
-    def _sound(self, take: Take, system: str, source: Source, folder: Path) -> Path:
+    def _sound(self, take: Trial, system: str, source: SourceVideo, folder: Path) -> Path:
         """What is heard; silence is written into the folder."""
         if system == UNSYNCED:
             if take.other is None or take.protocol == SILENT:
-                raise MediaError(f"there is no other person's sound for {shown(take.face)} in this protocol")
+                raise MediaError(f"there is no other person's sound for {display_path(take.face)} in this protocol")
             return take.other
         if system == REAL and (source.info.has_audio or take.protocol != SILENT):
             return take.own
@@ -154,18 +155,18 @@ class Maker:
         frames = FaceSource(take.face, Framing(), end=self.seconds)
         return _write_wav(folder / "silence.wav", np.zeros(math.ceil(frames.count / frames.fps * _RATE), np.int16))
 
-    def _write(self, source: Source, video: Path, sound: Path, path: Path, hold: bool) -> None:
+    def _write(self, source: SourceVideo, video: Path, sound: Path, path: Path, hold: bool) -> None:
         """The face's own pictures with a sound, as a generator's job joins them."""
         face = FaceSource(video, Framing(), end=self.seconds)
         count = min(face.count, frame_count(len(load_audio(sound)), face.fps))
         pictures = face.frames(0, count)
         with VideoWriter(
-            path, *face.size, face.fps, sounds=[Sound(sound)], crf=self.crf, source=face.info
+            path, *face.size, face.fps, sounds=[AudioSource(sound)], crf=self.crf, source=face.info
         ) as writer:  # fmt: skip
             for picture in held(pictures, face.fps, source) if hold else pictures:
                 writer.write(picture)
 
-    def _recipe(self, take: Take, system: str, still: str) -> dict[str, object]:
+    def _recipe(self, take: Trial, system: str, still: str) -> dict[str, object]:
         """All that the video depends on, as JSON has it."""
         sounds = {REAL: take.own, UNSYNCED: take.other}
         sound = sounds.get(system, take.audio)
@@ -191,7 +192,7 @@ def _named(name: str, still: str) -> str:
     return f"{name}-{still}.mp4" if still else f"{name}.mp4"
 
 
-def _write_still(source: Source, still: str, path: Path) -> Path:
+def _write_still(source: SourceVideo, still: str, path: Path) -> Path:
     number = source.start + still_index(len(source.track), still)
     pictures = read_frames(source.path, fps=Fraction(CLIP_FPS), end=(number + 2) / CLIP_FPS)
     path.write_bytes(cv2.imencode(".png", next(islice(pictures, number, None)))[1].tobytes())
@@ -212,11 +213,11 @@ def _write_wav(path: Path, samples: np.ndarray) -> Path:
     return path
 
 
-def _keep(path: Path, take: Take) -> None:
+def _keep(path: Path, take: Trial) -> None:
     """Refuses to write over what the list names."""
     for given in (take.face, take.audio, take.own, take.other):
         if given is not None and path.exists() and given.exists() and path.samefile(given):
-            raise MediaError(f"{shown(path)} is also an input: take another folder for the report")
+            raise MediaError(f"{display_path(path)} is also an input: take another folder for the report")
 
 
 def _is_made(path: Path, recipe: dict[str, object]) -> bool:

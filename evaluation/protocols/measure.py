@@ -12,13 +12,13 @@ from evaluation.metrics import motion, picture
 from evaluation.metrics.face_encoder import FaceEncoder, distance
 from evaluation.metrics.inception import InceptionEncoder
 from evaluation.metrics.sync import judge_sync, published_sync
-from evaluation.protocols.face_crops import Footage, Source, look
-from evaluation.report.results import MATCHED, SILENT, Row
+from evaluation.protocols.face_crops import FaceFootage, SourceVideo, look
+from evaluation.report.results import MATCHED, SILENT, ResultRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.media.audio import speech_columns
 from syncnet.data import speech_share
 from syncnet.lse import PublishedScorer
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 
 AROUND = 2  # frames to either side of a quiet one in which nobody speaks either
 
@@ -34,14 +34,14 @@ class Instruments:
         inception: likewise.
     """
 
-    judge: Expert
+    judge: SyncExpert
     encoder: FaceEncoder
     published: PublishedScorer | None = None
     inception: InceptionEncoder | None = None
 
 
 @dataclass
-class Truth:
+class GroundTruth:
     """A source and what is measured of it once.
 
     Attributes:
@@ -50,13 +50,13 @@ class Truth:
         features: by the key of a figure of whole systems, (N, D).
     """
 
-    source: Source
+    source: SourceVideo
     opening: np.ndarray
     embedding: np.ndarray
     features: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, source: Source, instruments: Instruments) -> Truth:
+    def of(cls, source: SourceVideo, instruments: Instruments) -> GroundTruth:
         """Measures the real video."""
         embedding = instruments.encoder.embed(source.faces)
         return cls(source, motion.opening(source.faces), embedding, features(source.faces, instruments))
@@ -70,7 +70,7 @@ def features(faces: np.ndarray, instruments: Instruments) -> dict[str, np.ndarra
     return found
 
 
-def measure(row: Row, path: Path, truth: Truth, instruments: Instruments) -> Footage:
+def measure(row: ResultRow, path: Path, truth: GroundTruth, instruments: Instruments) -> FaceFootage:
     """Fills in a row's figures and curves from its video, and returns what is seen of it; not for stills.
 
     Raises:
@@ -95,7 +95,7 @@ def measure(row: Row, path: Path, truth: Truth, instruments: Instruments) -> Foo
 Figures = Iterator[tuple[str, float]]
 
 
-def _heard(made: Footage) -> np.ndarray:
+def _heard(made: FaceFootage) -> np.ndarray:
     """The sound from the first measured frame on."""
     return made.samples[made.start * FRAME_SAMPLES :]
 
@@ -107,7 +107,7 @@ def _silence(opening: np.ndarray, real: np.ndarray) -> Figures:
         yield "leak", leak
 
 
-def _motion(row: Row, opening: np.ndarray, real: np.ndarray) -> Figures:
+def _motion(row: ResultRow, opening: np.ndarray, real: np.ndarray) -> Figures:
     if row.protocol == MATCHED and not motion.at_rest(real):
         r, lag = motion.lagged_correlation(opening, real)
         yield "opening_r", r
@@ -119,7 +119,7 @@ def _motion(row: Row, opening: np.ndarray, real: np.ndarray) -> Figures:
         yield "articulation", articulation
 
 
-def _picture(row: Row, made: Footage, truth: Truth, instruments: Instruments) -> Figures:
+def _picture(row: ResultRow, made: FaceFootage, truth: GroundTruth, instruments: Instruments) -> Figures:
     faces, real = made.faces, truth.source.faces[: len(made.faces)]
     if row.protocol == MATCHED:
         yield "psnr", picture.psnr(*(picture.part(each, picture.MOUTH) for each in (faces, real)))

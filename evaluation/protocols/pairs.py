@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 KINDS = ("lrs2", "lrs3", "lrw", "resynced")
 MISSING = "missing"  # stands for the hash of a file that cannot be read
@@ -94,7 +94,7 @@ def read_list(path: Path, root: Path, kind: str) -> list[Pair]:
         if not ids:
             continue
         if len(ids) != 2:
-            raise ValueError(f"{shown(path)}:{line}: two ids are wanted, not {len(ids)}")
+            raise ValueError(f"{display_path(path)}:{line}: two ids are wanted, not {len(ids)}")
         face, audio = ids if kind == "resynced" else reversed(ids)
         labels, speaker = (_label(face), _label(audio)), Path(face).parent.name if kind in ("lrs2", "lrs3") else ""
         entries.append(_Entry(line, _located(root, face, kind), _located(root, audio, kind), labels, "", speaker))
@@ -116,11 +116,11 @@ def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{display_path(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{shown(path)} is no list of pairs: it is not a text in UTF-8") from error
+        raise ValueError(f"{display_path(path)} is no list of pairs: it is not a text in UTF-8") from error
     if "\0" in text:
-        raise ValueError(f"{shown(path)} is no list of pairs: it holds a zero byte")
+        raise ValueError(f"{display_path(path)} is no list of pairs: it holds a zero byte")
     return text
 
 
@@ -132,10 +132,10 @@ def _text_lines(path: Path, text: str) -> Iterator[_Line]:
         try:
             words = list(_words(line))
         except ValueError as error:  # shlex's, e.g. "No closing quotation"
-            raise ValueError(f"{shown(path)}:{number}: {str(error).lower()}") from error
+            raise ValueError(f"{display_path(path)}:{number}: {str(error).lower()}") from error
         if words and (len(words) != 2 or not all(words)):
             raise ValueError(
-                f"{shown(path)}:{number}: a face and a sound are wanted, not {len(words)} words; "
+                f"{display_path(path)}:{number}: a face and a sound are wanted, not {len(words)} words; "
                 "names with spaces stand in quotes"
             )
         if words:
@@ -157,14 +157,16 @@ def _csv_lines(path: Path, text: str) -> Iterator[_Line]:
     try:
         missing = [name for name in ("face", "audio") if name not in (table.fieldnames or ())]
         if missing:
-            raise ValueError(f"{shown(path)}:1: the header lacks {' and '.join(missing)}")
+            raise ValueError(f"{display_path(path)}:1: the header lacks {' and '.join(missing)}")
         for row in table:
             values = [(row.get(name) or "").strip() for name in ("face", "audio", "name", "speaker")]
             if not (values[0] and values[1]):
-                raise ValueError(f"{shown(path)}:{table.line_num}: the line lacks {'audio' if values[0] else 'face'}")
+                raise ValueError(
+                    f"{display_path(path)}:{table.line_num}: the line lacks {'audio' if values[0] else 'face'}"
+                )
             yield table.line_num, values[0], values[1], values[2], values[3]
     except csv.Error as error:
-        raise ValueError(f"{shown(path)}:{table.reader.line_num}: {error}") from error
+        raise ValueError(f"{display_path(path)}:{table.reader.line_num}: {error}") from error
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -190,16 +192,16 @@ def is_own(face: Path, audio: Path) -> bool:
 def _named(path: Path, entries: Sequence[_Entry]) -> list[Pair]:
     """The pairs, those without a name called after face and sound, with a number where that is taken."""
     if not entries:
-        raise ValueError(f"{shown(path)} holds no pair")
+        raise ValueError(f"{display_path(path)} holds no pair")
     taken: set[str] = set()
     for entry in entries:
         if entry.name and entry.name != safe_name(entry.name):
             raise ValueError(
-                f"{shown(path)}:{entry.line}: {entry.name!r} cannot be a file's name on every system: "
+                f"{display_path(path)}:{entry.line}: {entry.name!r} cannot be a file's name on every system: "
                 f"take letters, digits, ., -, + and _, at most {_LONGEST}"
             )
         if entry.name and entry.name.casefold() in taken:
-            raise ValueError(f"{shown(path)}:{entry.line}: the name {entry.name!r} is taken by an earlier line")
+            raise ValueError(f"{display_path(path)}:{entry.line}: the name {entry.name!r} is taken by an earlier line")
         taken.add(entry.name.casefold())
     pairs = []
     for entry in entries:

@@ -17,9 +17,9 @@ import av
 import cv2
 from tqdm import tqdm
 
-from evaluation.protocols.stress import Hard, read_hards, stress
+from evaluation.protocols.stress import HardInput, read_hards, stress
 from evaluation.protocols.validity import check_video
-from evaluation.report.results import OURS, Trial
+from evaluation.report.results import OURS, StressResult
 from inference.pipeline import LipSync
 from preprocessing.commands import Parser, add_detector_flags, fail, write_whole
 from preprocessing.faces.detectors import load_detector
@@ -31,7 +31,9 @@ FAILURES = (OSError, ValueError, RuntimeError, ArithmeticError, LookupError, Mem
 LEFTOVER = ".unfinished-*"  # what `preprocessing.media.video_writer` names a video that is not whole
 
 
-def try_all(hards: Sequence[Hard], systems: Mapping[str, LipSync], out: Path, **options: Any) -> list[Trial]:
+def try_all(
+    hards: Sequence[HardInput], systems: Mapping[str, LipSync], out: Path, **options: Any
+) -> list[StressResult]:
     """Lets each system make a video of each hard input, and looks whether it is whole and valid.
 
     Args:
@@ -39,7 +41,7 @@ def try_all(hards: Sequence[Hard], systems: Mapping[str, LipSync], out: Path, **
         out: the report's folder; the videos go to videos/stress/KIND/SYSTEM.mp4 below it.
         options: of every job, see `inference.options.Options`.
     """
-    trials, known = list[Trial](), Counter[str]()
+    trials, known = list[StressResult](), Counter[str]()
     bar = tqdm(total=len(hards) * len(systems), unit="video", disable=None)
     with bar:
         for hard in hards:
@@ -51,19 +53,21 @@ def try_all(hards: Sequence[Hard], systems: Mapping[str, LipSync], out: Path, **
 
 
 def attempt(
-    hard: Hard, system: str, model: LipSync, video: Path, out: Path, options: Mapping[str, Any]
-) -> Trial:  # fmt: skip
+    hard: HardInput, system: str, model: LipSync, video: Path, out: Path, options: Mapping[str, Any]
+) -> StressResult:  # fmt: skip
     """One video of one system."""
     try:
         video.unlink(missing_ok=True)
         model(hard.face, hard.audio, video, **options)
     except FAILURES as error:
         kind = "" if isinstance(error, (MediaError, ValueError, OSError)) else f"{type(error).__name__}: "
-        return Trial(hard.kind, system, False, " ".join(f"{kind}{error}".split()) or type(error).__name__)
+        return StressResult(hard.kind, system, False, " ".join(f"{kind}{error}".split()) or type(error).__name__)
     reason = check_video(video, hard.face, hard.audio)
     if not reason and any(video.parent.glob(LEFTOVER)):
         reason = "half of a video is left beside it"
-    return Trial(hard.kind, system, not reason, reason, video.relative_to(out).as_posix() if video.exists() else "")
+    return StressResult(
+        hard.kind, system, not reason, reason, video.relative_to(out).as_posix() if video.exists() else ""
+    )
 
 
 def _folder(out: Path, kind: str, known: Counter[str]) -> Path:
@@ -80,7 +84,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60].lstrip(".-") or "unnamed"
 
 
-def table(trials: Sequence[Trial]) -> str:
+def table(trials: Sequence[StressResult]) -> str:
     """Markdown: what became of each kind, and each system's share of whole videos."""
     systems = list(dict.fromkeys(trial.system for trial in trials))
     lines = [f"| input | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
@@ -92,7 +96,7 @@ def table(trials: Sequence[Trial]) -> str:
     return "\n".join(lines)
 
 
-def _said(trial: Trial) -> str:
+def _said(trial: StressResult) -> str:
     return "yes" if trial.passed else f"no: {_cell(trial.reason)}"
 
 

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from evaluation.metrics import motion
 from evaluation.metrics.frechet import frechet_interval
 from evaluation.protocols.face_crops import look_at_still
-from evaluation.protocols.generate_videos import STILL_AT, Maker, find_made, still_index
-from evaluation.protocols.measure import Instruments, Truth, features, measure
-from evaluation.protocols.trials import Take
-from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, Row, Whole
+from evaluation.protocols.generate_videos import STILL_AT, VideoMaker, find_made, still_index
+from evaluation.protocols.measure import GroundTruth, Instruments, features, measure
+from evaluation.protocols.trials import Trial
+from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemFigure
 from preprocessing.media.video_reader import MediaError
 
 Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
@@ -24,7 +24,7 @@ Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
 
 
 @dataclass
-class Run:
+class EvaluationRun:
     """An evaluation under way.
 
     Attributes:
@@ -34,10 +34,10 @@ class Run:
         rows: what has been found.
     """
 
-    maker: Maker
+    maker: VideoMaker
     made: Mapping[str, Path]
     instruments: Instruments
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
     _features: Features = field(default_factory=dict)
 
     @property
@@ -45,25 +45,25 @@ class Run:
         """All of them, the baselines first."""
         return [*BASELINES, *self.maker.models, *self.made]
 
-    def _taking_part(self, take: Take) -> list[str]:
+    def _taking_part(self, take: Trial) -> list[str]:
         """Nobody is out of sync in silence, and of stills only generators make videos."""
         left_out = {STILLS: BASELINES, SILENT: (UNSYNCED,)}.get(take.protocol, ())
         return [system for system in self.systems if system not in left_out]
 
-    def evaluate(self, takes: Sequence[Take]) -> tuple[list[Row], list[Whole]]:
+    def evaluate(self, takes: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemFigure]]:
         """Rows of all takes, those of a face together, and the figures of whole systems."""
         with tqdm(total=len(takes), unit="take", disable=None) as bar:
             for face, theirs in groupby(takes, key=lambda take: take.face):
                 self._face(face, list(theirs), bar)
         return self.rows, list(self._wholes())
 
-    def _face(self, face: Path, takes: Sequence[Take], bar: tqdm) -> None:
+    def _face(self, face: Path, takes: Sequence[Trial], bar: tqdm) -> None:
         try:
-            truth = Truth.of(self.maker.source(face), self.instruments)
+            truth = GroundTruth.of(self.maker.source(face), self.instruments)
         except (MediaError, OSError) as error:
             for take in takes:
                 for system in self._taking_part(take):
-                    self.rows.append(Row(take.pair, take.protocol, take.speaker, system, reason=_line(error)))
+                    self.rows.append(ResultRow(take.pair, take.protocol, take.speaker, system, reason=_line(error)))
                 bar.update()
             return
         openings: dict[str, np.ndarray] = {}  # with the face's own sound, by system
@@ -72,9 +72,9 @@ class Run:
                 self.rows.append(self._system(take, system, truth, openings))
             bar.update()
 
-    def _system(self, take: Take, system: str, truth: Truth, own: dict[str, np.ndarray]) -> Row:
+    def _system(self, take: Trial, system: str, truth: GroundTruth, own: dict[str, np.ndarray]) -> ResultRow:
         """A take's row; `own`: the openings with the face's own sound, by system, from the takes before."""
-        row = Row(take.pair, take.protocol, take.speaker, system)
+        row = ResultRow(take.pair, take.protocol, take.speaker, system)
         if take.protocol == STILLS:
             self._stills(take, row, truth)
         else:
@@ -87,7 +87,7 @@ class Run:
             row.figures["response"] = motion.response(own[system][:both], opening[:both])
         return row
 
-    def _measure(self, take: Take, row: Row, truth: Truth) -> None:
+    def _measure(self, take: Trial, row: ResultRow, truth: GroundTruth) -> None:
         found = self._video(take, row)
         if found is None:
             return
@@ -102,7 +102,7 @@ class Run:
                 pair = values, truth.features[key][: len(values)]
                 self._features.setdefault((row.protocol, row.system, key), []).append(pair)
 
-    def _stills(self, take: Take, row: Row, truth: Truth) -> None:
+    def _stills(self, take: Trial, row: ResultRow, truth: GroundTruth) -> None:
         """Two videos with one sound make one figure."""
         openings = []
         for still in STILL_AT:
@@ -120,7 +120,7 @@ class Run:
         if (agreement := motion.agreement(openings[0][:both], openings[1][:both])) is not None:
             row.figures["other_frame"] = agreement
 
-    def _video(self, take: Take, row: Row, still: str = "") -> Path | None:
+    def _video(self, take: Trial, row: ResultRow, still: str = "") -> Path | None:
         """Makes or finds a row's video, or says in the row why there is none."""
         if row.system in self.made:
             found = find_made(self.made[row.system], take, still) or "no video was made of it"
@@ -136,10 +136,10 @@ class Run:
         """Relative to the report where it lies in its folder."""
         return video.relative_to(self.maker.out).as_posix() if video.is_relative_to(self.maker.out) else str(video)
 
-    def _wholes(self) -> Iterator[Whole]:
+    def _wholes(self) -> Iterator[SystemFigure]:
         for (protocol, system, key), clips in self._features.items():
             if found := frechet_interval([made for made, _ in clips], [real for _, real in clips]):
-                yield Whole(protocol, system, key, *found)
+                yield SystemFigure(protocol, system, key, *found)
 
 
 def _line(error: Exception) -> str:

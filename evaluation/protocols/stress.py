@@ -17,7 +17,7 @@ from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import read_frames, shown
+from preprocessing.media.video_reader import display_path, read_frames
 from preprocessing.media.video_writer import VideoWriter
 
 SECONDS = 3  # of each input
@@ -30,7 +30,7 @@ SCENE, GAP = 15, 13  # frames of a scene between cuts, and without a face
 
 
 @dataclass(frozen=True)
-class Hard:
+class HardInput:
     """A hard input.
 
     Attributes:
@@ -44,7 +44,7 @@ class Hard:
 
 
 @dataclass(frozen=True)
-class Person:
+class StressSubject:
     """Somebody who is seen in each of N pictures.
 
     Attributes:
@@ -57,7 +57,7 @@ class Person:
     mouths: np.ndarray
 
     @classmethod
-    def open(cls, path: Path, detector: FaceDetector) -> Person:
+    def open(cls, path: Path, detector: FaceDetector) -> StressSubject:
         """The longest run with the face in a video's first seconds.
 
         Raises:
@@ -83,7 +83,7 @@ class Person:
         return float(width), float(height)
 
 
-def profile(person: Person) -> np.ndarray:
+def profile(person: StressSubject) -> np.ndarray:
     """A strong turn, simulated: the picture as a plane turned by 60 degrees about the face's upright axis, in
     perspective. It is squeezed and slanted like a profile, but hides nothing of the face as one would."""
     x, y = person.mouths.mean(0)
@@ -94,7 +94,7 @@ def profile(person: Person) -> np.ndarray:
     return np.stack([cv2.warpPerspective(each, matrix, person.size, borderMode=border) for each in person.pictures])
 
 
-def small(person: Person) -> np.ndarray:
+def small(person: StressSubject) -> np.ndarray:
     """A face 24 pixels high in a wide picture, whose rest is the same picture, enlarged and out of focus."""
     scale = min(SMALL / person.face[1], 0.9 * WIDE[0] / person.size[0], 0.9 * WIDE[1] / person.size[1])
     size = max(2, round(person.size[0] * scale)), max(2, round(person.size[1] * scale))
@@ -108,7 +108,7 @@ def small(person: Person) -> np.ndarray:
     return np.stack(made)
 
 
-def dark(person: Person) -> np.ndarray:
+def dark(person: StressSubject) -> np.ndarray:
     """A quarter of the light, steeper shadows (gamma 2) and a sensor's noise."""
     table = (255 * 0.25 * (np.arange(256) / 255) ** 2).astype(np.float32)
     noise = np.random.default_rng(0).normal(0, 2, person.pictures.shape[1:])
@@ -116,7 +116,7 @@ def dark(person: Person) -> np.ndarray:
     return np.clip(np.rint(made), 0, 255).astype(np.uint8)
 
 
-def occluded(person: Person) -> np.ndarray:
+def occluded(person: StressSubject) -> np.ndarray:
     """A grey bar, as high as a third of the face, that moves up and down across the mouth once a second."""
     width, height = person.face
     made = person.pictures.copy()
@@ -128,21 +128,21 @@ def occluded(person: Person) -> np.ndarray:
     return made
 
 
-def gaps(person: Person) -> np.ndarray:
+def gaps(person: StressSubject) -> np.ndarray:
     """Half a second of plain grey at the beginning and in the middle."""
     made, middle = person.pictures.copy(), len(person.pictures) // 2
     made[:GAP] = made[middle : middle + GAP] = 128
     return made
 
 
-def cuts(one: Person, other: Person) -> np.ndarray:
+def cuts(one: StressSubject, other: StressSubject) -> np.ndarray:
     """Hard cuts between two people, every 0.6 s."""
     count = min(len(one.pictures), len(other.pictures))
     scenes = [(one, other)[index // SCENE % 2].pictures[index] for index in range(count)]
     return np.stack([_fitted(scene, one.size) for scene in scenes])
 
 
-def two_people(one: Person, other: Person) -> np.ndarray:
+def two_people(one: StressSubject, other: StressSubject) -> np.ndarray:
     """Side by side, as high as the first one's picture."""
     height = one.size[1]
     width = max(2, round(other.size[0] * height / other.size[1]))
@@ -150,19 +150,21 @@ def two_people(one: Person, other: Person) -> np.ndarray:
     return np.stack([np.hstack([left, cv2.resize(right, (width, height))]) for left, right in pairs])
 
 
-def slow(person: Person) -> np.ndarray:
+def slow(person: StressSubject) -> np.ndarray:
     """15 frames a second of 321x241 pixels."""
     chosen = np.arange(0, len(person.pictures), float(CLIP_FPS / SLOW)).astype(int)
     return np.stack([_fitted(each, ODD) for each in person.pictures[chosen]])
 
 
-ALONE: dict[str, Callable[[Person], np.ndarray]] = {
+ALONE: dict[str, Callable[[StressSubject], np.ndarray]] = {
     "profile": profile, "small": small, "dark": dark, "occluded": occluded, "gaps": gaps, "slow-odd": slow,
 }  # fmt: skip
-TOGETHER: dict[str, Callable[[Person, Person], np.ndarray]] = {"cuts": cuts, "two-people": two_people}
+TOGETHER: dict[str, Callable[[StressSubject, StressSubject], np.ndarray]] = {"cuts": cuts, "two-people": two_people}
 
 
-def stress(face: Path, second: Path, audio: Path, folder: Path, detector: FaceDetector | None = None) -> list[Hard]:
+def stress(
+    face: Path, second: Path, audio: Path, folder: Path, detector: FaceDetector | None = None
+) -> list[HardInput]:
     """Makes the hard inputs of two people's videos and a sound, of three seconds each.
 
     The kinds: those of `ALONE` and `TOGETHER`, a photo, and the video itself with silence and with music.
@@ -176,17 +178,21 @@ def stress(face: Path, second: Path, audio: Path, folder: Path, detector: FaceDe
     """
     folder.mkdir(parents=True, exist_ok=True)
     detector = detector or load_detector()
-    one, other = (Person.open(path, detector) for path in (face, second))
+    one, other = (StressSubject.open(path, detector) for path in (face, second))
     speech = _write_wav(folder / "speech.wav", load_audio(audio)[: SECONDS * RATE])
     made = {kind: change(one) for kind, change in ALONE.items()}
     made |= {kind: change(one, other) for kind, change in TOGETHER.items()}
-    hards = [Hard(kind, _write(folder / f"{kind}.mp4", some, kind), speech) for kind, some in made.items()]
+    hards = [HardInput(kind, _write(folder / f"{kind}.mp4", some, kind), speech) for kind, some in made.items()]
     photo = folder / "photo.png"
     photo.write_bytes(cv2.imencode(".png", one.pictures[len(one.pictures) // 2])[1].tobytes())
     plain = _write(folder / "plain.mp4", one.pictures)
     sounds = {"silence": np.zeros(SECONDS * RATE, np.float32), "music": music(SECONDS)}
     written = {kind: _write_wav(folder / f"{kind}.wav", sound) for kind, sound in sounds.items()}
-    return [*hards, Hard("photo", photo, speech), *(Hard(kind, plain, path) for kind, path in written.items())]
+    return [
+        *hards,
+        HardInput("photo", photo, speech),
+        *(HardInput(kind, plain, path) for kind, path in written.items()),
+    ]
 
 
 def music(seconds: float) -> np.ndarray:
@@ -200,7 +206,7 @@ def music(seconds: float) -> np.ndarray:
     return (0.12 * chord * np.exp(-within / 0.4) + 0.25 * drum).clip(-1, 1).astype(np.float32)
 
 
-def read_hards(path: Path) -> list[Hard]:
+def read_hards(path: Path) -> list[HardInput]:
     """A user's own list: CSV with the columns kind, face and audio; its paths are relative to its folder.
 
     Raises:
@@ -210,16 +216,16 @@ def read_hards(path: Path) -> list[Hard]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             if missing := {"kind", "face", "audio"} - set(reader.fieldnames or ()):
-                raise ValueError(f"{shown(path)} lacks the column {' and '.join(sorted(missing))}")
+                raise ValueError(f"{display_path(path)} lacks the column {' and '.join(sorted(missing))}")
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, csv.Error, UnicodeError) as error:
-        raise ValueError(f"{shown(path)} is not a table that can be read: {error}") from error
+        raise ValueError(f"{display_path(path)} is not a table that can be read: {error}") from error
     for line, row in rows:
         if empty := [name for name in ("kind", "face", "audio") if not row[name].strip()]:
-            raise ValueError(f"{shown(path)}:{line}: no {empty[0]}")
+            raise ValueError(f"{display_path(path)}:{line}: no {empty[0]}")
     if not rows:
-        raise ValueError(f"{shown(path)} names no input")
-    return [Hard(row["kind"], path.parent / row["face"], path.parent / row["audio"]) for _, row in rows]
+        raise ValueError(f"{display_path(path)} names no input")
+    return [HardInput(row["kind"], path.parent / row["face"], path.parent / row["audio"]) for _, row in rows]
 
 
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -10,13 +10,13 @@ from pathlib import Path
 from evaluation.protocols.pairs import Pair, is_own, speaker_of
 from evaluation.report.results import MATCHED, PROTOCOLS, SECONDS, SILENT, SWAPPED
 from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 
 SPOKEN = 0.5  # share of speech in a sound that is given to others
 
 
 @dataclass(frozen=True)
-class Take:
+class Trial:
     """A video to make: a face and what it is to speak in one protocol.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Face:
         return self.donor.own if self.donor else None
 
 
-def takes(pairs: Sequence[Pair], protocols: Iterable[str], seconds: float = SECONDS) -> list[Take]:
+def trials(pairs: Sequence[Pair], protocols: Iterable[str], seconds: float = SECONDS) -> list[Trial]:
     """What is to be made, all of a face's together, always the same for the same list.
 
     * matched, silent, stills: each face once, with its own sound, none, and its own.
@@ -108,7 +108,7 @@ def _give_sounds(faces: Sequence[_Face], seconds: float, needed: bool) -> None:
         choices[index] = fit[0] or fit[1] or strangers
         if needed and not strangers:
             raise ValueError(
-                f"{shown(face.path)} is listed with its own sound alone, and there is nobody else in the list "
+                f"{display_path(face.path)} is listed with its own sound alone, and there is nobody else in the list "
                 f"whose sound it could be given: all are {face.speaker!r}"
             )
     taken = [0] * len(faces)
@@ -129,8 +129,8 @@ def _speech(path: Path, seconds: float) -> float:
     return float(speech.mean())
 
 
-def _takes(face: _Face, protocol: str, faces: dict[str, _Face]) -> Iterator[Take]:
-    own = Take(face.name, protocol, face.path, face.own, face.speaker, face.speaker, face.own, face.other)
+def _takes(face: _Face, protocol: str, faces: dict[str, _Face]) -> Iterator[Trial]:
+    own = Trial(face.name, protocol, face.path, face.own, face.speaker, face.speaker, face.own, face.other)
     if protocol == SILENT:
         yield replace(own, audio=None, sound_of="")
     elif protocol != SWAPPED:

@@ -10,7 +10,7 @@ import numpy as np
 
 from inference.face_source import FaceSource, Framing
 from preprocessing.media.audio import frame_count, load_audio
-from preprocessing.media.video_reader import MediaError, open_media, shown
+from preprocessing.media.video_reader import MediaError, display_path, open_media
 
 RATE = 16000
 SPARE = 2  # frames by which lengths may differ
@@ -43,7 +43,7 @@ def _index(path: Path) -> Iterator[str]:
     if path.suffix.lower() in (".mp4", ".mov"):
         order = [name for name in _atoms(path) if name in (b"moov", b"mdat")]
         if order != [b"moov", b"mdat"]:
-            yield f"{shown(path.name)} has its index behind its data, or lacks one of them"
+            yield f"{display_path(path.name)} has its index behind its data, or lacks one of them"
 
 
 def _atoms(path: Path) -> Iterator[bytes]:
@@ -62,7 +62,7 @@ def _pictures(path: Path, source: FaceSource, frames: int) -> Iterator[str]:
     with open_media(path) as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
-            yield f"{shown(path.name)} has no picture"
+            yield f"{display_path(path.name)} has no picture"
             return
         size = stream.codec_context.width, stream.codec_context.height
         if size != source.size:

@@ -94,7 +94,7 @@ COLUMNS = (
            "roughly; frames of the real video differ from their mean too."),
 )  # fmt: skip
 
-# Of all of a system's frames together, see `evaluation.report.results.Whole`.
+# Of all of a system's frames together, see `evaluation.report.results.SystemFigure`.
 WHOLES = (
     Column("frechet", "Fréchet distance, our encoder", "picture", SPOKEN, "lower", ".2f", "encoder",
            "Fréchet distance of the faces' features in our own encoder; not comparable with a published FID."),

@@ -13,7 +13,7 @@ from typing import Any
 
 from evaluation.report.columns import COLUMNS, WHOLES
 from evaluation.report.page import page
-from evaluation.report.results import Evaluation, Row, Trial
+from evaluation.report.results import Evaluation, ResultRow, StressResult
 from evaluation.report.summary import differences, of, ordered, reasons, share, summary
 from evaluation.report.table import JUDGES
 from preprocessing.commands import write_whole
@@ -64,7 +64,7 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def counts(rows: Sequence[Row]) -> dict[str, Any]:
+def counts(rows: Sequence[ResultRow]) -> dict[str, Any]:
     """Videos with figures and without, in all and by protocol and system; those without by reason."""
     by_protocol = {
         protocol: {system: _counted(of(rows, protocol, system)) for system in ordered(of(rows, protocol))}
@@ -74,18 +74,18 @@ def counts(rows: Sequence[Row]) -> dict[str, Any]:
     return _counted(rows) | {"protocols": by_protocol, "reasons": why}
 
 
-def _counted(rows: Sequence[Row]) -> dict[str, int]:
+def _counted(rows: Sequence[ResultRow]) -> dict[str, int]:
     failed = sum(bool(row.reason) for row in rows)
     return {"videos": len(rows), "measured": len(rows) - failed, "failed": failed}
 
 
-def _passed(trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
+def _passed(trials: Sequence[StressResult]) -> dict[str, dict[str, float]]:
     """Of the hard inputs, by system."""
     shares = {system: share(trials, system) for system in ordered(trials)}
     return {system: {"passed": p, "given": given, "share": p / given} for system, (p, given) in shares.items()}
 
 
-def clips_csv(rows: Sequence[Row]) -> str:
+def clips_csv(rows: Sequence[ResultRow]) -> str:
     """A line a video: what it is, and every column's figure, empty where there is none."""
     keys = [each.key for each in COLUMNS]
     text = io.StringIO()

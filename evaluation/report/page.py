@@ -10,10 +10,20 @@ from urllib.parse import quote
 
 from evaluation.report.columns import COLUMNS
 from evaluation.report.plots import can_plot, offset_curves, opening_over_time
-from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, STATIC, UNSYNCED, Evaluation, Row, Trial
+from evaluation.report.results import (
+    BASELINES,
+    OURS,
+    PROTOCOLS,
+    REAL,
+    STATIC,
+    UNSYNCED,
+    Evaluation,
+    ResultRow,
+    StressResult,
+)
 from evaluation.report.summary import of, ordered
 from evaluation.report.table import PROTOCOL_MEANINGS, SYSTEM_MEANINGS, TITLES, Table, head, legend, number, tables
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 from training.run import INSTALL
 
 STYLE = """
@@ -126,7 +136,7 @@ def _tables(found: Sequence[Table]) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    heads = "".join(f"<th>{escape(shown(text))}</th>" for text in table.head)
+    heads = "".join(f"<th>{escape(display_path(text))}</th>" for text in table.head)
     lines = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>\n" for row in table.rows)
     notes = "".join(map(_note, table.notes))
     drawn = f"<table><thead><tr>{heads}</tr></thead><tbody>\n{lines}</tbody></table>"
@@ -135,18 +145,18 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    return f"<td{' class=long' if len(text) > LONG else ''}>{escape(shown(text))}</td>"
+    return f"<td{' class=long' if len(text) > LONG else ''}>{escape(display_path(text))}</td>"
 
 
 def _note(text: str) -> str:
-    return f'<p class="note">{escape(shown(text))}</p>'
+    return f'<p class="note">{escape(display_path(text))}</p>'
 
 
 def _keys(evaluation: Evaluation) -> set[str]:
     return {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.wholes}
 
 
-def _systems(rows: Sequence[Row]) -> Table:
+def _systems(rows: Sequence[ResultRow]) -> Table:
     lines = [[system, _meaning(system)] for system in ordered(rows)]
     return Table("What the systems are", ["system", "what it is"], lines)
 
@@ -155,21 +165,21 @@ def _meaning(system: str) -> str:
     return SYSTEM_MEANINGS.get(system, "our generator" if system == OURS else "a system that was given, see Settings")
 
 
-def _by_pair(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _by_pair(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
+    found: dict[str, list[ResultRow]] = {}
     for row in rows:
         found.setdefault(row.pair, []).append(row)
     return found
 
 
-def _pair(index: int, name: str, rows: Sequence[Row]) -> str:
-    speakers = ", ".join(dict.fromkeys(shown(row.speaker) for row in rows if row.speaker))
-    title = shown(name) + (f" ({speakers})" if speakers else "")
+def _pair(index: int, name: str, rows: Sequence[ResultRow]) -> str:
+    speakers = ", ".join(dict.fromkeys(display_path(row.speaker) for row in rows if row.speaker))
+    title = display_path(name) + (f" ({speakers})" if speakers else "")
     blocks = [_block(protocol, of(rows, protocol)) for protocol in PROTOCOLS if of(rows, protocol)]
     return f'<section id="pair-{index}">\n<h3>{escape(title)}</h3>\n' + "\n".join(blocks) + "\n</section>"
 
 
-def _block(protocol: str, rows: Sequence[Row]) -> str:
+def _block(protocol: str, rows: Sequence[ResultRow]) -> str:
     """A pair in one protocol: real and models side by side, the other baselines behind a fold, plots, figures."""
     rows = [row for system in ordered(rows) for row in rows if row.system == system]
     others = [row for row in rows if row.system in BASELINES and row.system != REAL]
@@ -184,9 +194,12 @@ def _block(protocol: str, rows: Sequence[Row]) -> str:
     )
 
 
-def _video(row: Row | Trial, first: bool) -> str:
+def _video(row: ResultRow | StressResult, first: bool) -> str:
     """A video with its system's name; in its place, or below it, why there are no figures."""
-    name, why = escape(shown(row.system)), f'<div class="why">{escape(shown(row.reason))}</div>' if row.reason else ""
+    name, why = (
+        escape(display_path(row.system)),
+        f'<div class="why">{escape(display_path(row.reason))}</div>' if row.reason else "",
+    )
     if not row.video:
         return f'<figure><div class="missing">{why or "no video"}</div><figcaption>{name}</figcaption></figure>'
     video = f'<video controls playsinline preload="none" src="{escape(address(row.video))}"></video>'
@@ -194,7 +207,7 @@ def _video(row: Row | Trial, first: bool) -> str:
     return f"<figure{' class=first' if first else ''}>{video}{caption}{why}</figure>"
 
 
-def _plots(rows: Sequence[Row]) -> str:
+def _plots(rows: Sequence[ResultRow]) -> str:
     """What can be drawn of a pair: offsets of the real, the unsynced and the models' videos; openings without the copy,
     which is the real one's, and the static mouth's."""
     if not can_plot():
@@ -204,7 +217,7 @@ def _plots(rows: Sequence[Row]) -> str:
     return '<div class="row">' + "".join(f"<div>{svg}</div>" for svg in drawn if svg) + "</div>"
 
 
-def _figures(rows: Sequence[Row]) -> str:
+def _figures(rows: Sequence[ResultRow]) -> str:
     columns = [each for each in COLUMNS if any(each.key in row.figures for row in rows)]
     if not columns:
         return ""
@@ -213,10 +226,12 @@ def _figures(rows: Sequence[Row]) -> str:
     return f"<details><summary>Figures</summary>{table}</details>"
 
 
-def _stress_videos(trials: Sequence[Trial]) -> list[str]:
+def _stress_videos(trials: Sequence[StressResult]) -> list[str]:
     made = [trial for trial in trials if trial.video]
     videos = "".join(
-        _video(Trial(trial.kind, f"{trial.kind}, {trial.system}", trial.passed, trial.reason, trial.video), False)
+        _video(
+            StressResult(trial.kind, f"{trial.kind}, {trial.system}", trial.passed, trial.reason, trial.video), False
+        )
         for trial in made
     )
     fold = "<details><summary>Videos of hard inputs</summary>"

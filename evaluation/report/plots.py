@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.report.results import BASELINES, COPY, REAL, STATIC, UNSYNCED, Row
+from evaluation.report.results import BASELINES, COPY, REAL, STATIC, UNSYNCED, ResultRow
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 from training.run import INSTALL
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def can_plot() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def offset_curves(rows: Sequence[Row]) -> str:
+def offset_curves(rows: Sequence[ResultRow]) -> str:
     """The mean distance of picture and sound over the AV offset, a line a system, its least marked.
 
     Args:
@@ -60,7 +60,7 @@ def offset_curves(rows: Sequence[Row]) -> str:
     return _svg(figure, axes, rows)
 
 
-def opening_over_time(rows: Sequence[Row]) -> str:
+def opening_over_time(rows: Sequence[ResultRow]) -> str:
     """The mouth's opening over time, a line a system, above the sound's level as an area.
 
     Args:
@@ -93,14 +93,14 @@ def _timed(curve: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(curve)) / CLIP_FPS, np.array(curve, float)
 
 
-def _colours(rows: Sequence[Row]) -> list[str]:
+def _colours(rows: Sequence[ResultRow]) -> list[str]:
     models = [row.system for row in rows if row.system not in BASELINES]
     return [COLOURS.get(row.system) or OTHERS[models.index(row.system) % len(OTHERS)] for row in rows]
 
 
-def _name(row: Row) -> str:
+def _name(row: ResultRow) -> str:
     """For the legend, where a dollar would set a formula and a first underscore hide the line."""
-    name = shown(row.system)
+    name = display_path(row.system)
     name = (name if len(name) <= LONGEST else name[: LONGEST - 3] + "...").replace("$", r"\$")
     return f"\u200b{name}" if name.startswith("_") else name
 
@@ -116,7 +116,7 @@ def _figure() -> Figure:
     return figure
 
 
-def _svg(figure: Figure, axes: Axes, rows: Sequence[Row]) -> str:
+def _svg(figure: Figure, axes: Axes, rows: Sequence[ResultRow]) -> str:
     """The drawing with a legend; its text stays text, and its names clash with no other drawing's on the page."""
     import matplotlib
 

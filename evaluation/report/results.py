@@ -13,7 +13,7 @@ BASELINES = (REAL, UNSYNCED, COPY, STATIC)
 
 
 @dataclass
-class Row:
+class ResultRow:
     """One video of one system, measured or not.
 
     Attributes:
@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Whole:
+class SystemFigure:
     """A figure of all of a system's videos together, with its 95 % interval over clips."""
 
     protocol: str
@@ -51,7 +51,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Trial:
+class StressResult:
     """One hard input of the stress list: whether a whole, valid video came out.
 
     Attributes:
@@ -74,6 +74,6 @@ class Evaluation:
     """All that a report is written from; `settings` is plain JSON: what the figures were found with."""
 
     settings: Mapping[str, object]
-    rows: Sequence[Row]
-    wholes: Sequence[Whole] = ()
-    trials: Sequence[Trial] = ()
+    rows: Sequence[ResultRow]
+    wholes: Sequence[SystemFigure] = ()
+    trials: Sequence[StressResult] = ()

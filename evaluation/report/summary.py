@@ -8,28 +8,28 @@ from dataclasses import dataclass
 
 from evaluation.metrics.statistics import Interval, interval, paired
 from evaluation.report.columns import COLUMNS
-from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, Row, Trial, Whole
+from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRow, StressResult, SystemFigure
 
 
-def ordered(rows: Iterable[Row | Whole | Trial]) -> list[str]:
+def ordered(rows: Iterable[ResultRow | SystemFigure | StressResult]) -> list[str]:
     """The systems that occur: real, the other baselines, ours, others as they come."""
     known = (*BASELINES, OURS)
     found = list(dict.fromkeys(row.system for row in rows))
     return sorted(found, key=lambda system: known.index(system) if system in known else len(known))
 
 
-def of(rows: Iterable[Row], protocol: str, system: str | None = None) -> list[Row]:
+def of(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
     """The rows of a protocol and, unless it is None, of a system."""
     return [row for row in rows if row.protocol == protocol and system in (None, row.system)]
 
 
-def figures(rows: Iterable[Row], key: str) -> dict[Hashable, float]:
+def figures(rows: Iterable[ResultRow], key: str) -> dict[Hashable, float]:
     """A figure of one system in one protocol, by pair; only of the pairs that have it."""
     found = {row.pair: row.figures.get(key, math.nan) for row in rows}
     return {pair: value for pair, value in found.items() if math.isfinite(value)}
 
 
-def summary(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Interval]]]:
+def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval]]]:
     """By protocol, system and key: the mean over clips with its interval; what no clip has is absent."""
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for protocol in PROTOCOLS:
@@ -52,7 +52,7 @@ class Difference:
     found: Interval
 
 
-def differences(rows: Sequence[Row]) -> list[Difference]:
+def differences(rows: Sequence[ResultRow]) -> list[Difference]:
     """Of each model from the real video and from the first model: ours where it takes part."""
     found = []
     for protocol in PROTOCOLS:
@@ -66,16 +66,16 @@ def differences(rows: Sequence[Row]) -> list[Difference]:
     return found
 
 
-def reasons(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
     """The rows without figures by why, the most frequent reason first."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.reason:
             found.setdefault(row.reason, []).append(row)
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def share(trials: Iterable[Trial], system: str) -> tuple[int, int]:
+def share(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
     """How many hard inputs gave a system a whole, valid video, and how many it was given."""
     some = [trial.passed for trial in trials if trial.system == system]
     return sum(some), len(some)

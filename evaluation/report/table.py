@@ -24,12 +24,12 @@ from evaluation.report.results import (
     SWAPPED,
     UNSYNCED,
     Evaluation,
-    Row,
-    Trial,
-    Whole,
+    ResultRow,
+    StressResult,
+    SystemFigure,
 )
 from evaluation.report.summary import Difference, differences, figures, of, ordered, reasons, share, summary
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 GROUPS = ("sync", "motion", "picture")
 TITLES = {MATCHED: "Own sound", SWAPPED: "Another's sound", SILENT: "Silence", STILLS: "Two stills"}
@@ -97,7 +97,7 @@ def number(value: float | None, form: str) -> str:
     return f"{value:{form.replace('.', 'z.', 1)}}"
 
 
-def cell(found: Interval | Whole | None, form: str, clips: int | None = None) -> str:
+def cell(found: Interval | SystemFigure | None, form: str, clips: int | None = None) -> str:
     """A mean with its interval; how many clips have it is told where they are not `clips`."""
     if found is None:
         return ABSENT
@@ -162,7 +162,7 @@ def _marked(found: Interval | None, form: str, clips: int) -> str:
     return text + (" ≠" if apart else "")
 
 
-def _speakers(rows: Sequence[Row], protocol: str) -> list[Table]:
+def _speakers(rows: Sequence[ResultRow], protocol: str) -> list[Table]:
     """A line for each speaker with the means of some figures, system by system; of one speaker there is no table."""
     speakers, systems = sorted({row.speaker for row in rows}), ordered(rows)
     columns = [each for key in SPEAKER_KEYS[protocol] if figures(rows, (each := column(key)).key)]
@@ -173,17 +173,17 @@ def _speakers(rows: Sequence[Row], protocol: str) -> list[Table]:
         theirs = [row for row in rows if row.speaker == speaker]
         means = [[(_mean(of(theirs, protocol, system), c), c) for c in columns] for system in systems]
         cells = ["; ".join(number(mean, c.form) for mean, c in some) for some in means]
-        lines.append([shown(speaker) or ABSENT, str(len({row.pair for row in theirs})), *cells])
+        lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in theirs})), *cells])
     title = f"{TITLES[protocol]}, by speaker: " + "; ".join(map(head, columns))
     return [Table(title, ["speaker", "pairs", *systems], lines, protocol=protocol)]
 
 
-def _mean(rows: Sequence[Row], each: Column) -> float | None:
+def _mean(rows: Sequence[ResultRow], each: Column) -> float | None:
     values = list(figures(rows, each.key).values())
     return sum(values) / len(values) if values else None
 
 
-def _failures(rows: Sequence[Row]) -> list[Table]:
+def _failures(rows: Sequence[ResultRow]) -> list[Table]:
     """A line a reason: what has no figures is never left out silently."""
     found = reasons(rows)
     if not found:
@@ -192,13 +192,13 @@ def _failures(rows: Sequence[Row]) -> list[Table]:
     for reason, some in found.items():
         protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in some))
         pairs = str(len({row.pair for row in some}))
-        lines.append([shown(reason), str(len(some)), pairs, ", ".join(ordered(some)), protocols])
+        lines.append([display_path(reason), str(len(some)), pairs, ", ".join(ordered(some)), protocols])
     without = sum(map(len, found.values()))
     heads = ["reason", "videos", "pairs", "systems", "protocols"]
     return [Table(f"Without figures: {without} of {_count(len(rows), 'video')}", heads, lines)]
 
 
-def _stress(trials: Sequence[Trial]) -> list[Table]:
+def _stress(trials: Sequence[StressResult]) -> list[Table]:
     """What became of hard inputs: a line a kind, a column a system, the share passed below."""
     if not trials:
         return []
@@ -206,12 +206,12 @@ def _stress(trials: Sequence[Trial]) -> list[Table]:
     lines = [[kind, *(_passed(trials, kind, system) for system in systems)] for kind in kinds]
     counts = [share(trials, system) for system in systems]
     lines.append(["share passed", *(f"{passed / given:.0%} ({passed} of {given})" for passed, given in counts)])
-    failed = Counter(f"{t.kind}, {t.system}: {shown(t.reason)}" for t in trials if not t.passed)
+    failed = Counter(f"{t.kind}, {t.system}: {display_path(t.reason)}" for t in trials if not t.passed)
     notes = [f"Failed: {name}." + (f" ({count} times)" if count > 1 else "") for name, count in failed.items()]
     return [Table("Hard inputs: whole, valid videos", ["what is hard", *systems], lines, notes)]
 
 
-def _passed(trials: Iterable[Trial], kind: str, system: str) -> str:
+def _passed(trials: Iterable[StressResult], kind: str, system: str) -> str:
     passed, given = share((trial for trial in trials if trial.kind == kind), system)
     if given < 2:
         return ABSENT if not given else "passed" if passed else "failed"

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import Outcome
-from preprocessing.dataset.manifest import Row
-from preprocessing.media.video_reader import shown
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import VideoOutcome
+from preprocessing.dataset.manifest import ClipRow
+from preprocessing.media.video_reader import display_path
 
 VERSION = 1
 STATE, CLIPS = "state", "clips"  # folders in CLIPS
@@ -26,7 +26,7 @@ UNFINISHED = (".manifest.csv.", ".videos.csv.", ".unfinished-")  # tables and re
 
 
 @dataclass
-class Record:
+class VideoRecord:
     """One state file.
 
     Attributes:
@@ -42,12 +42,12 @@ class Record:
     mtime_ns: int
     labels: dict[str, str]
     recipe: str
-    outcome: Outcome
+    outcome: VideoOutcome
     files: dict[str, int] = field(default_factory=dict)
     version: int = VERSION
 
     @classmethod
-    def begin(cls, source: Source, recipe: str) -> Record:
+    def begin(cls, source: VideoSource, recipe: str) -> VideoRecord:
         """The record of a video as it is now, before work begins: failed until it is finished."""
         try:
             status = source.path.stat()
@@ -57,21 +57,21 @@ class Record:
         labels = {"speaker": source.speaker, "language": source.language, "licence": source.licence}
         return cls(source.video, size, mtime_ns, labels, recipe, failure(source, "not finished"))
 
-    def holds_for(self, now: Record, clips: Path) -> bool:
+    def holds_for(self, now: VideoRecord, clips: Path) -> bool:
         """Whether nothing need be done: same file, labels and recipe, and every clip is there with all its bytes."""
         names = ("version", "video", "size", "mtime_ns", "labels", "recipe")
         same = all(getattr(self, name) == getattr(now, name) for name in names)
         return same and self.outcome.fate != "failed" and self.files == _sizes(clips, self.files)
 
-    def finish(self, outcome: Outcome, clips: Path) -> None:
+    def finish(self, outcome: VideoOutcome, clips: Path) -> None:
         """Sets the outcome and notes the sizes of the files that it names."""
         self.outcome = outcome
         self.files = _sizes(clips, [row.clip for row in outcome.rows if row.clip])
 
 
-def failure(source: Source, reason: str) -> Outcome:
+def failure(source: VideoSource, reason: str) -> VideoOutcome:
     """The outcome of a video that is to be tried again."""
-    return Outcome(source.video, "failed", reason, 0.0, [], {})
+    return VideoOutcome(source.video, "failed", reason, 0.0, [], {})
 
 
 def _sizes(clips: Path, names: Iterable[str]) -> dict[str, int]:
@@ -84,7 +84,7 @@ def _sizes(clips: Path, names: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
-def save(clips: Path, name: str, record: Record) -> None:
+def save(clips: Path, name: str, record: VideoRecord) -> None:
     """Writes the record of the video with the id `name`, beside its name first; OSError passes through."""
     folder = clips / STATE
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as place:
@@ -93,24 +93,24 @@ def save(clips: Path, name: str, record: Record) -> None:
         os.replace(part, folder / f"{name}.json")
 
 
-def load_all(clips: Path) -> dict[str, Record]:
+def load_all(clips: Path) -> dict[str, VideoRecord]:
     """Every record by the video's id. A file that is damaged or of another version counts as absent."""
     found = {path.stem: _load(path) for path in (clips / STATE).glob("*.json")}
     return {name: record for name, record in found.items() if record is not None}
 
 
-def _load(path: Path) -> Record | None:
+def _load(path: Path) -> VideoRecord | None:
     try:
         values = json.loads(path.read_text(encoding="ascii"))
         outcome = values.pop("outcome")
-        rows = [Row(**row) for row in outcome.pop("rows")]
-        record = Record(outcome=Outcome(rows=rows, **outcome), **values)
+        rows = [ClipRow(**row) for row in outcome.pop("rows")]
+        record = VideoRecord(outcome=VideoOutcome(rows=rows, **outcome), **values)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return record if record.version == VERSION else None
 
 
-def remove_leftovers(clips: Path, records: Iterable[Record]) -> None:
+def remove_leftovers(clips: Path, records: Iterable[VideoRecord]) -> None:
     """Deletes what a killed run has left: files half written, and clips that no record names."""
     named = {name for record in records for name in record.files}
     for path in clips.glob(f"{CLIPS}/*/*"):
@@ -121,7 +121,7 @@ def remove_leftovers(clips: Path, records: Iterable[Record]) -> None:
             _delete(path)
 
 
-def remove_replaced(clips: Path, old: Record | None, new: Record) -> None:
+def remove_replaced(clips: Path, old: VideoRecord | None, new: VideoRecord) -> None:
     """Deletes the clips of a video's earlier record that its new one does not name."""
     for name in set(old.files if old else ()) - set(new.files):
         _delete(clips / name)
@@ -142,18 +142,18 @@ def locked(clips: Path) -> Iterator[None]:
         ValueError: it cannot be made or written to, another build is at work in it, or it holds imported clips.
     """
     if (clips / "manifest.csv").exists() and not (clips / STATE).is_dir():
-        raise ValueError(f"{shown(clips)} holds clips of another origin; name a new folder")
+        raise ValueError(f"{display_path(clips)} holds clips of another origin; name a new folder")
     try:
         for folder in (clips / STATE, clips / CLIPS):
             folder.mkdir(parents=True, exist_ok=True)
         file = (clips / STATE / "lock").open("w")
     except OSError as error:
-        raise ValueError(f"{shown(clips)} cannot be written to: {error.strerror}") from error
+        raise ValueError(f"{display_path(clips)} cannot be written to: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another build is at work in {shown(clips)}") from None
+            raise ValueError(f"another build is at work in {display_path(clips)}") from None
         except OSError:
             pass  # a file system without locks
         yield

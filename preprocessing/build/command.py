@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from preprocessing.build.batch_state import Job
+from preprocessing.build.batch_state import BatchState
 from preprocessing.build.build_state import failure, locked
-from preprocessing.build.dask_runner import INSTALL, ClusterError, Failure, choose_detector, connect, make_all
-from preprocessing.build.sources import Labels, Source, find_sources, speakers_in_two_splits
-from preprocessing.build.video_pipeline import Outcome, Recipe
-from preprocessing.dataset.manifest import Row, VideoRow, read_manifest, read_videos
-from preprocessing.dataset.quality_filters import Gates
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, make_all
+from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits
+from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
+from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
+from preprocessing.dataset.quality_filters import QualityFilters
+from preprocessing.media.video_reader import MediaError, display_path
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,7 +46,7 @@ class DiskFullError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Flags:
+class BuildOptions:
     """The job.
 
     Attributes:
@@ -66,7 +66,7 @@ class Flags:
             raise ValueError(f"workers must be 1 or more, not {self.workers}")
 
 
-def build(videos: Path, clips: Path, recipe: Recipe, labels: Labels, flags: Flags) -> int:
+def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, flags: BuildOptions) -> int:
     """Makes the clips of all videos, writes the tables and prints the report; returns how many clips pass.
 
     Raises:
@@ -76,17 +76,17 @@ def build(videos: Path, clips: Path, recipe: Recipe, labels: Labels, flags: Flag
     clips = Path(os.path.abspath(clips))
     sources = find_sources(videos, labels, leave_out=clips)
     if both := speakers_in_two_splits(sources):
-        _say(f"speakers in more than one split: {', '.join(map(shown, both))}")
+        _say(f"speakers in more than one split: {', '.join(map(display_path, both))}")
     with locked(clips):
         with ExitStack() as stack:
             client = stack.enter_context(connect(flags.workers, flags.scheduler, clips)) if flags.scheduler else None
-            job = Job(sources, clips, _completed(recipe, client))
+            job = BatchState(sources, clips, _completed(recipe, client))
             if job.todo:  # workers of our own are not started for nothing
                 _work(job, client or stack.enter_context(connect(flags.workers, None, clips)))
         return _report(clips, *job.write_tables(), job.stages())
 
 
-def _completed(recipe: Recipe, client: Client | None) -> Recipe:
+def _completed(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
     """The recipe with whole paths, and with the detector chosen once for all videos, where they are made."""
     yunet, sfd = (path and Path(os.path.abspath(path)) for path in (recipe.yunet, recipe.sfd))
     recipe = replace(recipe, yunet=yunet, sfd=sfd)
@@ -94,7 +94,7 @@ def _completed(recipe: Recipe, client: Client | None) -> Recipe:
     return replace(recipe, detector=chosen)
 
 
-def _work(job: Job, client: Client) -> None:
+def _work(job: BatchState, client: Client) -> None:
     """Does what is left to do. The tables are written now and then, and when it is stopped."""
     wait, written = REFRESH, time.monotonic()
     try:
@@ -113,16 +113,16 @@ def _work(job: Job, client: Client) -> None:
         raise
 
 
-def _take(job: Job, source: Source, result: Outcome | Failure) -> None:
-    outcome = failure(source, result.reason) if isinstance(result, Failure) else result
+def _take(job: BatchState, source: VideoSource, result: VideoOutcome | WorkerFailure) -> None:
+    outcome = failure(source, result.reason) if isinstance(result, WorkerFailure) else result
     job.keep(source, outcome)
     if outcome.fate in ("broken", "failed"):
-        _say(f"{shown(source.video)}: {outcome.reason}")
+        _say(f"{display_path(source.video)}: {outcome.reason}")
     if outcome.fate == "failed" and any(text in outcome.reason for text in FULL):
-        raise DiskFullError(f"stopped at {shown(source.video)}: {outcome.reason}")
+        raise DiskFullError(f"stopped at {display_path(source.video)}: {outcome.reason}")
 
 
-def _report(clips: Path, rows: Sequence[Row], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> int:
+def _report(clips: Path, rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> int:
     """Writes and prints what the job came to; returns how many clips pass."""
     from preprocessing.build.report import contact_sheet, summary, table, write_report
 
@@ -145,24 +145,24 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m preprocessing.build", description=__doc__, exit_on_error=False)
     parser.add_argument("folders", nargs="*", default=[], metavar="FOLDER", help="VIDEOS and CLIPS, or CLIPS alone")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    for group in (Flags, Recipe, Labels):
+    for group in (BuildOptions, ClipRecipe, Labels):
         parser.add_class_arguments(group)
     return parser
 
 
-def _parse(argv: Sequence[str]) -> tuple[list[Path], Flags, Recipe, Labels]:
+def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, Labels]:
     """The folders and the three groups of options; ValueError for what is none of them."""
     parser = _parser()
     try:
         given = parser.parse_args([_spelled(word) for word in argv]).as_dict()
     except ArgumentError as error:
         raise ValueError(str(error)) from error
-    given["gates"] = Gates(**given["gates"])
+    given["gates"] = QualityFilters(**given["gates"])
 
     def group(kind: Any) -> Any:
         return kind(**{item.name: given[item.name] for item in fields(kind)})
 
-    return [Path(name) for name in given["folders"]], group(Flags), group(Recipe), group(Labels)
+    return [Path(name) for name in given["folders"]], group(BuildOptions), group(ClipRecipe), group(Labels)
 
 
 def _spelled(word: str) -> str:
@@ -187,7 +187,9 @@ def _run(argv: Sequence[str]) -> int:
     if flags.export_wav2lip and passed:
         from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
 
-        print(f"{export_wav2lip(folders[-1], flags.export_wav2lip)} clips written to {shown(flags.export_wav2lip)}")
+        print(
+            f"{export_wav2lip(folders[-1], flags.export_wav2lip)} clips written to {display_path(flags.export_wav2lip)}"
+        )
     return passed
 
 

@@ -16,13 +16,13 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.build.sources import Source
-from preprocessing.media.video_reader import shown
+from preprocessing.build.sources import VideoSource
+from preprocessing.media.video_reader import display_path
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from preprocessing.build.video_pipeline import Outcome, Recipe
+    from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 
 INSTALL = "pip install -r requirements-train.txt"
 KILLS = 3  # workers that one video may kill before it is given up
@@ -34,13 +34,13 @@ class ClusterError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """A video whose task came to no end of its own: it raised, or took its workers with it."""
 
     reason: str
 
 
-def make_on_worker(source: Source, clips: Path, recipe: Recipe) -> Outcome:
+def make_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
     """The task: `make_clips` with one thread and, where there are several GPUs, with this worker's own."""
     import cv2
     import torch
@@ -61,7 +61,7 @@ def worker_device(name: object, count: int) -> str:
     return f"cuda:{int(number[0]) % max(count, 1) if number else 0}"
 
 
-def choose_detector(recipe: Recipe) -> str:
+def choose_detector(recipe: ClipRecipe) -> str:
     """What the detector "auto" comes down to on this machine. ValueError when its file or its device is not there."""
     import torch
 
@@ -160,7 +160,7 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     except (ImportError, RuntimeError, TimeoutError) as error:  # told by a scheduler; a worker may just end
         raise ValueError(f"{scheduler} and its workers do not find this code: start them in its folder") from error
     if not seen:
-        raise ValueError(f"the workers of {scheduler} do not see {shown(clips)}: a shared file system is needed")
+        raise ValueError(f"the workers of {scheduler} do not see {display_path(clips)}: a shared file system is needed")
     return client
 
 
@@ -169,8 +169,8 @@ def _sees(folder: Path) -> bool:
 
 
 def make_all(
-    client: Client, sources: Iterable[Source], clips: Path, recipe: Recipe
-) -> Iterator[tuple[Source, Outcome | Failure]]:  # fmt: skip
+    client: Client, sources: Iterable[VideoSource], clips: Path, recipe: ClipRecipe
+) -> Iterator[tuple[VideoSource, VideoOutcome | WorkerFailure]]:  # fmt: skip
     """Every video with what became of it, in the order in which they are done.
 
     A worker gets its next video when it has done the last: the scheduler's memory stays small however many there are,
@@ -181,7 +181,7 @@ def make_all(
     """
     from distributed import as_completed
 
-    waiting, owners, done = iter(sources), dict[Any, Source](), as_completed()
+    waiting, owners, done = iter(sources), dict[Any, VideoSource](), as_completed()
     task = partial(make_on_worker, clips=clips, recipe=recipe)
 
     def submit() -> None:
@@ -201,7 +201,7 @@ def make_all(
         client.cancel([*done.futures], force=True)
 
 
-def _result(future: Future) -> Outcome | Failure:
+def _result(future: Future) -> VideoOutcome | WorkerFailure:
     from distributed import KilledWorker
 
     if future.status not in ("finished", "error"):
@@ -210,7 +210,7 @@ def _result(future: Future) -> Outcome | Failure:
     if error is None:
         return future.result()
     if isinstance(error, KilledWorker):
-        return Failure(f"its worker was killed {error.allowed_failures + 1} times: too little memory, or a crash")
+        return WorkerFailure(f"its worker was killed {error.allowed_failures + 1} times: too little memory, or a crash")
     place = traceback.extract_tb(future.traceback())[-1:]
     where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in place)
-    return Failure(" ".join(f"{type(error).__name__}: {error}{where}".split()))
+    return WorkerFailure(" ".join(f"{type(error).__name__}: {error}{where}".split()))

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.manifest import Row, VideoRow
+from preprocessing.dataset.manifest import ClipRow, VideoRow
 from preprocessing.faces.crops import CropGeometry
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 FATES = ("made", "rejected", "broken", "failed")
 REASONS = 20  # of videos without a clip: that many of the most frequent are told
@@ -32,7 +32,7 @@ MOUTH_SQUARE = (16, 28, 64)
 GREEN, YELLOW, WHITE = (80, 220, 80), (60, 220, 250), (235, 235, 235)
 
 
-def summary(rows: Sequence[Row], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> dict[str, Any]:
+def summary(rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> dict[str, Any]:
     """The figures of a whole job, ready for JSON.
 
     Args:
@@ -63,14 +63,14 @@ def summary(rows: Sequence[Row], videos: Sequence[VideoRow], stages: Mapping[str
     }
 
 
-def _lengths(rows: Sequence[Row]) -> dict[str, float]:
+def _lengths(rows: Sequence[ClipRow]) -> dict[str, float]:
     """Minutes in all; the shortest, the middle and the longest clip in seconds."""
     seconds = sorted(row.seconds for row in rows) or [0.0]
     shortest, median, longest = seconds[0], float(np.median(seconds)), seconds[-1]
     return {"minutes": sum(seconds) / 60, "shortest": shortest, "median": median, "longest": longest}
 
 
-def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, dict[str, float]]:
+def _groups(rows: Iterable[ClipRow], key: Callable[[ClipRow], str]) -> dict[str, dict[str, float]]:
     grouped = defaultdict(list)
     for row in rows:
         grouped[key(row)].append(row)
@@ -84,14 +84,14 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, dict[st
     }
 
 
-def _gates(row: Row) -> list[str]:
+def _gates(row: ClipRow) -> list[str]:
     """The names of what keeps a clip out: gates of the build, or of the later screening."""
     return row.reason.split("+") if row.reason else [f"screen: {row.screen}"]
 
 
 def _kind(video: VideoRow) -> str:
     """Why a video gave no clip, without its name and what follows a colon, so that equal reasons count together."""
-    name = shown(PurePosixPath(video.video).name).strip("'\"")
+    name = display_path(PurePosixPath(video.video).name).strip("'\"")
     reason = video.reason.partition(name)[2] if name in video.reason else video.reason
     return reason.strip("'\": ").partition(": ")[0] or video.fate
 
@@ -149,7 +149,7 @@ def _replace(path: Path, data: bytes) -> None:
         os.replace(part, path)
 
 
-def contact_sheet(clips: Path, rows: Sequence[Row], path: Path, count: int = 24, seed: int = 0) -> None:
+def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int = 24, seed: int = 0) -> None:
     """Draws random clips that pass into a PNG: five pictures of each, with the mouth's region and corners marked.
 
     As many speakers as possible are shown. No more than `MOST` clips are drawn; when there is none to draw, no sheet
@@ -178,11 +178,11 @@ def contact_sheet(clips: Path, rows: Sequence[Row], path: Path, count: int = 24,
     _replace(path, cv2.imencode(".png", sheet)[1].tobytes())
 
 
-def _choose(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def _choose(rows: Sequence[ClipRow], count: int, seed: int) -> list[ClipRow]:
     """`count` rows at random, a second one of a speaker only after one of every speaker."""
     rng = np.random.default_rng(seed)
     turns: Counter[str] = Counter()
-    drawn: list[tuple[int, int, Row]] = []
+    drawn: list[tuple[int, int, ClipRow]] = []
     for index in rng.permutation(len(rows)):
         speaker = rows[index].speaker
         drawn.append((turns[speaker], len(drawn), rows[index]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".flv",
@@ -23,7 +23,7 @@ LONGEST_SLUG = 60  # characters of a file's name in its id: file systems allow 2
 
 
 @dataclass(frozen=True)
-class Source:
+class VideoSource:
     """One video to be made into clips. `video` is its path below the root, with slashes; `id` names it in CLIPS."""
 
     path: Path
@@ -74,7 +74,7 @@ class Labels:
             raise ValueError(f"speaker_level and split_level are both {self.split_level}: one folder cannot name both")
 
 
-def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None = None) -> list[Source]:
+def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None = None) -> list[VideoSource]:
     """Every video of a folder and its folders, or of a list file with one path a line, in the order of their names.
 
     Hidden files, and in a folder what lies in `leave_out`, are passed over. A list's paths may lack their suffix, and
@@ -88,15 +88,17 @@ def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None
     paths = _walk(Path(os.path.abspath(videos)), leave_out) if is_folder else _listed(videos, root)
     by_video = {_below(path, root): path for path in paths}
     if not by_video:
-        raise ValueError(f"{shown(videos)} holds no video ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{display_path(videos)} holds no video ({', '.join(SUFFIXES)})")
     table = read_table(labels.table, labels) if labels.table else {}
     if labels.table and not table.keys() & by_video.keys():
-        raise ValueError(f"{shown(labels.table)} names none of the videos; its files must be relative to {shown(root)}")
+        raise ValueError(
+            f"{display_path(labels.table)} names none of the videos; its files must be relative to {display_path(root)}"
+        )
     ids = video_ids(by_video)
     return [_labelled(by_video[video], video, ids[video], labels, table) for video in sorted(by_video)]
 
 
-def speakers_in_two_splits(sources: Iterable[Source]) -> list[str]:
+def speakers_in_two_splits(sources: Iterable[VideoSource]) -> list[str]:
     """The speakers whose videos lie in more than one split, sorted."""
     splits: dict[str, set[str]] = defaultdict(set)
     for source in sources:
@@ -145,18 +147,20 @@ def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
 
 
 def _unreadable(error: OSError) -> None:
-    raise ValueError(f"{shown(error.filename)} cannot be read: {error.strerror}") from error
+    raise ValueError(f"{display_path(error.filename)} cannot be read: {error.strerror}") from error
 
 
 def _listed(file: Path, root: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except FileNotFoundError:
-        raise ValueError(f"{shown(file)} does not exist; a folder of videos or a list of them is needed") from None
+        raise ValueError(
+            f"{display_path(file)} does not exist; a folder of videos or a list of them is needed"
+        ) from None
     except OSError as error:
-        raise ValueError(f"{shown(file)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{display_path(file)} cannot be read: {error.strerror}") from error
     if any("\0" in line for line in lines):
-        raise ValueError(f"{shown(file)} is neither a folder nor a list with one path a line")
+        raise ValueError(f"{display_path(file)} is neither a folder nor a list with one path a line")
     return [_named(root, line.strip()) for line in lines if line.strip()]
 
 
@@ -173,7 +177,9 @@ def _named(root: Path, line: str) -> Path:
 
 def _below(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
-        raise ValueError(f"{shown(path)} lies outside {shown(root)}; root must be a folder above all videos")
+        raise ValueError(
+            f"{display_path(path)} lies outside {display_path(root)}; root must be a folder above all videos"
+        )
     return path.relative_to(root).as_posix()
 
 
@@ -185,18 +191,18 @@ def read_table(file: Path, labels: Labels) -> dict[str, dict[str, str]]:
             reader = csv.DictReader(stream, restval="")
             missing = needed - set(reader.fieldnames or ())
             if missing:
-                raise ValueError(f"{shown(file)} lacks the column {' and '.join(sorted(missing))}")
+                raise ValueError(f"{display_path(file)} lacks the column {' and '.join(sorted(missing))}")
             return {PurePosixPath(row["file"]).as_posix(): row for row in reader}
     except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{shown(file)} is not a table that can be read: {reason}") from error
+        raise ValueError(f"{display_path(file)} is not a table that can be read: {reason}") from error
 
 
-def _labelled(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> Source:
+def _labelled(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> VideoSource:
     row = table.get(video, {})
     speaker = _speaker(video, labels, row)
     split = _split(video, speaker, labels, row)
-    return Source(path, video, name, speaker, split, row.get("language", ""), row.get("licence", ""))
+    return VideoSource(path, video, name, speaker, split, row.get("language", ""), row.get("licence", ""))
 
 
 def _speaker(video: str, labels: Labels, row: dict[str, str]) -> str:
@@ -214,17 +220,19 @@ def _split(video: str, speaker: str, labels: Labels, row: dict[str, str]) -> str
     if labels.split == "hash":
         return split_of(speaker, labels.val_share, labels.test_share)
     if labels.split == "table":
-        split, place = _cell(video, labels, row, "split"), f"in {shown(labels.table or '')}"
+        split, place = _cell(video, labels, row, "split"), f"in {display_path(labels.table or '')}"
     else:
         folders = PurePosixPath(video).parts[:-1]
         split = folders[labels.split_level - 1] if len(folders) >= labels.split_level else ""
         place = f"by its folder at level {labels.split_level}"
     if split not in SPLITS:
-        raise ValueError(f"the split of {shown(video)} {place} must be {', '.join(SPLITS)}, not {shown(split)!r}")
+        raise ValueError(
+            f"the split of {display_path(video)} {place} must be {', '.join(SPLITS)}, not {display_path(split)!r}"
+        )
     return split
 
 
 def _cell(video: str, labels: Labels, row: dict[str, str], column: str) -> str:
     if not row.get(column):
-        raise ValueError(f"{shown(labels.table or '')} names no {column} for {shown(video)}")
+        raise ValueError(f"{display_path(labels.table or '')} names no {column} for {display_path(video)}")
     return row[column]

@@ -25,26 +25,26 @@ import av
 import cv2
 import numpy as np
 
-from preprocessing.build.sources import Source
+from preprocessing.build.sources import VideoSource
 from preprocessing.dataset.clip_candidates import (
     SHORTEST_RUN,
     SMALLEST,
-    Candidate,
-    Draft,
-    Sound,
+    CandidateDraft,
+    ClipAudio,
+    ClipCandidate,
     cut_tracks,
     measure_track,
     stored_size,
 )
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader
-from preprocessing.dataset.manifest import Row
-from preprocessing.dataset.quality_filters import Gates
+from preprocessing.dataset.manifest import ClipRow
+from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.detectors import DETECTORS, load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
-from preprocessing.faces.tracking import track_people
+from preprocessing.faces.tracking import track_faces
 from preprocessing.media.audio import AudioConfig, speech_columns, spool_audio
-from preprocessing.media.video_reader import MediaError, VideoInfo, probe, read_frames, shown
+from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe, read_frames
 
 # What is done with a video, in this order; `_make` calls them. Crop and write take turns, a clip at a time.
 STAGES = ("probe", "sound", "track", "cut", "measure", "crop", "write")
@@ -55,7 +55,7 @@ JUST_BEFORE = 1e-7  # seconds: keeps a start that no float is equal to on its ow
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClipRecipe:
     """How clips are made.
 
     Attributes:
@@ -80,7 +80,7 @@ class Recipe:
     yunet: Path | None = None
     sfd: Path | None = None
     device: str = "cpu"
-    gates: Gates = field(default_factory=Gates)
+    gates: QualityFilters = field(default_factory=QualityFilters)
 
     def __post_init__(self) -> None:
         limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
@@ -99,7 +99,7 @@ class Recipe:
 
 
 @dataclass
-class Outcome:
+class VideoOutcome:
     """What became of a video.
 
     fate: "made": a clip passes; "rejected": none does; "broken": its content cannot be used; "failed": it could not be
@@ -111,11 +111,11 @@ class Outcome:
     fate: str
     reason: str
     seconds: float
-    rows: list[Row]
+    rows: list[ClipRow]
     stages: dict[str, float]
 
 
-class Clock:
+class StageTimer:
     """Seconds of work by stage."""
 
     def __init__(self) -> None:
@@ -130,16 +130,16 @@ class Clock:
             self.seconds[stage] += time.perf_counter() - begun
 
 
-def make_clips(source: Source, clips: Path, recipe: Recipe) -> Outcome:
+def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
     """Makes the clips of one video, below `clips`/clips. Bad media and a full disk are an outcome, not an exception.
 
     Raises:
         ValueError: the detector that the recipe asks for is not there.
     """
     detector = _detector(recipe.detector, recipe.device, recipe.yunet, recipe.sfd)
-    outcome, clock = Outcome(source.video, "rejected", "", 0.0, [], {}), Clock()
+    outcome, clock = VideoOutcome(source.video, "rejected", "", 0.0, [], {}), StageTimer()
     outcome.stages = clock.seconds
-    found: list[Candidate] = []
+    found: list[ClipCandidate] = []
     try:
         _make(source, clips, recipe, detector, outcome, found, clock)
         outcome.rows = [_row(source, candidate) for candidate in found]
@@ -153,8 +153,8 @@ def make_clips(source: Source, clips: Path, recipe: Recipe) -> Outcome:
 
 
 def _make(
-    source: Source, clips: Path, recipe: Recipe, detector: FaceDetector, outcome: Outcome, found: list[Candidate],
-    clock: Clock,
+    source: VideoSource, clips: Path, recipe: ClipRecipe, detector: FaceDetector, outcome: VideoOutcome, found: list[ClipCandidate],
+    clock: StageTimer,
 ) -> None:  # fmt: skip
     """The stages, one after the other. `outcome` and `found` are filled on the way."""
     with clock("probe"):
@@ -184,24 +184,24 @@ def probe_source(path: Path) -> tuple[VideoInfo, str]:
     """What the file is, and its SHA-256; MediaError unless it is a video with sound."""
     info = probe(path)
     if info.is_image:
-        raise MediaError(f"{shown(path)} is a photo, not a video")
+        raise MediaError(f"{display_path(path)} is a photo, not a video")
     if not info.has_audio:
-        raise MediaError(f"{shown(path)} has no sound track")
+        raise MediaError(f"{display_path(path)} has no sound track")
     with path.open("rb") as file:
         return info, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sound(path: Path, config: AudioConfig = AudioConfig()) -> Sound:
+def read_sound(path: Path, config: AudioConfig = AudioConfig()) -> ClipAudio:
     """The sound, spooled to a temporary file, and where in it there is speech."""
     with tempfile.TemporaryDirectory() as folder:
         samples = spool_audio(path, Path(folder), config)
-    return Sound(samples, speech_columns(samples, config), config.hop_length)
+    return ClipAudio(samples, speech_columns(samples, config), config.hop_length)
 
 
 def follow_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
     """The first pass: the path of each person, in the pixels of the video."""
     frames = read_frames(path, fps=Fraction(CLIP_FPS), max_side=TRACK_SIDE)
-    tracks = track_people(_of_one_size(frames, path), detector, max_faces=max_faces)
+    tracks = track_faces(_of_one_size(frames, path), detector, max_faces=max_faces)
     for track in tracks:
         if track.size:
             scale = np.array([info.width / track.size[0], info.height / track.size[1]], np.float32)
@@ -216,22 +216,24 @@ def _of_one_size(frames: Iterable[np.ndarray], path: Path) -> Iterator[np.ndarra
     for index, frame in enumerate(frames):
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise MediaError(f"{shown(path)} changes the size of its picture at {index / CLIP_FPS:.2f} s")
+            raise MediaError(f"{display_path(path)} changes the size of its picture at {index / CLIP_FPS:.2f} s")
         yield frame
 
 
-def crop_faces(path: Path, wanted: Sequence[Candidate], sound: Sound, recipe: Recipe) -> Iterator[Draft]:
+def crop_faces(
+    path: Path, wanted: Sequence[ClipCandidate], sound: ClipAudio, recipe: ClipRecipe
+) -> Iterator[CandidateDraft]:
     """The second pass: the finished drafts of the candidates, which come in the order of their first frames."""
     if not wanted:
         return
     begin, end = wanted[0].first, max(candidate.last for candidate in wanted)
     start = max(0.0, begin / CLIP_FPS - JUST_BEFORE)
     frames = read_frames(path, fps=Fraction(CLIP_FPS), start=start, end=(end + 1) / CLIP_FPS)
-    waiting, active = list(reversed(wanted)), list[Draft]()
+    waiting, active = list(reversed(wanted)), list[CandidateDraft]()
     for index, frame in enumerate(frames, begin):
         while waiting and waiting[-1].first == index:
             candidate = waiting.pop()
-            active.append(Draft(candidate, round(recipe.margin * candidate.size), recipe.quality))
+            active.append(CandidateDraft(candidate, round(recipe.margin * candidate.size), recipe.quality))
         for draft in active:
             draft.add(frame)
         for draft in [draft for draft in active if draft.candidate.last == index + 1]:
@@ -240,10 +242,12 @@ def crop_faces(path: Path, wanted: Sequence[Candidate], sound: Sound, recipe: Re
             yield draft
         if not (waiting or active):
             return
-    raise OSError(f"{shown(path)} has changed while it was read")
+    raise OSError(f"{display_path(path)} has changed while it was read")
 
 
-def write_draft(draft: Draft, source: Source, sha256: str, sound: Sound, clips: Path, recipe: Recipe) -> None:
+def write_draft(
+    draft: CandidateDraft, source: VideoSource, sha256: str, sound: ClipAudio, clips: Path, recipe: ClipRecipe
+) -> None:
     """Writes a clip unless a gate holds it back."""
     candidate = draft.candidate
     if candidate.reasons:
@@ -279,8 +283,8 @@ def _detector(name: str, device: str, yunet: Path | None, sfd: Path | None) -> F
     return load_detector(name, device, yunet=yunet, sfd=sfd)
 
 
-def _row(source: Source, candidate: Candidate) -> Row:
-    return Row(
+def _row(source: VideoSource, candidate: ClipCandidate) -> ClipRow:
+    return ClipRow(
         clip=candidate.clip, video=source.video, person=candidate.person, number=candidate.number,
         start=candidate.first / CLIP_FPS, seconds=candidate.frames / CLIP_FPS, frames=candidate.frames,
         speaker=source.speaker, split=source.split, language=source.language, licence=source.licence,
@@ -289,7 +293,7 @@ def _row(source: Source, candidate: Candidate) -> Row:
     )  # fmt: skip
 
 
-def _verdict(found: Sequence[Candidate], gates: Gates) -> tuple[str, str]:
+def _verdict(found: Sequence[ClipCandidate], gates: QualityFilters) -> tuple[str, str]:
     """(fate, reason) of a video that was read to its end."""
     if any(candidate.clip for candidate in found):
         return "made", ""
@@ -304,5 +308,5 @@ def _failure(error: Exception, path: Path) -> tuple[str, str]:
     cause = error if isinstance(error, OSError) else error.__cause__
     fate = "failed" if isinstance(cause, OSError) and not isinstance(cause, av.FFmpegError) else "broken"
     if isinstance(error, OSError) and error.strerror:
-        return fate, f"{shown(error.filename or path)}: {error.strerror}"
+        return fate, f"{display_path(error.filename or path)}: {error.strerror}"
     return fate, " ".join(str(error).split())

@@ -84,7 +84,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class View:
+class ImageTransform:
     """One disguise of pictures; the default is none. The same pictures always come out alike.
 
     Attributes:
@@ -109,7 +109,7 @@ class View:
     shear: float = 0.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> View:
+    def draw(cls, how: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
         """A view of pictures that show a pixel of a crop of 96 by `scale` pixels.
 
         Faces are moved by whole pixels, so that those whose size does not change stay sharp.
@@ -127,7 +127,7 @@ class View:
             tuple(np.exp(rng.uniform(-how.stretch, how.stretch, size=2)).tolist()), rng.uniform(-how.shear, how.shear),
         )  # fmt: skip
 
-    def apart(self, pixels: int, rng: np.random.Generator) -> View:
+    def apart(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
         """The same view moved by up to `pixels` more, with other noise."""
         right, down = rng.integers(-pixels, pixels + 1, size=2).tolist()
         return replace(self, shift=(self.shift[0] + right, self.shift[1] + down), seed=int(rng.integers(2**32)))
@@ -173,7 +173,7 @@ def _compress(face: np.ndarray, quality: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class MelTransform:
     """One disguise of a sound; the default is none. Digital silence stays what it is.
 
     Attributes:
@@ -195,8 +195,8 @@ class Hearing:
     warp: float = 1.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> Hearing:
-        """A hearing; masks are as wide as asked at most."""
+    def draw(cls, how: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
+        """A transform; masks are as wide as asked at most."""
         gain, tilt, offset = (rng.uniform(-most, most) for most in (how.mel_gain, how.mel_tilt, how.offset))
         widths = rng.integers(0, how.bands[1] + 1, size=how.bands[0]).tolist()
         bands = tuple((int(rng.integers(0, config.n_mels - width + 1)), width) for width in widths)
@@ -205,7 +205,7 @@ class Hearing:
         seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-how.mel_warp, how.mel_warp)))
         return cls(gain, tilt, how.mel_noise, bands, pauses, offset, seed, warp)
 
-    def change(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
+    def apply(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
         """A stretch of mel, (80, T), disguised; its offset is its reader's affair."""
         if not mel.size:
             return mel
@@ -236,4 +236,4 @@ def _stretch_bands(mel: np.ndarray, factor: float) -> np.ndarray:
     return (1 - share) * mel[below] + share * mel[above]
 
 
-PLAIN, HEARD = View(), Hearing()  # pictures as they are, sound as it is
+IDENTITY_IMAGE, IDENTITY_MEL = ImageTransform(), MelTransform()  # pictures as they are, sound as it is

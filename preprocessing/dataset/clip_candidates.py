@@ -10,7 +10,7 @@ import numpy as np
 
 from preprocessing.dataset import quality_filters as measure
 from preprocessing.dataset.clips import CLIP_FPS, ClipDraft, encode
-from preprocessing.dataset.quality_filters import Gates, Measures, failed
+from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_sound
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack
@@ -21,7 +21,7 @@ SHORTEST_RUN = 5  # frames; a shorter run of a face is not worth a row
 
 
 @dataclass
-class Candidate:
+class ClipCandidate:
     """A stretch of one person that may become a clip.
 
     first, last: frames of the video, `last` one past the end; number: counts those of one person; track: the stretch
@@ -35,7 +35,7 @@ class Candidate:
     last: int
     track: FaceTrack
     size: int = 0
-    measures: Measures = field(default_factory=Measures)
+    measures: QualityMeasures = field(default_factory=QualityMeasures)
     audio_sha256: str = ""
     reasons: list[str] = field(default_factory=list)
     clip: str = ""
@@ -51,7 +51,7 @@ class Candidate:
 
 
 @dataclass
-class Sound:
+class ClipAudio:
     """A video's sound: samples int16 (n,) on disk, and where there is speech, bool, one flag a mel column."""
 
     samples: np.ndarray
@@ -68,7 +68,7 @@ class Sound:
         return samples, np.pad(flags, (0, columns - len(flags)))
 
 
-def cut_tracks(tracks: Sequence[FaceTrack], sound: Sound, gates: Gates) -> list[Candidate]:
+def cut_tracks(tracks: Sequence[FaceTrack], sound: ClipAudio, gates: QualityFilters) -> list[ClipCandidate]:
     """Clips to be: pieces of the runs of each person in each shot; a run that is too short is one with its reason."""
     found = []
     for person, track in enumerate(tracks):
@@ -81,7 +81,7 @@ def cut_tracks(tracks: Sequence[FaceTrack], sound: Sound, gates: Gates) -> list[
                 pieces += [(first, last, False) for first, last in cuts]
         for number, (first, last, short) in enumerate(pieces):
             reasons = ["seconds"] if short else []
-            found.append(Candidate(person, number, first, last, _part(track, first, last), reasons=reasons))
+            found.append(ClipCandidate(person, number, first, last, _part(track, first, last), reasons=reasons))
     return sorted(found, key=lambda candidate: (candidate.first, candidate.person))
 
 
@@ -92,12 +92,12 @@ def _part(track: FaceTrack, first: int, last: int) -> FaceTrack:
     )  # fmt: skip
 
 
-def measure_track(candidate: Candidate, sound: Sound, gates: Gates) -> None:
+def measure_track(candidate: ClipCandidate, sound: ClipAudio, gates: QualityFilters) -> None:
     """What can be measured without pixels, and the gates that it fails."""
     boxes, points, size = candidate.track.boxes, candidate.track.points, candidate.track.size
     assert size is not None
     samples, flags = sound.of(candidate.first, candidate.last)
-    candidate.measures = Measures(
+    candidate.measures = QualityMeasures(
         side=measure.side(boxes),
         yaw=measure.usual_extreme(measure.yaws(points)),
         roll=measure.usual_extreme(measure.rolls(points)),
@@ -119,10 +119,10 @@ def stored_size(points: np.ndarray, size: int, max_upscale: float) -> int:
 
 
 @dataclass
-class Draft:
+class CandidateDraft:
     """A clip whose pictures are being collected."""
 
-    candidate: Candidate
+    candidate: ClipCandidate
     margin: int
     quality: int
     clip: ClipDraft = field(default_factory=ClipDraft)
@@ -140,7 +140,7 @@ class Draft:
         self.lower_faces.append(measure.lower_face(square))
         self.clip.add(encode(face, self.quality))
 
-    def judge(self, sound: Sound, gates: Gates) -> None:
+    def judge(self, sound: ClipAudio, gates: QualityFilters) -> None:
         """Measures the pictures, when all are there. Strange ones at either end, of a fade, say, are cut off."""
         candidate, yaws = self.candidate, measure.yaws(self.candidate.track.points)
         flags = measure.strange(np.stack(self.lower_faces), yaws)

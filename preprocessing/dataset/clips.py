@@ -22,7 +22,7 @@ from preprocessing.dataset.clip_header import ClipHeader
 from preprocessing.dataset.manifest import read_manifest
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig, mel_spectrogram
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Clip:
         """What the file holds as it is stored; read and checked at the first use."""
         if self._header is None:
             with _opened(self.path) as file:
-                header = ClipHeader.parse(file.metadata() or {}, self.config, shown(self.path))
-                _check_tensors(file, header, shown(self.path))
+                header = ClipHeader.parse(file.metadata() or {}, self.config, display_path(self.path))
+                _check_tensors(file, header, display_path(self.path))
             self._expect(header)
             self._header = header
         return self._header
@@ -81,13 +81,17 @@ class Clip:
     def _expect(self, header: ClipHeader) -> None:
         if self.kind not in (None, header.crop.kind):
             raise ValueError(
-                f"{shown(self.path)} holds crops of the kind {header.crop.kind!r}, others of its folder {self.kind!r}; "
+                f"{display_path(self.path)} holds crops of the kind {header.crop.kind!r}, others of its folder {self.kind!r}; "
                 "training needs one kind"
             )
         if self.listed and self.listed[1:] != (header.frames, header.crop.size):
-            raise ValueError(f"{shown(self.path)} is not the clip that its manifest lists; run preprocessing.build")
+            raise ValueError(
+                f"{display_path(self.path)} is not the clip that its manifest lists; run preprocessing.build"
+            )
         if abs(self.offset) >= header.frames:
-            raise ValueError(f"{shown(self.path)} has {header.frames} frames; an offset of {self.offset} leaves none")
+            raise ValueError(
+                f"{display_path(self.path)} has {header.frames} frames; an offset of {self.offset} leaves none"
+            )
 
     @property
     def speaker(self) -> str:
@@ -170,7 +174,7 @@ class Clip:
         stop = first + (count - 1) * step + 1
         _ = self.header
         if first < 0 or count < 1 or step < 1 or stop > self.frames:
-            raise ValueError(f"{shown(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
+            raise ValueError(f"{display_path(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
         place, span = self._unseen + first, stop - first
         with _opened(self.path) as file:
             begins, ends, sums = (
@@ -181,7 +185,7 @@ class Clip:
             jpegs = [data[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
         for index, jpeg in enumerate(jpegs):
             if zlib.crc32(jpeg) != sums[index]:
-                raise ValueError(f"{shown(self.path)} is damaged in frame {first + index * step}")
+                raise ValueError(f"{display_path(self.path)} is damaged in frame {first + index * step}")
         return jpegs
 
     def faces(self, first: int, count: int, step: int = 1) -> np.ndarray:
@@ -191,7 +195,7 @@ class Clip:
         for index, jpeg in enumerate(self.jpegs(first, count, step)):
             face = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if face is None or face.shape != (side, side, 3):
-                where = f"{shown(self.path)} is damaged in frame {first + index * step}"
+                where = f"{display_path(self.path)} is damaged in frame {first + index * step}"
                 raise ValueError(f"{where}: it is no picture of {side}x{side} pixels")
             faces[index] = face
         return faces
@@ -204,7 +208,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{shown(path)} is not a prepared clip: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{display_path(path)} is not a prepared clip: {' '.join(str(error).split())}") from error
 
 
 def _check_tensors(file: Any, header: ClipHeader, name: str) -> None:
@@ -329,12 +333,12 @@ def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> lis
     """
     manifest = folder / "manifest.csv"
     if split is not None and not manifest.is_file():
-        raise ValueError(f"{shown(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
+        raise ValueError(f"{display_path(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
     clips = _listed(manifest, split) if manifest.is_file() else _found(folder)
     clips = [clip for clip in clips if clip.frames >= shortest]
     if not clips:
         what = f"no clip of {shortest} frames or more" + ("" if split is None else f" in the split {split!r}")
-        raise ValueError(f"{shown(folder)} holds {what}; make clips with preprocessing.build")
+        raise ValueError(f"{display_path(folder)} holds {what}; make clips with preprocessing.build")
     for clip in clips:
         clip.require_kind(clips[0].header.crop.kind)
     return clips

@@ -12,14 +12,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
 # Names of files are bytes; those that are no UTF-8 reach Python as lone surrogates and must come back as the same.
 ERRORS = "surrogatepass"
 
 
 @dataclass
-class Row:
+class ClipRow:
     """One clip, made or thrown away. Measures are NaN where they were not taken.
 
     Attributes:
@@ -104,7 +104,7 @@ class VideoRow:
     work_seconds: float = 0.0
 
 
-AnyRow = TypeVar("AnyRow", Row, VideoRow)
+AnyRow = TypeVar("AnyRow", ClipRow, VideoRow)
 
 
 def _optional(text: str) -> float | None:
@@ -118,12 +118,12 @@ def _optional(text: str) -> float | None:
 _READ = {"str": str, "int": int, "float": float, "float | None": _optional}
 
 
-def write_rows(path: Path, rows: Sequence[Row] | Sequence[VideoRow]) -> None:
+def write_rows(path: Path, rows: Sequence[ClipRow] | Sequence[VideoRow]) -> None:
     """Writes rows of one kind as CSV (UTF-8, comma, one header line) beside the name and moves them there when whole.
 
     Any text survives. Without a row the header is the clips'.
     """
-    names = [field.name for field in fields(rows[0] if rows else Row)]
+    names = [field.name for field in fields(rows[0] if rows else ClipRow)]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "rows.part"
         with part.open("w", encoding="utf-8", errors=ERRORS, newline="") as file:
@@ -136,13 +136,13 @@ def write_rows(path: Path, rows: Sequence[Row] | Sequence[VideoRow]) -> None:
         os.replace(part, path)
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_manifest(path: Path) -> list[ClipRow]:
     """The clips' rows; columns it does not know are ignored.
 
     Raises:
         ValueError: naming the file: it is missing, no such table, or lacks a column.
     """
-    return _read(path, Row)
+    return _read(path, ClipRow)
 
 
 def read_videos(path: Path) -> list[VideoRow]:
@@ -155,9 +155,9 @@ def _read(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
         with path.open(encoding="utf-8-sig", errors=ERRORS, newline="") as file:
             return _parse(csv.reader(file, strict=True), kind)
     except OSError as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{display_path(path)} cannot be read: {error.strerror}") from error
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{shown(path)} is not a table of {kind.__name__} rows: {error}") from error
+        raise ValueError(f"{display_path(path)} is not a table of {kind.__name__} rows: {error}") from error
 
 
 def _parse(lines: Any, kind: type[AnyRow]) -> list[AnyRow]:
@@ -178,7 +178,7 @@ def _row(line: list[str], number: int, columns: list, kind: type[AnyRow]) -> Any
         raise ValueError(f"line {number}: {error}") from error
 
 
-def carry_screening(new: Iterable[Row], old: Iterable[Row]) -> None:
+def carry_screening(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:
     """Takes offset, confidence and screen over from the old row of a clip whose sound is the same."""
     known = {(row.clip, row.audio_sha256): row for row in old if row.clip}
     for row in new:

@@ -27,7 +27,7 @@ TURN_SHARE, TURN_STEPS = 0.6, 8  # share of a clip that says how the face looks 
 # The defaults keep good recordings. Over 97 stretches of up to 6 s from 52 videos (GRID, SEAT, HDTF, VoxCeleb2, studio
 # and web video, faces of 62 to 337 pixels), the least and the greatest value measured are named beside each.
 @dataclass(frozen=True)
-class Gates:
+class QualityFilters:
     """The thresholds. A clip passes when every measure lies within; what was not measured passes.
 
     Attributes:
@@ -68,7 +68,7 @@ class Gates:
 
 
 @dataclass
-class Measures:
+class QualityMeasures:
     """What was measured of a clip; NaN: not measured. Units as in the functions of the same names."""
 
     side: float = math.nan
@@ -82,7 +82,7 @@ class Measures:
     clipped: float = math.nan
 
 
-def failed(measures: Measures, gates: Gates) -> list[str]:
+def failed(measures: QualityMeasures, gates: QualityFilters) -> list[str]:
     """The names of the measures that are beyond their limits, in the order of the fields; NaN is within."""
     names = []
     for name, value in vars(measures).items():

@@ -14,17 +14,17 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from preprocessing.dataset.augmentation import HEARD, PLAIN, Hearing, View
+from preprocessing.dataset.augmentation import IDENTITY_IMAGE, IDENTITY_MEL, ImageTransform, MelTransform
 from preprocessing.dataset.clips import CLIP_FPS, Clip, open_clips
 from preprocessing.dataset.manifest import read_manifest
 from preprocessing.media.audio import FRAME_LEAD, AudioConfig, mel_window
-from preprocessing.media.video_reader import shown
+from preprocessing.media.video_reader import display_path
 
-Drawn = TypeVar("Drawn")
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
-class Region:
+class CropRegion:
     """A square of the network's crop: left, top and side as shares of the crop's side, shown `size` pixels wide."""
 
     left: float = 0.0
@@ -44,7 +44,9 @@ class Region:
         return np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]])
 
 
-def face_window(clip: Clip, region: Region, first: int, count: int, view: View = PLAIN) -> np.ndarray:
+def face_window(
+    clip: Clip, region: CropRegion, first: int, count: int, view: ImageTransform = IDENTITY_IMAGE
+) -> np.ndarray:
     """A region of `count` consecutive frames of a clip, all seen by the same view.
 
     Position, size, turn and flip cost one interpolation. Beyond the stored picture its edge is repeated.
@@ -69,7 +71,7 @@ def resample(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def mel_windows(
-    mel: np.ndarray, frames: Sequence[int] | np.ndarray, lead: Fraction = FRAME_LEAD, hearing: Hearing = HEARD,
+    mel: np.ndarray, frames: Sequence[int] | np.ndarray, lead: Fraction = FRAME_LEAD, mel_transform: MelTransform = IDENTITY_MEL,
     config: AudioConfig = AudioConfig(),
 ) -> np.ndarray:  # fmt: skip
     """The sounds of a clip's frames, all heard alike.
@@ -82,12 +84,12 @@ def mel_windows(
     Returns:
         (W, 1, 80, 16) float32.
     """
-    times = [Fraction(int(frame), CLIP_FPS) + Fraction(hearing.offset) for frame in frames]
-    if replace(hearing, offset=0.0, seed=0) != HEARD:
+    times = [Fraction(int(frame), CLIP_FPS) + Fraction(mel_transform.offset) for frame in frames]
+    if replace(mel_transform, offset=0.0, seed=0) != IDENTITY_MEL:
         first, last = (math.floor(config.columns_per_second * (time - lead)) for time in (min(times), max(times)))
         heard = slice(max(first, 0), max(last + config.window_columns, 0))
         mel = mel.copy()
-        mel[:, heard] = hearing.change(mel[:, heard], config)
+        mel[:, heard] = mel_transform.apply(mel[:, heard], config)
     return np.stack([mel_window(mel, time, config, lead)[None] for time in times])
 
 
@@ -139,32 +141,34 @@ def open_splits(
     held_out = open_clips(val, shortest) if val else open_clips(folder, shortest, "val") if own else []
     for some in filter(None, (clips, held_out)):
         if (found := some[0].header.crop.kind) != kind:
-            raise ValueError(f"{shown(some[0].path)} is a crop of the kind {found!r}; this training needs {kind!r}")
+            raise ValueError(
+                f"{display_path(some[0].path)} is a crop of the kind {found!r}; this training needs {kind!r}"
+            )
     return clips, held_out
 
 
-class Draws(Dataset[Drawn], Generic[Drawn]):
+class WindowDataset(Dataset[Sample], Generic[Sample]):
     """An endless stream of windows: number i depends on (seed, i) alone.
 
     So the stream is the same for any number of worker processes, and a run that was stopped goes on in it where it was.
     """
 
     def __init__(
-        self, clips: Sequence[Clip], weights: np.ndarray, draw: Callable[[Clip, np.random.Generator], Drawn], seed: int
+        self, clips: Sequence[Clip], weights: np.ndarray, draw: Callable[[Clip, np.random.Generator], Sample], seed: int
     ) -> None:  # fmt: skip
         """Clips are drawn with probabilities in proportion to `weights`, (len(clips),), and given to `draw`."""
         self.clips, self.draw, self.seed = clips, draw, seed
         self._bounds = np.cumsum(weights)[:-1] / np.sum(weights)
 
-    def __getitem__(self, number: int) -> Drawn:
+    def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng((self.seed, number))
         chosen = int(np.searchsorted(self._bounds, rng.random(), side="right"))
         return self.draw(self.clips[chosen], rng)
 
 
 def batches(
-    draws: Draws[Drawn], size: int, steps: range, *, workers: int = 0,
-    collate: Callable[[list[Drawn]], Any] | None = None,
+    draws: WindowDataset[Sample], size: int, steps: range, *, workers: int = 0,
+    collate: Callable[[list[Sample]], Any] | None = None,
 ) -> DataLoader:  # fmt: skip
     """The stream's batches for the given steps: step s has the windows s * size to s * size + size - 1.
 

@@ -52,7 +52,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @dataclass
-class Person:
+class KnownFace:
     """A face seen before: its number, where it was last, and when."""
 
     number: int
@@ -60,11 +60,11 @@ class Person:
     seen: int
 
 
-class Roster:
+class IdentityAssigner:
     """Numbers the faces of a video in order of appearance, and knows them again by place and size."""
 
     def __init__(self, max_gap: int) -> None:
-        self.people: dict[int, Person] = {}
+        self.people: dict[int, KnownFace] = {}
         self._max_gap = max_gap
         self._count = 0
 
@@ -89,7 +89,7 @@ class Roster:
             numbers[i] = self._count
             self._count += 1
         for i, number in numbers.items():
-            self.people[number] = Person(number, boxes[i], index)
+            self.people[number] = KnownFace(number, boxes[i], index)
         return [numbers[i] for i in range(len(boxes))]
 
 

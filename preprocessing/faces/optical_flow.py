@@ -15,19 +15,19 @@ MAX_GROWTH = 1.25  # of a head from one frame to the next; more is a failure of 
 
 
 @dataclass(frozen=True)
-class Motion:
+class HeadMotion:
     """A similarity of the plane, over complex numbers: z goes to turn * z + shift."""
 
     turn: complex = 1.0 + 0.0j
     shift: complex = 0.0j
 
-    def after(self, first: Motion) -> Motion:
+    def after(self, first: HeadMotion) -> HeadMotion:
         """This motion following upon `first`."""
-        return Motion(self.turn * first.turn, self.turn * first.shift + self.shift)
+        return HeadMotion(self.turn * first.turn, self.turn * first.shift + self.shift)
 
-    def inverse(self) -> Motion:
+    def inverse(self) -> HeadMotion:
         """The motion that undoes this one."""
-        return Motion(1 / self.turn, -self.shift / self.turn)
+        return HeadMotion(1 / self.turn, -self.shift / self.turn)
 
     def move(self, face: np.ndarray) -> np.ndarray:
         """A face (7, 2) moved; its box keeps upright, so it moves by its centre and scale."""
@@ -43,7 +43,7 @@ def face_side(face: np.ndarray) -> float:
     return float(np.sqrt(max(width * height, 1.0)))
 
 
-def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> Motion | None:
+def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> HeadMotion | None:
     """How the head with this face in `previous` has moved in `current`, both grey (H, W); None if that cannot be told.
 
     A robust similarity to the Lucas-Kanade flow of brows, eyes and nose; never the mouth, which moves by itself.
@@ -64,7 +64,7 @@ def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> 
     if matrix is None or inliers.sum() < max(MIN_MATCHES, len(corners) / 2):
         return None
     turn = complex(matrix[0, 0], matrix[1, 0])
-    return Motion(turn, complex(matrix[0, 2], matrix[1, 2])) if 1 / MAX_GROWTH < abs(turn) < MAX_GROWTH else None
+    return HeadMotion(turn, complex(matrix[0, 2], matrix[1, 2])) if 1 / MAX_GROWTH < abs(turn) < MAX_GROWTH else None
 
 
 def _window(shape: tuple[int, ...], face: np.ndarray) -> tuple[slice, slice]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preprocessing.faces.optical_flow import Motion, between, face_side, head_motion, smoothed
+from preprocessing.faces.optical_flow import HeadMotion, between, face_side, head_motion, smoothed
 
 MAX_DOUBT = 0.25  # of the face's side: a detection farther than this from where the flow puts the face needs a second
 
@@ -29,12 +29,12 @@ class _Step:
 
     shot: int
     run: int = 0
-    motion: Motion = field(default_factory=Motion)
+    motion: HeadMotion = field(default_factory=HeadMotion)
     key: np.ndarray | None = None
     blind: bool = False
 
 
-class Follower:
+class FaceTrackFilter:
     """Follows one person at a time. For each frame, in order: `carry`, then perhaps `meet` or `begin`, then `release`.
 
     Faces are float64 (7, 2), two corners of a box and five points, in the pixels of the frames. Memory is constant.
@@ -83,7 +83,7 @@ class Follower:
             return
         moved = head_motion(before, grey, self.face)
         self._blind = self._blind or moved is None
-        motion = moved or Motion()
+        motion = moved or HeadMotion()
         self.face = motion.move(self.face)
         step = self._path[-1]
         step.run, step.motion = self._run, motion.after(self._step(self._index - 1).motion)
@@ -164,7 +164,7 @@ class Follower:
         shift = complex(*missed.mean(axis=0)) / (self._index - self._seen)
         for index in range(self._seen + 1, self._index + 1):
             step = self._step(index)
-            step.motion = Motion(shift=shift * (index - self._seen)).after(step.motion)
+            step.motion = HeadMotion(shift=shift * (index - self._seen)).after(step.motion)
 
     def _accept(self, face: np.ndarray) -> None:
         self.face = face

@@ -18,10 +18,10 @@ from preprocessing.faces.face_track import (
     estimate_points,
     reduce_frame,
 )
-from preprocessing.faces.identity import MAX_GROWTH, Roster, choose, overlap, parse_select
+from preprocessing.faces.identity import MAX_GROWTH, IdentityAssigner, choose, overlap, parse_select
 from preprocessing.faces.optical_flow import face_side
-from preprocessing.faces.scene_cuts import AHEAD, CutFinder
-from preprocessing.faces.track_filter import Follower
+from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
+from preprocessing.faces.track_filter import FaceTrackFilter
 
 NOISE_TO_DRIFT = 0.15  # seconds: a detector's noise over what a face drifts in head coordinates each second
 # Shares of the smaller box. Heads side by side stay below the first, a second detection of one face above it; beyond
@@ -29,7 +29,7 @@ NOISE_TO_DRIFT = 0.15  # seconds: a detector's noise over what a face drifts in 
 MAX_OVERLAP_TO_BEGIN, MAX_OVERLAP = 0.15, 0.3
 
 
-class Crowd:
+class MultiFaceTracker:
     """Follows up to `max_faces` people through frames that are pushed one by one. Memory is constant.
 
     Each is followed in one of as many slots. A slot that is free takes up the face that `select` names among those
@@ -74,13 +74,13 @@ class Crowd:
         self._detector, self._every, self._side = detector, every, detect_side
         self._select, self._face_id = parse_select(select), face_id
         gap, sigma = max(every, round(max_gap * fps)), max(smooth * fps, 0.8 * every) if smooth else 0.0
-        self._slots = [Follower(every, gap, sigma, (NOISE_TO_DRIFT * fps) ** 2) for _ in range(max_faces)]
+        self._slots = [FaceTrackFilter(every, gap, sigma, (NOISE_TO_DRIFT * fps) ** 2) for _ in range(max_faces)]
         self._ready: list[deque[tuple[np.ndarray | None, int]]] = [deque() for _ in range(max_faces)]
         self.max_lag = AHEAD + self._slots[0].lag
         """Frames that the faces given back may be behind the frames pushed."""
         self.size: tuple[int, int] | None = None
         """Width and height of the frames, from the first push on."""
-        self._roster, self._cuts = Roster(gap), CutFinder()
+        self._roster, self._cuts = IdentityAssigner(gap), SceneCutDetector()
         self._waiting: deque[np.ndarray] = deque()
         self._scale = np.ones(2)
         self._grey: np.ndarray = np.zeros((1, 1), np.uint8)
@@ -152,7 +152,7 @@ class Crowd:
             if slot.face is None:
                 self._begin(slot, faces, numbers, (frame.shape[1], frame.shape[0]))
 
-    def _begin(self, slot: Follower, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
+    def _begin(self, slot: FaceTrackFilter, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
         """Takes up the face that was asked for, if it is there, is nobody else's, and the slot may."""
         free = [i for i in range(len(faces)) if slot.may_begin(numbers[i]) and self._is_free(faces[i], numbers[i])]
         if self._face_id is not None:
@@ -201,24 +201,24 @@ def _box(face: np.ndarray) -> np.ndarray:
     return face[:2].ravel()
 
 
-def follow_people(
+def stream_face_tracks(
     frames: Iterable[np.ndarray], detector: FaceDetector, *, max_faces: int = 1, **options: object
 ) -> Iterator[list[TrackedFace]]:  # fmt: skip
-    """The followed faces of each frame, one a slot, in order, a bounded number of frames late; options as Crowd's."""
-    crowd = Crowd(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
+    """The followed faces of each frame, one a slot, in order, a bounded number of frames late; options as MultiFaceTracker's."""
+    crowd = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
     for frame in frames:
         yield from crowd.push(frame)
     yield from crowd.finish()
 
 
-def track_people(
+def track_faces(
     frames: Iterable[np.ndarray], detector: FaceDetector, *, max_faces: int, **options: object
 ) -> list[FaceTrack]:  # fmt: skip
-    """The whole path of each slot through the frames; options as Crowd's.
+    """The whole path of each slot through the frames; options as MultiFaceTracker's.
 
     A slot may hold one person and later another; between them lies a frame without a face or the start of a shot.
     """
-    crowd = Crowd(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
+    crowd = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
     records = [_Record() for _ in range(max_faces)]
     for frame in frames:
         _write(records, crowd.push(frame))
@@ -250,13 +250,13 @@ def _write(records: list[_Record], frames: list[list[TrackedFace]]) -> None:
             record.add(face)
 
 
-def follow(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> Iterator[TrackedFace]:
-    """The followed face of each frame, in order, a bounded number of frames late; options as Crowd's."""
-    for (face,) in follow_people(frames, detector, max_faces=1, **options):
+def stream_face_track(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> Iterator[TrackedFace]:
+    """The followed face of each frame, in order, a bounded number of frames late; options as MultiFaceTracker's."""
+    for (face,) in stream_face_tracks(frames, detector, max_faces=1, **options):
         yield face
 
 
-def track_faces(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> FaceTrack:
-    """The whole path of one face through the frames; options as Crowd's."""
-    (track,) = track_people(frames, detector, max_faces=1, **options)
+def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> FaceTrack:
+    """The whole path of one face through the frames; options as MultiFaceTracker's."""
+    (track,) = track_faces(frames, detector, max_faces=1, **options)
     return track

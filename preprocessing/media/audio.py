@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 import torch
 
-from preprocessing.media.video_reader import MediaError, decode, open_media, shown
+from preprocessing.media.video_reader import MediaError, decode, display_path, open_media
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
 # frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
@@ -106,13 +106,13 @@ def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Itera
     with open_media(path) as container:
         stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
         if stream is None:
-            raise MediaError(f"{shown(path)} has no sound track")
+            raise MediaError(f"{display_path(path)} has no sound track")
         for piece in _resampled(_continuous(container, stream), config.sample_rate):
             if piece.size:
                 yield piece
             count += piece.size
     if not count:
-        raise MediaError(f"{shown(path)} has a sound track without samples")
+        raise MediaError(f"{display_path(path)} has a sound track without samples")
 
 
 def as_int16(samples: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import av
 import ffmpeg
 
-from preprocessing.media.video_reader import MediaError, open_media, shown
+from preprocessing.media.video_reader import MediaError, display_path, open_media
 
 # Sound codecs that each container takes as they are; any other is encoded anew.
 COPIED_CODECS = {
@@ -23,7 +23,7 @@ AAC = {"c:a": "aac", "b:a": "192k", "ar": 48000}  # at 48 kHz a packet, 1024 sam
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioSource:
     """A sound to put under the video: `duration` seconds (None: all) of a file from `start` on, times `gain`."""
 
     path: Path | str
@@ -37,10 +37,10 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Track:
+class AudioTrack:
     """A sound that has been looked at: where its stream is and how it is coded."""
 
-    sound: Sound
+    sound: AudioSource
     demuxer: str
     index: int
     codec: str
@@ -48,16 +48,16 @@ class Track:
     packet: float  # seconds
 
     @classmethod
-    def of(cls, sound: Sound) -> Self:
+    def of(cls, sound: AudioSource) -> Self:
         """Find a file's main sound. Raises MediaError when there is none, ValueError when it ends before `start`."""
         with open_media(sound.path) as container:
             stream = container.streams.best("audio")
             if stream is None or stream.codec_context is None:
-                raise MediaError(f"{shown(sound.path)} has no sound that can be decoded")
+                raise MediaError(f"{display_path(sound.path)} has no sound that can be decoded")
             seconds = _seconds(container, stream)
             if sound.start >= seconds:
                 raise ValueError(
-                    f"start must be before the end of {shown(sound.path)} at {seconds:.3f} s, not {sound.start}"
+                    f"start must be before the end of {display_path(sound.path)} at {seconds:.3f} s, not {sound.start}"
                 )
             return cls(
                 sound,
@@ -102,7 +102,7 @@ def plain(path: Path | str) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def soundtrack(tracks: Sequence[Track], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
+def soundtrack(tracks: Sequence[AudioTrack], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
     """(ffmpeg stream, output options): one whole sound copied if it can be, else a mix in AAC.
 
     It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the sounds do.

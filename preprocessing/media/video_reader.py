@@ -54,7 +54,7 @@ class VideoInfo(ColorTags):
     sample_aspect_ratio: Fraction = Fraction(1)
 
 
-def shown(path: Path | str) -> str:
+def display_path(path: Path | str) -> str:
     """The name as messages print it: on one line, whatever it contains."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)
@@ -76,7 +76,7 @@ def open_media(path: Path | str) -> Iterator[av.container.InputContainer]:
             )
         except (av.FFmpegError, UnicodeError) as error:
             raise MediaError(
-                f"{shown(path)} is not a video, photo or sound that can be read: it is damaged, a text or a playlist, "
+                f"{display_path(path)} is not a video, photo or sound that can be read: it is damaged, a text or a playlist, "
                 "or of an unknown format"
             ) from error
         with container:
@@ -87,19 +87,19 @@ def _open_file(path: Path) -> IO[bytes]:
     """The file, opened so that FFmpeg sees no name: it would take some for patterns (`face%d.jpg`)."""
     try:
         if path.is_dir():
-            raise MediaError(f"{shown(path)} is a folder, not a video, photo or sound")
+            raise MediaError(f"{display_path(path)} is a folder, not a video, photo or sound")
         if path.exists() and not path.is_file():
-            raise MediaError(f"{shown(path)} is not a regular file")
+            raise MediaError(f"{display_path(path)} is not a regular file")
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise MediaError(f"{shown(path)} does not exist") from error
+        raise MediaError(f"{display_path(path)} does not exist") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise MediaError(f"{shown(path)} cannot be opened: {reason}") from error
+        raise MediaError(f"{display_path(path)} cannot be opened: {reason}") from error
     file = os.fdopen(descriptor, "rb")
     if os.fstat(descriptor).st_size == 0:
         file.close()
-        raise MediaError(f"{shown(path)} is empty")
+        raise MediaError(f"{display_path(path)} is empty")
     return file
 
 
@@ -112,7 +112,7 @@ def probe(path: Path | str) -> VideoInfo:
         fps, duration = _fps(stream), _duration(container, stream)
         frame = next(decode(container, stream), None)
         if frame is None:
-            raise MediaError(f"{shown(path)} holds no frame that can be decoded")
+            raise MediaError(f"{display_path(path)} holds no frame that can be decoded")
         aspect = stream.sample_aspect_ratio or Fraction(1)
         has_audio = bool(container.streams.audio)
     if fps is None or duration is None:
@@ -153,7 +153,7 @@ def read_frames(
         return
     stop = info.duration if end is None else min(end, info.duration)
     if start >= stop:
-        raise ValueError(f"start must be before the end of {shown(path)} at {info.duration:.3f} s, not {start}")
+        raise ValueError(f"start must be before the end of {display_path(path)} at {info.duration:.3f} s, not {start}")
     rate = Fraction(fps or info.fps)
     count = max(1, round((stop - start) * rate))
     for frame, repeats in _filled_slots(path, info, rate, start, count):
@@ -168,11 +168,11 @@ def read_image(path: Path | str) -> np.ndarray:
     """A jpg, png or webp photo as uint8 BGR (H, W, 3), turned upright by its EXIF tag; transparency is ignored."""
     with open_media(path) as container:
         if container.format.name not in PHOTO_FORMATS:
-            raise MediaError(f"{shown(path)} is not a jpg, png or webp photo")
+            raise MediaError(f"{display_path(path)} is not a jpg, png or webp photo")
         _video_stream(container, path)  # refuses impossible sizes before anything is decoded
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise MediaError(f"{shown(path)} is a damaged photo")
+        raise MediaError(f"{display_path(path)} is a damaged photo")
     return image
 
 
@@ -197,11 +197,11 @@ def _video_stream(container: av.container.InputContainer, path: Path | str) -> a
     """The file's main video stream, of a size that can be worked on; a song's cover picture is not one."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
-        raise MediaError(f"{shown(path)} has no video stream")
+        raise MediaError(f"{display_path(path)} has no video stream")
     context = stream.codec_context
     if context is None or not context.width or not context.height:
-        raise MediaError(f"{shown(path)} is damaged, or coded in a way that cannot be decoded")
-    size = f"{shown(path)} is {context.width}x{context.height}"
+        raise MediaError(f"{display_path(path)} is damaged, or coded in a way that cannot be decoded")
+    size = f"{display_path(path)} is {context.width}x{context.height}"
     if min(context.width, context.height) < MIN_SIDE:
         raise MediaError(f"{size}: each side must have at least {MIN_SIDE} pixels")
     if context.width * context.height > MAX_PIXELS:
@@ -312,7 +312,7 @@ def _filled_slots(
         if filled >= count:
             return
     if held is None:
-        raise MediaError(f"{shown(path)} holds no frame that can be decoded")
+        raise MediaError(f"{display_path(path)} holds no frame that can be decoded")
     lasts = held.duration * held.time_base if held.duration else 1 / info.fps
     ends = slot + max(1, round(lasts * rate))
     # Headers may count a little more than the frames; much more means a file that is cut off.

@@ -16,9 +16,9 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from preprocessing.media.audio_mux import COPIED_CODECS, Sound, Track, plain, soundtrack
+from preprocessing.media.audio_mux import COPIED_CODECS, AudioSource, AudioTrack, plain, soundtrack
 from preprocessing.media.color_conversion import ColorTags, tag_options, to_yuv, writable
-from preprocessing.media.video_reader import MediaError, VideoInfo, shown
+from preprocessing.media.video_reader import MediaError, VideoInfo, display_path
 
 # What ffmpeg says after it has said what is wrong.
 GENERIC = re.compile(r"Conversion failed|Task finished|Terminating|Error opening output|Error closing file")
@@ -46,7 +46,7 @@ class VideoWriter:
         height: int,
         fps: Fraction,
         *,
-        sounds: Sequence[Sound] = (),
+        sounds: Sequence[AudioSource] = (),
         duration: float | None = None,
         crf: float = 14,
         preset: str = "veryfast",
@@ -58,7 +58,7 @@ class VideoWriter:
         self.frames = 0
         self._limit = None if duration is None else max(1, round(duration * self.fps))
         self._suffix = self.path.suffix.lower()
-        self._tracks = [Track.of(sound) for sound in sounds]
+        self._tracks = [AudioTrack.of(sound) for sound in sounds]
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
         tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
@@ -89,7 +89,7 @@ class VideoWriter:
             self._encoder.write(frame)
         except MediaError as error:
             self.abort()
-            raise MediaError(f"{shown(self.path)} cannot be written: {error}") from error
+            raise MediaError(f"{display_path(self.path)} cannot be written: {error}") from error
         self.frames += 1
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class VideoWriter:
             if self._encoder.running:
                 self._finish()
         except MediaError as error:
-            raise MediaError(f"{shown(self.path)} cannot be written: {error}") from error
+            raise MediaError(f"{display_path(self.path)} cannot be written: {error}") from error
         finally:
             self.abort()
 
@@ -152,7 +152,7 @@ def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
 
 def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
     if path.suffix.lower() not in COPIED_CODECS:
-        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {shown(path.name)}")
+        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(path.name)}")
     if min(shape) < 2 or not 0 < fps <= 1000:
         raise ValueError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
     if duration is not None and not duration > 0:
@@ -162,11 +162,11 @@ def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, dur
 def _hidden_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
     """A hidden folder beside the output, on the same disk, so that the finished file only needs a new name."""
     if path.is_dir():
-        raise MediaError(f"{shown(path)} is a folder: the output must be a file")
+        raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     try:
         return tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent)
     except OSError as error:
-        raise MediaError(f"{shown(path)} cannot be written: its folder says {error.strerror}") from error
+        raise MediaError(f"{display_path(path)} cannot be written: its folder says {error.strerror}") from error
 
 
 class _Ffmpeg:

@@ -14,7 +14,7 @@ from benchmarks.speaking import Cost, Footage, Model, cost, held, silence, sound
 from evaluation.metrics.picture import MASK, MASKED, change
 from preprocessing.dataset.clips import Clip, open_clips
 from syncnet.model import SmallSyncNet
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from tests.material import write_generator, write_talking_clips
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import GeneratorConfig
@@ -33,11 +33,17 @@ def model(request, tmp_path_factory) -> Model:
     """An untrained generator, which moves its reference hardly at all."""
     path = tmp_path_factory.mktemp("model") / "generator.safetensors"
     if request.param == "released":
-        write_generator(path, output="warp", mask_row=40, hearing="expert")
+        write_generator(path, output="warp", mask_row=40, audio_encoder="syncnet")
     else:
         torch.manual_seed(0)
         shape = GeneratorConfig(
-            network="unet", width=8, size=128, mask_row=53, output="warp", hearing="expert", hearing_norm="group"
+            network="unet",
+            width=8,
+            size=128,
+            mask_row=53,
+            output="warp",
+            audio_encoder="syncnet",
+            audio_encoder_norm="group",
         )
         crop = {"kind": "points", "size": 128}
         Checkpoint("generator", asdict(shape), {}, crop, build_generator(shape).state_dict()).save(path)
@@ -49,7 +55,7 @@ def rows(clips, tmp_path_factory) -> tuple[list[Row], list[Model]]:
     torch.manual_seed(0)
     path = write_generator(tmp_path_factory.mktemp("rows") / "generator.safetensors", output="warp", mask_row=40)
     models = [replace(Model.load(path, "cpu", "torch"), name="tiny")]
-    return Bench(Expert(SmallSyncNet(dimension=8).eval()), models, FRAMES).measure(clips), models
+    return Bench(SyncExpert(SmallSyncNet(dimension=8).eval()), models, FRAMES).measure(clips), models
 
 
 def test_a_reconstruction_has_the_references_mouth_under_the_real_eyes(clips, model):

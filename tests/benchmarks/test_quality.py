@@ -3,7 +3,7 @@
 import csv
 
 from benchmarks.quality import document, write_list
-from evaluation.report.results import Evaluation, Row, Trial
+from evaluation.report.results import Evaluation, ResultRow, StressResult
 from tests.material import write_photo
 
 
@@ -21,11 +21,11 @@ def test_the_list_holds_every_video_but_those_of_who_is_skipped(tmp_path):
 
 def test_the_document_has_the_tables_the_judge_and_the_settings():
     rows = [
-        Row("p", "matched", "anna", system, figures={"cosine": value, "psnr": 25.0})
+        ResultRow("p", "matched", "anna", system, figures={"cosine": value, "psnr": 25.0})
         for system, value in (("real", 0.5), ("ours", 0.25))
     ]
-    failed = Row("q", "matched", "bob", "ours", reason="q.mp4 shows no face at all")
-    trials = [Trial("dark", "ours", True), Trial("small", "ours", False, "it has no sound")]
+    failed = ResultRow("q", "matched", "bob", "ours", reason="q.mp4 shows no face at all")
+    trials = [StressResult("dark", "ours", True), StressResult("small", "ours", False, "it has no sound")]
     text = document(Evaluation({"seconds": 4}, [*rows, failed], (), trials), "## judge: all well\n", "run it")
     for said in ("    run it", "2 of 3 videos", "| real | 1 of 1 |", "0.250", "shows no face", "no sound", "### judge",
                  "* seconds: 4"):  # fmt: skip

@@ -25,7 +25,7 @@ ENGINES = ("torch", "openvino")
 SHAPES = [
     GeneratorConfig(width=4),
     GeneratorConfig(width=4, size=192, mask_row=80),
-    GeneratorConfig(width=4, mask_row=40, output="warp", hearing="expert"),
+    GeneratorConfig(width=4, mask_row=40, output="warp", audio_encoder="syncnet"),
 ]
 
 

@@ -36,7 +36,7 @@ def test_original_flags(media, out, capfd):
     assert told.err == ""
 
 
-STRANGE = ["two words", "it's \"quoted\"", "a; rm $(pwd) `id` & |x", "%d%s{}*?[a]\\b", "-dash", "😀 émoji", "new\nline"]
+STRANGE = ["two words", 'it\'s "quoted"', "a; rm $(pwd) `id` & |x", "%d%s{}*?[a]\\b", "-dash", "😀 émoji", "new\nline"]
 
 
 @pytest.mark.parametrize("name", STRANGE)

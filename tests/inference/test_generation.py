@@ -2,29 +2,29 @@
 
 import numpy as np
 
-from inference.generation import Cut, References
+from inference.generation import FaceCrop, ReferenceSelector
 
 SILENT, LOUD = np.full((1, 80, 16), -4, np.float32), np.zeros((1, 80, 16), np.float32)
 
 
-def cut(level: int) -> Cut:
+def cut(level: int) -> FaceCrop:
     picture = np.full((96, 96, 3), level, np.uint8)
-    return Cut(picture, np.eye(2, 3), picture, np.eye(2, 3))
+    return FaceCrop(picture, np.eye(2, 3), picture, np.eye(2, 3))
 
 
-def chosen(choice: References, levels, sounds, shots=None) -> list[int]:
+def chosen(choice: ReferenceSelector, levels, sounds, shots=None) -> list[int]:
     """The level of the picture that is chosen for each of pictures of one level."""
     shots = shots or [0] * len(levels)
     cuts = [choice.reference(cut(k), mel, shot) for k, mel, shot in zip(levels, sounds, shots, strict=True)]
     return [int(one.pixels[0, 0, 0]) for one in cuts]
 
 
-def painting() -> References:
-    return References(40, -4.0, hold=False)
+def painting() -> ReferenceSelector:
+    return ReferenceSelector(40, -4.0, hold=False)
 
 
-def warping() -> References:
-    return References(40, -4.0, hold=True)
+def warping() -> ReferenceSelector:
+    return ReferenceSelector(40, -4.0, hold=True)
 
 
 def test_a_painter_gets_each_pictures_own_pixels():
@@ -43,7 +43,7 @@ def test_a_moved_head_or_a_cut_takes_another_picture():
 
 
 def test_without_rest_a_painter_holds_nothing():
-    assert chosen(References(40, -np.inf, hold=False), [100, 101], [SILENT, SILENT]) == [100, 101]
+    assert chosen(ReferenceSelector(40, -np.inf, hold=False), [100, 101], [SILENT, SILENT]) == [100, 101]
 
 
 def test_a_warper_holds_a_picture_as_long_as_the_head_stays():

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from inference.face_track_buffer import FADE, FacePath, constant_path, loaded_path
-from inference.prefetch import Ahead, Clock
+from inference.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
+from inference.prefetch import Prefetcher, StageClock
 from preprocessing.faces.face_track import FaceTrack, TrackedFace
 
 
@@ -24,7 +24,7 @@ def test_order_is_kept_and_depth_is_bounded():
             made.append(k)
             yield k
 
-    ahead = Ahead(items(), 3)
+    ahead = Prefetcher(items(), 3)
     time.sleep(0.3)
     assert len(made) <= 5  # three wait, one is being put, one is being made
     assert list(ahead) == list(range(50))
@@ -35,7 +35,7 @@ def test_an_error_comes_where_its_item_would_have_come():
         yield 1
         raise OSError("broken")
 
-    ahead = Ahead(items(), 4)
+    ahead = Prefetcher(items(), 4)
     assert next(ahead) == 1
     with pytest.raises(OSError, match="broken"):
         next(ahead)
@@ -51,7 +51,7 @@ def test_closing_ends_the_thread_and_the_generator():
         finally:
             closed.set()
 
-    ahead = Ahead(items(), 2)
+    ahead = Prefetcher(items(), 2)
     assert next(ahead) == 0
     ahead.close()
     assert closed.is_set()
@@ -59,7 +59,7 @@ def test_closing_ends_the_thread_and_the_generator():
 
 
 def test_clock_counts_the_making_of_items():
-    clock = Clock()
+    clock = StageClock()
 
     def items():
         for k in range(3):
@@ -79,7 +79,7 @@ def test_asking_waits_for_the_tracker():
         gate.wait()
         yield face(1)
 
-    path = FacePath(faces(), (8, 8))
+    path = FaceTrackBuffer(faces(), (8, 8))
     assert path.face(0).index == 0
     threading.Timer(0.1, gate.set).start()
     assert path.face(1).index == 1
@@ -92,36 +92,36 @@ def test_the_trackers_error_is_raised_where_it_is_asked_for():
         yield face(0)
         raise ValueError("no detector")
 
-    path = FacePath(faces(), (8, 8))
+    path = FaceTrackBuffer(faces(), (8, 8))
     assert path.face(0).found
     with pytest.raises(ValueError, match="no detector"):
         path.face(1)
 
 
 def test_first_found_and_none():
-    assert FacePath(iter([face(0, False), face(1)]), (8, 8)).first_found().index == 1
-    assert FacePath(iter([face(0, False), face(1, False)]), (8, 8)).first_found() is None
+    assert FaceTrackBuffer(iter([face(0, False), face(1)]), (8, 8)).first_found().index == 1
+    assert FaceTrackBuffer(iter([face(0, False), face(1, False)]), (8, 8)).first_found() is None
 
 
 def test_presence_fades_within_a_shot_and_not_at_a_cut():
     faces = [face(k) for k in range(8)] + [face(8, False)] + [face(9 + k, shot=1) for k in range(4)]
-    path = FacePath(iter(faces), (8, 8))
+    path = FaceTrackBuffer(iter(faces), (8, 8))
     assert [path.presence(k) for k in range(13)] == [1, 1, 1, 1, 1, 3 / FADE, 2 / FADE, 1 / FADE, 0, 1, 1, 1, 1]
 
 
 def test_constant_box_is_top_bottom_left_right():
-    first = next(constant_path((10, 60, 20, 80), 3))
+    first = next(constant_track((10, 60, 20, 80), 3))
     assert first.box.tolist() == [20, 10, 80, 60]
     assert first.found
 
 
 def test_a_saved_path_comes_back_and_a_foreign_one_is_refused(tmp_path):
-    path = FacePath(iter([face(0), face(1, False), face(2)]), (64, 48))
+    path = FaceTrackBuffer(iter([face(0), face(1, False), face(2)]), (64, 48))
     path.track().save(tmp_path / "track.json")
-    back = list(loaded_path(tmp_path / "track.json", (64, 48), 3))
+    back = list(loaded_track(tmp_path / "track.json", (64, 48), 3))
     assert [f.found for f in back] == [True, False, True]
     with pytest.raises(ValueError, match="64x48"):
-        loaded_path(tmp_path / "track.json", (32, 48), 3)
+        loaded_track(tmp_path / "track.json", (32, 48), 3)
     with pytest.raises(ValueError, match="holds 3 pictures, but 9"):
-        loaded_path(tmp_path / "track.json", (64, 48), 9)
+        loaded_track(tmp_path / "track.json", (64, 48), 9)
     assert isinstance(FaceTrack.load(tmp_path / "track.json"), FaceTrack)

@@ -12,7 +12,7 @@ import torch
 from scipy.signal import medfilt
 
 from evaluation.metrics.sync import published_sync
-from evaluation.protocols.face_crops import Source
+from evaluation.protocols.face_crops import SourceVideo
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.video_reader import probe
 from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
@@ -118,7 +118,7 @@ def test_an_evaluated_video_has_the_protocols_scores(tmp_path, scorer, golden):
     path = write_exactly(tmp_path / "a.mkv", pictures)
     info = replace(probe(path), width=224 * scale, height=224 * scale)
     run = track(np.tile(scale * np.array([32, 0, 192, 160]), (30, 1)))
-    source = Source(path, info, before, run, np.zeros((0, 128, 128, 3), np.uint8), np.zeros(0, np.int16))
+    source = SourceVideo(path, info, before, run, np.zeros((0, 128, 128, 3), np.uint8), np.zeros(0, np.int16))
     sound = np.concatenate([rng.integers(-9000, 9000, 640 * before).astype(np.int16), golden["wav"]])
     figures, curve = published_sync(path, source, sound, scorer)
     assert np.abs(np.array(curve) - golden["mdist"]).max() < 1e-3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from preprocessing.build.video_pipeline import follow_faces, read_sound
-from preprocessing.dataset.windows import Region
+from preprocessing.dataset.windows import CropRegion
 from preprocessing.faces.crops import TEMPLATE
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import Detection, FaceTrack
@@ -22,8 +22,8 @@ from syncnet.model import SmallSyncNet
 from syncnet.offset import SyncScore, cosine_distances, sync_score
 from syncnet.score import from_left, main, open_scorer, score_video
 from syncnet.score_report import described, report, table
-from syncnet.sync_expert import Expert
-from syncnet.video_scoring import ExpertScorer, Watched, mel_around, watch
+from syncnet.sync_expert import SyncExpert
+from syncnet.video_scoring import ExpertScorer, ScoredTrack, mel_around, score_tracks
 from tests.material import (
     SIDE,
     moving_photo,
@@ -42,7 +42,7 @@ NOISE = RNG.integers(-8000, 8000, 16000 * 4).astype(np.int16)
 def untrained() -> ExpertScorer:
     torch.manual_seed(0)
     network = SmallSyncNet(dimension=16, mouth_size=32)
-    return ExpertScorer(Expert(network.eval(), Region(left=0.2, top=0.3, side=0.5, size=32)))
+    return ExpertScorer(SyncExpert(network.eval(), CropRegion(left=0.2, top=0.3, side=0.5, size=32)))
 
 
 class Notes:
@@ -92,7 +92,7 @@ def numbered(tmp_path_factory):
 def test_windows_stay_within_a_shot_and_within_what_is_found(numbered, monkeypatch, block):
     monkeypatch.setattr(video, "BLOCK", block)
     people = [track(40, missing=range(12, 15), cuts=(20,)), track(40, missing=range(40)), track(40, missing=range(30))]
-    one, nobody, late = watch(numbered, people, NOISE, Notes())
+    one, nobody, late = score_tracks(numbered, people, NOISE, Notes())
     assert one.starts.tolist() == [*range(8), 15, *range(20, 36)]
     assert one.distances[:, 0].tolist() == one.starts.tolist()
     assert (one.first, one.last) == (0, 40)
@@ -101,13 +101,13 @@ def test_windows_stay_within_a_shot_and_within_what_is_found(numbered, monkeypat
 
 
 def test_what_lies_after_the_sound_is_not_looked_at(numbered):
-    (person,) = watch(numbered, [track(40)], NOISE[: 640 * 22 + 639], Notes())
+    (person,) = score_tracks(numbered, [track(40)], NOISE[: 640 * 22 + 639], Notes())
     assert person.starts.tolist() == [*range(18)]
 
 
 def test_the_progress_ends_with_the_last_face(numbered):
     calls = []
-    watch(numbered, [track(40, missing=range(25, 40))], NOISE, Notes(), lambda *numbers: calls.append(numbers))
+    score_tracks(numbered, [track(40, missing=range(25, 40))], NOISE, Notes(), lambda *numbers: calls.append(numbers))
     assert calls == [(k, 25) for k in range(1, 26)]
 
 
@@ -174,7 +174,7 @@ def test_memory_does_not_grow_with_the_length(numbered, monkeypatch):
     def peak(count):
         monkeypatch.setattr(video, "read_frames", lambda *_, **__: (frame.copy() for _ in range(count)))
         tracemalloc.start()
-        watch(numbered, [track(count)], sound, Idle())
+        score_tracks(numbered, [track(count)], sound, Idle())
         value = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return value
@@ -190,7 +190,7 @@ def watched(first, count, offset, depth):
     """A person with a dip of that depth at that offset."""
     distances = np.full((count, 31), 1.0, np.float32)
     distances[:, 15 - offset] -= depth
-    return Watched(first + np.arange(count), distances, first, first + count + 4)
+    return ScoredTrack(first + np.arange(count), distances, first, first + count + 4)
 
 
 def everything(starts):
@@ -257,7 +257,7 @@ def test_a_sound_that_is_moved_is_found_there(speaker, yunet):
     offsets = []
     for shift in (-6, 5):
         samples = np.roll(sound.samples, -640 * shift)
-        (seen,) = watch(speaker, [person], samples, scorer)
+        (seen,) = score_tracks(speaker, [person], samples, scorer)
         offsets.append(sync_score(seen.distances, scorer.counted(speech_columns(samples), seen.starts)).offset)
     late, early = offsets
     assert early - late == 11

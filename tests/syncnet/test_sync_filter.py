@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from preprocessing.build.build_state import locked
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import Recipe, make_clips
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import ClipRecipe, make_clips
 from preprocessing.dataset.clips import Clip, open_clips, write_clip
-from preprocessing.dataset.manifest import Row, read_manifest, write_rows
+from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
 from syncnet import measurements, plots
 from syncnet import sync_filter as screen
 from syncnet.data import WINDOW
-from syncnet.measurements import Measurements, Task
+from syncnet.measurements import OffsetMeasurements, OffsetTask
 from syncnet.model import SmallSyncNet
 from syncnet.offset import SyncScore
-from syncnet.sync_expert import Expert
-from syncnet.sync_filter import Limits, Screening, main, table
+from syncnet.sync_expert import SyncExpert
+from syncnet.sync_filter import FilterLimits, FilterResult, main, table
 from tests.material import still_track, write_numbered_clip
 
 COUNT, LEVEL, STEP = 60, 8000, 300  # frames; the sound's number n is the sample value LEVEL + STEP n
@@ -64,8 +64,8 @@ def talk(path: Path, offset: int | None, count: int = COUNT) -> Path:
     return write_numbered_clip(path, faces, samples, margin=4, flags=np.ones(1 + count * 640 // 200, bool))
 
 
-def row(name: str, count: int = COUNT, **values: object) -> Row:
-    return Row(
+def row(name: str, count: int = COUNT, **values: object) -> ClipRow:
+    return ClipRow(
         f"clips/{name}.safetensors", "a.mp4", 0, 0, 0.0, count / 25, count, "anna", "train", "en", "CC0", 24,
         audio_sha256=name, **values,
     )  # type: ignore[arg-type] # fmt: skip
@@ -81,7 +81,7 @@ def clips(tmp_path):
     for name, offset in PLANTED.items():
         talk(folder / "clips" / f"{name}.safetensors", offset)
     talk(folder / "clips" / "short.safetensors", 2, 34)
-    rows = [row(name) for name in PLANTED] + [row("short", 34), row("yaw", reason="yaw"), Row(**NOTHING)]
+    rows = [row(name) for name in PLANTED] + [row("short", 34), row("yaw", reason="yaw"), ClipRow(**NOTHING)]
     write_rows(folder / "manifest.csv", rows)
     return folder
 
@@ -209,19 +209,19 @@ def test_clips_of_an_earlier_screening_are_measured_as_they_are_stored(clips, ex
 
 
 def test_limits_are_inclusive_and_checked():
-    limits = Limits(6, 0.5)
+    limits = FilterLimits(6, 0.5)
     scores = [(6, 0.5), (-6, 0.5), (7, 0.5), (-7, 2.0), (0, 0.49), (9, 0.49)]
     verdicts = [limits.verdict(SyncScore(offset, 0.3, confidence, 50)) for offset, confidence in scores]
     assert verdicts == ["pass", "pass", "offset", "offset", "confidence", "confidence"]
     assert limits.verdict(None) == "short"
     for wrong in ({"max_offset": 15}, {"max_offset": -1}, {"min_confidence": -0.1}, {"min_confidence": float("nan")}):
         with pytest.raises(ValueError, match="must be 0 to"):
-            Limits(**wrong)
+            FilterLimits(**wrong)
 
 
 def test_the_table_is_as_counted_by_hand():
     rows = [row(str(k), offset=offset, screen="pass") for k, offset in enumerate([0] * 80 + [-1] * 11 + [2])]
-    screening = Screening([*rows, row("x", screen="short")], [0] * 91 + [1])
+    screening = FilterResult([*rows, row("x", screen="short")], [0] * 91 + [1])
     lines = table(screening.summary()).splitlines()
     assert lines == [
         "clips     93: 92 pass, 12 of them moved; 1 dropped (1 short)",
@@ -327,27 +327,27 @@ def test_a_build_at_work_is_not_disturbed(clips, expert, capsys):
 
 def random_expert(path: Path) -> Path:
     torch.manual_seed(0)
-    Expert(SmallSyncNet(dimension=16)).save(path)
+    SyncExpert(SmallSyncNet(dimension=16)).save(path)
     return path
 
 
 def test_a_worker_process_finds_the_same(clips, tmp_path):
     path = random_expert(tmp_path / "random.safetensors")
-    tasks = [Task.of(row(name), repaired) for name, repaired in (("c", 0), ("a", 0), ("a", 3), ("d", -5))]
-    alone = Measurements(clips, path).scores(tasks, "clip")
+    tasks = [OffsetTask.of(row(name), repaired) for name, repaired in (("c", 0), ("a", 0), ("a", 3), ("d", -5))]
+    alone = OffsetMeasurements(clips, path).scores(tasks, "clip")
     (clips / "offsets.jsonl").unlink()
-    workers = Measurements(clips, path, workers=1).scores(tasks, "clip")
+    workers = OffsetMeasurements(clips, path, workers=1).scores(tasks, "clip")
     assert list(workers) == tasks
     for task in tasks:
         assert asdict(workers[task]) == pytest.approx(asdict(alone[task]), abs=1e-5)
-    assert Measurements(clips, path).scores(tasks, "clip") == workers  # as they were written down
+    assert OffsetMeasurements(clips, path).scores(tasks, "clip") == workers  # as they were written down
 
 
 def test_the_shipped_expert_finds_and_repairs_planted_offsets(shared, tmp_path):
     """A real clip, its sound moved against the pictures by +3, -3 and +9 frames."""
     video = shared / "data" / "val" / "grid_s2__pwij3p.mp4"
-    recipe = Recipe(detector="yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx", max_faces=1)
-    (made,) = make_clips(Source(video, video.name, "talk-0", "s", "train"), tmp_path, recipe).rows
+    recipe = ClipRecipe(detector="yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx", max_faces=1)
+    (made,) = make_clips(VideoSource(video, video.name, "talk-0", "s", "train"), tmp_path, recipe).rows
     clip, rows = Clip.open(tmp_path / made.clip), [made]
     for moved in (3, -3, 9):
         name = f"clips/moved{moved}.safetensors"

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Draws, Region, batches
-from syncnet.data import Share, expert_mels, mouth_windows, pair, sample, speech_share
+from preprocessing.dataset.windows import CropRegion, WindowDataset, batches
+from syncnet.data import ProcessShare, expert_mels, mouth_windows, pair, sample, speech_share
 from syncnet.loss import bce_loss, matching_loss, sync_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from tests.material import write_numbered_clip
@@ -105,8 +105,10 @@ def test_matching_loss_of_perfect_embeddings_by_hand():
     far = (2 * math.log(1 + 4 / 4) + math.log(1 + 3 / 4)) / 3
     scale = torch.tensor(math.log(4))
     assert matching_loss(every, every, scale).item() == pytest.approx(near + 0.25 * far, rel=1e-5)
-    assert matching_loss(every, every, scale, everywhere=0).item() == pytest.approx(near, rel=1e-5)
-    assert matching_loss(every, every, scale, everywhere=2).item() == pytest.approx(near + 2 * far, rel=1e-5)
+    assert matching_loss(every, every, scale, batch_contrastive_weight=0).item() == pytest.approx(near, rel=1e-5)
+    assert matching_loss(every, every, scale, batch_contrastive_weight=2).item() == pytest.approx(
+        near + 2 * far, rel=1e-5
+    )
 
 
 def test_matching_loss_is_symmetric_cross_entropy_without_neighbours():
@@ -120,16 +122,16 @@ def test_matching_loss_is_symmetric_cross_entropy_without_neighbours():
             weights = np.exp(7.0 * similarity[i])
             near.append(-np.log(weights[i] / weights[(clip == clip[i]) & ~neighbour].sum()))
             far.append(-np.log(weights[i] / weights[~neighbour].sum()))
-    loss = matching_loss(audio, face, torch.tensor(7.0), everywhere=0.25)
+    loss = matching_loss(audio, face, torch.tensor(7.0), batch_contrastive_weight=0.25)
     assert loss.item() == pytest.approx(np.mean(near) + 0.25 * np.mean(far), rel=1e-5)
 
 
 def test_matching_loss_does_not_separate_neighbours():
     base = torch.eye(4)
     audio = base[[0, 0, 2, 2]][None].clone().requires_grad_()  # windows 0 and 1 sound alike, and so do 2 and 3
-    loss = matching_loss(audio, base[[0, 0, 2, 2]][None], torch.tensor(50.0), everywhere=0)
+    loss = matching_loss(audio, base[[0, 0, 2, 2]][None], torch.tensor(50.0), batch_contrastive_weight=0)
     assert loss.item() < 1e-6
-    swapped = matching_loss(audio, base[[2, 2, 0, 0]][None], torch.tensor(50.0), everywhere=0)
+    swapped = matching_loss(audio, base[[2, 2, 0, 0]][None], torch.tensor(50.0), batch_contrastive_weight=0)
     assert swapped.item() > 40
 
 
@@ -207,7 +209,7 @@ def test_picture_and_sound_of_a_window_belong_together(counted, seed):
 
 
 def test_another_regions_size_is_shown(counted):
-    mel, mouths = sample(counted, np.random.default_rng(0), 3, region=Region(0.25, 0.5, 0.5, 48), augmentation=NONE)
+    mel, mouths = sample(counted, np.random.default_rng(0), 3, region=CropRegion(0.25, 0.5, 0.5, 48), augmentation=NONE)
     assert (mel.shape, mouths.shape) == ((3, 1, 80, 16), (3, 15, 48, 48))
 
 
@@ -235,9 +237,9 @@ def test_a_share_of_a_stream_is_a_part_of_each_step(counted):
     def draw(clip, rng):
         return rng.random()
 
-    whole = list(batches(Draws([counted], np.ones(1), draw, 5), 6, range(1, 4)))
+    whole = list(batches(WindowDataset([counted], np.ones(1), draw, 5), 6, range(1, 4)))
     for rank in range(3):
-        share = batches(Share([counted], np.ones(1), draw, 5, size=2, rank=rank, processes=3), 2, range(1, 4))
+        share = batches(ProcessShare([counted], np.ones(1), draw, 5, size=2, rank=rank, processes=3), 2, range(1, 4))
         assert all(torch.equal(ours, all_[2 * rank : 2 * rank + 2]) for ours, all_ in zip(share, whole, strict=True))
 
 
@@ -293,7 +295,6 @@ def test_a_run_of_windows_is_disguised_alike(noisy):
         assert np.abs(mel - mel.mean(axis=0)).mean() < 0.15  # noise of 0.15
 
 
-
 def test_windows_are_drawn_where_there_is_speech(tmp_path):
     frames = 100
     faces = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 112, 112, 3))
@@ -303,9 +304,15 @@ def test_windows_are_drawn_where_there_is_speech(tmp_path):
     assert speech_share(flags, 80, 85) == 1
     assert speech_share(flags, 70, 90) == pytest.approx(0.5)
 
-    def first(spoken: float, seed: int) -> float:
-        return 255 * sample(clip, np.random.default_rng(seed), 2, 2, NONE, spoken=spoken)[1][0, 0].mean()
+    def first(min_speech_share: float, seed: int) -> float:
+        return (
+            255
+            * sample(clip, np.random.default_rng(seed), 2, 2, NONE, min_speech_share=min_speech_share)[1][0, 0].mean()
+        )
 
-    firsts = {spoken: np.array([first(spoken, seed) for seed in range(60)]) for spoken in (0.0, 0.5)}
+    firsts = {
+        min_speech_share: np.array([first(min_speech_share, seed) for seed in range(60)])
+        for min_speech_share in (0.0, 0.5)
+    }
     assert np.mean(firsts[0.0] > 75) < 0.35  # 18 of 94 places
     assert 0.5 < np.mean(firsts[0.5] > 75) < 1  # 1 - (76 / 94) ** 6 of them: after six places any will do

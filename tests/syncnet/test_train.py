@@ -21,23 +21,23 @@ from torch.nn import functional as F
 
 import syncnet.train
 from preprocessing.dataset.clips import Clip, open_clips
-from preprocessing.dataset.manifest import Row, write_rows
-from preprocessing.dataset.windows import Region
+from preprocessing.dataset.manifest import ClipRow, write_rows
+from preprocessing.dataset.windows import CropRegion
 from preprocessing.faces.crops import CropGeometry
 from syncnet.model import SmallSyncNet, SyncNet
-from syncnet.recipe import LowerHalf, Recipe
-from syncnet.sync_expert import Expert
-from syncnet.train import Flags, State, main, train, train_step
+from syncnet.recipe import LowerHalfSyncNet, SyncNetRecipe
+from syncnet.sync_expert import SyncExpert
+from syncnet.train import SyncNetTrainOptions, SyncNetTrainState, main, train, train_step
 from tests.material import change_clip, write_talking_clips
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.options import parse_options
 
 ROOT = Path(__file__).parents[2]
-MOUTH = Region(16 / 96, 28 / 96, 64 / 96, 32)
-SMALL = Recipe(region=MOUTH, dimension=16, clips_a_step=2, windows_a_clip=3, steps=4, rate=1e-3, seed=3)
-BCE = replace(SMALL, loss="bce", windows_a_clip=2, distance=5)
-RELEASED = replace(BCE, network="released", region=Region(), dimension=512)
+MOUTH = CropRegion(16 / 96, 28 / 96, 64 / 96, 32)
+SMALL = SyncNetRecipe(region=MOUTH, dimension=16, clips_per_step=2, windows_per_clip=3, steps=4, lr=1e-3, seed=3)
+BCE = replace(SMALL, loss="bce", windows_per_clip=2, window_stride=5)
+RELEASED = replace(BCE, network="released", region=CropRegion(), dimension=512)
 CPU = Engine(accelerator="cpu", precision="32-true")
 
 
@@ -64,7 +64,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {key for key, weight in before.items() if not torch.equal(weight, after[key])}
 
 
-def batch_of(clips: Path, recipe: Recipe) -> list[Tensor]:
+def batch_of(clips: Path, recipe: SyncNetRecipe) -> list[Tensor]:
     drawn = [recipe.draw(clip, np.random.default_rng(0)) for clip in open_clips(clips)]
     return [torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)]
 
@@ -111,7 +111,7 @@ def judged(network: torch.nn.Module, audio: list[list[float]], face: list[list[f
 
 def test_the_probability_of_signed_and_of_positive_embeddings_by_hand():
     audio, face = [[1.0, 0.0], [1.0, 0.0]], [[0.6, 0.8], [0.0, 1.0]]  # cosines 0.6 and 0
-    small, released = SmallSyncNet(8, 32), LowerHalf()
+    small, released = SmallSyncNet(8, 32), LowerHalfSyncNet()
     assert judged(released, audio, face, [1.0, 0.0]) == pytest.approx(-np.log(0.6) / 2, rel=1e-4)
     assert judged(small, audio, face, [1.0, 0.0]) == pytest.approx(-(np.log(0.8) + np.log(0.5)) / 2, rel=1e-5)
     assert judged(small, audio, face, [0.0, 1.0]) == pytest.approx(-(np.log(0.2) + np.log(0.5)) / 2, rel=1e-5)
@@ -128,11 +128,14 @@ def test_a_loss_that_is_no_number_stops_the_training(clips):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(clips, tmp_path, monkeypatch):
     recipe = replace(SMALL, dropout=0.3)
-    flags = {name: Flags(tmp_path / name, clips, log_every=1, validate_every=2) for name in ("whole", "stopped")}
+    flags = {
+        name: SyncNetTrainOptions(tmp_path / name, clips, log_every=1, validate_every=2)
+        for name in ("whole", "stopped")
+    }
     train(clips, recipe, flags["whole"], CPU)
     real = syncnet.train.train_step
 
-    def stopped(state: State, batch: list[Tensor]) -> dict[str, Tensor]:
+    def stopped(state: SyncNetTrainState, batch: list[Tensor]) -> dict[str, Tensor]:
         if state.step == 3:  # the third step was logged, and is lost
             raise KeyboardInterrupt
         return real(state, batch)
@@ -167,7 +170,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(clips, tmp_path, monkeyp
 def test_workers_train_the_same_network_and_another_seed_another(clips, tmp_path):
     runs = {"0": (0, 3), "2": (2, 3), "other": (0, 4)}
     for name, (workers, seed) in runs.items():
-        train(clips, replace(SMALL, steps=1, seed=seed), Flags(tmp_path / name, workers=workers), CPU)
+        train(clips, replace(SMALL, steps=1, seed=seed), SyncNetTrainOptions(tmp_path / name, workers=workers), CPU)
     alone, helped, other = (Checkpoint.load(tmp_path / name / "syncnet.safetensors").weights for name in runs)
     assert not changed(alone, helped)
     assert changed(alone, other) >= set(alone) - {"log_scale"}
@@ -175,8 +178,8 @@ def test_workers_train_the_same_network_and_another_seed_another(clips, tmp_path
 
 def test_the_best_expert_is_kept_and_opens(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(syncnet.train, "validate", says([0.6, 0.7, 0.65, 0.7]))
-    train(clips, SMALL, Flags(tmp_path, clips, validate_every=1), CPU)
-    best, last = (Expert.load(tmp_path / f"{name}.safetensors") for name in ("best", "syncnet"))
+    train(clips, SMALL, SyncNetTrainOptions(tmp_path, clips, validate_every=1), CPU)
+    best, last = (SyncExpert.load(tmp_path / f"{name}.safetensors") for name in ("best", "syncnet"))
     assert (best.step, last.step) == (2, 4)
     assert best.region == last.region == MOUTH
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["accuracy"] == 0.7
@@ -186,7 +189,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
     folder = tmp_path / "clips"
     shutil.copytree(clips, folder)
     rows = [
-        Row(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, 40, f"speaker{n}", split, size=96)
+        ClipRow(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, 40, f"speaker{n}", split, size=96)
         for n, split in enumerate(("val", "train"))
     ]
     write_rows(folder / "manifest.csv", rows)
@@ -204,7 +207,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
 
     monkeypatch.setattr(syncnet.train, "Share", Watched)
     monkeypatch.setattr(syncnet.train, "validate", validate)
-    train(folder, replace(SMALL, steps=1), Flags(tmp_path / "run"), CPU)
+    train(folder, replace(SMALL, steps=1), SyncNetTrainOptions(tmp_path / "run"), CPU)
     assert (drawn, held) == ({"1"}, ["0"])
 
 
@@ -216,29 +219,29 @@ def test_the_shipped_recipes_train(name, clips, tmp_path):
     checkpoint = Checkpoint.load(tmp_path / "syncnet.safetensors")
     assert checkpoint.step == 2
     if name != "syncnet-original":
-        assert Expert.load(tmp_path / "syncnet.safetensors").region.size == {"laptop": 64, "judge": 48}[name]
+        assert SyncExpert.load(tmp_path / "syncnet.safetensors").region.size == {"laptop": 64, "judge": 48}[name]
     else:
         assert checkpoint.kind == "syncnet"
         SyncNet().load_state_dict(checkpoint.weights)
-        assert checkpoint.crop == {"kind": "points", "region": asdict(Region())}
+        assert checkpoint.crop == {"kind": "points", "region": asdict(CropRegion())}
 
 
-def recipe_of(*words: str) -> Recipe:
-    return parse_options(["clips", "--out", "run", *words], "x", None, Flags, Recipe, Engine)[1][1]
+def recipe_of(*words: str) -> SyncNetRecipe:
+    return parse_options(["clips", "--out", "run", *words], "x", None, SyncNetTrainOptions, SyncNetRecipe, Engine)[1][1]
 
 
 def test_a_runs_config_gives_its_recipe(clips, tmp_path):
     recipe = replace(SMALL, steps=1)
-    train(clips, recipe, Flags(tmp_path), CPU)
+    train(clips, recipe, SyncNetTrainOptions(tmp_path), CPU)
     assert recipe_of("--config", str(tmp_path / "config.json")) == recipe
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(clips, tmp_path):
     recipe = replace(SMALL, steps=1)
-    train(clips, recipe, Flags(tmp_path), CPU)
-    with pytest.raises(ValueError, match=r"has rate 0\.001, not 0\.01: go on with its config\.json"):
-        train(clips, replace(recipe, rate=1e-2), Flags(tmp_path), CPU)
-    train(clips, replace(recipe, steps=2), Flags(tmp_path), CPU)  # more of the same is welcome
+    train(clips, recipe, SyncNetTrainOptions(tmp_path), CPU)
+    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: go on with its config\.json"):
+        train(clips, replace(recipe, lr=1e-2), SyncNetTrainOptions(tmp_path), CPU)
+    train(clips, replace(recipe, steps=2), SyncNetTrainOptions(tmp_path), CPU)  # more of the same is welcome
     assert Checkpoint.load(tmp_path / "syncnet.safetensors").step == 2
 
 
@@ -259,7 +262,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips", "--out", "run", "--config", "none.yaml"], "none.yaml"),
         (["clips", "--out", "run", "--augmentation.flip", "3"], "flip is a share from 0 to 1, not 3"),
         (["clips", "--out", "run", "--validate-every", "0"], "validate_every must be 1 or more"),
-        (["clips", "--out", "run", "--devices", "3"], "clips_a_step 8 cannot be shared out among 3 devices"),
+        (["clips", "--out", "run", "--devices", "3"], "clips_per_step 8 cannot be shared out among 3 devices"),
         (["clips", "--out", "run"], "clips"),
     ],
 )
@@ -311,7 +314,7 @@ def test_a_run_that_cannot_go_on_says_so(clips, tmp_path, capsys, monkeypatch):
 
 def test_two_processes_train_what_one_does(clips, tmp_path):
     """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
-    recipe = replace(BCE, steps=2, optimizer="adam", schedule="constant", clips_a_step=4)
+    recipe = replace(BCE, steps=2, optimizer="adam", schedule="constant", clips_per_step=4)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "syncnet.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
     engine = ["--accelerator", "cpu", "--precision", "32-true", "--devices", "2"]
@@ -322,7 +325,7 @@ def test_two_processes_train_what_one_does(clips, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step 2" in done.stdout
     assert {"accuracy", "threshold"} <= json.loads((tmp_path / "two/log.jsonl").read_text().splitlines()[-1]).keys()
-    train(clips, recipe, Flags(tmp_path / "one"), CPU)
+    train(clips, recipe, SyncNetTrainOptions(tmp_path / "one"), CPU)
     one, two = (Checkpoint.load(tmp_path / name / "syncnet.safetensors").weights for name in ("one", "two"))
     untrained = syncnet.train.start(recipe, CPU.launch()).network.state_dict()
     moved, together = (torch.cat([(w[key] - untrained[key]).flatten() for key in one]) for w in (one, two))
@@ -332,10 +335,10 @@ def test_two_processes_train_what_one_does(clips, tmp_path):
 
 
 def test_a_new_run_starts_from_another_experts_weights(clips, tmp_path, capsys):
-    train(clips, replace(SMALL, steps=1), Flags(tmp_path / "first", clips), CPU)
+    train(clips, replace(SMALL, steps=1), SyncNetTrainOptions(tmp_path / "first", clips), CPU)
     path = tmp_path / "first" / "syncnet.safetensors"
     state = syncnet.train.start(SMALL, CPU.launch(), path)
-    assert not changed(Expert.load(path).network.state_dict(), state.network.state_dict())
+    assert not changed(SyncExpert.load(path).network.state_dict(), state.network.state_dict())
     other = replace(SMALL, region=replace(MOUTH, top=0.25))
     with pytest.raises(ValueError, match="is not such a network as is trained"):
         syncnet.train.start(other, CPU.launch(), path)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from preprocessing.dataset.clips import Clip
 from syncnet.model import SmallSyncNet
 from syncnet.offset import cosine_distances, sync_score
-from syncnet.sync_expert import Expert
-from syncnet.validation import Judgement, Validation, balanced_accuracy, best_threshold, judge_clip, validate
+from syncnet.sync_expert import SyncExpert
+from syncnet.validation import ClipJudgement, Validation, balanced_accuracy, best_threshold, judge_clip, validate
 from tests.material import write_numbered_clip
 
 
@@ -52,13 +52,15 @@ def numbered(path: Path, frames: int, late: int | np.ndarray = 0, silent: int = 
     return Clip.open(write_numbered_clip(path, faces, mel=mel, flags=frame >= silent, speaker=speaker))
 
 
-def judgement(distances: np.ndarray, counted: np.ndarray | None = None, frames: int = 0, name: str = "a") -> Judgement:
+def judgement(
+    distances: np.ndarray, counted: np.ndarray | None = None, frames: int = 0, name: str = "a"
+) -> ClipJudgement:
     counted = np.ones(len(distances), bool) if counted is None else counted
     score = sync_score(distances, counted)
-    return Judgement(name, "someone", frames or len(distances) + 4, distances, counted, score)
+    return ClipJudgement(name, "someone", frames or len(distances) + 4, distances, counted, score)
 
 
-def of_offset(offset: int, frames: int) -> Judgement:
+def of_offset(offset: int, frames: int) -> ClipJudgement:
     """What a perfect expert says about a clip."""
     sounds = np.eye(200, dtype=np.float32)
     windows = frames - 4
@@ -67,7 +69,7 @@ def of_offset(offset: int, frames: int) -> Judgement:
 
 @pytest.mark.parametrize("late", [0, 1, 4, -7])
 def test_an_expert_that_counts_finds_the_offset(tmp_path, late):
-    said = judge_clip(Expert(Counter()), numbered(tmp_path / "clip.safetensors", 40, late, speaker="anna"))
+    said = judge_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 40, late, speaker="anna"))
     assert (said.clip, said.speaker, said.frames, said.windows) == ("clip", "anna", 40, 36)
     assert said.score.offset == -late  # the picture at i fits the sound at i + late
     assert said.score.distance == pytest.approx(0, abs=1e-6)
@@ -83,7 +85,7 @@ def test_an_expert_that_counts_finds_the_offset(tmp_path, late):
 
 def test_figures_of_an_expert_that_knows(tmp_path):
     clips = [numbered(tmp_path / f"{frames}.safetensors", frames) for frames in (40, 80)]
-    found = validate(Expert(Counter()), clips)
+    found = validate(SyncExpert(Counter()), clips)
     values = found.values()
     assert values.pop("threshold") == pytest.approx(1)
     names = {"accuracy", "accuracy_heard", "pairwise", "offset_within_1", "offset_within_1_long"}
@@ -93,18 +95,18 @@ def test_figures_of_an_expert_that_knows(tmp_path):
 
 
 def test_figures_of_an_expert_that_knows_nothing(tmp_path):
-    values = validate(Expert(Ignorant()), [numbered(tmp_path / "clip.safetensors", 30)]).values()
+    values = validate(SyncExpert(Ignorant()), [numbered(tmp_path / "clip.safetensors", 30)]).values()
     assert values["accuracy"] == values["accuracy_heard"] == values["pairwise"] == 0.5
 
 
 def test_silent_windows_do_not_count_for_the_offset(tmp_path):
     # In 40 frames of silence the room's noise seems to come 6 frames early; then speech comes 2 frames late.
     late = np.where(np.arange(60) < 40, -6, 2)
-    said = judge_clip(Expert(Counter()), numbered(tmp_path / "clip.safetensors", 60, late, silent=42))
+    said = judge_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 60, late, silent=42))
     assert said.score.offset == -2
-    assert said.score.windows == said.heard.sum()
-    assert not said.heard[:38].any()
-    assert said.heard[-10:].all()
+    assert said.score.windows == said.windows_with_speech.sum()
+    assert not said.windows_with_speech[:38].any()
+    assert said.windows_with_speech[-10:].all()
     assert sync_score(said.distances).offset == 6
 
 
@@ -181,14 +183,14 @@ def test_a_real_network_is_validated_in_eval_mode_and_left_as_it_was(tmp_path):
     torch.manual_seed(0)
     network = SmallSyncNet(dimension=8, dropout=0.5)
     clips = [numbered(tmp_path / "clip.safetensors", 40)]
-    expected = validate(Expert(network.eval()), clips)
+    expected = validate(SyncExpert(network.eval()), clips)
     network.train()
-    found = validate(Expert(network), clips)
+    found = validate(SyncExpert(network), clips)
     assert network.training
     assert all(module.training for module in network.modules())
     assert np.array_equal(found.clips[0].distances, expected.clips[0].distances, equal_nan=True)
     network.eval()
-    validate(Expert(network), clips)
+    validate(SyncExpert(network), clips)
     assert not network.training
 
 
@@ -196,16 +198,16 @@ def test_the_mode_comes_back_after_a_clip_that_cannot_be_read(tmp_path):
     network, clip = SmallSyncNet(dimension=8).train(), numbered(tmp_path / "clip.safetensors", 20)
     clip.path.unlink()
     with pytest.raises(ValueError, match=r"clip\.safetensors"):
-        validate(Expert(network), [clip])
+        validate(SyncExpert(network), [clip])
     assert network.training
 
 
 def test_clips_without_an_off_sync_sound_are_left_out(tmp_path):
     lengths = (4, 7, 8, 20)
     clips = [numbered(tmp_path / f"{frames}.safetensors", frames) for frames in lengths]
-    found = validate(Expert(Counter()), clips)
+    found = validate(SyncExpert(Counter()), clips)
     assert [clip.frames for clip in found.clips] == [8, 20]
     assert set(found.values()) == {"accuracy", "accuracy_heard", "threshold", "pairwise"}
     for few in (clips[:2], []):
         with pytest.raises(ValueError, match=f"clips of 8 frames or more, and there is none among {len(few)}"):
-            validate(Expert(Counter()), few)
+            validate(SyncExpert(Counter()), few)

@@ -7,43 +7,45 @@ import pytest
 import torch
 
 from evaluation.metrics.sync import judge_sync, look, sync
-from evaluation.protocols.face_crops import GEOMETRY, SIDE, Source
+from evaluation.protocols.face_crops import GEOMETRY, SIDE, SourceVideo
 from preprocessing.build.video_pipeline import read_sound
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Region, face_window
+from preprocessing.dataset.windows import CropRegion, face_window
 from preprocessing.faces.crops import crop
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import probe, read_frames
 from syncnet.data import MOUTH
 from syncnet.model import SmallSyncNet
 from syncnet.offset import REACH, cosine_distances, shift_curve, sync_score
-from syncnet.sync_expert import Expert
-from syncnet.video_scoring import ExpertScorer, watch
+from syncnet.sync_expert import SyncExpert
+from syncnet.video_scoring import ExpertScorer, score_tracks
 from tests.material import still_track, swaying_photo, write_numbered_clip, write_talk
 
 FRAMES = 75
 
 
 @pytest.fixture(scope="module")
-def expert() -> Expert:
+def expert() -> SyncExpert:
     torch.manual_seed(0)
-    return Expert(SmallSyncNet(dimension=16, mouth_size=32).eval(), Region(left=0.2, top=0.3, side=0.5, size=32))
+    return SyncExpert(
+        SmallSyncNet(dimension=16, mouth_size=32).eval(), CropRegion(left=0.2, top=0.3, side=0.5, size=32)
+    )
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Source:
+def source(tmp_path_factory) -> SourceVideo:
     path = write_talk(tmp_path_factory.mktemp("talk") / "a.mp4", swaying_photo(FRAMES))
     track = still_track(FRAMES)
     maps = [GEOMETRY.matrix(box, points, track.size) for box, points in zip(track.boxes, track.points, strict=True)]
     frames = read_frames(path, fps=Fraction(25))
     faces = np.stack([crop(frame, place, SIDE) for frame, place in zip(frames, maps, strict=True)])
-    return Source(path, probe(path), 0, track, faces, read_sound(path).samples)
+    return SourceVideo(path, probe(path), 0, track, faces, read_sound(path).samples)
 
 
 def test_the_judge_sees_of_a_crop_what_it_sees_of_a_clip(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
     clip = Clip.open(write_numbered_clip(tmp_path / "a.safetensors", noise))
-    whole = face_window(clip, Region(size=96), 0, 2)
+    whole = face_window(clip, CropRegion(size=96), 0, 2)
     assert np.array_equal(look(whole, MOUTH), face_window(clip, MOUTH, 0, 2))
 
 
@@ -73,7 +75,7 @@ def test_the_curve_goes_from_early_to_late_sounds():
 
 def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
     """Watching cuts what the expert sees out of the frame itself, here it comes out of the crop."""
-    (person,) = watch(source.path, [source.track], source.samples, ExpertScorer(expert))
+    (person,) = score_tracks(source.path, [source.track], source.samples, ExpertScorer(expert))
     counted = ExpertScorer(expert).counted(speech_columns(source.samples), person.starts)
     score, curve = sync_score(person.distances, counted), shift_curve(person.distances[counted])
     figures, found = judge_sync(source.faces, source.samples, 0, expert)

@@ -13,11 +13,11 @@ import torch
 
 from training.command import run_command
 from training.engine import Engine
-from training.run import Run, due, save_whole
+from training.run import RunFolder, due, save_whole
 
 
 def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
-    run = Run(tmp_path / "run" / "deep")
+    run = RunFolder(tmp_path / "run" / "deep")
     assert run.load_state() is None
     run.save_state({"step": 1, "weights": torch.ones(2)})
 
@@ -28,7 +28,7 @@ def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         run.save_state({"step": 2})
-    state = Run(tmp_path / "run" / "deep").load_state()
+    state = RunFolder(tmp_path / "run" / "deep").load_state()
     assert state is not None
     assert state["step"] == 1
     assert state["weights"].tolist() == [1, 1]
@@ -40,14 +40,14 @@ def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "sec')  # the process was killed here
-    Run(tmp_path).rewind(2)
+    RunFolder(tmp_path).rewind(2)
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
-    Run(tmp_path / "new").rewind(2)
+    RunFolder(tmp_path / "new").rewind(2)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -56,10 +56,10 @@ def test_tensorboard_shows_the_log(tmp_path):
 
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.full((4, 6, 3), (10, 20, 30), np.uint8))
-    run = Run(tmp_path / "run", board=True)
+    run = RunFolder(tmp_path / "run", board=True)
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
-    again = Run(tmp_path / "run", board=True)
+    again = RunFolder(tmp_path / "run", board=True)
     again.rewind(2)
     again.log(3, loss=0.7)
     seen = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
@@ -73,7 +73,7 @@ def test_tensorboard_shows_the_log(tmp_path):
 
 
 def test_only_one_of_several_processes_writes(tmp_path, capsys):
-    run = Run(tmp_path / "run", board=True, writes=False)
+    run = RunFolder(tmp_path / "run", board=True, writes=False)
     run.log(1, loss=0.5)
     run.save_state({"step": 1})
     run.rewind(1)
@@ -86,7 +86,7 @@ def test_due_by_hand():
 
 
 def test_a_run_goes_on_with_its_own_recipe_only(tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     recipe = {"rate": 0.1, "steps": 5, "augmentation": {"zoom": (0.9, 1.1)}}
     run.write_config(recipe)
     assert json.loads((tmp_path / "config.json").read_text()) == {

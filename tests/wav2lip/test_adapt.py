@@ -17,24 +17,24 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from inference.pipeline import LipSync
-from preprocessing.dataset.windows import Region
+from preprocessing.dataset.windows import CropRegion
 from preprocessing.faces.face_track import Detection
 from preprocessing.media.audio import load_audio
 from syncnet.model import SmallSyncNet
-from syncnet.sync_expert import Expert
-from syncnet.sync_filter import Limits
+from syncnet.sync_expert import SyncExpert
+from syncnet.sync_filter import FilterLimits
 from tests.inference.command import command, run
 from tests.material import photo, pictures_of, write_generator, write_sound, write_speech, write_video
 from training.checkpoint import Checkpoint
 from wav2lip.adapt import command as command_module
 from wav2lip.adapt import person_clips as person
-from wav2lip.adapt.command import Report, adapt, main
+from wav2lip.adapt.command import AdaptReport, adapt, main
 from wav2lip.adapt.fine_tuning import drawing_layers, start_tuning, tuning_recipe, tuning_step, undisguised
-from wav2lip.adapt.person_clips import Part
+from wav2lip.adapt.person_clips import VideoPart
 from wav2lip.generator.checkpoints import load_generator
-from wav2lip.generator.data import Batch
+from wav2lip.generator.data import GeneratorBatch
 from wav2lip.generator.model import GeneratorConfig
-from wav2lip.generator.train_state import State
+from wav2lip.generator.train_state import GeneratorTrainState
 from wav2lip.generator.unet import build_generator
 
 pytest_plugins = ["tests.inference.bench"]
@@ -43,9 +43,9 @@ SPEECH = ROOT / "assets" / "speech.wav"
 LIP = 148  # row of the mouth's line in the made pictures
 POINTS = np.array([[124.5, 100.8], [165.5, 100.8], [145, 123.8], [127.5, 141.9], [162.5, 141.9]], np.float32)
 SHAPES = {
-    "unet": {"network": "unet", "width": 4, "size": 64, "mask_row": 27, "output": "warp", "hearing": "expert"},
-    "warp": {"width": 2, "size": 96, "mask_row": 40, "output": "warp", "hearing": "expert"},
-    "paint": {"width": 2, "size": 96, "mask_row": 40, "output": "paint", "hearing": "own"},
+    "unet": {"network": "unet", "width": 4, "size": 64, "mask_row": 27, "output": "warp", "audio_encoder": "syncnet"},
+    "warp": {"width": 2, "size": 96, "mask_row": 40, "output": "warp", "audio_encoder": "syncnet"},
+    "paint": {"width": 2, "size": 96, "mask_row": 40, "output": "paint", "audio_encoder": "own"},
 }
 
 
@@ -100,23 +100,25 @@ def made(tmp_path_factory) -> Path:
     generator(folder / "tiny.safetensors")
     torch.manual_seed(0)
     network = SmallSyncNet(dimension=16, mouth_size=32).eval()
-    Expert(network, Region(left=0.2, top=0.3, side=0.5, size=32)).save(folder / "expert.safetensors")
+    SyncExpert(network, CropRegion(left=0.2, top=0.3, side=0.5, size=32)).save(folder / "expert.safetensors")
     return folder
 
 
 @pytest.fixture
-def state(made, tmp_path) -> tuple[State, Batch]:
+def state(made, tmp_path) -> tuple[GeneratorTrainState, GeneratorBatch]:
     """The start of an adaptation, and a batch."""
     network = load_generator(made / "tiny.safetensors")[0]
-    clips = person.make_person_clips(made / "talk.mp4", tmp_path, Part(), Looks())
+    clips = person.make_person_clips(made / "talk.mp4", tmp_path, VideoPart(), Looks())
     recipe = tuning_recipe(network.config, 4, 1e-3, 0)
-    return start_tuning(recipe, network, Expert.load(made / "expert.safetensors")), undisguised(clips, network.config)
+    return start_tuning(recipe, network, SyncExpert.load(made / "expert.safetensors")), undisguised(
+        clips, network.config
+    )
 
 
 @pytest.fixture(autouse=True)
 def _easy(monkeypatch):
     """An untrained expert says nothing of a video, and ours less of a drawn mouth than of a real one."""
-    monkeypatch.setattr(person, "LIMITS", Limits(14, 0.0))
+    monkeypatch.setattr(person, "LIMITS", FilterLimits(14, 0.0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -139,7 +141,7 @@ def drawn_keys(kind: str) -> set[str]:
 @pytest.mark.parametrize("kind", SHAPES)
 def test_the_drawing_layers_learn_and_the_others_stay(made, tmp_path, kind):
     base, out = generator(tmp_path / "base.safetensors", kind), tmp_path / "person.safetensors"
-    report = learn(made, out, checkpoint=base, steps=3, rate=1e-3)
+    report = learn(made, out, checkpoint=base, steps=3, lr=1e-3)
     before, after, drawn = weights(base), weights(out), drawn_keys(kind)
     assert before.keys() == after.keys()
     assert not any(name.startswith(("audio_encoder", "face_encoder", "stem", "down")) for name in drawn)
@@ -154,7 +156,7 @@ def test_the_drawing_layers_learn_and_the_others_stay(made, tmp_path, kind):
     assert {value["dtype"] for name, value in header.items() if name != "__metadata__"} <= {"F16", "I64"}
 
 
-def learn(made: Path, out: Path, **options: Any) -> Report:
+def learn(made: Path, out: Path, **options: Any) -> AdaptReport:
     given = {"checkpoint": made / "tiny.safetensors", "expert": made / "expert.safetensors", "detector": Looks()}
     return adapt(made / "talk.mp4", out, **given | options)
 
@@ -162,7 +164,7 @@ def learn(made: Path, out: Path, **options: Any) -> Report:
 def test_the_person_is_drawn_better(made, tmp_path):
     calls: list[tuple] = []
     report = learn(
-        made, tmp_path / "a.safetensors", steps=20, rate=4e-3, progress=lambda *told: calls.append(told)
+        made, tmp_path / "a.safetensors", steps=20, lr=4e-3, progress=lambda *told: calls.append(told)
     )  # fmt: skip
     assert report.after < 0.97 * report.before
     assert calls == [("frame", k, 80) for k in range(1, 81)] + [("step", k, 20) for k in range(1, 21)]
@@ -171,17 +173,17 @@ def test_the_person_is_drawn_better(made, tmp_path):
 def test_the_same_seed_gives_the_same(made, tmp_path):
     found = []
     for number in range(2):
-        learn(made, tmp_path / f"{number}.safetensors", steps=1, seed=5, rate=1e-2)
+        learn(made, tmp_path / f"{number}.safetensors", steps=1, seed=5, lr=1e-2)
         found.append(weights(tmp_path / f"{number}.safetensors"))
     assert all(torch.equal(weight, found[1][name]) for name, weight in found[0].items())
 
 
 def test_the_offset_of_the_video_is_found_and_repaired(made, tmp_path):
     detector, found = Looks(), []
-    expert = Expert.load()
+    expert = SyncExpert.load()
     for late in (0, 3):
         folder = tmp_path / str(late)
-        clips = person.make_person_clips(talk(tmp_path / f"{late}.mp4", late=late), folder, Part(), detector)
+        clips = person.make_person_clips(talk(tmp_path / f"{late}.mp4", late=late), folder, VideoPart(), detector)
         repaired, score = person.repaired(tmp_path, clips, expert)
         assert [clip.frames for clip in repaired] == [80 - abs(score.offset)]
         assert all(clip.offset == score.offset for clip in repaired)
@@ -190,7 +192,7 @@ def test_the_offset_of_the_video_is_found_and_repaired(made, tmp_path):
 
 
 def test_a_part_of_the_video(made, tmp_path):
-    (clip,) = person.make_person_clips(made / "talk.mp4", tmp_path, Part(start=0.16, end=3.16), Looks())
+    (clip,) = person.make_person_clips(made / "talk.mp4", tmp_path, VideoPart(start=0.16, end=3.16), Looks())
     assert (clip.header.start, clip.frames) == (0.16, 75)
     sound = load_audio(made / "talk.mp4")[2560:][: 75 * 640]
     assert np.abs(clip.audio[: len(sound)] / 32768 - sound).max() < 1e-4
@@ -198,9 +200,9 @@ def test_a_part_of_the_video(made, tmp_path):
 
 
 def test_the_longest_part_that_is_looked_at():
-    assert Part().frames(7.0) == (0, 175)
-    assert Part(start=10).frames(3600.0) == (250, 250 + 60 * 25)
-    assert Part(start=10, end=12).frames(3600.0) == (250, 300)
+    assert VideoPart().frames(7.0) == (0, 175)
+    assert VideoPart(start=10).frames(3600.0) == (250, 250 + 60 * 25)
+    assert VideoPart(start=10, end=12).frames(3600.0) == (250, 300)
 
 
 def test_the_sync_loss_takes_part_from_the_first_step_on(state):
@@ -290,7 +292,7 @@ def test_what_cannot_be_learnt_from(made, bad, tmp_path, capfd, face, why):
 
 
 def test_lips_that_do_not_belong_to_the_sound(made, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(person, "LIMITS", Limits(6, 1.5))
+    monkeypatch.setattr(person, "LIMITS", FilterLimits(6, 1.5))
     flags = {"checkpoint": made / "tiny.safetensors", "expert": made / "expert.safetensors"}
     told = refusal(capfd, tmp_path, 1, face=made / "talk.mp4", **flags)
     assert "do not move with its sound (offset" in told
@@ -304,7 +306,7 @@ def test_wrong_flags(made, bad, tmp_path, capfd):
     why = refusal(capfd, tmp_path, 2, **flags | {"checkpoint": released})
     assert "speaks crops of the kind 'box': only a generator of points crops can adapt" in why
     assert "steps must be 1 or more, not 0" in refusal(capfd, tmp_path, 2, **flags, steps=0)
-    assert "rate must be 0 or more, not -1.0" in refusal(capfd, tmp_path, 2, **flags, rate=-1)
+    assert "lr must be 0 or more, not -1.0" in refusal(capfd, tmp_path, 2, **flags, lr=-1)
     assert "end must lie after start (3 s), not at 2 s" in refusal(capfd, tmp_path, 2, **flags, start=3, end=2)
     assert "select is one of" in refusal(capfd, tmp_path, 2, **flags, select="tallest")
     assert "must end in .safetensors" in refusal(capfd, tmp_path, 2, **flags, out=tmp_path / "person.pth")
@@ -346,7 +348,7 @@ def test_the_command_and_its_file_in_use(made, tmp_path, capfd):
 def test_adapting_and_speaking_in_one_go(made, out, temporary, capfd, monkeypatch):
     speech = write_speech(temporary / "speech.wav", 0.4)
     flags = {"face": made / "talk.mp4", "audio": speech, "checkpoint_path": made / "tiny.safetensors"}
-    monkeypatch.setattr(person, "LIMITS", Limits(6, 0.02))  # for our own expert
+    monkeypatch.setattr(person, "LIMITS", FilterLimits(6, 0.02))  # for our own expert
     assert run(command(made, **flags, outfile="plain.mp4")) == 0
     before = sorted(temporary.iterdir())
     assert run([*command(made, **flags, outfile="own.mp4", adapt_steps=4), "--adapt"]) == 0

@@ -22,30 +22,32 @@ from torch.nn import functional as F
 import wav2lip.train
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.clips import Clip, open_clips
-from preprocessing.dataset.manifest import Row, write_rows
+from preprocessing.dataset.manifest import ClipRow, write_rows
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
 from syncnet.model import SmallSyncNet
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from tests.material import change_clip, write_talking_clips
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.checkpoints import load_generator
-from wav2lip.generator.data import Batch, Sampling, collate, sample
-from wav2lip.generator.losses import Weights
+from wav2lip.generator.data import GeneratorBatch, Sampling, collate, sample
+from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig, picture_of
-from wav2lip.generator.recipe import Recipe
-from wav2lip.generator.train_state import State, start
-from wav2lip.train import Flags, main, train, train_step, weighted_losses
+from wav2lip.generator.recipe import GeneratorRecipe
+from wav2lip.generator.train_state import GeneratorTrainState, start
+from wav2lip.train import GeneratorTrainOptions, main, train, train_step, weighted_losses
 
 ROOT = Path(__file__).parents[2]
-TINY = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", hearing="expert")
-SMALL = Recipe(TINY, Sampling("random", silent=0.0), windows_a_step=2, steps=4, rate=1e-3, warm=0, seed=3)
+TINY = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", audio_encoder="syncnet")
+SMALL = GeneratorRecipe(
+    TINY, Sampling("random", silent=0.0), windows_per_step=2, steps=4, lr=1e-3, warmup_steps=0, seed=3
+)
 CRITIC = AdversaryRecipe("patch", width=4, depth=2, r1=1.0, r1_every=2)
 # Every part of a training: the sync loss from the second step on, a critic from the third.
 WHOLE = replace(
-    SMALL, adversary=replace(CRITIC, start=2), weights=Weights(adversarial=0.01, matching=0.1, temporal=0.1),
+    SMALL, adversary=replace(CRITIC, start=2), weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
     sync_start=0, sync_ramp=3, sampling=Sampling(silent=0.5), accumulate=2,
 )  # fmt: skip
 CPU = Engine(accelerator="cpu", precision="32-true")
@@ -72,7 +74,7 @@ def expert(tmp_path_factory) -> Path:
     """An untrained expert's file."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
-    Expert(SmallSyncNet()).save(path)
+    SyncExpert(SmallSyncNet()).save(path)
     return path
 
 
@@ -85,16 +87,16 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {key for key, weight in before.items() if not torch.equal(weight, after[key])}
 
 
-def draw(clips: Path, count: int = 2) -> Batch:
+def draw(clips: Path, count: int = 2) -> GeneratorBatch:
     clip = open_clips(clips, 10)[0]
     how = Sampling("random", 0.0, 0.0, 0.0, Augmentation.none())
     windows = [sample(clip, np.random.default_rng(n), TINY.size, TINY.mask_row, how) for n in range(count)]
     return collate(windows, TINY.mask_row)
 
 
-def flags_of(out: Path, expert: Path, val: Path | None = None, **others: int) -> Flags:
+def flags_of(out: Path, expert: Path, val: Path | None = None, **others: int) -> GeneratorTrainOptions:
     every = {"log_every": 1, "grid_every": 2, "validate_every": 2, "save_every": 1}
-    return Flags(out, expert, expert, val, **every | others)  # type: ignore[arg-type]
+    return GeneratorTrainOptions(out, expert, expert, val, **every | others)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("engine", [CPU, Engine(accelerator="cpu")], ids=["32-true", "bf16-mixed"])
@@ -117,7 +119,7 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
     assert {"flow.2.weight", "paint.2.weight"} <= moved  # the layers behind the zeroes follow in the second step
     assert not changed(before["expert"], state.expert.network.state_dict())
     assert not state.expert.network.training
-    assert state.generator.config.hearing_norm == "layer"  # the expert's
+    assert state.generator.config.audio_encoder_norm == "layer"  # the expert's
     theirs = [weight for key, weight in before["expert"].items() if key.startswith("audio_encoder.")]
     ours = [weight for key, weight in before["generator"].items() if key in tower]
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -131,7 +133,7 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
 
 
 def test_the_generator_learns(clips, expert):
-    recipe = replace(SMALL, rate=3e-3, schedule="constant")
+    recipe = replace(SMALL, lr=3e-3, schedule="constant")
     state, batch = start(recipe, CPU.launch(), expert), draw(clips)
     batch.target *= 0.5  # no copy of the reference will do
     losses = [train_step(state, [batch])["l1"] for _ in range(12)]
@@ -140,7 +142,7 @@ def test_the_generator_learns(clips, expert):
 
 def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
     batch = draw(clips, 2)
-    halves = [Batch(*(part.chunk(2)[k] for part in vars(batch).values())) for k in (0, 1)]
+    halves = [GeneratorBatch(*(part.chunk(2)[k] for part in vars(batch).values())) for k in (0, 1)]
     found = []
     for parts in ([batch], halves):
         recipe = replace(SMALL, optimizer="adam", weight_decay=0, clip_gradient=0, sync_start=0, sync_ramp=0)
@@ -158,7 +160,7 @@ def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
 def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, kind):
     batch, reached = draw(clips), {}
     for moves_only in (True, False):
-        weights = Weights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
+        weights = LossWeights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
         recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
         state = start(recipe, CPU.launch(), expert)
         output = torch.zeros(10, 6, 64, 64, requires_grad=True)
@@ -173,7 +175,7 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
 
 
 def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
-    recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=Weights(sync=0.2))
+    recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=LossWeights(sync=0.2))
     state, batch = start(recipe, CPU.launch(), expert), draw(clips)
     steps = [train_step(state, [batch]) for _ in range(4)]
     assert [losses["sync_weight"].item() for losses in steps] == pytest.approx([0, 0, 0.1, 0.2])
@@ -181,19 +183,21 @@ def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
 
 
 def test_a_critic_takes_part_when_its_time_has_come(clips, expert):
-    recipe = replace(SMALL, adversary=replace(CRITIC, start=1), weights=Weights(adversarial=0.1, matching=0.1, sync=0))
+    recipe = replace(
+        SMALL, adversary=replace(CRITIC, start=1), weights=LossWeights(adversarial=0.1, feature_matching=0.1, sync=0)
+    )
     state, batch = start(recipe, CPU.launch(), expert), draw(clips)
     assert state.adversary is not None
     before = snapshot(state.adversary.network.state_dict())
     assert "adversarial" not in train_step(state, [batch])
     assert not changed(before, state.adversary.network.state_dict())
     losses = train_step(state, [batch], measure=True)
-    assert {"adversarial", "matching", "critic", "real", "fake", "gradient_norm/adversarial"} <= losses.keys()
+    assert {"adversarial", "feature_matching", "critic", "real", "fake", "gradient_norm/adversarial"} <= losses.keys()
     assert losses["gradient_norm/adversarial"] > 0
     assert changed(before, state.adversary.network.state_dict())
 
 
-def run(recipe: Recipe, clips: Path, expert: Path, out: Path, val: Path | None = None, **others: int) -> None:
+def run(recipe: GeneratorRecipe, clips: Path, expert: Path, out: Path, val: Path | None = None, **others: int) -> None:
     train(clips, recipe, flags_of(out, expert, val, **others), CPU)
 
 
@@ -240,7 +244,7 @@ def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
     ours, theirs = ([json.loads(line) | {"seconds": 0} for line in lines] for lines in logs)
     assert ours == theirs
     assert [line["step"] for line in ours] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
-    assert {"critic", "r1", "sync", "gradient_norm/matching", "rate"} <= set().union(*ours)
+    assert {"critic", "r1", "sync", "gradient_norm/feature_matching", "lr"} <= set().union(*ours)
     for name in ("generator.safetensors", "best.safetensors"):
         kept = [Checkpoint.load(tmp_path / run / name, "generator") for run in ("whole", "killed")]
         assert kept[0].step == kept[1].step
@@ -248,8 +252,8 @@ def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
     before = (tmp_path / "whole" / "log.jsonl").read_text()
     run(recipe, clips, expert, tmp_path / "whole", clips)  # there is nothing left to do
     assert (tmp_path / "whole" / "log.jsonl").read_text() == before
-    with pytest.raises(ValueError, match=r"has rate 0\.001, not 0\.01: go on with its config\.json"):
-        run(replace(recipe, rate=0.01), clips, expert, tmp_path / "whole", clips)
+    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: go on with its config\.json"):
+        run(replace(recipe, lr=0.01), clips, expert, tmp_path / "whole", clips)
 
 
 def test_workers_train_the_same_network_and_another_seed_another(clips, expert, tmp_path):
@@ -284,7 +288,7 @@ def poison(monkeypatch, name: str) -> None:
     """From the third step on a value is none."""
     real = wav2lip.train._backward
 
-    def backward(state: State, batch: Batch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:
+    def backward(state: GeneratorTrainState, batch: GeneratorBatch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:
         if state.step == 2 and name == "loss":
             batch.target[0, 0, 60, 30] = torch.nan
         found = real(state, batch, *rest)  # type: ignore[arg-type]
@@ -339,7 +343,7 @@ def test_a_folders_own_split_is_held_out(clips, expert, tmp_path, monkeypatch):
     folder = tmp_path / "clips"
     shutil.copytree(clips, folder)
     rows = [
-        Row(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, 40, f"speaker{n}", split, size=96)
+        ClipRow(f"{n}.safetensors", "v.mp4", 0, n, 0.0, 1.6, 40, f"speaker{n}", split, size=96)
         for n, split in enumerate(("val", "train"))
     ]
     write_rows(folder / "manifest.csv", rows)
@@ -367,7 +371,7 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
     path = tmp_path / "first" / "generator.safetensors"
     generator, audio, geometry = load_generator(path)
     assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 64))
-    assert generator.config == replace(TINY, hearing_norm="layer")
+    assert generator.config == replace(TINY, audio_encoder_norm="layer")
     state = start(replace(SMALL, seed=8), CPU.launch(), expert, path)
     for ours in (state.generator, state.average):
         assert not changed(generator.state_dict(), ours.state_dict())

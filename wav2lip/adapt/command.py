@@ -23,17 +23,17 @@ from preprocessing.dataset.clips import CLIP_FPS
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, shown
-from syncnet.sync_expert import EXPERT, Expert
-from training.progress import Bars
+from preprocessing.media.video_reader import MediaError, display_path
+from syncnet.sync_expert import EXPERT, SyncExpert
+from training.progress import ProgressBars
 from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, undisguised
-from wav2lip.adapt.person_clips import LONGEST, SHORTEST, Part, make_person_clips, repaired
+from wav2lip.adapt.person_clips import LONGEST, SHORTEST, VideoPart, make_person_clips, repaired
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.train_state import save_generator
 from wav2lip.generator.unet import AnyGenerator
 
 STEPS, RATE = 200, 3e-4
-WHOLE = Part()
+WHOLE = VideoPart()
 EPILOG = f"""\
 The video shows and lets be heard the person speaking for {SHORTEST:g} seconds or more; {LONGEST:g} of them are looked
 at. By how many frames its sound and picture are apart is found out and repaired. What changes are the generator's
@@ -48,7 +48,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class AdaptReport:
     """What an adaptation did.
 
     Attributes:
@@ -70,9 +70,9 @@ class Report:
 
 def adapt(
     face: Path | str, out: Path | str, *, checkpoint: Path | str | None = None, expert: Path = EXPERT,
-    steps: int = STEPS, rate: float = RATE, seed: int = 0, part: Part = WHOLE, detector: FaceDetector | None = None,
+    steps: int = STEPS, lr: float = RATE, seed: int = 0, part: VideoPart = WHOLE, detector: FaceDetector | None = None,
     progress: Progress | None = None,
-) -> Report:  # fmt: skip
+) -> AdaptReport:  # fmt: skip
     """Fine-tunes a generator on one person's video and writes it as a checkpoint of its own, whole or not at all.
 
     Source: few-shot adaptation after "Few-Shot Adversarial Learning of Realistic Neural Talking Head Models" (arXiv
@@ -95,8 +95,8 @@ def adapt(
     """
     begun, (face, out) = time.monotonic(), (Path(face), Path(out))
     _check_out(out, [face, expert, Path(checkpoint or EMBEDDED)])
-    generator, critic = _open(checkpoint), Expert.load(expert)
-    recipe = tuning_recipe(generator.config, steps, rate, seed)
+    generator, critic = _open(checkpoint), SyncExpert.load(expert)
+    recipe = tuning_recipe(generator.config, steps, lr, seed)
     with tempfile.TemporaryDirectory() as folder:
         looked = partial(progress, "frame") if progress else None
         clips = make_person_clips(face, Path(folder), part, detector or load_detector(), looked)
@@ -110,22 +110,22 @@ def adapt(
         after = difference(state.average, own)
         seconds = sum(clip.frames for clip in clips) / CLIP_FPS
     save_generator(state, out)
-    return Report(out, seconds, len(clips), score.offset, before, after, time.monotonic() - begun)
+    return AdaptReport(out, seconds, len(clips), score.offset, before, after, time.monotonic() - begun)
 
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise ValueError(f"the output must end in .safetensors, not be called {shown(out.name)}")
+        raise ValueError(f"the output must end in .safetensors, not be called {display_path(out.name)}")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise MediaError(f"{shown(out)} cannot be written: it must be a file in a folder that is there")
+        raise MediaError(f"{display_path(out)} cannot be written: it must be a file in a folder that is there")
     if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
-        raise ValueError(f"the output {shown(out)} is also an input: give it another name")
+        raise ValueError(f"the output {display_path(out)} is also an input: give it another name")
 
 
 def _open(checkpoint: Path | str | None) -> AnyGenerator:
     """A generator that can learn from clips."""
     generator, audio, crop = load_generator(checkpoint)
-    name = shown(checkpoint or EMBEDDED)
+    name = display_path(checkpoint or EMBEDDED)
     if crop.kind != "points":
         raise ValueError(f"{name} speaks crops of the kind {crop.kind!r}: only a generator of points crops can adapt")
     AudioConfig().require(audio, name)
@@ -152,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         "--expert", type=Path, default=EXPERT, metavar="FILE", help="expert of the sync loss (default: ours)"
     )
     p.add_argument("--steps", type=int, default=STEPS, metavar="N", help="training steps (default: %(default)s)")
-    p.add_argument("--rate", type=float, default=RATE, metavar="X", help="learning rate (default: %(default)s)")
+    p.add_argument("--lr", type=float, default=RATE, metavar="X", help="learning rate (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
     p.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="learn from here on")
     p.add_argument("--end", type=float, metavar="SECONDS", help="learn up to here")
@@ -167,11 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, all cleared away
     try:
-        part = Part(args.start, args.end, args.select)
+        part = VideoPart(args.start, args.end, args.select)
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
-        with Bars() as bars:
+        with ProgressBars() as bars:
             report = adapt(
-                args.face, args.out, checkpoint=args.checkpoint, expert=args.expert, steps=args.steps, rate=args.rate,
+                args.face, args.out, checkpoint=args.checkpoint, expert=args.expert, steps=args.steps, lr=args.lr,
                 seed=args.seed, part=part, detector=detector, progress=bars.show,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -186,11 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def summary(report: Report) -> str:
+def summary(report: AdaptReport) -> str:
     """What was done, in three lines."""
     early = f"sound and picture were {report.offset:+d} frames apart"
     return (
-        f"{shown(report.out)}: adapted in {report.time:.0f} s\n"
+        f"{display_path(report.out)}: adapted in {report.time:.0f} s\n"
         f"learnt from {report.seconds:.1f} s of the speaking face in {report.clips} clips; {early}\n"
         f"difference in the lower face, on this very video: {report.before:.4f} before, {report.after:.4f} after"
     )

@@ -12,32 +12,32 @@ import torch
 from torch import Tensor, nn
 
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Draws, batches
-from syncnet.sync_expert import Expert
-from wav2lip.generator.data import DISGUISE, Batch, Rests, Sampling, collate, sample
-from wav2lip.generator.losses import SyncSwitch, Weights, mouth_weight, plain_l1, total
+from preprocessing.dataset.windows import WindowDataset, batches
+from syncnet.sync_expert import SyncExpert
+from wav2lip.generator.data import AUGMENTATION, GeneratorBatch, Sampling, SilenceSampler, collate, sample
+from wav2lip.generator.losses import LossWeights, SyncSwitch, mouth_weight, plain_l1, total
 from wav2lip.generator.model import Generator, GeneratorConfig, picture_of
-from wav2lip.generator.recipe import Recipe, build_optimizer
-from wav2lip.generator.train_state import State, follow
+from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
+from wav2lip.generator.train_state import GeneratorTrainState, update_ema
 from wav2lip.generator.unet import AnyGenerator
 from wav2lip.train import weighted_losses
 
 WINDOWS = 8  # of the clips on which the change is measured
 # Faces are not mirrored: this one's two sides differ. Light and colours do change, or else the few frames' mean colours
 # are learnt by heart and painted over the face like a haze; the higher price of painting keeps that away, too.
-SAMPLING = Sampling(augmentation=replace(DISGUISE, flip=0.0))
-WEIGHTS = Weights(paint=0.1, sync=0.05)
+SAMPLING = Sampling(augmentation=replace(AUGMENTATION, flip=0.0))
+WEIGHTS = LossWeights(paint=0.1, sync=0.05)
 
 
-def tuning_recipe(config: GeneratorConfig, steps: int, rate: float, seed: int) -> Recipe:
+def tuning_recipe(config: GeneratorConfig, steps: int, lr: float, seed: int) -> GeneratorRecipe:
     """The trainer's, for a generator that can speak already: the whole sync loss from the first step, and no decay.
 
     Raises:
         ValueError: a number is out of range.
     """
     weights = WEIGHTS if config.output == "warp" else replace(WEIGHTS, smooth=0, paint=0)
-    return Recipe(
-        config, SAMPLING, weights, sync_start=0, sync_ramp=0, rate=rate, warm=min(20, steps // 4), weight_decay=0.0,
+    return GeneratorRecipe(
+        config, SAMPLING, weights, sync_start=0, sync_ramp=0, lr=lr, warmup_steps=min(20, steps // 4), weight_decay=0.0,
         ema=0.98, steps=steps, seed=seed,
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def drawing_layers(generator: AnyGenerator) -> list[nn.Module]:
     return [generator.middle, generator.up, generator.flow, generator.paint]
 
 
-def start_tuning(recipe: Recipe, generator: AnyGenerator, expert: Expert) -> State:
+def start_tuning(recipe: GeneratorRecipe, generator: AnyGenerator, expert: SyncExpert) -> GeneratorTrainState:
     """A trainer's state without its engine, of a generator in evaluation mode, which it stays in.
 
     A batch norm's statistics of many people are better than those of a few frames of one.
@@ -63,21 +63,21 @@ def start_tuning(recipe: Recipe, generator: AnyGenerator, expert: Expert) -> Sta
     weight = mouth_weight(config.size, config.mask_row, recipe.weights.mouth)
     optimizer = build_optimizer(recipe, generator)
     fabric: None = None  # nothing that is done here with the state asks for it
-    return State(recipe, fabric, generator, generator, average, expert, optimizer, weight, switch, None)  # type: ignore[arg-type]
+    return GeneratorTrainState(recipe, fabric, generator, generator, average, expert, optimizer, weight, switch, None)  # type: ignore[arg-type]
 
 
-def tuning_batches(state: State, clips: Sequence[Clip]) -> Iterable[Batch]:
+def tuning_batches(state: GeneratorTrainState, clips: Sequence[Clip]) -> Iterable[GeneratorBatch]:
     """The batches of all steps; longer clips are drawn more often."""
     recipe, config = state.recipe, state.config
     draw = partial(
-        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=Rests(clips)
+        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=SilenceSampler(clips)
     )  # fmt: skip
-    draws = Draws(clips, np.array([clip.frames for clip in clips]), draw, recipe.seed)
+    draws = WindowDataset(clips, np.array([clip.frames for clip in clips]), draw, recipe.seed)
     whole = partial(collate, mask_row=config.mask_row)
-    return batches(draws, recipe.windows_a_step, range(recipe.steps), collate=whole)
+    return batches(draws, recipe.windows_per_step, range(recipe.steps), collate=whole)
 
 
-def tuning_step(state: State, batch: Batch) -> dict[str, Tensor]:
+def tuning_step(state: GeneratorTrainState, batch: GeneratorBatch) -> dict[str, Tensor]:
     """One step; its losses.
 
     Raises:
@@ -85,7 +85,7 @@ def tuning_step(state: State, batch: Batch) -> dict[str, Tensor]:
     """
     recipe, generator = state.recipe, state.generator
     for group in state.optimizer.param_groups:
-        group["lr"] = recipe.rate_at(state.step)
+        group["lr"] = recipe.lr_at(state.step)
     state.optimizer.zero_grad()
     output = generator(batch.mels, batch.faces)
     losses, weights = weighted_losses(state, batch, output, picture_of(output, batch.faces, state.config))
@@ -95,12 +95,12 @@ def tuning_step(state: State, batch: Batch) -> dict[str, Tensor]:
     if not torch.isfinite(loss + norm):
         raise FloatingPointError(f"the loss is {loss.item()}, its gradient {norm.item()} at step {state.step}")
     state.optimizer.step()
-    follow(state)
+    update_ema(state)
     state.step += 1
     return losses
 
 
-def undisguised(clips: Sequence[Clip], config: GeneratorConfig) -> Batch:
+def undisguised(clips: Sequence[Clip], config: GeneratorConfig) -> GeneratorBatch:
     """`WINDOWS` windows as they are, spread over the clips; always the same."""
     chosen = [clips[k * len(clips) // WINDOWS] for k in range(WINDOWS)]
     drawn = [
@@ -111,7 +111,7 @@ def undisguised(clips: Sequence[Clip], config: GeneratorConfig) -> Batch:
 
 
 @torch.inference_mode()
-def difference(generator: AnyGenerator, batch: Batch) -> float:
+def difference(generator: AnyGenerator, batch: GeneratorBatch) -> float:
     """Mean absolute difference of the masked rows, 0 to 1."""
     picture = picture_of(generator(batch.mels, batch.faces), batch.faces, generator.config)
     return float(plain_l1(picture, batch.target, generator.config.mask_row))

@@ -10,29 +10,36 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import JUST_BEFORE, Recipe, crop_faces, probe_source, read_sound, write_draft
-from preprocessing.dataset.clip_candidates import Candidate, Sound, cut_tracks, measure_track, stored_size
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import (
+    JUST_BEFORE,
+    ClipRecipe,
+    crop_faces,
+    probe_source,
+    read_sound,
+    write_draft,
+)
+from preprocessing.dataset.clip_candidates import ClipAudio, ClipCandidate, cut_tracks, measure_track, stored_size
 from preprocessing.dataset.clips import CLIP_FPS, Clip
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.identity import parse_select
-from preprocessing.faces.tracking import track_faces
-from preprocessing.media.video_reader import MediaError, read_frames, shown
+from preprocessing.faces.tracking import track_face
+from preprocessing.media.video_reader import MediaError, display_path, read_frames
 from syncnet.offset import SyncScore, sync_score
-from syncnet.sync_expert import Expert
-from syncnet.sync_filter import Limits
+from syncnet.sync_expert import SyncExpert
+from syncnet.sync_filter import FilterLimits
 from syncnet.validation import judge_clip
 
 SHORTEST = 3.0  # seconds of a speaking face
 LONGEST = 60.0  # seconds that are looked at: more than a few hundred steps can see
-RECIPE, LIMITS = Recipe(), Limits()  # those of every data set
+RECIPE, LIMITS = ClipRecipe(), FilterLimits()  # those of every data set
 
 Progress = Callable[[int, int], None]
 """Called with what is done and how much it is in all."""
 
 
 @dataclass(frozen=True)
-class Part:
+class VideoPart:
     """Which face of a video, and when.
 
     Attributes:
@@ -62,7 +69,7 @@ class Part:
 
 
 def make_person_clips(
-    path: Path, folder: Path, part: Part, detector: FaceDetector, progress: Progress | None = None
+    path: Path, folder: Path, part: VideoPart, detector: FaceDetector, progress: Progress | None = None
 ) -> list[Clip]:  # fmt: skip
     """Makes the clips of one person in a video, by the gates of every data set.
 
@@ -79,13 +86,15 @@ def make_person_clips(
     first, last = part.frames(info.duration)
     if last - first < SHORTEST * CLIP_FPS:
         lasts = f"{max(last - first, 0) / CLIP_FPS:.2f} s"
-        raise MediaError(f"{shown(path)} lasts {lasts} from start to end: {SHORTEST:g} s or more are needed to adapt")
+        raise MediaError(
+            f"{display_path(path)} lasts {lasts} from start to end: {SHORTEST:g} s or more are needed to adapt"
+        )
     sound = read_sound(path)
     if not sound.of(first, last)[1].any():
-        raise MediaError(f"{shown(path)} is silent: without speech there is nothing to adapt to")
+        raise MediaError(f"{display_path(path)} is silent: without speech there is nothing to adapt to")
     track = _follow(path, first, last, part, detector, progress)
     found = _cut(path, track, sound)
-    source = Source(path, path.name, "person", "person", "train")
+    source = VideoSource(path, path.name, "person", "person", "train")
     for draft in crop_faces(path, [each for each in found if not each.reasons], sound, RECIPE):
         write_draft(draft, source, digest, sound, folder, RECIPE)
     _require_enough(path, track, found)
@@ -93,12 +102,12 @@ def make_person_clips(
 
 
 def _follow(
-    path: Path, first: int, last: int, part: Part, detector: FaceDetector, progress: Progress | None
+    path: Path, first: int, last: int, part: VideoPart, detector: FaceDetector, progress: Progress | None
 ) -> FaceTrack:  # fmt: skip
     """The face's path, numbered as the whole video's frames; before `first` nobody is found."""
     start = max(0.0, first / CLIP_FPS - JUST_BEFORE)
     frames = read_frames(path, fps=Fraction(CLIP_FPS), start=start, end=last / CLIP_FPS)
-    track = track_faces(
+    track = track_face(
         _counted(frames, path, last - first, progress), detector, select=part.select, face_id=part.face_id,
         every=part.every,
     )  # fmt: skip
@@ -115,16 +124,16 @@ def _counted(frames: Iterator[np.ndarray], path: Path, total: int, progress: Pro
     for number, frame in enumerate(frames, 1):
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise MediaError(f"{shown(path)} changes the size of its picture on the way")
+            raise MediaError(f"{display_path(path)} changes the size of its picture on the way")
         if progress:
             progress(number, total)
         yield frame
 
 
-def _cut(path: Path, track: FaceTrack, sound: Sound) -> list[Candidate]:
+def _cut(path: Path, track: FaceTrack, sound: ClipAudio) -> list[ClipCandidate]:
     """The stretches that may become clips, measured."""
     if not track.found.any():
-        raise MediaError(f"{shown(path)} shows no face that can be found")
+        raise MediaError(f"{display_path(path)} shows no face that can be found")
     found = cut_tracks([track], sound, RECIPE.gates)
     for each in found:
         measure_track(each, sound, RECIPE.gates)
@@ -132,7 +141,7 @@ def _cut(path: Path, track: FaceTrack, sound: Sound) -> list[Candidate]:
     return found
 
 
-def _require_enough(path: Path, track: FaceTrack, found: Sequence[Candidate]) -> None:
+def _require_enough(path: Path, track: FaceTrack, found: Sequence[ClipCandidate]) -> None:
     seconds = sum(each.frames for each in found if each.clip) / CLIP_FPS
     if seconds >= SHORTEST:
         return
@@ -140,11 +149,11 @@ def _require_enough(path: Path, track: FaceTrack, found: Sequence[Candidate]) ->
     why = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
     seen = f"a face for {track.found.sum() / CLIP_FPS:.2f} s, {seconds:.2f} s of it good to learn from"
     raise MediaError(
-        f"{shown(path)} shows {seen}: {SHORTEST:g} s are needed" + (f" (kept out by: {why})" if why else "")
+        f"{display_path(path)} shows {seen}: {SHORTEST:g} s are needed" + (f" (kept out by: {why})" if why else "")
     )
 
 
-def repaired(path: Path, clips: Sequence[Clip], expert: Expert) -> tuple[list[Clip], SyncScore]:
+def repaired(path: Path, clips: Sequence[Clip], expert: SyncExpert) -> tuple[list[Clip], SyncScore]:
     """The clips of a video with its offset of sound and picture taken out, and that offset.
 
     A video has one offset: it is found from all clips together.
@@ -157,5 +166,7 @@ def repaired(path: Path, clips: Sequence[Clip], expert: Expert) -> tuple[list[Cl
     score = sync_score(distances, counted)
     if LIMITS.verdict(score) != "pass":
         figures = f"offset {score.offset:+d} frames, confidence {score.confidence:.2f}"
-        raise MediaError(f"the lips in {shown(path)} do not move with its sound ({figures}): nothing is to be learnt")
+        raise MediaError(
+            f"the lips in {display_path(path)} do not move with its sound ({figures}): nothing is to be learnt"
+        )
     return [Clip(clip.path, kind="points", offset=score.offset) for clip in clips], score

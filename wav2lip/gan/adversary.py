@@ -16,7 +16,7 @@ from wav2lip.gan.adversary_recipe import AdversaryRecipe, arranged, build_critic
 from wav2lip.gan.objectives import Objective, objective
 from wav2lip.gan.regularisation import DifferentiableAugmentation, r1_penalty
 from wav2lip.gan.unrolling import unrolled
-from wav2lip.generator.losses import Weights, total
+from wav2lip.generator.losses import LossWeights, total
 from wav2lip.generator.model import GeneratorConfig
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Adversary:
         self.augmentation = DifferentiableAugmentation()
         self.critic_steps = recipe.critic_steps or self.objective.critic_steps
         advice = self.objective.advice
-        advice = advice if recipe.rate is None else replace(advice, rate=recipe.rate)
+        advice = advice if recipe.lr is None else replace(advice, lr=recipe.lr)
         self.optimizer: Any
         self.forward, self.optimizer = fabric.setup(self.network, advice.build(self.network.parameters()))
         self.draws = 0
@@ -108,7 +108,7 @@ class Adversary:
         return penalties
 
     def generator_losses(
-        self, real: Tensor, fake: Tensor, condition: Tensor, weights: Weights
+        self, real: Tensor, fake: Tensor, condition: Tensor, weights: LossWeights
     ) -> dict[str, Tensor]:  # fmt: skip
         """What the critic asks of the generator; its own weights get no gradient, nor does anything of it change.
 
@@ -127,8 +127,8 @@ class Adversary:
             pictures = self._shown(real.detach(), fake, condition.detach())
             if weights.adversarial:
                 losses["adversarial"] = self.objective.generator_loss(self._answer(*pictures))
-            if weights.matching:
-                losses["matching"] = self._matching(*pictures)
+            if weights.feature_matching:
+                losses["feature_matching"] = self._matching(*pictures)
         return losses
 
     def _answer(self, real: Tensor, fake: Tensor, condition: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Adversary:
             self.network,
             lambda critic: self.objective.critic_loss(critic(real, condition), critic(fake, condition)),
             self.recipe.unroll,
-            self.recipe.unroll_rate,
+            self.recipe.unroll_lr,
         )
         return later(fake, condition)
 

@@ -39,8 +39,8 @@ class AdversaryRecipe:
         r1_every: Steps of the critic from one R1 penalty to the next, which counts as many times.
         augment: Whether the critic sees pictures differentiably augmented.
         unroll: Steps of the critic that the generator foresees.
-        unroll_rate: Learning rate of these steps.
-        rate: The critic's learning rate; null: the objective's paper's.
+        unroll_lr: Learning rate of these steps.
+        lr: The critic's learning rate; null: the objective's paper's.
         critic_steps: Of the critic for one of the generator, on the same windows; null: the objective's paper's.
         start: Step of the generator from which the adversary takes part.
     """
@@ -56,8 +56,8 @@ class AdversaryRecipe:
     r1_every: int = 16
     augment: bool = True
     unroll: int = 0
-    unroll_rate: float = 0.01
-    rate: float | None = None
+    unroll_lr: float = 0.01
+    lr: float | None = None
     critic_steps: int | None = None
     start: int = 0
 
@@ -69,7 +69,7 @@ class AdversaryRecipe:
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None and value < bound:
                 raise ValueError(f"the adversary's {name} must be {bound} or more, not {value}")
-        for name in ("rate", "unroll_rate"):
+        for name in ("lr", "unroll_lr"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"the adversary's {name} must be above 0, not {value}")
         aim = objective(self.objective)  # refuses unknown names

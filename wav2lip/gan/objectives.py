@@ -25,25 +25,25 @@ from wav2lip.gan.divergences import DIVERGENCES, Divergence
 
 
 @dataclass(frozen=True)
-class Advice:
+class OptimizerDefaults:
     """The optimiser that an objective's paper trained with; the default is DCGAN's (arXiv 1511.06434)."""
 
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    rate: float = 2e-4
+    lr: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)  # Adam's only
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser over these parameters."""
         if self.optimizer == "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=self.rate)
-        return torch.optim.Adam(parameters, lr=self.rate, betas=self.betas)
+            return torch.optim.RMSprop(parameters, lr=self.lr)
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
 
 
 class Objective(nn.Module, ABC):
     """A module only so that what an objective remembers (BEGAN's k) travels in its state dict."""
 
     critic_steps: int = 1  # of the critic for one of the generator
-    advice: Advice = Advice()
+    advice: OptimizerDefaults = OptimizerDefaults()
     energies: bool = False  # takes energies instead of logits
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Hinge(Objective):
     Critic: E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]. Generator: -E[D(G(z))].
     """
 
-    advice = Advice(betas=(0.0, 0.9))
+    advice = OptimizerDefaults(betas=(0.0, 0.9))
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return (1 - real).relu().mean() + (1 + fake).relu().mean()
@@ -128,7 +128,7 @@ class Wasserstein(Objective):
     """
 
     critic_steps = 5
-    advice = Advice("rmsprop", 5e-5)
+    advice = OptimizerDefaults("rmsprop", 5e-5)
 
     def __init__(self, clip: float = 0.01) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class WassersteinGradientPenalty(Objective):
     """
 
     critic_steps = 5
-    advice = Advice(rate=1e-4, betas=(0.0, 0.9))
+    advice = OptimizerDefaults(lr=1e-4, betas=(0.0, 0.9))
 
     def __init__(self, weight: float = 10.0) -> None:
         super().__init__()
@@ -218,14 +218,14 @@ class BoundaryEquilibrium(Objective):
     """
 
     energies = True
-    advice = Advice(rate=1e-4, betas=(0.5, 0.999))
+    advice = OptimizerDefaults(lr=1e-4, betas=(0.5, 0.999))
     k: Tensor
 
-    def __init__(self, gamma: float = 0.5, rate: float = 1e-3) -> None:
+    def __init__(self, gamma: float = 0.5, lr: float = 1e-3) -> None:
         super().__init__()
         if not 0 < gamma <= 1:
             raise ValueError(f"gamma must lie above 0 and at most at 1, not at {gamma}")
-        self.gamma, self.rate = gamma, _positive("rate", rate)
+        self.gamma, self.lr = gamma, _positive("lr", lr)
         self.register_buffer("k", torch.zeros(()))
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class BoundaryEquilibrium(Objective):
 
     @torch.no_grad()
     def update(self, critic: nn.Module, real: Tensor, fake: Tensor) -> None:
-        self.k.add_(self.rate * (self.gamma * real.mean() - fake.mean())).clamp_(0, 1)
+        self.k.add_(self.lr * (self.gamma * real.mean() - fake.mean())).clamp_(0, 1)
 
     @torch.no_grad()
     def convergence(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def r1_penalty(critic: nn.Module, real: Tensor, condition: Tensor | None = None,
 
 
 @dataclass(frozen=True)
-class Disguise:
+class DrawnAugmentation:
     """How one batch was augmented: numbers of one window each, (B,), of -1 to 1 (or 0 to 1: `across`, `along`)."""
 
     brightness: Tensor
@@ -86,12 +86,12 @@ class DifferentiableAugmentation:
             if not 0 <= (value := getattr(self, field.name)) <= 1:
                 raise ValueError(f"{field.name} must be from 0 to 1, not {value}")
 
-    def draw(self, count: int, generator: torch.Generator | None = None) -> Disguise:
+    def draw(self, count: int, generator: torch.Generator | None = None) -> DrawnAugmentation:
         """A disguise for `count` windows, drawn on the CPU, so that a seed means the same on every device."""
-        draws = torch.rand(len(fields(Disguise)), count, generator=generator)
-        return Disguise(*(draws[:5] * 2 - 1), *draws[5:])
+        draws = torch.rand(len(fields(DrawnAugmentation)), count, generator=generator)
+        return DrawnAugmentation(*(draws[:5] * 2 - 1), *draws[5:])
 
-    def apply(self, pictures: Tensor, disguise: Disguise) -> Tensor:
+    def apply(self, pictures: Tensor, disguise: DrawnAugmentation) -> Tensor:
         """Augments pictures (B, 3, H, W) or windows (B, 3, T, H, W), 0 to 1; all frames of a window alike.
 
         The same disguise on real, generated and masked pictures is the same map of colours and places. Values may
@@ -106,7 +106,7 @@ class DifferentiableAugmentation:
         x = self._cut_out(self._move(self._colour(x, disguise), disguise), disguise)
         return x if pictures.ndim == 5 else x[:, :, 0]
 
-    def _colour(self, x: Tensor, disguise: Disguise) -> Tensor:
+    def _colour(self, x: Tensor, disguise: DrawnAugmentation) -> Tensor:
         def drawn(values: Tensor) -> Tensor:
             return values.to(x)[:, None, None, None, None]
 
@@ -115,7 +115,7 @@ class DifferentiableAugmentation:
         x = grey + (x - grey) * (1 + self.saturation * drawn(disguise.saturation))
         return 0.5 + (x - 0.5) * (1 + self.contrast * drawn(disguise.contrast))
 
-    def _move(self, x: Tensor, disguise: Disguise) -> Tensor:
+    def _move(self, x: Tensor, disguise: DrawnAugmentation) -> Tensor:
         for axis, share in ((3, disguise.down), (4, disguise.right)):
             side = x.shape[axis]
             steps = (share.to(x.device) * self.translation * side).round().long()
@@ -126,7 +126,7 @@ class DifferentiableAugmentation:
             x = x.gather(axis, source.clamp(0, side - 1).view(shape).expand_as(x)) * inside
         return x
 
-    def _cut_out(self, x: Tensor, disguise: Disguise) -> Tensor:
+    def _cut_out(self, x: Tensor, disguise: DrawnAugmentation) -> Tensor:
         hidden = torch.ones((), dtype=torch.bool, device=x.device)
         for axis, share in ((3, disguise.along), (4, disguise.across)):
             side = x.shape[axis]

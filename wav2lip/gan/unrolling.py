@@ -11,7 +11,7 @@ from torch.func import functional_call
 Critic = Callable[..., Tensor]
 
 
-def unrolled(critic: nn.Module, critic_loss: Callable[[Critic], Tensor], steps: int, rate: float) -> Critic:
+def unrolled(critic: nn.Module, critic_loss: Callable[[Critic], Tensor], steps: int, lr: float) -> Critic:
     """The critic as it would be after `steps` steps of its own, through which the generator's gradient flows.
 
     "Unrolled Generative Adversarial Networks" (Metz et al., 2017, arXiv 1611.02163), equations 6 to 10:
@@ -35,17 +35,17 @@ def unrolled(critic: nn.Module, critic_loss: Callable[[Critic], Tensor], steps: 
         rate: the inner steps' learning rate, above 0.
 
     Raises:
-        ValueError: `steps` or `rate` is out of range.
+        ValueError: `steps` or `lr` is out of range.
     """
-    if steps < 0 or rate <= 0:
-        raise ValueError(f"unrolling takes 0 or more steps at a rate above 0, not {steps} steps at {rate}")
+    if steps < 0 or lr <= 0:
+        raise ValueError(f"unrolling takes 0 or more steps at a rate above 0, not {steps} steps at {lr}")
     weights = {name: weight.detach().requires_grad_() for name, weight in critic.named_parameters()}
     # A forward pass may write into buffers (the vectors of spectral normalisation): into copies, then.
     buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
     for _ in range(steps):
         loss = critic_loss(_with(critic, weights, buffers))
         slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
-        weights = {name: weight - rate * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)}
+        weights = {name: weight - lr * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)}
     return _with(critic, weights, buffers)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import Generator, GeneratorConfig
 from wav2lip.generator.original_checkpoint import read_released
@@ -27,7 +27,7 @@ def load_generator(path: Path | str | None = None) -> tuple[AnyGenerator, AudioC
     try:
         return _ours(path) if _is_safetensors(path) else _released(path)
     except OSError as error:
-        raise MediaError(f"{shown(path)} cannot be opened: {error.strerror}") from error
+        raise MediaError(f"{display_path(path)} cannot be opened: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise MediaError(str(error)) from error
 
@@ -47,7 +47,7 @@ def _ours(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
         return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{shown(path)} holds other weights than its header says ({reason})") from error
+        raise ValueError(f"{display_path(path)} holds other weights than its header says ({reason})") from error
 
 
 def _released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preprocessing.dataset.augmentation import Augmentation, Hearing, View
+from preprocessing.dataset.augmentation import Augmentation, ImageTransform, MelTransform
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.windows import Region, face_window, mel_windows, random_starts
+from preprocessing.dataset.windows import CropRegion, face_window, mel_windows, random_starts
 from preprocessing.media.audio import rest_in_silence
 from syncnet.data import WINDOW, expert_mels
 from wav2lip.generator.model import mask_and_stack
-from wav2lip.generator.reference_sampling import POLICIES, Rests, reference_frames
+from wav2lip.generator.reference_sampling import POLICIES, SilenceSampler, reference_frames
 
-DISGUISE = replace(
+AUGMENTATION = replace(
     Augmentation.none(), shift=4, flip=0.5, gain=(0.85, 1.15), tint=0.3, gamma=(0.88, 1.17), mel_gain=0.4
 )  # fmt: skip
 
 
 @dataclass
-class Window:
+class GeneratorWindow:
     """Five consecutive frames and what the generator may know of them.
 
     Attributes:
@@ -63,7 +63,7 @@ class Sampling:
     moving: float = 0.5
     silent: float = 0.1
     jitter: float = 1.0
-    augmentation: Augmentation = DISGUISE
+    augmentation: Augmentation = AUGMENTATION
 
     def __post_init__(self) -> None:
         if self.reference not in POLICIES:
@@ -87,8 +87,8 @@ def _start(clip: Clip, rng: np.random.Generator) -> int:
 
 def sample(
     clip: Clip, rng: np.random.Generator, size: int = 96, mask_row: int = 40, sampling: Sampling = Sampling(),
-    rests: Rests | None = None,
-) -> Window:  # fmt: skip
+    rests: SilenceSampler | None = None,
+) -> GeneratorWindow:  # fmt: skip
     """A random window with a reference from elsewhere in the clip.
 
     Args:
@@ -97,22 +97,22 @@ def sample(
             when it has none. Where nobody rests the window is an ordinary one.
     """
     silence, moving = (share > 0 and rng.random() < share for share in (sampling.silent, sampling.moving))
-    mask, region = mask_row / size, Region(size=size)
-    resting = (rests or Rests([clip])).draw(clip, mask, rng) if silence else None
+    mask, region = mask_row / size, CropRegion(size=size)
+    resting = (rests or SilenceSampler([clip])).draw(clip, mask, rng) if silence else None
     clip, first = resting or (clip, _start(clip, rng))
     other, count = reference_frames(clip, first, mask, rng, sampling.reference, moving)
-    view = View.draw(sampling.augmentation, rng, region.scale)
-    hearing = Hearing.draw(sampling.augmentation, rng)
+    view = ImageTransform.draw(sampling.augmentation, rng, region.scale)
+    mel_transform = MelTransform.draw(sampling.augmentation, rng)
     apart = view.apart(round(sampling.jitter * region.scale), rng)
     target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, count, apart)
     mel, config = clip.mel, clip.config
-    mels = mel_windows(rest_in_silence(mel, clip.speech), range(first, first + WINDOW), hearing=hearing)
+    mels = mel_windows(rest_in_silence(mel, clip.speech), range(first, first + WINDOW), mel_transform=mel_transform)
     silent, window_mel = bool(mels.max() <= -config.max_abs_value), expert_mels(mel, np.array([first]))[0]
-    return Window(target, np.repeat(reference, WINDOW // count, axis=0), mels, window_mel, silent)
+    return GeneratorWindow(target, np.repeat(reference, WINDOW // count, axis=0), mels, window_mel, silent)
 
 
 @dataclass
-class Batch:
+class GeneratorBatch:
     """Tensors of B windows, flattened to 5 B frames but for `window_mel` and `silent`.
 
     Attributes:
@@ -129,16 +129,16 @@ class Batch:
     window_mel: Tensor
     silent: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> GeneratorBatch:
         """The same on a device."""
-        return Batch(*(getattr(self, item.name).to(device) for item in fields(self)))
+        return GeneratorBatch(*(getattr(self, item.name).to(device) for item in fields(self)))
 
 
-def collate(windows: Sequence[Window], mask_row: int) -> Batch:
+def collate(windows: Sequence[GeneratorWindow], mask_row: int) -> GeneratorBatch:
     """Windows to tensors, the rows from `mask_row` on hidden."""
     target = np.concatenate([w.target for w in windows])
     faces = mask_and_stack(target, np.concatenate([w.reference for w in windows]), mask_row)
     whole = target.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     mels, window_mel = np.concatenate([w.mels for w in windows]), np.stack([w.window_mel for w in windows])
     silent = np.array([w.silent for w in windows])
-    return Batch(*(torch.from_numpy(x) for x in (faces, whole, mels, window_mel, silent)))
+    return GeneratorBatch(*(torch.from_numpy(x) for x in (faces, whole, mels, window_mel, silent)))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from syncnet.data import WINDOW
 from syncnet.loss import bce_loss, sync_loss, sync_probability
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from wav2lip.generator.model import GeneratorConfig, split_fields
 
 SyncKind = Literal["log", "bce", "relative"]
@@ -24,7 +24,7 @@ BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # Burt and Adelson's kernel
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """What each loss counts. A loss whose weight is 0 is not computed.
 
     Attributes:
@@ -36,7 +36,7 @@ class Weights:
         paint: How much is painted instead of warped.
         sync: What the expert hears amiss.
         adversarial: What the critic sees amiss.
-        matching: How differently the critic's layers answer to the generated and to the real picture.
+        feature_matching: How differently the critic's layers answer to the generated and to the real picture.
         mouth: Times that a pixel on the lips counts in l1.
     """
 
@@ -48,7 +48,7 @@ class Weights:
     paint: float = 0.04
     sync: float = 0.03
     adversarial: float = 0.0
-    matching: float = 0.0
+    feature_matching: float = 0.0
     mouth: float = 4.0
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ def mouth_weight(size: int, mask_row: int, mouth: float = 4.0) -> Tensor:
 
 
 def reconstruction_losses(
-    picture: Tensor, target: Tensor, weight: Tensor, mask_row: int, weights: Weights
+    picture: Tensor, target: Tensor, weight: Tensor, mask_row: int, weights: LossWeights
 ) -> dict[str, Tensor]:  # fmt: skip
     """How far the masked rows are from the target's: those of l1, gradient, laplacian, temporal that have a weight.
 
@@ -106,7 +106,7 @@ def reconstruction_losses(
     return losses
 
 
-def painting_losses(outputs: Tensor, config: GeneratorConfig, weights: Weights) -> dict[str, Tensor]:
+def painting_losses(outputs: Tensor, config: GeneratorConfig, weights: LossWeights) -> dict[str, Tensor]:
     """The price of a warping generator's fields in the masked rows: those of smooth and paint that have a weight.
 
     Args:
@@ -150,7 +150,7 @@ def _halved(x: Tensor) -> Tensor:
 
 
 def expert_loss(
-    expert: Expert, pictures: Tensor, mel: Tensor, shift: tuple[float, float] = (0, 0), kind: SyncKind = "log",
+    expert: SyncExpert, pictures: Tensor, mel: Tensor, shift: tuple[float, float] = (0, 0), kind: SyncKind = "log",
     silent: Tensor | None = None, real: Tensor | None = None, still: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """What the frozen expert, in eval mode, hears amiss in windows of five generated points crops.
@@ -187,7 +187,7 @@ def expert_loss(
 
 
 @torch.no_grad()
-def _cosine(expert: Expert, pictures: Tensor, mel: Tensor, shift: tuple[float, float]) -> Tensor:
+def _cosine(expert: SyncExpert, pictures: Tensor, mel: Tensor, shift: tuple[float, float]) -> Tensor:
     sound, face = expert.network(mel, expert.look(pictures, shift))
     return sync_probability(face.float(), sound.float())
 
@@ -211,18 +211,18 @@ def relative_loss(made: Tensor, real: Tensor, still: Tensor, eps: float = 0.01) 
     return -torch.log((span / (miss + span + eps)).clamp_min(1e-4)).mean()
 
 
-def weight_of(weights: Weights | Mapping[str, float], name: str) -> float:
+def weight_of(weights: LossWeights | Mapping[str, float], name: str) -> float:
     """The weight of the loss `name`; a loss without one is our own mistake."""
     return weights[name] if isinstance(weights, Mapping) else getattr(weights, name)
 
 
-def total(losses: dict[str, Tensor], weights: Weights | Mapping[str, float]) -> Tensor:
+def total(losses: dict[str, Tensor], weights: LossWeights | Mapping[str, float]) -> Tensor:
     """The weighted sum, ()."""
     return sum((weight_of(weights, name) * loss for name, loss in losses.items()), start=torch.zeros(()))
 
 
 def gradient_norms(
-    losses: dict[str, Tensor], weights: Weights | Mapping[str, float], outputs: Tensor
+    losses: dict[str, Tensor], weights: LossWeights | Mapping[str, float], outputs: Tensor
 ) -> dict[str, float]:  # fmt: skip
     """How strongly each weighted loss pulls at the generator, so that none drowns another unseen.
 

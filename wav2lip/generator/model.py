@@ -33,9 +33,9 @@ class GeneratorConfig:
         output: "paint" gives the picture through a sigmoid, as released; "warp" gives six fields that
             `render` turns into a picture: a flow over the reference, a colour and a mixing weight.
         max_flow: the longest flow vector, as a share of `size` ("warp" only).
-        hearing: "own" is the released audio encoder; "expert" hears through our expert's audio tower, which
+        audio_encoder: "own" is the released audio encoder; "syncnet" is our sync expert's frozen audio tower, which
             stays as the expert's training left it, and two linear layers.
-        hearing_norm: the norm in that tower, see `SmallSyncNet`.
+        audio_encoder_norm: the norm in that tower, see `SmallSyncNet`.
     """
 
     width: int = 16
@@ -43,13 +43,13 @@ class GeneratorConfig:
     mask_row: int = 48
     output: Literal["paint", "warp"] = "paint"
     max_flow: float = 0.25
-    hearing: Literal["own", "expert"] = "own"
-    hearing_norm: Literal["group", "layer"] = "group"
+    audio_encoder: Literal["own", "syncnet"] = "own"
+    audio_encoder_norm: Literal["group", "layer"] = "group"
     network: Literal["released", "unet"] = "released"
 
     def __post_init__(self) -> None:
-        choices = {"network": ("released", "unet"), "output": ("paint", "warp"), "hearing": ("own", "expert")}
-        for name, legal in (choices | {"hearing_norm": ("group", "layer")}).items():
+        choices = {"network": ("released", "unet"), "output": ("paint", "warp"), "audio_encoder": ("own", "syncnet")}
+        for name, legal in (choices | {"audio_encoder_norm": ("group", "layer")}).items():
             if getattr(self, name) not in legal:
                 raise ValueError(f"the generator's {name} is {legal[0]!r} or {legal[1]!r}, not {getattr(self, name)!r}")
         if self.network == "unet":
@@ -64,8 +64,8 @@ class GeneratorConfig:
             raise ValueError(f"mask_row lies inside the picture of {self.size} rows, not at {self.mask_row}")
 
     def _check_unet(self) -> None:
-        if (self.output, self.hearing) != ("warp", "expert"):
-            raise ValueError("the network 'unet' has the output 'warp' and the hearing 'expert' only")
+        if (self.output, self.audio_encoder) != ("warp", "syncnet"):
+            raise ValueError("the network 'unet' has the output 'warp' and the audio_encoder 'syncnet' only")
         if self.size < 64 or self.size % 16:
             raise ValueError(f"the size of the network 'unet' is a multiple of 16 from 64 on, not {self.size}")
 
@@ -119,7 +119,7 @@ def _face_decoder(first: int, extra: int, skips: list[int]) -> tuple[nn.ModuleLi
     return nn.ModuleList(blocks), sources[-1]
 
 
-class ExpertHearing(nn.Module):
+class FrozenSyncNetEncoder(nn.Module):
     """Our expert's audio tower, frozen, and two linear layers: mel (B, 1, 80, 16) to (B, out_channels, 1, 1)."""
 
     def __init__(
@@ -171,10 +171,10 @@ class Generator(nn.Module):
         first, extra = config.width, (config.size // 96).bit_length() - 1
         self.face_encoder_blocks, skips = _face_encoder(first, extra)
         self.audio_encoder: nn.Module
-        if config.hearing == "own":
+        if config.audio_encoder == "own":
             self.audio_encoder = audio_tower([first * k for k in (2, 4, 8, 16)], first * 32)
         else:
-            self.audio_encoder = ExpertHearing(first * 32, config.hearing_norm)
+            self.audio_encoder = FrozenSyncNetEncoder(first * 32, config.audio_encoder_norm)
         self.face_decoder_blocks, joined = _face_decoder(first, extra, skips)
         channels = 3 if config.output == "paint" else FIELDS - 2
         self.output_block = nn.Sequential(ConvBlock(joined, first * 2, 3, 1, 1), nn.Conv2d(first * 2, channels, 1))

@@ -11,19 +11,19 @@ import cv2
 import numpy as np
 
 from preprocessing.dataset.clips import CLIP_FPS, Clip
-from preprocessing.dataset.windows import Region, resample
-from preprocessing.media.video_reader import shown
+from preprocessing.dataset.windows import CropRegion, resample
+from preprocessing.media.video_reader import display_path
 from syncnet.data import WINDOW
 
 POLICIES = ("random", "far", "pose")
 MARGIN = 3  # frames before and after a window of silence in which nothing is said either
 TRIED = 6  # windows of silence of which the stillest is taken
 LOOKED_AT = 24  # frames from which a reference is chosen
-GLANCE = Region(size=24)  # the size at which they are looked at
+GLANCE = CropRegion(size=24)  # the size at which they are looked at
 
 
 @dataclass
-class Look:
+class FramePoses:
     """Small grey pictures of some of a clip's frames, by which references are chosen.
 
     Attributes:
@@ -37,7 +37,7 @@ class Look:
     mouth: np.ndarray
 
     @classmethod
-    def of(cls, clip: Clip, frames: Sequence[int] | np.ndarray, mask: float) -> Look:
+    def of(cls, clip: Clip, frames: Sequence[int] | np.ndarray, mask: float) -> FramePoses:
         """Looks at some frames; `mask` is the first masked row as a share of the side."""
         seen, row = _seen(clip.path, clip.offset), round(mask * GLANCE.size)
         for frame in map(int, frames):
@@ -71,7 +71,7 @@ def _glance(clip: Clip, frame: int) -> np.ndarray:
     """(24, 24) uint8, grey."""
     picture = cv2.imdecode(np.frombuffer(clip.jpegs(frame, 1)[0], np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
     if picture is None:
-        raise ValueError(f"{shown(clip.path)} has no picture where frame {frame} should be")
+        raise ValueError(f"{display_path(clip.path)} has no picture where frame {frame} should be")
     halved = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # half the size is decoded quicker
     return resample(picture, (GLANCE.matrix(clip) @ halved)[:2], GLANCE.size)
 
@@ -86,7 +86,7 @@ def reference_frames(
     Args:
         mask: the first masked row as a share of the side.
         policy: "random", a frame that is not in the window; "far", at least five frames away from all of it; "pose",
-            one of `LOOKED_AT` such frames, see `Look.reference`. Of five frames it chooses the middle one, and all of
+            one of `LOOKED_AT` such frames, see `FramePoses.reference`. Of five frames it chooses the middle one, and all of
             them are as far away.
     """
     assert policy in POLICIES
@@ -103,7 +103,7 @@ def reference_frames(
 
 def _alike(clip: Clip, middle: int, others: np.ndarray, mask: float, rng: np.random.Generator) -> int:
     some = rng.choice(others, min(LOOKED_AT, len(others)), replace=False)
-    return Look.of(clip, [middle, *some.tolist()], mask).reference(middle, rng)
+    return FramePoses.of(clip, [middle, *some.tolist()], mask).reference(middle, rng)
 
 
 def silent_places(clip: Clip) -> np.ndarray:
@@ -116,7 +116,7 @@ def silent_places(clip: Clip) -> np.ndarray:
     return first[spoken[ends] == spoken[begins]] + MARGIN
 
 
-class Rests:
+class SilenceSampler:
     """Where the speakers of some clips rest their mouths; a clip is looked into when it is first asked for."""
 
     def __init__(self, clips: Sequence[Clip]) -> None:
@@ -148,6 +148,6 @@ class Rests:
 def _motion(clip: Clip, first: int, mask: float) -> float:
     """How far the masked rows change from a window's first frame to its middle and on to its last one, as a share of
     the picture's contrast: where the picture fades away, everything seems to rest."""
-    look = Look.of(clip, [first, first + WINDOW // 2, first + WINDOW - 1], mask)
+    look = FramePoses.of(clip, [first, first + WINDOW // 2, first + WINDOW - 1], mask)
     contrast = np.hstack([look.pose, look.mouth]).std(axis=1).min()
     return float(np.abs(np.diff(look.mouth, axis=0)).mean() / max(contrast, 1.0))

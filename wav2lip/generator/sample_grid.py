@@ -14,7 +14,7 @@ COLUMNS = ("reference", "masked", "generated", "real")
 HEAD = 16  # rows of pixels for the columns' names
 
 
-def contact_sheet(reference: Tensor, masked: Tensor, generated: Tensor, real: Tensor) -> np.ndarray:
+def sample_grid(reference: Tensor, masked: Tensor, generated: Tensor, real: Tensor) -> np.ndarray:
     """One row a face, one named column a kind.
 
     Args:

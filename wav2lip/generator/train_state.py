@@ -12,22 +12,22 @@ from torch import Tensor
 
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, shown
-from syncnet.sync_expert import Expert
+from preprocessing.media.video_reader import MediaError, display_path
+from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.gan.adversary import Adversary
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.losses import SyncSwitch, mouth_weight
 from wav2lip.generator.model import GeneratorConfig
-from wav2lip.generator.recipe import Recipe, build_optimizer
-from wav2lip.generator.unet import AnyGenerator, adopt_hearing, build_generator
+from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
+from wav2lip.generator.unet import AnyGenerator, build_generator, load_audio_encoder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 @dataclass
-class State:
+class GeneratorTrainState:
     """The training's.
 
     Attributes:
@@ -37,12 +37,12 @@ class State:
         best: 1 with the sync loss, 0 before, then the figure by which the best generator was chosen.
     """
 
-    recipe: Recipe
+    recipe: GeneratorRecipe
     fabric: Fabric
     generator: AnyGenerator
     forward: Any
     average: AnyGenerator
-    expert: Expert
+    expert: SyncExpert
     optimizer: Any
     weight: Tensor
     switch: SyncSwitch
@@ -67,19 +67,19 @@ class State:
         return self.adversary if self.step >= self.recipe.adversary.start else None
 
 
-def start(recipe: Recipe, fabric: Fabric, expert_path: Path, init: Path | None = None) -> State:
+def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path | None = None) -> GeneratorTrainState:
     """A new state, alike in all processes.
 
     Raises:
         ValueError: there is no such expert, or `init` is no generator such as the recipe asks for.
     """
     torch.manual_seed(recipe.seed)
-    expert = Expert.load(expert_path, str(fabric.device))
+    expert = SyncExpert.load(expert_path, str(fabric.device))
     config = recipe.generator
-    if config.hearing == "expert":
-        config = replace(config, hearing_norm=expert.network.config["norm"])
+    if config.audio_encoder == "syncnet":
+        config = replace(config, audio_encoder_norm=expert.network.config["norm"])
     generator = build_generator(config)
-    adopt_hearing(generator, expert)
+    load_audio_encoder(generator, expert)
     if init:
         _take_over(generator, init)
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
@@ -89,7 +89,9 @@ def start(recipe: Recipe, fabric: Fabric, expert_path: Path, init: Path | None =
     critic = recipe.adversary.critic != "none"
     adversary = Adversary(recipe.adversary, config, fabric, recipe.seed) if critic else None
     switch = SyncSwitch(start=recipe.sync_start, ramp=recipe.sync_ramp)
-    return State(recipe, fabric, generator, forward, average, expert, optimizer, weight, switch, adversary)
+    return GeneratorTrainState(
+        recipe, fabric, generator, forward, average, expert, optimizer, weight, switch, adversary
+    )
 
 
 def _take_over(generator: AnyGenerator, path: Path) -> None:
@@ -99,14 +101,14 @@ def _take_over(generator: AnyGenerator, path: Path) -> None:
     except MediaError as error:
         raise ValueError(str(error)) from error
     if theirs.config != generator.config:
-        raise ValueError(f"{shown(path)} is not such a generator as is trained: {theirs.config}")
+        raise ValueError(f"{display_path(path)} is not such a generator as is trained: {theirs.config}")
     generator.load_state_dict(theirs.state_dict())
 
 
 @torch.no_grad()
-def follow(state: State) -> None:
+def update_ema(state: GeneratorTrainState) -> None:
     """Moves the average towards the trained weights."""
-    share = 1 - state.recipe.decay_at(state.step)
+    share = 1 - state.recipe.ema_decay_at(state.step)
     for ours, theirs in zip(state.average.state_dict().values(), state.generator.state_dict().values(), strict=True):
         if ours.is_floating_point():
             ours.lerp_(theirs, share)
@@ -114,7 +116,7 @@ def follow(state: State) -> None:
             ours.copy_(theirs)
 
 
-def save_generator(state: State, path: Path) -> None:
+def save_generator(state: GeneratorTrainState, path: Path) -> None:
     """The averaged generator as a checkpoint in 16 bits, which `load_generator` opens."""
     config = state.config
     crop = CropGeometry("points", config.size)
@@ -123,7 +125,7 @@ def save_generator(state: State, path: Path) -> None:
     checkpoint.save(path, half=True)
 
 
-def state_dict(state: State) -> dict[str, Any]:
+def state_dict(state: GeneratorTrainState) -> dict[str, Any]:
     """All that changes while training, for `restore`.
 
     Raises:
@@ -138,7 +140,7 @@ def state_dict(state: State) -> dict[str, Any]:
     return {"step": state.step, "best": state.best, "recipe": asdict(state.recipe)} | saved
 
 
-def restore(state: State, saved: dict[str, Any]) -> None:
+def restore(state: GeneratorTrainState, saved: dict[str, Any]) -> None:
     """Goes on where `state_dict` was taken."""
     for name in ("generator", "average", "optimizer", "switch"):
         getattr(state, name).load_state_dict(saved[name])

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syncnet.model import ChannelNorm
-from syncnet.sync_expert import Expert
-from wav2lip.generator.model import ExpertHearing, Generator, GeneratorConfig, start_as_copy
+from syncnet.sync_expert import SyncExpert
+from wav2lip.generator.model import FrozenSyncNetEncoder, Generator, GeneratorConfig, start_as_copy
 
 HEARD = 256  # components of what the sound is turned into
 
 
-class SoundBlock(nn.Module):
+class FiLMResBlock(nn.Module):
     """A pre-activation residual block whose features the sound scales and shifts.
 
     Sources: residual blocks, arXiv 1603.05027; feature-wise modulation (FiLM), arXiv 1709.07871, which starts as none.
@@ -55,14 +55,18 @@ class UNetGenerator(nn.Module):
         super().__init__()
         self.config = config
         w0, w1, w2, w3 = (config.width * k for k in (1, 2, 4, 6))
-        self.audio_encoder = ExpertHearing(HEARD, config.hearing_norm, HEARD, nn.SiLU)
+        self.audio_encoder = FrozenSyncNetEncoder(HEARD, config.audio_encoder_norm, HEARD, nn.SiLU)
         self.stem = nn.Conv2d(6 * 4, w0, 3, 1, 1)
         self.down = nn.ModuleList(
-            [SoundBlock(w0, w0), SoundBlock(w0, w1, 2), SoundBlock(w1, w2, 2), SoundBlock(w2, w3, 2, HEARD)]
+            [FiLMResBlock(w0, w0), FiLMResBlock(w0, w1, 2), FiLMResBlock(w1, w2, 2), FiLMResBlock(w2, w3, 2, HEARD)]
         )
-        self.middle = SoundBlock(w3, w3, 1, HEARD)
+        self.middle = FiLMResBlock(w3, w3, 1, HEARD)
         self.up = nn.ModuleList(
-            [SoundBlock(w3 + w2, w2, 1, HEARD), SoundBlock(w2 + w1, w1, 1, HEARD), SoundBlock(w1 + w0, w0, 1, HEARD)]
+            [
+                FiLMResBlock(w3 + w2, w2, 1, HEARD),
+                FiLMResBlock(w2 + w1, w1, 1, HEARD),
+                FiLMResBlock(w1 + w0, w0, 1, HEARD),
+            ]
         )
         self.flow = nn.Sequential(ChannelNorm(w1), nn.SiLU(), nn.Conv2d(w1, 2, 3, 1, 1))
         self.paint = nn.Sequential(ChannelNorm(w0), nn.SiLU(), nn.Conv2d(w0, 4 * 4, 3, 1, 1), nn.PixelShuffle(2))
@@ -100,17 +104,17 @@ class UNetGenerator(nn.Module):
 AnyGenerator = Generator | UNetGenerator
 
 
-def adopt_hearing(generator: AnyGenerator, expert: Expert) -> None:
+def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
     """Gives a generator that hears through an expert that expert's ears; others stay as they are.
 
     Raises:
-        ValueError: the expert's audio tower is of another shape than `hearing_norm` says.
+        ValueError: the expert's audio tower is of another shape than `audio_encoder_norm` says.
     """
-    if not isinstance(generator.audio_encoder, ExpertHearing):
+    if not isinstance(generator.audio_encoder, FrozenSyncNetEncoder):
         return
-    if expert.network.config["norm"] != generator.config.hearing_norm:
-        norms = f"{expert.network.config['norm']!r}, not {generator.config.hearing_norm!r}"
-        raise ValueError(f"the expert has the norm {norms}: set the generator's hearing_norm to it")
+    if expert.network.config["norm"] != generator.config.audio_encoder_norm:
+        norms = f"{expert.network.config['norm']!r}, not {generator.config.audio_encoder_norm!r}"
+        raise ValueError(f"the expert has the norm {norms}: set the generator's audio_encoder_norm to it")
     generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from preprocessing.dataset.clips import Clip
 from syncnet.data import WINDOW
-from syncnet.sync_expert import Expert
-from wav2lip.generator.data import Batch, Sampling, Window, collate, sample
+from syncnet.sync_expert import SyncExpert
+from wav2lip.generator.data import GeneratorBatch, GeneratorWindow, Sampling, collate, sample
 from wav2lip.generator.model import GeneratorConfig, picture_of
-from wav2lip.generator.sample_grid import contact_sheet, write_png
+from wav2lip.generator.sample_grid import sample_grid, write_png
 from wav2lip.generator.unet import AnyGenerator
 
 MOST = 200  # clips that are looked at, one window each
@@ -23,20 +23,20 @@ BLOCK = 8  # windows at once
 MOUTH = (0.33, 0.79, 0.27, 0.73)  # top, bottom, left and right of the mouth's square, as shares of the crop
 
 
-class Examination:
+class HeldOutEvaluation:
     """Windows of held-out clips, one each, on which a generator is measured.
 
     Attributes:
         windows: the same for every generator of a size and mask.
     """
 
-    def __init__(self, clips: Sequence[Clip], config: GeneratorConfig, judge: Expert) -> None:
+    def __init__(self, clips: Sequence[Clip], config: GeneratorConfig, judge: SyncExpert) -> None:
         """`judge` did not train the generator, and is on its device."""
         self.config, self.judge = config, judge
         numbers = np.unique(np.linspace(0, len(clips) - 1, min(MOST, len(clips))).round().astype(int))
         self.windows = [self._draw(clips[number], int(number)) for number in numbers]
 
-    def _draw(self, clip: Clip, number: int) -> Window:
+    def _draw(self, clip: Clip, number: int) -> GeneratorWindow:
         rng = np.random.default_rng((7, number))
         return sample(clip, rng, self.config.size, self.config.mask_row, Sampling.plain())
 
@@ -67,16 +67,16 @@ class Examination:
         batch = collate(self.windows[::step][:SHOWN], self.config.mask_row).to(_device(model))
         made = picture_of(model(batch.mels, batch.faces), batch.faces, self.config)
         faces, target, made = (part[WINDOW // 2 :: WINDOW] for part in (batch.faces, batch.target, made))
-        write_png(contact_sheet(faces[:, 3:], faces[:, :3], made, target), path)
+        write_png(sample_grid(faces[:, 3:], faces[:, :3], made, target), path)
 
-    def _batches(self) -> Iterator[tuple[Batch, Tensor]]:
+    def _batches(self) -> Iterator[tuple[GeneratorBatch, Tensor]]:
         """The windows in blocks, each with the sounds of the windows that come next."""
         for first in range(0, len(self.windows), BLOCK):
             block = self.windows[first : first + BLOCK]
             others = [self.windows[(first + k + 1) % len(self.windows)].mels for k in range(len(block))]
             yield collate(block, self.config.mask_row), torch.from_numpy(np.concatenate(others))
 
-    def _measure(self, model: AnyGenerator, batch: Batch, others: Tensor) -> dict[str, Tensor]:
+    def _measure(self, model: AnyGenerator, batch: GeneratorBatch, others: Tensor) -> dict[str, Tensor]:
         """(B,) figures of B windows."""
         batch, others = batch.to(_device(model)), others.to(_device(model))
         own, swapped = (picture_of(model(mels, batch.faces), batch.faces, self.config) for mels in (batch.mels, others))

@@ -25,11 +25,11 @@ import numpy as np
 
 from preprocessing.build.sources import SPLITS, Labels, split_of
 from preprocessing.dataset.clips import Clip, ClipHeader, write_clip
-from preprocessing.dataset.manifest import Row, VideoRow, carry_screening, read_manifest, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, write_rows
 from preprocessing.dataset.wav2lip_format.face_folder import SHORTEST, FaceFolder, adopt_faces, clip_row, safe_name
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, shown
+from preprocessing.media.video_reader import MediaError, display_path
 
 MARK = ".exported-clips"  # no speaker's folder begins with a dot
 NOTE = "Clips in the layout of the original Wav2Lip. The next export into this folder replaces its filelists.\n"
@@ -56,7 +56,7 @@ def export_wav2lip(clips: Path, folder: Path) -> int:
     """
     rows = [row for row in read_manifest(clips / "manifest.csv") if row.passes and row.clip]
     if not rows:
-        raise ValueError(f"{shown(clips)} has no clip that passes")
+        raise ValueError(f"{display_path(clips)} has no clip that passes")
     strays = {row.split for row in rows} - set(SPLITS)
     if strays:
         raise ValueError(f"the splits of clips are {', '.join(SPLITS)}, not {', '.join(map(repr, sorted(strays)))}")
@@ -82,7 +82,7 @@ def _apart(source: Path, target: Path) -> None:
     """Refuses folders of which one lies in the other."""
     one, other = source.resolve(), target.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
-        raise ValueError(f"{shown(target)} and {shown(source)} must not lie in one another")
+        raise ValueError(f"{display_path(target)} and {display_path(source)} must not lie in one another")
 
 
 def _claim(folder: Path) -> None:
@@ -90,9 +90,11 @@ def _claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ValueError(f"{shown(folder)} is a file; a folder is needed") from None
+        raise ValueError(f"{display_path(folder)} is a file; a folder is needed") from None
     if any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise ValueError(f"{shown(folder)} holds something else than exported clips; name a new or an empty folder")
+        raise ValueError(
+            f"{display_path(folder)} holds something else than exported clips; name a new or an empty folder"
+        )
     (folder / MARK).write_text(NOTE)
 
 
@@ -105,7 +107,7 @@ def _move(made: Path, target: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _export_clip(path: Path, row: Row, folder: Path) -> None:
+def _export_clip(path: Path, row: ClipRow, folder: Path) -> None:
     clip = Clip.open(path)
     folder.mkdir()
     for number, jpeg in enumerate(clip.jpegs(0, clip.header.frames)):
@@ -138,13 +140,13 @@ def import_wav2lip(folder: Path, clips: Path) -> int:
         OSError: `clips` cannot be written.
     """
     if not folder.is_dir():
-        raise ValueError(f"{shown(folder)} is not a folder")
+        raise ValueError(f"{display_path(folder)} is not a folder")
     if (clips / "state").exists():
-        raise ValueError(f"{shown(clips)} holds clips built from videos; import into a folder of its own")
+        raise ValueError(f"{display_path(clips)} holds clips built from videos; import into a folder of its own")
     _apart(folder, clips)
     old = read_manifest(clips / "manifest.csv") if (clips / "manifest.csv").exists() else []
     clips.mkdir(parents=True, exist_ok=True)
-    rows, videos = list[Row](), list[VideoRow]()
+    rows, videos = list[ClipRow](), list[VideoRow]()
     for entry in _entries(folder.resolve()):
         made, video = _import(entry, clips)
         rows += made
@@ -191,13 +193,13 @@ def _read_lists(root: Path) -> dict[str, dict[str, bool]]:
     return lists
 
 
-def _import(entry: FaceFolder, clips: Path) -> tuple[list[Row], VideoRow]:
+def _import(entry: FaceFolder, clips: Path) -> tuple[list[ClipRow], VideoRow]:
     """The clips of one folder, and what became of it."""
     speaker, split = entry.speaker, entry.splits[0] if entry.splits else ""
     if len(entry.splits) != 1:
         reason = f"it is in {' and '.join(f'{split}.txt' for split in entry.splits) or 'none of the file lists'}"
         return [], VideoRow(entry.name, speaker, split, "rejected", reason)
-    rows, faults = list[Row](), list[str]()
+    rows, faults = list[ClipRow](), list[str]()
     begin = time.perf_counter()
     try:
         numbers = entry.numbers()
@@ -217,31 +219,33 @@ def _import(entry: FaceFolder, clips: Path) -> tuple[list[Row], VideoRow]:
     )
 
 
-def _restore(entry: FaceFolder, numbers: Sequence[int], clips: Path) -> Row:
+def _restore(entry: FaceFolder, numbers: Sequence[int], clips: Path) -> ClipRow:
     """The clip that was exported into the folder, bit for bit."""
     header, speech, row = _read_record(entry)
     whole = len(numbers) == header.frames == numbers[-1] + 1 and len(speech) == header.columns
     if not whole:
-        raise ValueError(f"{shown(entry.name)} does not hold the pictures of the {header.frames} frames exported")
+        raise ValueError(
+            f"{display_path(entry.name)} does not hold the pictures of the {header.frames} frames exported"
+        )
     for number in numbers:
         if entry.picture(number).shape != (header.side, header.side, 3):
-            raise ValueError(f"{number}.jpg of {shown(entry.name)} is not of {header.side}x{header.side} pixels")
+            raise ValueError(f"{number}.jpg of {display_path(entry.name)} is not of {header.side}x{header.side} pixels")
     samples, track = _read_sound(entry.file("audio.wav"), header.samples), FaceTrack.load(entry.file("track.json"))
     if len(track) != header.frames:
-        raise ValueError(f"track.json of {shown(entry.name)} has {len(track)} frames, not {header.frames}")
+        raise ValueError(f"track.json of {display_path(entry.name)} has {len(track)} frames, not {header.frames}")
     row.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
     jpegs = [entry.file(f"{number}.jpg").read_bytes() for number in numbers]
     write_clip(clips / row.clip, header, jpegs, samples, track, speech)
     return row
 
 
-def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, Row]:
+def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, ClipRow]:
     """Header, speech flags and row by clip.json. Anybody may have written it: it is read as JSON and checked."""
     path = entry.file("clip.json")
     try:
         record = json.loads(path.read_bytes())
         texts = {"format": record["format"], "version": record["version"], "clip": json.dumps(record["clip"])}
-        header = ClipHeader.parse(texts, AudioConfig(), shown(path))
+        header = ClipHeader.parse(texts, AudioConfig(), display_path(path))
         row = clip_row(header, entry.target(), entry.splits[0], int(record["number"]))
         for name in MEASURES:
             setattr(row, name, math.nan if record[name] is None else float(record[name]))
@@ -249,7 +253,7 @@ def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, Row]:
         row.screen = {"": "", "pass": "pass"}[record["screen"]]
         return header, np.array([flag == "1" for flag in record["speech_flags"]]), row
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{shown(path)} is not as exported: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{display_path(path)} is not as exported: {' '.join(str(error).split())}") from error
 
 
 def _read_sound(path: Path, count: int) -> np.ndarray:
@@ -257,7 +261,7 @@ def _read_sound(path: Path, count: int) -> np.ndarray:
     try:
         with wave.open(str(path)) as file:
             if file.getparams()[:4] != (1, 2, AudioConfig().sample_rate, count):
-                raise ValueError(f"{shown(path)} is not the sound that was exported: {count} samples of 16 bits")
+                raise ValueError(f"{display_path(path)} is not the sound that was exported: {count} samples of 16 bits")
             return np.frombuffer(file.readframes(count), "<i2").astype(np.int16)
     except (wave.Error, EOFError, OSError) as error:
-        raise ValueError(f"{shown(path)} cannot be read: {error}") from error
+        raise ValueError(f"{display_path(path)} cannot be read: {error}") from error

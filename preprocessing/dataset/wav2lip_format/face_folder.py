@@ -21,12 +21,12 @@ import numpy as np
 from preprocessing.dataset import quality_filters as gates
 from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
-from preprocessing.dataset.manifest import Row
+from preprocessing.dataset.manifest import ClipRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from preprocessing.media.audio import speech_columns, spool_audio
-from preprocessing.media.video_reader import MediaError, read_image, shown
+from preprocessing.media.video_reader import MediaError, display_path, read_image
 
 SHORTEST, LONGEST = 5, 250  # frames of a clip: a window of the trainers; ten seconds, as the builder's
 LARGEST, ENLARGED = 160, 1.5  # pixels of a clip's square; how far a face may be enlarged for it
@@ -63,9 +63,9 @@ class FaceFolder:
         """Where a file of this folder, or the folder itself, is; ValueError when nothing should be read there."""
         path = self.root / self.name / name
         if ".." in path.parts or not Path(os.path.realpath(path)).is_relative_to(self.root):
-            raise ValueError(f"{shown(Path(self.name, name))} leads out of the imported folder")
+            raise ValueError(f"{display_path(Path(self.name, name))} leads out of the imported folder")
         if name and path.exists() and not path.is_file():
-            raise ValueError(f"{shown(Path(self.name, name))} is not a file")
+            raise ValueError(f"{display_path(Path(self.name, name))} is not a file")
         return path
 
     def picture(self, number: int) -> np.ndarray:
@@ -74,21 +74,21 @@ class FaceFolder:
         try:
             return read_image(path)
         except cv2.error as error:
-            raise ValueError(f"{shown(path)} is a damaged photo") from error
+            raise ValueError(f"{display_path(path)} is a damaged photo") from error
 
     def numbers(self) -> list[int]:
         """The numbers of its pictures, sorted; ValueError if there is none."""
         try:
             names = os.listdir(self.file())
         except OSError as error:
-            raise ValueError(f"{shown(self.name)} cannot be read: {error.strerror}") from error
+            raise ValueError(f"{display_path(self.name)} cannot be read: {error.strerror}") from error
         numbers = sorted(int(name[:-4]) for name in names if re.fullmatch(r"(0|[1-9][0-9]{0,6})\.jpg", name))
         if not numbers:
-            raise ValueError(f"{shown(self.name)} holds no pictures 0.jpg, 1.jpg, ...")
+            raise ValueError(f"{display_path(self.name)} holds no pictures 0.jpg, 1.jpg, ...")
         return numbers
 
 
-def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[Row]:
+def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[ClipRow]:
     """Writes a clip for every run of 5 to 250 pictures of consecutive numbers, with the sound of their time.
 
     The crops are of kind "box", without margin, and as points they carry those that a box usually has.
@@ -111,7 +111,7 @@ def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults:
         yield _write_run(folder, run, count, digest, samples, speech, clips)
 
 
-def _runs(folder: FaceFolder, numbers: Iterable[int], faults: list[str]) -> Iterator[_Run]:
+def _runs(folder: FaceFolder, numbers: Iterable[int], faults: list[str]) -> Iterator[_FaceRun]:
     run = None
     for number in numbers:
         try:
@@ -122,14 +122,14 @@ def _runs(folder: FaceFolder, numbers: Iterable[int], faults: list[str]) -> Iter
         if run is None or not run.continues(number):
             if run is not None:
                 yield run
-            run = _Run.start(number, picture)
+            run = _FaceRun.start(number, picture)
         run.add(picture)
     if run is not None:
         yield run
 
 
 @dataclass
-class _Run:
+class _FaceRun:
     """Pictures of consecutive numbers, as they come into a clip; the first decides the side of its square."""
 
     first: int
@@ -138,7 +138,7 @@ class _Run:
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, number: int, picture: np.ndarray) -> _Run:
+    def start(cls, number: int, picture: np.ndarray) -> _FaceRun:
         side = math.sqrt(picture.shape[0] * picture.shape[1])
         size = min(LARGEST, max(SMALLEST, int(ENLARGED * side) // SIDE_STEP * SIDE_STEP))
         return cls(number, CropGeometry("box", size, pads=(0, 0, 0, 0)))
@@ -163,8 +163,8 @@ class _Run:
 
 
 def _write_run(
-    folder: FaceFolder, run: _Run, count: int, digest: str, samples: np.ndarray, speech: np.ndarray, clips: Path
-) -> Row:  # fmt: skip
+    folder: FaceFolder, run: _FaceRun, count: int, digest: str, samples: np.ndarray, speech: np.ndarray, clips: Path
+) -> ClipRow:  # fmt: skip
     header = ClipHeader(
         folder.name, digest, run.first / CLIP_FPS, len(run.jpegs), speaker=folder.speaker, crop=run.crop,
         versions=VERSIONS,
@@ -186,9 +186,9 @@ def _span(values: np.ndarray, first: int, count: int) -> np.ndarray:
     return np.pad(span, (0, count - len(span)))
 
 
-def clip_row(header: ClipHeader, clip: Path, split: str, number: int) -> Row:
+def clip_row(header: ClipHeader, clip: Path, split: str, number: int) -> ClipRow:
     """The manifest's row of the clip, without measures. `clip`: its path below the folder of clips."""
-    return Row(
+    return ClipRow(
         clip.as_posix(), header.source, header.person, number, header.start, header.frames / CLIP_FPS, header.frames,
         header.speaker, split, header.language, header.licence, header.crop.size,
     )  # fmt: skip

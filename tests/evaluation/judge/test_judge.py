@@ -10,10 +10,10 @@ import pytest
 
 from evaluation.judge.command import judge_all, listed, main, someone_else
 from evaluation.judge.degradation import ladder
-from evaluation.judge.examination import ANOTHER, LATE, PLANTED, Judge, examine, late
-from evaluation.judge.judge_report import AS_IT_IS, Findings, Reading, percent, plain, summary, tables
+from evaluation.judge.examination import ANOTHER, LATE, PLANTED, SyncJudge, examine, late
+from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading, percent, plain, summary, tables
 from evaluation.metrics.statistics import interval
-from evaluation.protocols.face_crops import SIDE, Source
+from evaluation.protocols.face_crops import SIDE, SourceVideo
 from preprocessing.media.video_reader import MediaError, VideoInfo
 from syncnet.lse import lse_distances
 from syncnet.offset import REACH
@@ -123,21 +123,21 @@ def _sound(levels: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> SourceVideo:
     """A video whose sound, of the brightness of the pictures, is late by two frames."""
     path, levels = tmp_path_factory.mktemp("talk") / "bright.mp4", _curve(1)
     write_video(path, [np.full((WIDTH, WIDTH, 3), round(255 * level), np.uint8) for level in levels])
     info = VideoInfo(width=WIDTH, height=WIDTH, fps=Fraction(25), duration=FRAMES / 25, has_audio=True)
     samples = late(_sound(levels).astype(np.int16), 2)
-    return Source(path, info, 0, still_track(FRAMES), np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), samples)
+    return SourceVideo(path, info, 0, still_track(FRAMES), np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), samples)
 
 
 @pytest.fixture(scope="module")
-def findings(source: Source) -> Findings:
-    return examine(Judge("bright", Bright()), source, _sound(_curve(2)).astype(np.int16))
+def findings(source: SourceVideo) -> JudgeFindings:
+    return examine(SyncJudge("bright", Bright()), source, _sound(_curve(2)).astype(np.int16))
 
 
-def test_offsets_are_found_as_they_are_and_as_they_were_planted(findings: Findings) -> None:
+def test_offsets_are_found_as_they_are_and_as_they_were_planted(findings: JudgeFindings) -> None:
     assert findings.own == -2
     assert {shift: reading.offset for shift, reading in findings.planted.items()} == {s: -2 - s for s in PLANTED}
     assert findings.found(findings.own) == 1
@@ -145,7 +145,7 @@ def test_offsets_are_found_as_they_are_and_as_they_were_planted(findings: Findin
     assert findings.found(-1) == 1
 
 
-def test_the_ladder_tells_what_a_judge_sees(findings: Findings) -> None:
+def test_the_ladder_tells_what_a_judge_sees(findings: JudgeFindings) -> None:
     own = findings.changed[AS_IT_IS]
     assert own.near == pytest.approx(own.curve[REACH + 2])
     assert own.near < 0.05
@@ -161,8 +161,8 @@ def test_the_ladder_tells_what_a_judge_sees(findings: Findings) -> None:
         assert findings.changed[name].near == pytest.approx(own.near, abs=0.05)
 
 
-def test_pixels_of_another_square_are_counted_in_those_of_a_points_crop(source: Source) -> None:
-    pictures, scale = Judge("bright", Bright()).see(source)
+def test_pixels_of_another_square_are_counted_in_those_of_a_points_crop(source: SourceVideo) -> None:
+    pictures, scale = SyncJudge("bright", Bright()).see(source)
     assert pictures.shape == (FRAMES, 80, 80, 3)
     matrix = source.maps(WIDTH, WIDTH)[0, :, :2]
     shown_across = 2 * 1.4 * 40  # pixels of the video, of half a side of 40 with 0.4 of room
@@ -172,23 +172,23 @@ def test_pixels_of_another_square_are_counted_in_those_of_a_points_crop(source: 
 @pytest.mark.parametrize(
     ("samples", "words"), [(NOTHING, "no second"), (np.zeros(FRAMES * 640, np.int16), "is silent")]
 )
-def test_what_cannot_be_judged_is_named(source: Source, samples: np.ndarray, words: str) -> None:
+def test_what_cannot_be_judged_is_named(source: SourceVideo, samples: np.ndarray, words: str) -> None:
     with pytest.raises(MediaError, match=words):
-        examine(Judge("bright", Bright()), Source(**vars(source) | {"samples": samples}), NOTHING)
+        examine(SyncJudge("bright", Bright()), SourceVideo(**vars(source) | {"samples": samples}), NOTHING)
 
 
 # Figures and tables --------------------------------------------------------------------------------------------------
 
 
-def _reading(offset: int, confidence: float = 0.5, near: float = 0.4) -> Reading:
-    return Reading(offset, confidence, near, np.full(31, near))
+def _reading(offset: int, confidence: float = 0.5, near: float = 0.4) -> JudgeReading:
+    return JudgeReading(offset, confidence, near, np.full(31, near))
 
 
-def _findings(name: str, own: int, frames: int = 75, wrong: int = 0) -> Findings:
+def _findings(name: str, own: int, frames: int = 75, wrong: int = 0) -> JudgeFindings:
     """The first `wrong` planted shifts are missed."""
     planted = {s: _reading(own - s if at >= wrong else own - s + 5) for at, s in enumerate(PLANTED)}
     changed = {AS_IT_IS: _reading(own), "blur": _reading(own, 0.3, 0.6)}
-    return Findings(Path(name), frames, planted, changed)
+    return JudgeFindings(Path(name), frames, planted, changed)
 
 
 def test_shares_are_means_over_videos() -> None:
@@ -262,12 +262,12 @@ def test_a_folder_stands_for_its_videos(tmp_path: Path) -> None:
 
 def test_real_talk_is_judged_within_a_frame(shared: Path) -> None:
     from preprocessing.faces.detectors import load_detector
-    from syncnet.sync_expert import JUDGE, Expert
+    from syncnet.sync_expert import JUDGE, SyncExpert
     from syncnet.video_scoring import ExpertScorer
 
     detector = load_detector("yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx")
     clip = shared / "data" / "val" / "grid_s2__pwij3p.mp4"
-    found, reasons = judge_all([Judge("judge", ExpertScorer(Expert.load(JUDGE)))], [clip], detector, 2)
+    found, reasons = judge_all([SyncJudge("judge", ExpertScorer(SyncExpert.load(JUDGE)))], [clip], detector, 2)
     assert not reasons
     (said,) = found["judge"]
     assert said.frames == 50

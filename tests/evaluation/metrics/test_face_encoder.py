@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, FaceNetwork, distance, identity
 from evaluation.metrics.frechet import Moments, distance_of
 from evaluation.metrics.train_face_encoder import (
-    DISGUISE,
-    Recipe,
+    AUGMENTATION,
+    FaceEncoderRecipe,
+    augmented,
     cosface_loss,
-    disguised,
     draw,
     gather,
     main,
@@ -138,16 +138,16 @@ def test_the_margin_is_taken_off_the_right_cosine():
 
 
 def test_disguises_neither_blur_nor_compress_and_depend_on_the_seed():
-    assert DISGUISE.blur == DISGUISE.jpeg == DISGUISE.noise == 0
+    assert AUGMENTATION.blur == AUGMENTATION.jpeg == AUGMENTATION.noise == 0
     picture = strangers(1)[0][0]
-    one, again, other = (disguised(picture, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, again, other = (augmented(picture, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == (SIDE, SIDE, 3)
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
 
 def test_a_step_is_drawn_from_seed_and_step_alone():
-    people, recipe = strangers(), Recipe(batch=5, seed=3)
+    people, recipe = strangers(), FaceEncoderRecipe(batch=5, seed=3)
     (faces, names), (same, _) = draw(people, recipe, 7), draw(people, recipe, 7)
     assert faces.shape == (5, 3, SIDE, SIDE)
     assert names.shape == (5,)
@@ -158,7 +158,7 @@ def test_a_step_is_drawn_from_seed_and_step_alone():
 
 
 def test_a_step_teaches_and_the_same_seed_teaches_the_same():
-    people, recipe = strangers(2), Recipe(steps=1, batch=2)
+    people, recipe = strangers(2), FaceEncoderRecipe(steps=1, batch=2)
     one, same = train(people, recipe), train(people, recipe)
     torch.manual_seed(recipe.seed)
     fresh = FaceNetwork().state_dict()
@@ -179,7 +179,7 @@ def test_whitened_features_are_uncorrelated_and_faint_ones_stay_faint():
 
 def test_people_are_learnt():
     people = strangers(2)
-    encoder = train(people, Recipe(steps=25, batch=8))
+    encoder = train(people, FaceEncoderRecipe(steps=25, batch=8))
     striped = [encoder.embed(np.ascontiguousarray(each[:, 8:-8, 8:-8])) for each in people]
     assert distance(striped[0][:2], striped[0][2:]) < distance(striped[1], striped[0])
     assert distance(striped[1], striped[0]) > 0.3

@@ -13,11 +13,11 @@ import pytest
 
 from evaluation.protocols.baselines import held
 from evaluation.protocols.face_crops import SIDE, look, open_source
-from evaluation.protocols.generate_videos import Maker, find_made, still_index
-from evaluation.protocols.trials import Take
+from evaluation.protocols.generate_videos import VideoMaker, find_made, still_index
+from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, COPY, MATCHED, OURS, REAL, SILENT, STATIC, STILLS, SWAPPED, UNSYNCED
 from inference.compositing import crop_mask
-from inference.pipeline import Origin
+from inference.pipeline import ModelOrigin
 from preprocessing.media.video_reader import MediaError
 from tests.inference.stub import Sees, loud_mouth, mouth, psnr, stub
 from tests.material import (
@@ -52,17 +52,17 @@ def media(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def takes(media) -> dict[str, Take]:
+def takes(media) -> dict[str, Trial]:
     face, other = media / "face.mp4", media / "tone.wav"
-    own = Take("a", MATCHED, face, face, "a", "a", face, other, listed=True)
+    own = Trial("a", MATCHED, face, face, "a", "a", face, other, listed=True)
     silent = replace(own, protocol=SILENT, audio=None, sound_of="", listed=False)
     stills = replace(own, protocol=STILLS, listed=False)
     return {MATCHED: own, SWAPPED: replace(own, protocol=SWAPPED, audio=other), SILENT: silent, STILLS: stills}
 
 
 @pytest.fixture
-def maker(tmp_path) -> Maker:
-    return Maker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8})
+def maker(tmp_path) -> VideoMaker:
+    return VideoMaker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8})
 
 
 def is_tone(path: Path) -> bool:
@@ -176,7 +176,7 @@ def test_faces_are_brought_to_one_rate_for_all_systems_alike(tmp_path, media, ta
     """12 pictures of 1.2 s at 10 a second: at 25 each stays for two or three."""
     write_video(tmp_path / "slow.mp4", moving_photo(12), Fraction(10))
     take = replace(takes[SWAPPED], face=tmp_path / "slow.mp4")
-    maker = Maker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8}, 25)
+    maker = VideoMaker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8}, 25)
     real, ours = (pictures_of(maker.make(take, system)) for system in (COPY, OURS))
     numbers = [number_of(picture) for picture in real]
     assert numbers == [number_of(picture) for picture in ours]
@@ -212,7 +212,7 @@ def counting(maker, media) -> list[int]:
         return loud_mouth(mel, faces)
 
     maker.models[OURS] = stub(run)
-    maker.models[OURS].origin = Origin(write_generator(maker.out.parent / "generator.safetensors"), "cpu", "stub")
+    maker.models[OURS].origin = ModelOrigin(write_generator(maker.out.parent / "generator.safetensors"), "cpu", "stub")
     return calls
 
 
@@ -220,15 +220,15 @@ def test_a_video_is_taken_again_only_if_it_is_whole_and_of_the_same_inputs(maker
     path = maker.make(takes[SWAPPED], OURS)
     assert counting
 
-    def again(other: Maker = maker) -> bool:
+    def again(other: VideoMaker = maker) -> bool:
         """Whether it is made anew."""
         before = len(counting)
         assert other.make(takes[SWAPPED], OURS) == path
         return len(counting) > before
 
-    def like(**changes: object) -> Maker:
+    def like(**changes: object) -> VideoMaker:
         values = {"out": maker.out, "seconds": 1.4, "options": maker.options} | changes
-        return Maker(detector=Sees(), models=maker.models, **values)
+        return VideoMaker(detector=Sees(), models=maker.models, **values)
 
     assert not again(like())
     assert again(like(seconds=1.1))
@@ -309,15 +309,15 @@ def test_a_source_is_opened_once(maker, takes, monkeypatch):
 @pytest.mark.parametrize("name", [*BASELINES, "a b", "../x", "", "CON"])
 def test_names_that_a_generator_cannot_have(tmp_path, name):
     with pytest.raises(ValueError, match="a generator cannot be called"):
-        Maker(tmp_path, Sees(), {name: stub()})
+        VideoMaker(tmp_path, Sees(), {name: stub()})
 
 
 def test_settings_that_cannot_be(tmp_path):
     for seconds in (0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="1 s or more"):
-            Maker(tmp_path, Sees(), seconds=seconds)
+            VideoMaker(tmp_path, Sees(), seconds=seconds)
     with pytest.raises(ValueError, match="blend is one of"):
-        Maker(tmp_path, Sees(), options={"blend": "glue"})
+        VideoMaker(tmp_path, Sees(), options={"blend": "glue"})
 
 
 # Made ones -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.protocols.pairs import MISSING, Pair, digest, fingerprint, read_list, read_pairs, safe_name, speaker_of
-from evaluation.protocols.trials import takes
+from evaluation.protocols.trials import trials
 from evaluation.report.results import MATCHED, PROTOCOLS, SILENT, STILLS, SWAPPED
 from tests.material import photo, write_sound, write_speech, write_video
 
@@ -145,7 +145,7 @@ def test_names_are_unique_on_systems_that_do_not_see_capitals(tmp_path):
 
 
 def test_each_face_once_with_its_own_sound_none_and_its_own():
-    found = takes([*listed("a__1", "b__1"), *listed("a__1")], (MATCHED, SILENT, STILLS))
+    found = trials([*listed("a__1", "b__1"), *listed("a__1")], (MATCHED, SILENT, STILLS))
     assert [(take.pair, take.protocol) for take in found] == [
         (name, protocol) for name in ("a__1", "b__1") for protocol in (MATCHED, SILENT, STILLS)
     ]
@@ -161,7 +161,7 @@ def test_listed_sounds_of_others_are_swapped_and_a_lone_face_is_given_one(tmp_pa
         Pair("a+x", face, tmp_path / "x.wav"), Pair("a", face, tmp_path / "a__1.wav"), Pair("b", lone, lone),
         Pair("a+b", tmp_path / "." / "a__1.mp4", lone),
     ]  # fmt: skip
-    found = takes(pairs, (SWAPPED, MATCHED))
+    found = trials(pairs, (SWAPPED, MATCHED))
     assert [(take.pair, take.protocol, take.audio.name, take.sound_of, take.listed) for take in found] == [
         ("a+x", SWAPPED, "x.wav", "x", True), ("a+b", SWAPPED, "b__1.mp4", "b", True),
         ("a", MATCHED, "a__1.wav", "a", True),
@@ -173,7 +173,7 @@ def test_listed_sounds_of_others_are_swapped_and_a_lone_face_is_given_one(tmp_pa
 
 def test_a_face_without_its_own_line_is_matched_under_its_first_name():
     pair = Pair("a+x", Path("/none/a.mp4"), Path("/none/x.wav"), "a")
-    matched, swapped = takes([pair], (MATCHED, SWAPPED))
+    matched, swapped = trials([pair], (MATCHED, SWAPPED))
     assert (matched.pair, matched.audio, matched.listed) == ("a+x", Path("/none/a.mp4"), False)
     assert (swapped.pair, swapped.listed) == ("a+x", True)
 
@@ -181,8 +181,8 @@ def test_a_face_without_its_own_line_is_matched_under_its_first_name():
 @pytest.mark.parametrize("sizes", [(8, 2, 2), (2, 8, 2), (1, 1), (5, 3, 3, 1), (6, 1)])
 def test_given_sounds_are_anothers_and_evenly_taken(sizes):
     pairs = listed(*(f"{speaker}__{n}" for speaker, size in zip("abcd", sizes, strict=False) for n in range(size)))
-    found = takes(pairs, (SWAPPED,))
-    assert found == takes(pairs, (SWAPPED,))
+    found = trials(pairs, (SWAPPED,))
+    assert found == trials(pairs, (SWAPPED,))
     assert len(found) == len(pairs)
     assert all(take.sound_of != take.speaker for take in found)
     taken = Counter(take.audio for take in found)
@@ -194,10 +194,10 @@ def test_given_sounds_are_anothers_and_evenly_taken(sizes):
 def test_a_lone_person_cannot_be_swapped_but_everything_else_can():
     pairs = listed("a__1", "a__2")
     with pytest.raises(ValueError, match="nobody else in the list"):
-        takes(pairs, PROTOCOLS)
-    assert {take.other for take in takes(pairs, (MATCHED, SILENT))} == {None}
+        trials(pairs, PROTOCOLS)
+    assert {take.other for take in trials(pairs, (MATCHED, SILENT))} == {None}
     with pytest.raises(ValueError, match="matched, swapped, silent, stills, not 'dubbed'"):
-        takes(pairs, ("dubbed",))
+        trials(pairs, ("dubbed",))
 
 
 def test_a_file_without_sound_is_given_to_nobody_while_there_is_another(tmp_path):
@@ -207,8 +207,8 @@ def test_a_file_without_sound_is_given_to_nobody_while_there_is_another(tmp_path
         Pair("a", tmp_path / "a.mp4", tmp_path / "a.mp4", "a"), Pair("mute", mute, mute, "mute"),
         Pair("spoken", tmp_path / "spoken.mp4", sound, "spoken"),
     ]  # fmt: skip
-    assert [take.audio for take in takes(pairs, (SWAPPED,))][:2] == [sound, sound]
-    assert takes(pairs[:2], (SWAPPED,))[0].audio == mute
+    assert [take.audio for take in trials(pairs, (SWAPPED,))][:2] == [sound, sound]
+    assert trials(pairs[:2], (SWAPPED,))[0].audio == mute
 
 
 def test_a_sound_that_begins_with_silence_is_given_to_nobody_while_another_speaks(tmp_path):
@@ -217,9 +217,9 @@ def test_a_sound_that_begins_with_silence_is_given_to_nobody_while_another_speak
     soon = write_sound(tmp_path / "soon.wav", speech[:48000])
     pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{name}.wav", name) for name in ("late", "a", "soon")]
     (tmp_path / "a.wav").write_bytes(soon.read_bytes())
-    given = {take.pair: take.audio for take in takes(pairs, (SWAPPED,), seconds=2.5)}
+    given = {take.pair: take.audio for take in trials(pairs, (SWAPPED,), seconds=2.5)}
     assert given == {"late": tmp_path / "a.wav", "a": soon, "soon": tmp_path / "a.wav"}
-    assert late in {take.audio for take in takes(pairs, (SWAPPED,), seconds=5)}
+    assert late in {take.audio for take in trials(pairs, (SWAPPED,), seconds=5)}
 
 
 # Hashes --------------------------------------------------------------------------------------------------------------

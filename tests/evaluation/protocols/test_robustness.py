@@ -17,8 +17,8 @@ from evaluation.protocols.stress import (
     SMALL,
     TURN,
     WIDE,
-    Hard,
-    Person,
+    HardInput,
+    StressSubject,
     cuts,
     dark,
     gaps,
@@ -32,7 +32,7 @@ from evaluation.protocols.stress import (
     two_people,
 )
 from evaluation.protocols.validity import check_video, fault, level
-from evaluation.report.results import Trial
+from evaluation.report.results import StressResult
 from preprocessing.faces.face_track import Detection, estimate_points
 from preprocessing.media.video_reader import MediaError, probe
 from tests.material import (
@@ -54,9 +54,9 @@ COUNT = 40
 TOP, BOTTOM, LEFT, RIGHT = BOX
 
 
-def _person(shade: int = 0, width: int = SIDE, count: int = COUNT) -> Person:
+def _person(shade: int = 0, width: int = SIDE, count: int = COUNT) -> StressSubject:
     pictures = np.stack([photo()[:, :width] // 2 + shade] * count)
-    return Person(pictures, np.tile([LEFT, TOP, RIGHT, BOTTOM], (count, 1)), np.tile([72.0, 75.0], (count, 1)))
+    return StressSubject(pictures, np.tile([LEFT, TOP, RIGHT, BOTTOM], (count, 1)), np.tile([72.0, 75.0], (count, 1)))
 
 
 # Hard inputs ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
 
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text('kind,face,audio\nfog,"a, b.mp4",c.wav\n')
-    assert read_hards(tmp_path / "mine.csv") == [Hard("fog", tmp_path / "a, b.mp4", tmp_path / "c.wav")]
+    assert read_hards(tmp_path / "mine.csv") == [HardInput("fog", tmp_path / "a, b.mp4", tmp_path / "c.wav")]
 
 
 @pytest.mark.parametrize(
@@ -302,13 +302,13 @@ def test_every_failure_is_a_trial_that_did_not_pass(inputs: Path, tmp_path: Path
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 3 is out of bounds")
 
-    hards = [Hard("f<o>g", inputs / "face.mp4", inputs / "speech.wav")] * 2
+    hards = [HardInput("f<o>g", inputs / "face.mp4", inputs / "speech.wav")] * 2
     systems = {"good": good, "bad": bad, "refusing": refusing, "broken": broken}
     trials = try_all(hards, systems, tmp_path, detector="haar")  # type: ignore[arg-type]
     assert [trial.passed for trial in trials] == [True, False, False, False] * 2
     assert [trial.video for trial in trials[::4]] == ["videos/stress/f_o_g/good.mp4", "videos/stress/f_o_g-2/good.mp4"]
     assert "pictures" in trials[1].reason
-    assert trials[2] == Trial("f<o>g", "refusing", False, "it shows no face at all")
+    assert trials[2] == StressResult("f<o>g", "refusing", False, "it shows no face at all")
     assert trials[3].reason == "IndexError: index 3 is out of bounds"
     text = table(trials)
     assert "| **whole and valid** | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 |" in text
@@ -319,7 +319,7 @@ def test_ctrl_c_ends_it(inputs: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        try_all([Hard("a", inputs / "face.mp4", inputs / "speech.wav")], {"x": interrupted}, tmp_path)  # type: ignore[dict-item]
+        try_all([HardInput("a", inputs / "face.mp4", inputs / "speech.wav")], {"x": interrupted}, tmp_path)  # type: ignore[dict-item]
 
 
 def test_the_command_tries_a_list(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -14,7 +14,7 @@ import pytest
 from evaluation.report.files import page as pages
 from evaluation.report.page import address, page
 from evaluation.report.plots import offset_curves, opening_over_time
-from evaluation.report.results import Evaluation, Row, Trial
+from evaluation.report.results import Evaluation, ResultRow, StressResult
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -53,9 +53,9 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def row(system: str, video: str = "", reason: str = "", pair: str = "a", protocol: str = "matched") -> Row:
+def row(system: str, video: str = "", reason: str = "", pair: str = "a", protocol: str = "matched") -> ResultRow:
     curves = {} if reason else {"offsets": LINES.tolist(), "opening": [0.0, 2.0, 1.0], "envelope": [-6.0, -3.0, -2.0]}
-    return Row(pair, protocol, "anna", system, video, reason, {} if reason else {"cosine": 0.625}, curves)
+    return ResultRow(pair, protocol, "anna", system, video, reason, {} if reason else {"cosine": 0.625}, curves)
 
 
 def test_all_videos_are_there_and_baselines_are_folded(monkeypatch):
@@ -90,7 +90,7 @@ def test_names_of_strangers_stay_text(monkeypatch):
     monkeypatch.setattr(pages, "can_plot", lambda: False)
     rows = [row(HOSTILE, f"videos/{HOSTILE}.mp4", pair=HOSTILE), row("real", "", HOSTILE, pair=HOSTILE)]
     rows[0].speaker = HOSTILE
-    trials = [Trial(HOSTILE, HOSTILE, False, HOSTILE, f"{HOSTILE}.mp4")]
+    trials = [StressResult(HOSTILE, HOSTILE, False, HOSTILE, f"{HOSTILE}.mp4")]
     read = Reader(page(Evaluation({HOSTILE: HOSTILE, "more": [HOSTILE]}, rows, trials=trials)))
     assert len(read.all("script")) == 1
     assert not [each for _, each in read.tags if "onerror" in each]

@@ -12,17 +12,17 @@ import pytest
 from evaluation.metrics.statistics import Interval
 from evaluation.report import files as report
 from evaluation.report.columns import COLUMNS, column
-from evaluation.report.results import Evaluation, Row, Trial, Whole
+from evaluation.report.results import Evaluation, ResultRow, StressResult, SystemFigure
 from evaluation.report.summary import differences, figures, ordered, reasons, summary
 from evaluation.report.table import Table, cell, head, legend, markdown, number, tables
 
 SYSTEMS = ("zeta", "ours", "static", "real", "alpha")  # not in their order
 
 
-def rows_of(key: str, values: dict[str, list[float | None]], protocol: str = "matched") -> list[Row]:
+def rows_of(key: str, values: dict[str, list[float | None]], protocol: str = "matched") -> list[ResultRow]:
     """A row for each value of each system; pairs a, b, c …, two of a speaker."""
     return [
-        Row("abcdef"[k], protocol, f"s{k // 2}", system, figures={} if value is None else {key: value})
+        ResultRow("abcdef"[k], protocol, f"s{k // 2}", system, figures={} if value is None else {key: value})
         for system, some in values.items()
         for k, value in enumerate(some)
     ]
@@ -32,7 +32,7 @@ ROWS = rows_of(
     "cosine",
     {"ours": [0.3, 0.5, 0.7], "real": [0.5, 0.6, 0.7], "other": [0.1, None, 0.2], "static": [0.0, 0.0, 0.0]},
 )
-FAILED = Row("d", "matched", "s1", "ours", "", "d.mp4 shows no face at all")
+FAILED = ResultRow("d", "matched", "s1", "ours", "", "d.mp4 shows no face at all")
 
 
 def table_of(evaluation: Evaluation, title: str) -> Table:
@@ -41,7 +41,7 @@ def table_of(evaluation: Evaluation, title: str) -> Table:
 
 
 def test_systems_stand_in_one_order():
-    assert ordered([Row("a", "matched", "", system) for system in SYSTEMS]) == [
+    assert ordered([ResultRow("a", "matched", "", system) for system in SYSTEMS]) == [
         "real",
         "static",
         "ours",
@@ -121,7 +121,7 @@ def test_numbers_are_printed_as_their_column_says():
     assert number(None, ".2f") == number(math.nan, ".2f") == "–"
     assert cell(Interval(0.5, 0.25, 1.0, 7), ".2f", 7) == "0.50 [0.25, 1.00]"
     assert cell(Interval(0.5, None, None, 1), ".2f", 7) == "0.50 (1 clip)"
-    assert cell(Whole("matched", "ours", "fid", 12.34, 11, 14.06), ".1f", 7) == "12.3 [11.0, 14.1]"
+    assert cell(SystemFigure("matched", "ours", "fid", 12.34, 11, 14.06), ".1f", 7) == "12.3 [11.0, 14.1]"
     assert cell(None, ".2f") == "–"
 
 
@@ -135,7 +135,7 @@ def test_a_difference_is_marked_where_its_interval_leaves_out_zero():
 
 def test_wholes_stand_beside_the_means():
     rows = rows_of("psnr", {"ours": [30, 31], "real": [40, 40]})
-    whole = Whole("matched", "ours", "frechet", 1.5, 1.25, 2.5)
+    whole = SystemFigure("matched", "ours", "frechet", 1.5, 1.25, 2.5)
     table = table_of(Evaluation({}, rows, [whole]), "Own sound: picture")
     assert table.head[-1] == "Fréchet distance, our encoder ↓ (encoder)"
     assert [line[-1] for line in table.rows] == ["–", "1.50 [1.25, 2.50]"]
@@ -155,8 +155,8 @@ def test_nothing_fails_silently():
     rows = [
         *ROWS,
         FAILED,
-        Row("d", "swapped", "s1", "real", "", FAILED.reason),
-        Row("e", "silent", "", "ours", "", "no"),
+        ResultRow("d", "swapped", "s1", "real", "", FAILED.reason),
+        ResultRow("e", "silent", "", "ours", "", "no"),
     ]
     table = table_of(Evaluation({}, rows), "Without figures: 3 of 15 videos")
     assert table.rows == [
@@ -172,11 +172,11 @@ def test_nothing_fails_silently():
 
 def test_the_stress_list_is_counted_by_kind_and_system():
     trials = [
-        Trial("dark", "ours", True),
-        Trial("dark", "other", False, "no face"),
-        Trial("cut", "ours", True),
-        Trial("cut", "ours", False, "black"),
-        Trial("music", "ours", True),
+        StressResult("dark", "ours", True),
+        StressResult("dark", "other", False, "no face"),
+        StressResult("cut", "ours", True),
+        StressResult("cut", "ours", False, "black"),
+        StressResult("music", "ours", True),
     ]
     table = table_of(Evaluation({}, [], trials=trials), "Hard inputs: whole, valid videos")
     assert table.rows == [
@@ -202,7 +202,7 @@ def test_markdown_keeps_its_cells_whatever_they_hold():
     ]
 
 
-STRANGE = Row('-"q" <b>&\n', "matched", "łódź \udcff", "a,b;c", "videos/x.mp4", 'he said "no"\nthen left')
+STRANGE = ResultRow('-"q" <b>&\n', "matched", "łódź \udcff", "a,b;c", "videos/x.mp4", 'he said "no"\nthen left')
 
 
 def test_a_line_a_video_comes_back_from_the_sheet(tmp_path):
@@ -218,8 +218,8 @@ def test_a_line_a_video_comes_back_from_the_sheet(tmp_path):
 
 
 def test_the_report_holds_all_and_no_nan(tmp_path):
-    curved = Row("z", "stills", "s", "ours", curves={"offsets": [0.5, math.nan]}, figures={"cosine": math.inf})
-    whole = Whole("matched", "ours", "fid", math.nan, 1, 2)
+    curved = ResultRow("z", "stills", "s", "ours", curves={"offsets": [0.5, math.nan]}, figures={"cosine": math.inf})
+    whole = SystemFigure("matched", "ours", "fid", math.nan, 1, 2)
     report.write(Evaluation({"seed": 0, "list": (1, {"x": math.nan})}, [*ROWS, curved, STRANGE], [whole]), tmp_path)
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     assert not re.search(r"\b(NaN|Infinity)\b", text)

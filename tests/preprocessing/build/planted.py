@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from preprocessing.build import command as build
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import Outcome, make_clips
-from preprocessing.dataset.manifest import Row, VideoRow, read_manifest, read_videos
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import VideoOutcome, make_clips
+from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from tests.material import moving_photo, speech, write_sound, write_video
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -79,7 +79,7 @@ class Bench:
     def fates(self) -> dict[str, VideoRow]:
         return {row.video: row for row in read_videos(self.clips / "videos.csv")}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ClipRow]:
         return read_manifest(self.clips / "manifest.csv")
 
     def files(self) -> set[str]:
@@ -124,7 +124,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
     """The command in this process and without workers: (exit code, the videos that it worked at)."""
     worked: list[str] = []
 
-    def make_all(client: object, sources: list[Source], *arguments) -> Iterator[tuple[Source, Outcome]]:
+    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources:
             worked.append(source.video)
             yield source, make_clips(source, *arguments)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from preprocessing.build import video_pipeline as stages
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import Outcome, Recipe, make_clips
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome, make_clips
 from preprocessing.dataset.clips import Clip, ClipDraft
-from preprocessing.dataset.quality_filters import Gates
+from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.media.video_writer import ffmpeg_binary
 from tests.material import SIDE, swaying_photo, write_photo, write_speech, write_talk, write_video
 
-HAAR = Recipe(detector="haar", max_faces=2)
+HAAR = ClipRecipe(detector="haar", max_faces=2)
 EMPTY = np.full((SIDE, SIDE, 3), 90, np.uint8)
 
 
@@ -33,9 +33,9 @@ def talk(tmp_path_factory):
     return write_talk(tmp_path_factory.mktemp("media") / "talk.mkv", swaying_photo(30))
 
 
-def work(path: Path, clips: Path, recipe: Recipe = HAAR) -> Outcome:
+def work(path: Path, clips: Path, recipe: ClipRecipe = HAAR) -> VideoOutcome:
     """The outcome, after the checks that hold for every video."""
-    outcome = make_clips(Source(path, path.name, "v-00000000", "s", "train"), clips, recipe)
+    outcome = make_clips(VideoSource(path, path.name, "v-00000000", "s", "train"), clips, recipe)
     files = sorted(str(file.relative_to(clips)) for file in (clips / "clips").rglob("*") if file.is_file())
     assert files == sorted(row.clip for row in outcome.rows if row.clip)
     assert all(Clip.open(clips / name).frames == row.frames for row in outcome.rows if (name := row.clip))
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClipDraft, "write", write)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = work(path, tmp_path, replace(HAAR, gates=Gates(min_seconds=0.4, max_seconds=0.9)))
+    outcome = work(path, tmp_path, replace(HAAR, gates=QualityFilters(min_seconds=0.4, max_seconds=0.9)))
     assert outcome.fate == "failed"
     assert outcome.reason.endswith(f"safetensors: {os.strerror(errno.ENOSPC)}")
     assert len(written) == 1
@@ -265,7 +265,7 @@ def test_names(tmp_path, name, talk):
 
 @pytest.mark.parametrize("speaker", ["../../x", "/etc\n", ""])
 def test_speakers_names_stay_inside_the_folder(tmp_path, talk, speaker):
-    outcome = make_clips(Source(talk, "v.mkv", "v-00000000", speaker, "train"), tmp_path, HAAR)
+    outcome = make_clips(VideoSource(talk, "v.mkv", "v-00000000", speaker, "train"), tmp_path, HAAR)
     (file,) = (tmp_path / "clips").glob("*/*")
     assert file == tmp_path / outcome.rows[0].clip
     assert Clip.open(file).speaker == speaker

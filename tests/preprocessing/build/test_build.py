@@ -15,8 +15,8 @@ import pytest
 
 from preprocessing.build import command as build
 from preprocessing.build import dask_runner as cluster
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import Outcome, Recipe, make_clips
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome, make_clips
 from preprocessing.dataset.clips import Clip, open_clips
 from preprocessing.dataset.manifest import write_rows
 from tests.preprocessing.build.planted import FRAMES, ODD, REPOSITORY, Bench, Here, plant_all, without_workers
@@ -180,10 +180,12 @@ def test_a_changed_recipe_file_or_label_is_made_anew(copied: Bench, here: Here):
 def test_a_full_disk_ends_the_job_and_keeps_what_is_done(copied: Bench, here: Here, monkeypatch, capsys):
     shutil.rmtree(copied.clips)
 
-    def full(client: object, sources: list[Source], clips: Path, recipe: Recipe) -> Iterator[tuple[Source, Outcome]]:
+    def full(
+        client: object, sources: list[VideoSource], clips: Path, recipe: ClipRecipe
+    ) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         good = next(source for source in sources if source.video == "anna/talk.mp4")
         yield good, make_clips(good, clips, recipe)
-        yield sources[-1], Outcome(sources[-1].video, "failed", os.strerror(errno.ENOSPC), 0, [], {})
+        yield sources[-1], VideoOutcome(sources[-1].video, "failed", os.strerror(errno.ENOSPC), 0, [], {})
         raise AssertionError("it went on")
 
     monkeypatch.setattr(build, "make_all", full)
@@ -223,9 +225,9 @@ def test_the_tables_are_written_while_the_job_runs(copied: Bench, here: Here, mo
     shutil.rmtree(copied.clips)
     seen = []
 
-    def make_all(client: object, sources: list[Source], *arguments) -> Iterator[tuple[Source, Outcome]]:
+    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources[:3]:
-            yield source, Outcome(source.video, "broken", "so", 0, [], {})
+            yield source, VideoOutcome(source.video, "broken", "so", 0, [], {})
             seen.append(len(copied.fates()))
 
     monkeypatch.setattr(build, "REFRESH", 0.0)

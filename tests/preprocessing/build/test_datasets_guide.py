@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from preprocessing.build import command as build
-from preprocessing.dataset.manifest import Row
-from preprocessing.dataset.quality_filters import Gates
+from preprocessing.dataset.manifest import ClipRow
+from preprocessing.dataset.quality_filters import QualityFilters
 from syncnet import sync_filter as screen
-from syncnet.sync_filter import SHORTEST, Limits
+from syncnet.sync_filter import SHORTEST, FilterLimits
 
 GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
 DASKS = {"--host", "--port", "--nworkers", "--nthreads", "--scheduler-file"}
@@ -30,7 +30,7 @@ def test_every_flag_exists(capsys):
 
 def test_the_table_of_gates_has_the_defaults():
     rows = {row[0]: row for line in GUIDE.splitlines() if len(row := [x.strip() for x in line.split("|")[1:-1]]) == 4}
-    for gate in fields(Gates):
+    for gate in fields(QualityFilters):
         bound, name = gate.name.split("_")
         numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", rows[name][1])]
         assert numbers[-1 if bound == "max" else 0] == gate.default
@@ -39,11 +39,11 @@ def test_the_table_of_gates_has_the_defaults():
 
 def test_every_column_is_named():
     words = set(re.findall(r"\w+", GUIDE[GUIDE.index("Columns of") : GUIDE.index("## Stopping")]))
-    assert {field.name for field in fields(Row)} <= words
+    assert {field.name for field in fields(ClipRow)} <= words
 
 
 def test_the_table_of_verdicts_has_the_defaults():
-    bounds = {"short": SHORTEST, "confidence": Limits.min_confidence, "offset": Limits.max_offset}
+    bounds = {"short": SHORTEST, "confidence": FilterLimits.min_confidence, "offset": FilterLimits.max_offset}
     for verdict, bound in bounds.items():
         (line,) = (line for line in GUIDE.splitlines() if line.startswith(f"| `{verdict}` | "))
         assert float(re.findall(r"\d+\.?\d*", line)[0]) == bound

@@ -13,20 +13,20 @@ import pytest
 from preprocessing.build import report
 from preprocessing.build.report import contact_sheet, mouth_corners, mouth_region, summary, table, write_report
 from preprocessing.dataset.clips import ClipHeader, encode, write_clip
-from preprocessing.dataset.manifest import Row, VideoRow
+from preprocessing.dataset.manifest import ClipRow, VideoRow
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from tests.material import BOX, SIDE, photo
 
 ROWS = [
-    Row("a.safetensors", "1.mp4", 0, 0, 0.0, 6.0, 150, "anna", "train", licence="A"),
-    Row("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", screen="pass"),
-    Row("c.safetensors", "2.mp4", 0, 0, 0.0, 3.0, 75, "ben", "train", licence="A"),
-    Row("d.safetensors", "3.mp4", 0, 0, 0.0, 1.2, 30, "cleo", "val", licence="A"),
-    Row("", "3.mp4", 0, 1, 2.0, 2.0, 50, "cleo", "val", reason="side+yaw"),
-    Row("", "3.mp4", 0, 2, 4.0, 2.0, 50, "cleo", "val", reason="yaw"),
-    Row("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", screen="offset 9"),
+    ClipRow("a.safetensors", "1.mp4", 0, 0, 0.0, 6.0, 150, "anna", "train", licence="A"),
+    ClipRow("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", screen="pass"),
+    ClipRow("c.safetensors", "2.mp4", 0, 0, 0.0, 3.0, 75, "ben", "train", licence="A"),
+    ClipRow("d.safetensors", "3.mp4", 0, 0, 0.0, 1.2, 30, "cleo", "val", licence="A"),
+    ClipRow("", "3.mp4", 0, 1, 2.0, 2.0, 50, "cleo", "val", reason="side+yaw"),
+    ClipRow("", "3.mp4", 0, 2, 4.0, 2.0, 50, "cleo", "val", reason="yaw"),
+    ClipRow("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", screen="offset 9"),
 ]
 VIDEOS = [
     VideoRow("1.mp4", "anna", "train", "made", "", 10.0, 2, 9.0, 20.0),
@@ -94,7 +94,9 @@ def test_the_report_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
-def face_clip(folder, row: Row, frames: int = 7, kind: str = "points", size: int = 120, margin: int = 15) -> Row:
+def face_clip(
+    folder, row: ClipRow, frames: int = 7, kind: str = "points", size: int = 120, margin: int = 15
+) -> ClipRow:
     """A clip of the portrait, cut by where its points usually are."""
     top, bottom, left, right = BOX
     box = np.array([left, top, right, bottom], np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.build.sources import Labels, Source, find_sources, speakers_in_two_splits, split_of, video_ids
+from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits, split_of, video_ids
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -18,7 +18,7 @@ def plant(root: Path, *names: str) -> Path:
     return root
 
 
-def by_video(sources: list[Source]) -> dict[str, Source]:
+def by_video(sources: list[VideoSource]) -> dict[str, VideoSource]:
     return {source.video: source for source in sources}
 
 

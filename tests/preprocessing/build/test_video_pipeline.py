@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 
 from preprocessing.build import video_pipeline as stages
-from preprocessing.build.sources import Source
-from preprocessing.build.video_pipeline import STAGES, Outcome, Recipe, make_clips
+from preprocessing.build.sources import VideoSource
+from preprocessing.build.video_pipeline import STAGES, ClipRecipe, VideoOutcome, make_clips
 from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST, stored_size
 from preprocessing.dataset.clips import Clip
-from preprocessing.dataset.quality_filters import Gates
+from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from preprocessing.media.audio import load_audio
 from preprocessing.media.video_reader import read_frames
 from tests.material import SIDE, swaying_photo, write_talk
 
-HAAR = Recipe(detector="haar", max_faces=1)
+HAAR = ClipRecipe(detector="haar", max_faces=1)
 EMPTY = np.full((SIDE, SIDE, 3), 90, np.uint8)
 
 
-def source(path: Path, speaker: str = "s/1") -> Source:
-    return Source(path, path.name, "talk-00000000", speaker, "train", "en", "CC0")
+def source(path: Path, speaker: str = "s/1") -> VideoSource:
+    return VideoSource(path, path.name, "talk-00000000", speaker, "train", "en", "CC0")
 
 
-def made(path: Path, clips: Path, recipe: Recipe = HAAR) -> Outcome:
+def made(path: Path, clips: Path, recipe: ClipRecipe = HAAR) -> VideoOutcome:
     outcome = make_clips(source(path), clips, recipe)
     assert outcome.fate == "made", outcome.reason
     return outcome
@@ -117,7 +117,7 @@ def test_cuts_end_a_clip(tmp_path):
 
 
 def test_long_runs_are_cut_into_pieces(tmp_path):
-    recipe = replace(HAAR, gates=Gates(min_seconds=0.5, max_seconds=1.2))
+    recipe = replace(HAAR, gates=QualityFilters(min_seconds=0.5, max_seconds=1.2))
     outcome = made(write_talk(tmp_path / "long.mp4", swaying_photo(75)), tmp_path, recipe)
     assert [row.number for row in outcome.rows] == [0, 1, 2]
     assert max(row.frames for row in outcome.rows) <= 30
@@ -149,7 +149,7 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "read_frames", count)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=Gates(min_side=1000.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_side=1000.0)))
     assert len(calls) == 1
     (row,) = outcome.rows
     assert row.reason == "side"
@@ -161,7 +161,7 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
 def test_gates_of_the_picture_hold_a_clip_back(tmp_path):
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=Gates(min_sharpness=100.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_sharpness=100.0)))
     assert outcome.rows[0].reason == "sharpness"
     assert outcome.rows[0].sharpness > 0
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -203,7 +203,9 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
         monkeypatch.setattr(stages, "track_people", still)
         monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_sound", lambda frames, samples: frames)
         tracemalloc.start()
-        make_clips(source(path), tmp_path, replace(HAAR, gates=Gates(max_seconds=2.0, min_speech=0, min_level=-200)))
+        make_clips(
+            source(path), tmp_path, replace(HAAR, gates=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))
+        )
         value = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return value
@@ -213,9 +215,14 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
 
 
 def test_the_digest_tells_what_changes_the_clips(tmp_path):
-    recipe = Recipe(yunet=tmp_path / "one" / "yunet.onnx")
+    recipe = ClipRecipe(yunet=tmp_path / "one" / "yunet.onnx")
     assert recipe.digest() == replace(recipe, device="cuda", yunet=tmp_path / "two" / "yunet.onnx").digest()
-    changed = [{"size": 96}, {"gates": Gates(min_side=50.0)}, {"quality": 90}, {"yunet": tmp_path / "other.onnx"}]
+    changed = [
+        {"size": 96},
+        {"gates": QualityFilters(min_side=50.0)},
+        {"quality": 90},
+        {"yunet": tmp_path / "other.onnx"},
+    ]
     assert len({replace(recipe, **change).digest() for change in changed} | {recipe.digest()}) == 5
 
 
@@ -235,4 +242,4 @@ def test_the_detector_is_loaded_once(tmp_path, monkeypatch):
 )
 def test_a_recipe_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Recipe(**wrong)
+        ClipRecipe(**wrong)

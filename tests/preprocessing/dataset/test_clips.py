@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from preprocessing.dataset import clips
 from preprocessing.dataset.clips import Clip, ClipDraft, ClipHeader, encode, open_clips, speaker_weights, write_clip
-from preprocessing.dataset.manifest import Row, write_rows
+from preprocessing.dataset.manifest import ClipRow, write_rows
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig, mel_spectrogram, speech_columns
@@ -417,8 +417,8 @@ def test_clips_are_found_below_a_folder_by_name_and_length(tmp_path):
         open_clips(tmp_path, split="train")
 
 
-def row(clip: str, speaker: str = "a", **values: Any) -> Row:
-    return Row(clip, "a.mp4", 0, 0, 0.0, 0.8, COUNT, speaker, **{"split": "train", "size": 24} | values)
+def row(clip: str, speaker: str = "a", **values: Any) -> ClipRow:
+    return ClipRow(clip, "a.mp4", 0, 0, 0.0, 0.8, COUNT, speaker, **{"split": "train", "size": 24} | values)
 
 
 def listed(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import manifest
-from preprocessing.dataset.manifest import Row, VideoRow, carry_screening, read_manifest, read_videos, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, read_videos, write_rows
 
 NASTY = [
     "plain", "with space", 'a "quoted" name', "comma, semicolon; tab\t", "line\nfeed", "return\r", "both\r\n", "\n",
@@ -21,12 +21,12 @@ NASTY = [
 ]  # fmt: skip
 
 
-def row(**values: object) -> Row:
+def row(**values: object) -> ClipRow:
     defaults = {"clip": "clips/a/x__a0000.safetensors", "video": "x.mp4", "person": 0, "number": 0, "start": 0.04}
-    return Row(**defaults | {"seconds": 2.0, "frames": 50, "speaker": "a"} | values)  # type: ignore[arg-type]
+    return ClipRow(**defaults | {"seconds": 2.0, "frames": 50, "speaker": "a"} | values)  # type: ignore[arg-type]
 
 
-def full_row() -> Row:
+def full_row() -> ClipRow:
     return row(
         person=1, number=12, start=61.48, split="val", language="en", licence="CC BY 4.0", size=160, side=101.5,
         sharpness=0.1 + 0.2, yaw=-12.0, roll=1e-17, missing=0.0, occluded=1.0, speech=2 / 3, level=-23.5, clipped=0.0,
@@ -52,9 +52,9 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path):
 
 @pytest.mark.parametrize("text", NASTY)
 def test_any_text_survives_in_any_column(tmp_path, text):
-    names = [field.name for field in fields(Row) if field.type == "str"]
+    names = [field.name for field in fields(ClipRow) if field.type == "str"]
     rows = [row(**dict.fromkeys(names, text)), row(speaker=text), row(clip="", reason=text)]
-    rows = [replace(r, **{f.name: 0.5 for f in fields(Row) if f.type == "float"}) for r in rows]
+    rows = [replace(r, **{f.name: 0.5 for f in fields(ClipRow) if f.type == "float"}) for r in rows]
     write_rows(tmp_path / "manifest.csv", rows)
     assert read_manifest(tmp_path / "manifest.csv") == rows
     video = VideoRow(text, text, text, text, text, 1.5, 2, 0.25, 3.0)
@@ -66,7 +66,7 @@ def test_the_table_is_plain_csv_with_one_header(tmp_path):
     write_rows(tmp_path / "manifest.csv", [full_row()])
     with (tmp_path / "manifest.csv").open(encoding="utf-8", newline="") as file:
         (found,) = csv.DictReader(file)
-    assert list(found) == [field.name for field in fields(Row)]
+    assert list(found) == [field.name for field in fields(ClipRow)]
     assert (found["clip"], found["start"], found["reason"], found["offset"]) == (
         "clips/a/x__a0000.safetensors", "61.48", "side+yaw", "-1.0",
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_an_empty_table_is_a_manifest_without_rows(tmp_path):
 
 def test_columns_may_be_moved_and_added_but_not_taken_away(tmp_path):
     path = tmp_path / "manifest.csv"
-    names = [field.name for field in fields(Row)]
+    names = [field.name for field in fields(ClipRow)]
     values = {**asdict(full_row()), "note": "mine"}
     for order in (["note", *reversed(names)], names[1:]):
         with path.open("w", encoding="utf-8-sig", newline="") as file:  # with the mark that Excel writes

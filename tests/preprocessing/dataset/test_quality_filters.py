@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import quality_filters as gates
-from preprocessing.dataset.quality_filters import Gates, Measures, failed
+from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed
 from tests.material import photo, speech
 
 FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # about the network's square
@@ -76,7 +76,7 @@ def test_a_recording_driven_too_high_is_clipped():
     peak = np.abs(sound).max()
     assert gates.clipped((sound / peak * 29000).astype(np.int16)) == 0
     loud = np.clip(sound / peak * 4, -1, 1) * 32767
-    assert gates.clipped(loud.astype(np.int16)) > Gates().max_clipped
+    assert gates.clipped(loud.astype(np.int16)) > QualityFilters().max_clipped
 
 
 def test_sharpness_tells_blur_and_hardly_size_light_and_contrast():
@@ -87,7 +87,7 @@ def test_sharpness_tells_blur_and_hardly_size_light_and_contrast():
     assert gates.sharpness(cv2.convertScaleAbs(FACE, alpha=0.5, beta=40)) == pytest.approx(sharp, rel=0.1)
     values = [gates.sharpness(cv2.GaussianBlur(FACE, (0, 0), sigma)) for sigma in (1, 2, 4, 6)]
     assert values == sorted(values, reverse=True)
-    assert sharp > Gates().min_sharpness > values[-1]
+    assert sharp > QualityFilters().min_sharpness > values[-1]
     assert gates.sharpness(np.full((96, 96, 3), 128, np.uint8)) == 0
 
 
@@ -142,20 +142,20 @@ def test_a_few_frames_are_enough(count):
 
 
 def test_failed_names_the_gates_in_order():
-    good = Measures(50, 0.5, 10, 10, 0, 0, 0.5, -20, 0)
-    assert failed(good, Gates()) == []
-    assert failed(Measures(), Gates()) == []
-    bad = Measures(39, 0.01, 46, 46, 0.2, 0.3, 0.1, -46, 0.1)
-    assert failed(bad, Gates()) == list(vars(bad))
-    assert failed(Measures(side=39, yaw=46, level=-20), Gates(min_side=38)) == ["yaw"]
+    good = QualityMeasures(50, 0.5, 10, 10, 0, 0, 0.5, -20, 0)
+    assert failed(good, QualityFilters()) == []
+    assert failed(QualityMeasures(), QualityFilters()) == []
+    bad = QualityMeasures(39, 0.01, 46, 46, 0.2, 0.3, 0.1, -46, 0.1)
+    assert failed(bad, QualityFilters()) == list(vars(bad))
+    assert failed(QualityMeasures(side=39, yaw=46, level=-20), QualityFilters(min_side=38)) == ["yaw"]
 
 
 def test_every_measure_has_its_gate():
-    names = {name.split("_", 1)[1] for name in vars(Gates())}
-    assert names == set(vars(Measures())) | {"seconds"}
+    names = {name.split("_", 1)[1] for name in vars(QualityFilters())}
+    assert names == set(vars(QualityMeasures())) | {"seconds"}
 
 
 @pytest.mark.parametrize("wrong", [{"min_seconds": 6.0}, {"min_seconds": 0.1}, {"max_yaw": math.nan}])
 def test_thresholds_that_contradict_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Gates(**wrong)
+        QualityFilters(**wrong)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset.clips import Clip, open_clips, write_clip
-from preprocessing.dataset.manifest import Row, read_manifest, write_rows
-from preprocessing.dataset.windows import Region, face_window, mel_windows, open_splits
+from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
+from preprocessing.dataset.windows import CropRegion, face_window, mel_windows, open_splits
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import mel_spectrogram
 from tests.material import still_track, write_numbered_clip
-from wav2lip.generator.reference_sampling import Look
+from wav2lip.generator.reference_sampling import FramePoses
 
 COUNT = 20
 OFFSETS = (-19, -10, -5, -3, -1, 1, 2, 5, 7, 19)
@@ -83,7 +83,7 @@ def test_the_stored_mel_is_near_that_of_the_moved_sound(path):
 
 def test_windows_are_drawn_out_of_the_repaired_clip(path):
     clip = Clip(path, offset=4)
-    faces = face_window(clip, Region(size=24), 3, 2)
+    faces = face_window(clip, CropRegion(size=24), 3, 2)
     assert faces[:, 12, 12, 0].tolist() == [70, 80]  # pictures 7 and 8
     assert np.array_equal(mel_windows(clip.mel, [3]), mel_windows(mel_spectrogram(clip.audio), [3]))
     assert clip.jpegs(1, 3, 2) == Clip.open(path).jpegs(5, 3, 2)
@@ -107,15 +107,17 @@ def test_it_is_pickled_with_its_offset(path):
 
 
 def test_looks_at_a_clip_are_told_apart_by_its_offset(path):
-    looks = [Look.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
+    looks = [FramePoses.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
     assert looks == pytest.approx([20, 50, 20], abs=1)
 
 
-def row(name: str, **values: object) -> Row:
-    return Row(f"{name}.safetensors", "a.mp4", 0, 0, 0.0, 0.8, COUNT, "a", **{"split": "train", "size": 24} | values)
+def row(name: str, **values: object) -> ClipRow:
+    return ClipRow(
+        f"{name}.safetensors", "a.mp4", 0, 0, 0.0, 0.8, COUNT, "a", **{"split": "train", "size": 24} | values
+    )
 
 
-def listed(folder: Path, *rows: Row) -> Path:
+def listed(folder: Path, *rows: ClipRow) -> Path:
     for each in rows:
         if not (folder / each.clip).exists():
             stored(folder / each.clip)

@@ -16,14 +16,14 @@ import pytest
 from safetensors import safe_open
 
 from preprocessing.dataset.clips import Clip, open_clips
-from preprocessing.dataset.manifest import Row, VideoRow, read_manifest, read_videos, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos, write_rows
 from preprocessing.dataset.wav2lip_format import conversion as upstream
 from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip, import_wav2lip
 from preprocessing.dataset.wav2lip_format.face_folder import safe_name
 from tests.material import change_clip, photo, speech, still_track, write_numbered_clip
 
 
-def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int = 8, **values) -> Row:
+def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int = 8, **values) -> ClipRow:
     """Writes a clip of noise into CLIPS/clips; gives its row."""
     rng = np.random.default_rng(len(name))
     target = f"clips/{safe_name(speaker)}/{name}.safetensors"
@@ -40,13 +40,13 @@ def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int
     change_clip(path, boxes=boxes.astype("f4"), points=points.astype("f4"), found=found.astype("u1"))
     header = Clip.open(path).header
     fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "screen": "pass"} | values
-    return Row(
+    return ClipRow(
         target, header.source, 1, fields.pop("number"), 1.2, frames / 25, frames, speaker, split, "pl", "CC BY 4.0",
         header.crop.size, audio_sha256=upstream.hashlib.sha256(samples.tobytes()).hexdigest(), **fields,
     )  # fmt: skip
 
 
-def build(clips: Path, rows: Iterable[Row]) -> list[Row]:
+def build(clips: Path, rows: Iterable[ClipRow]) -> list[ClipRow]:
     rows = list(rows)
     write_rows(clips / "manifest.csv", rows)
     return rows

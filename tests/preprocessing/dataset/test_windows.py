@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from preprocessing.dataset.augmentation import Augmentation, Hearing, View
+from preprocessing.dataset.augmentation import Augmentation, ImageTransform, MelTransform
 from preprocessing.dataset.clips import Clip, speaker_weights
-from preprocessing.dataset.manifest import Row, write_rows
+from preprocessing.dataset.manifest import ClipRow, write_rows
 from preprocessing.dataset.windows import (
-    Draws,
-    Region,
+    CropRegion,
+    WindowDataset,
     batches,
     face_window,
     mel_windows,
@@ -31,7 +31,7 @@ from tests.material import change_clip, write_numbered_clip
 
 POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
 FRAMES = 24
-MOUTH = Region(left=1 / 6, top=0.25, side=2 / 3, size=64)
+MOUTH = CropRegion(left=1 / 6, top=0.25, side=2 / 3, size=64)
 
 
 def stored_face(size: int, margin: int) -> np.ndarray:
@@ -70,10 +70,10 @@ def test_a_region_is_where_it_is_said_to_be_whatever_size_is_stored(still):
         assert matrix @ [*corner, 1] == pytest.approx([-0.5, -0.5, 1])
         assert matrix @ [*(corner + size * 2 / 3), 1] == pytest.approx([63.5, 63.5, 1])
     assert MOUTH.scale == pytest.approx(1)
-    assert Region(size=192).scale == pytest.approx(2)
+    assert CropRegion(size=192).scale == pytest.approx(2)
 
 
-@pytest.mark.parametrize("region", [Region(), MOUTH])
+@pytest.mark.parametrize("region", [CropRegion(), MOUTH])
 @pytest.mark.parametrize("size", [60, 96, 160])
 def test_without_a_view_a_window_is_the_plain_crop(still, region, size):
     clip = still[size]
@@ -84,10 +84,10 @@ def test_without_a_view_a_window_is_the_plain_crop(still, region, size):
     assert np.abs(window.astype(int) - expected)[:, 2:-2, 2:-2].max() <= 1
 
 
-@pytest.mark.parametrize("region", [Region(), Region(size=128), MOUTH])
+@pytest.mark.parametrize("region", [CropRegion(), CropRegion(size=128), MOUTH])
 @pytest.mark.parametrize("size", [60, 96, 160])
 def test_turning_enlarging_mirroring_and_moving_cost_one_interpolation(still, region, size):
-    clip, view = still[size], View(turn=4, zoom=1.07, flip=True, shift=(2, -3))
+    clip, view = still[size], ImageTransform(turn=4, zoom=1.07, flip=True, shift=(2, -3))
     matrix = (view.matrix(region.size) @ region.matrix(clip))[:2]
     expected = crop(clip.faces(3, 1)[0], matrix, region.size)
     assert np.abs(face_window(clip, region, 3, 5, view).astype(int) - expected).max() <= 1
@@ -95,7 +95,7 @@ def test_turning_enlarging_mirroring_and_moving_cost_one_interpolation(still, re
 
 def test_what_has_the_size_asked_for_is_taken_as_it_is(still):
     clip = still[96]
-    assert np.array_equal(face_window(clip, Region(), 0, 3), clip.faces(0, 3)[:, 12:108, 12:108])
+    assert np.array_equal(face_window(clip, CropRegion(), 0, 3), clip.faces(0, 3)[:, 12:108, 12:108])
     assert np.array_equal(face_window(clip, MOUTH, 0, 3), clip.faces(0, 3)[:, 36:100, 28:92])
 
 
@@ -111,39 +111,44 @@ def test_clips_of_any_size_show_the_same_face(still):
 @pytest.mark.parametrize("shift", [(5, 0), (0, -3), (-4, 2)])
 def test_a_jitter_moves_the_face_by_exactly_the_pixels_asked_for(still, shift):
     right, down = shift
-    plain = face_window(still[96], Region(), 0, 4)
-    moved = face_window(still[96], Region(), 0, 4, View(shift=shift))
+    plain = face_window(still[96], CropRegion(), 0, 4)
+    moved = face_window(still[96], CropRegion(), 0, 4, ImageTransform(shift=shift))
     assert np.array_equal(moved[:, 12:84, 12:84], plain[:, 12 - down : 84 - down, 12 - right : 84 - right])
     stored = still[96].faces(0, 1)[0]  # what moves in comes from the margin
     assert np.array_equal(moved[0], stored[12 - down : 108 - down, 12 - right : 108 - right])
     for clip in (still[160], still[60]):
-        plain, moved = (face_window(clip, Region(), 0, 1, view)[0].astype(int) for view in (View(), View(shift=shift)))
+        plain, moved = (
+            face_window(clip, CropRegion(), 0, 1, view)[0].astype(int)
+            for view in (ImageTransform(), ImageTransform(shift=shift))
+        )
         difference = moved[12:84, 12:84] - plain[12 - down : 84 - down, 12 - right : 84 - right]
         assert np.abs(difference).max() <= 1
 
 
 def test_a_flip_mirrors_every_frame_of_the_window(still, counted):
     for size, clip in still.items():
-        plain, flipped = (face_window(clip, MOUTH, 2, 5, view) for view in (View(), View(flip=True)))
+        plain, flipped = (
+            face_window(clip, MOUTH, 2, 5, view) for view in (ImageTransform(), ImageTransform(flip=True))
+        )
         assert np.abs(plain[:, :, ::-1].astype(int) - flipped).max() <= (0 if size == 96 else 1)
-    flipped = face_window(counted, Region(), 2, 5, View(flip=True))
+    flipped = face_window(counted, CropRegion(), 2, 5, ImageTransform(flip=True))
     assert flipped[:, 40, 40, 0].tolist() == [20, 30, 40, 50, 60]  # and keeps their order
 
 
 def test_all_frames_of_a_window_are_seen_alike(still):
     rng = np.random.default_rng(0)
     for _ in range(15):
-        view = View.draw(Augmentation(noise=0), rng)
-        window = face_window(still[160], Region(), 0, 6, view)
+        view = ImageTransform.draw(Augmentation(noise=0), rng)
+        window = face_window(still[160], CropRegion(), 0, 6, view)
         assert (window == window[0]).all()
-        assert np.array_equal(window, face_window(still[160], Region(), 6, 6, view))
+        assert np.array_equal(window, face_window(still[160], CropRegion(), 6, 6, view))
 
 
 def test_a_window_is_those_frames_and_lies_inside_the_clip(counted):
     assert face_window(counted, MOUTH, 1, 4)[:, 9, 9, 1].tolist() == [10, 20, 30, 40]
-    assert face_window(counted, Region(), FRAMES - 5, 5)[-1, 0, 0, 0] == 10 * (FRAMES - 1)
+    assert face_window(counted, CropRegion(), FRAMES - 5, 5)[-1, 0, 0, 0] == 10 * (FRAMES - 1)
     with pytest.raises(ValueError, match=f"0 to {FRAMES - 1}"):
-        face_window(counted, Region(), FRAMES - 4, 5)
+        face_window(counted, CropRegion(), FRAMES - 4, 5)
 
 
 @pytest.mark.parametrize("scale", [1 / 2.1, 1 / 2.4, 1 / 3, 1 / 5.2])
@@ -180,7 +185,7 @@ def test_each_window_hears_what_the_one_rule_says(counted, lead):
 
 
 def test_windows_at_the_clips_start_and_end_hear_silence_beyond_it(counted):
-    heard = mel_windows(counted.mel, [0, FRAMES - 1], hearing=Hearing(gain=0.5, bands=((0, 80),)))[:, 0]
+    heard = mel_windows(counted.mel, [0, FRAMES - 1], mel_transform=MelTransform(gain=0.5, bands=((0, 80),)))[:, 0]
     # Frame 0's window begins four columns before the clip; the last frame's begins at column 70 of 77.
     assert (heard[0, :, :4] == -4).all()
     assert (heard[0, :, 4:] > 0).all()
@@ -189,20 +194,20 @@ def test_windows_at_the_clips_start_and_end_hear_silence_beyond_it(counted):
 
 
 def test_a_disguised_sound_is_one_sound_for_all_windows(counted):
-    mel, hearing = counted.mel, Hearing(gain=0.3, noise=0.2, pauses=((0.5, 4),), seed=3)
+    mel, mel_transform = counted.mel, MelTransform(gain=0.3, noise=0.2, pauses=((0.5, 4),), seed=3)
     before = mel.copy()
-    heard = mel_windows(mel, [5, 10, 15], Fraction(0), hearing)[:, 0]  # of columns 16, 32 and 48
-    whole = hearing.change(mel[:, 16:64])
+    heard = mel_windows(mel, [5, 10, 15], Fraction(0), mel_transform)[:, 0]  # of columns 16, 32 and 48
+    whole = mel_transform.apply(mel[:, 16:64])
     assert np.array_equal(np.concatenate(heard, axis=1), whole)
-    overlapping = mel_windows(mel, [5, 6], Fraction(0), hearing)[:, 0]  # of columns 16 and 19
+    overlapping = mel_windows(mel, [5, 6], Fraction(0), mel_transform)[:, 0]  # of columns 16 and 19
     assert np.array_equal(overlapping[0, :, 3:], overlapping[1, :, :13])
     assert np.array_equal(mel, before)
 
 
 def test_an_offset_is_heard_later(counted):
-    late = mel_windows(counted.mel, [4, 8], hearing=Hearing(offset=2 / 25))
+    late = mel_windows(counted.mel, [4, 8], mel_transform=MelTransform(offset=2 / 25))
     assert np.array_equal(late, mel_windows(counted.mel, [6, 10]))
-    early = mel_windows(counted.mel, [4, 8], hearing=Hearing(offset=-1 / 80))
+    early = mel_windows(counted.mel, [4, 8], mel_transform=MelTransform(offset=-1 / 80))
     assert (mel_windows(counted.mel, [4, 8]) - early)[..., 0] == pytest.approx(0.01, abs=1e-6)  # one column
 
 
@@ -240,7 +245,7 @@ def test_windows_come_nearer_in_a_short_clip_and_do_not_fit_into_a_shorter_one()
 
 def window_of(clip: Clip, rng: np.random.Generator) -> tuple[str, np.ndarray]:
     first = int(random_starts(clip.frames, 1, rng, length=5)[0])
-    return clip.speaker, face_window(clip, MOUTH, first, 5, View.draw(Augmentation(), rng))
+    return clip.speaker, face_window(clip, MOUTH, first, 5, ImageTransform.draw(Augmentation(), rng))
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +260,7 @@ def speakers(tmp_path_factory) -> list[Clip]:
 def test_the_stream_is_the_same_for_any_number_of_workers_and_from_any_step_on(speakers):
     cv2.setNumThreads(2)
     cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 2)  # threads that workers will not inherit
-    draws = Draws(speakers, speaker_weights(speakers), window_of, seed=7)
+    draws = WindowDataset(speakers, speaker_weights(speakers), window_of, seed=7)
     runs = [
         list(batches(draws, 3, range(*steps), workers=workers, collate=list))
         for steps, workers in (((0, 5), 0), ((0, 5), 1), ((0, 5), 2), ((3, 5), 2))
@@ -268,23 +273,25 @@ def test_the_stream_is_the_same_for_any_number_of_workers_and_from_any_step_on(s
             assert speaker == name
             assert np.array_equal(faces, expected)
     assert len({faces.tobytes() for _, faces in whole}) == 15
-    other = Draws(speakers, speaker_weights(speakers), window_of, seed=8)
+    other = WindowDataset(speakers, speaker_weights(speakers), window_of, seed=8)
     assert not np.array_equal(other[0][1], whole[0][1])
 
 
 def test_arrays_are_stacked_to_tensors(speakers):
-    draws = Draws(speakers, speaker_weights(speakers), lambda clip, rng: (rng.random(3), np.zeros((2, 2))), seed=0)
+    draws = WindowDataset(
+        speakers, speaker_weights(speakers), lambda clip, rng: (rng.random(3), np.zeros((2, 2))), seed=0
+    )
     first, second = next(iter(batches(draws, 4, range(1))))
     assert first.shape == (4, 3)
     assert second.shape == (4, 2, 2)
 
 
 def test_clips_are_drawn_by_their_weights(speakers):
-    draws = Draws(speakers, speaker_weights(speakers), lambda clip, rng: clip.path.stem, seed=0)
+    draws = WindowDataset(speakers, speaker_weights(speakers), lambda clip, rng: clip.path.stem, seed=0)
     drawn = [draws[number] for number in range(3000)]
     # Square roots 2 and 1: the speaker of four clips is drawn in two thirds of the cases.
     assert [drawn.count(name) / 3000 for name in "01234"] == pytest.approx([1 / 6] * 4 + [1 / 3], abs=0.025)
-    never = Draws(speakers, np.array([0, 1, 0, 2, 0]), lambda clip, rng: clip.path.stem, seed=0)
+    never = WindowDataset(speakers, np.array([0, 1, 0, 2, 0]), lambda clip, rng: clip.path.stem, seed=0)
     assert set(islice(map(never.__getitem__, range(10**6)), 200)) == {"1", "3"}
 
 
@@ -294,7 +301,9 @@ def test_a_damaged_clip_is_named_from_a_worker(speakers, tmp_path):
     clips = [Clip(broken, listed=("a", 8, 64))]
     for workers in (0, 1):
         with pytest.raises(ValueError, match=r"broken\.safetensors"):
-            list(batches(Draws(clips, np.ones(1), window_of, seed=0), 2, range(2), workers=workers, collate=list))
+            list(
+                batches(WindowDataset(clips, np.ones(1), window_of, seed=0), 2, range(2), workers=workers, collate=list)
+            )
 
 
 def make_folder(folder: Path, kind: str = "points", **splits: str) -> Path:
@@ -304,7 +313,8 @@ def make_folder(folder: Path, kind: str = "points", **splits: str) -> Path:
     for name in splits:
         write_numbered_clip(folder / f"{name}.safetensors", faces)
     rows = [
-        Row(f"{name}.safetensors", "v.mp4", 0, 0, 0.0, 0.32, 8, name, split, size=64) for name, split in splits.items()
+        ClipRow(f"{name}.safetensors", "v.mp4", 0, 0, 0.0, 0.32, 8, name, split, size=64)
+        for name, split in splits.items()
     ]
     if any(splits.values()):
         write_rows(folder / "manifest.csv", rows)

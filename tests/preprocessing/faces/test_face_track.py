@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preprocessing.faces.face_track import Detection, FaceTrack, clip_detections, estimate_points, reduce_frame
-from preprocessing.faces.identity import Roster, choose, parse_select
+from preprocessing.faces.identity import IdentityAssigner, choose, parse_select
 
 FRAME = (400, 200)  # width, height
 
@@ -147,7 +147,7 @@ def test_an_unknown_choice_names_the_legal_ones(select: str) -> None:
 
 
 def test_the_roster_numbers_from_the_left_and_knows_faces_again() -> None:
-    roster = Roster(max_gap=12)
+    roster = IdentityAssigner(max_gap=12)
     assert roster.update(0, [box(300, 50), box(20, 50)]) == [1, 0]
     assert roster.update(5, [box(25, 52), box(290, 50), box(150, 50)]) == [0, 1, 2]
     assert roster.update(10, [box(155, 50), box(30, 52)]) == [2, 0]
@@ -156,7 +156,7 @@ def test_the_roster_numbers_from_the_left_and_knows_faces_again() -> None:
 
 
 def test_the_roster_takes_no_leap_and_no_change_of_size_for_the_same_face() -> None:
-    roster = Roster(max_gap=12)
+    roster = IdentityAssigner(max_gap=12)
     roster.update(0, [box(100, 50)])
     assert roster.update(1, [box(140, 50)]) == [1]
     assert roster.update(2, [box(100, 50, 80)]) == [2]
@@ -164,13 +164,13 @@ def test_the_roster_takes_no_leap_and_no_change_of_size_for_the_same_face() -> N
 
 
 def test_of_two_candidates_the_nearer_is_the_same_face() -> None:
-    roster = Roster(max_gap=12)
+    roster = IdentityAssigner(max_gap=12)
     roster.update(0, [box(100, 50), box(125, 50)])
     assert roster.update(1, [box(120, 50), box(104, 50)]) == [1, 0]
 
 
 def test_the_numbers_go_on_after_a_cut() -> None:
-    roster = Roster(max_gap=12)
+    roster = IdentityAssigner(max_gap=12)
     roster.update(0, [box(100, 50)])
     roster.new_shot()
     assert roster.update(1, [box(100, 50)]) == [1]

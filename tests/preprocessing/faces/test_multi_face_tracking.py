@@ -12,7 +12,13 @@ import pytest
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.identity import overlap
-from preprocessing.faces.tracking import Crowd, follow, follow_people, track_faces, track_people
+from preprocessing.faces.tracking import (
+    MultiFaceTracker,
+    stream_face_track,
+    stream_face_tracks,
+    track_face,
+    track_faces,
+)
 from preprocessing.media.video_reader import read_frames
 from tests.preprocessing.faces.scripted import (
     SIDE,
@@ -62,11 +68,11 @@ def side_by_side(i: int) -> list[np.ndarray]:
 
 
 def test_each_person_has_a_slot_and_the_largest_the_first() -> None:
-    tracks = track_people(still(40), Scripted(side_by_side), max_faces=3)
+    tracks = track_faces(still(40), Scripted(side_by_side), max_faces=3)
     assert [int(track.found.sum()) for track in tracks] == [40, 40, 0]
     np.testing.assert_allclose(tracks[0].boxes, [at(190, 120, 90)] * 40, atol=0.1)
     np.testing.assert_allclose(tracks[1].boxes, [at(90, 120, 70)] * 40, atol=0.1)
-    left, right = track_people(still(10), Scripted(side_by_side), max_faces=2, select="left")
+    left, right = track_faces(still(10), Scripted(side_by_side), max_faces=2, select="left")
     assert centres(left)[0, 0] < centres(right)[0, 0]
     assert tracks[0].size == SIZE
 
@@ -77,7 +83,7 @@ def test_free_slots_cost_no_look_and_no_frame_is_looked_at_twice(make, script) -
     asked = []
     for count in (1, 2, 3):
         detector = Scripted(script)
-        track_people(make(41), detector, max_faces=count)
+        track_faces(make(41), detector, max_faces=count)
         asked.append(detector.asked)
         assert len(set(detector.asked)) == len(detector.asked)
     assert asked[1] == asked[2] == asked[0]
@@ -90,10 +96,10 @@ def test_one_person_is_followed_the_same_with_any_number_of_slots() -> None:
     def script(i: int) -> list[np.ndarray]:
         return [] if 20 <= i < 25 or i > 50 else [at(*path[i]) + noise[i]]
 
-    alone = track_faces(moving(path), Scripted(script))
+    alone = track_face(moving(path), Scripted(script))
     assert 0 < alone.found.sum() < 60
     for count in (1, 3):
-        first, *others = track_people(moving(path), Scripted(script), max_faces=count)
+        first, *others = track_faces(moving(path), Scripted(script), max_faces=count)
         for name in ("boxes", "points", "found", "shot"):
             assert np.array_equal(getattr(first, name), getattr(alone, name), equal_nan=True)
         assert not any(track.found.any() for track in others)
@@ -103,18 +109,18 @@ def test_faces_come_frame_by_frame_with_the_slots_in_step() -> None:
     def script(i: int) -> list[np.ndarray]:
         return [at(90, 120, 90)] + ([at(260, 120, 70)] if i < 20 or i > 50 else [])
 
-    crowd, given = Crowd(Scripted(script), max_faces=2), []
+    crowd, given = MultiFaceTracker(Scripted(script), max_faces=2), []
     for number, frame in enumerate(still(90)):
         given += crowd.push(frame)
         assert len(given) >= number + 1 - crowd.max_lag
     given += crowd.finish()
     assert [[face.index for face in faces] for faces in given] == [[i, i] for i in range(90)]
-    together = list(follow_people(still(90), Scripted(script), max_faces=2))
-    for slot, track in enumerate(track_people(still(90), Scripted(script), max_faces=2)):
+    together = list(stream_face_tracks(still(90), Scripted(script), max_faces=2))
+    for slot, track in enumerate(track_faces(still(90), Scripted(script), max_faces=2)):
         assert track.found.tolist() == [faces[slot].found for faces in together] == [f[slot].found for f in given]
         assert np.array_equal(track.boxes, [faces[slot].box for faces in together], equal_nan=True)
         assert np.array_equal(track.points, [faces[slot].points for faces in together], equal_nan=True)
-    alone = follow(still(9), Scripted(script))
+    alone = stream_face_track(still(9), Scripted(script))
     assert [face.index for face in alone] == list(range(9))
 
 
@@ -122,7 +128,7 @@ def test_who_leaves_and_comes_back_leaves_the_other_alone() -> None:
     def script(i: int) -> list[np.ndarray]:
         return [at(90, 120, 90)] + ([] if 20 <= i < 50 else [at(260, 120, 70)])
 
-    stays, leaves = track_people(still(80), Scripted(script), max_faces=2)
+    stays, leaves = track_faces(still(80), Scripted(script), max_faces=2)
     assert stays.found.all()
     assert np.abs(centres(stays) - [90, 120]).max() < 0.1
     assert leaves.found[:20].all()
@@ -135,7 +141,7 @@ def test_a_third_person_gets_the_slot_of_who_left() -> None:
     def script(i: int) -> list[np.ndarray]:
         return [at(180, 120, 90), at(300, 120, 60)] + ([at(60, 120, 70)] if i < 20 else [])
 
-    stays, changes = track_people(still(60), Scripted(script), max_faces=2)
+    stays, changes = track_faces(still(60), Scripted(script), max_faces=2)
     assert stays.found.all()
     (first, left), (_, last) = runs(changes)
     assert (first, left, last) == (0, 20, 60)
@@ -148,7 +154,7 @@ def test_a_cut_changes_who_is_there() -> None:
         return [at(90, 120, 90), at(260, 120, 70)] if i < 23 else [at(90, 120, 70), at(260, 120, 90)]
 
     frames = numbered([scene("coffee")] * 23 + [scene("astronaut")] * 23)
-    first, second = track_people(frames, Scripted(script), max_faces=2)
+    first, second = track_faces(frames, Scripted(script), max_faces=2)
     for track, (before, after) in zip((first, second), ((90, 260), (260, 90)), strict=True):
         assert runs(track) == [(0, 23), (23, 46)]
         assert track.shot.tolist() == [0] * 23 + [1] * 23
@@ -170,7 +176,7 @@ def test_two_who_cross_are_never_mixed(front: int, speed: float, height: float) 
         return [boxes[front]] if overlap(*boxes) > 0.4 else boxes
 
     frames = heads(paths[1 - front], paths[front])
-    tracks = track_people(frames, Scripted(script), max_faces=2)
+    tracks = track_faces(frames, Scripted(script), max_faces=2)
     apart = np.abs(np.subtract(*np.array(paths)))[:, 0] > SIDE / 4
     for track in tracks:
         who = nearest(track, paths)
@@ -185,7 +191,7 @@ def test_two_who_cross_are_never_mixed(front: int, speed: float, height: float) 
 
 def test_two_cheek_to_cheek_are_followed_throughout() -> None:
     paths = [[(145 + 3 * np.sin(i / 4), 120) for i in range(60)], [(222, 120 + 3 * np.sin(i / 3)) for i in range(60)]]
-    tracks = track_people(heads(*paths), Scripted(lambda i: [at(*path[i]) for path in paths]), max_faces=2)
+    tracks = track_faces(heads(*paths), Scripted(lambda i: [at(*path[i]) for path in paths]), max_faces=2)
     assert sorted(nearest(track, paths)[0] for track in tracks) == [0, 1]
     for track in tracks:
         assert track.found.all()
@@ -198,7 +204,7 @@ def test_someone_small_who_passes_behind_leaves_the_speaker_alone() -> None:
     def script(i: int) -> list[np.ndarray]:
         return [at(180, 120, 90)] + ([] if 120 < passer[i][0] < 240 else [at(*passer[i], 40)])
 
-    tracks = track_people(heads(passer, speaker), Scripted(script), max_faces=2)
+    tracks = track_faces(heads(passer, speaker), Scripted(script), max_faces=2)
     assert runs(tracks[0]) == [(0, 60)]
     assert np.abs(centres(tracks[0]) - [180, 120]).max() < 2
     left, right = runs(tracks[1])
@@ -212,7 +218,7 @@ def test_a_false_detection_of_a_few_frames_leaves_the_face_alone(false, frames: 
     def script(i: int) -> list[np.ndarray]:
         return [at(180, 120)] + ([at(*false)] if i in frames else [])
 
-    tracks = track_people(still(60), Scripted(script), max_faces=2)
+    tracks = track_faces(still(60), Scripted(script), max_faces=2)
     true = [track.found & (np.abs(centres(track) - [180, 120]).max(axis=1) < 1) for track in tracks]
     assert np.logical_or(*true).all()
     assert max(mask.sum() for mask in true) == 60  # in one slot
@@ -221,14 +227,12 @@ def test_a_false_detection_of_a_few_frames_leaves_the_face_alone(false, frames: 
 
 
 def test_a_second_detection_of_a_face_is_not_followed() -> None:
-    tracks = track_people(
-        still(30), Scripted(lambda i: [at(180, 120), at(195, 130, 60), at(180, 140, 30)]), max_faces=3
-    )
+    tracks = track_faces(still(30), Scripted(lambda i: [at(180, 120), at(195, 130, 60), at(180, 140, 30)]), max_faces=3)
     assert [int(track.found.sum()) for track in tracks] == [30, 0, 0]
 
 
 def test_a_jump_that_is_doubted_is_not_somebody_else() -> None:
-    tracks = track_people(still(40), Scripted(lambda i: [at(180, 120) if i < 18 else at(239, 120, 52)]), max_faces=2)
+    tracks = track_faces(still(40), Scripted(lambda i: [at(180, 120) if i < 18 else at(239, 120, 52)]), max_faces=2)
     assert [int(track.found.sum()) for track in tracks] == [40, 0]
     np.testing.assert_allclose(centres(tracks[0])[35:], [[239, 120]] * 5, atol=1)
 
@@ -239,7 +243,7 @@ def test_between_one_briefly_seen_and_the_next_person_lies_an_empty_frame() -> N
         return [at(90, 120)] if i == 0 else [at(260, 120)]
 
     for every in (1, 5):
-        (track,) = track_people(still(30), Scripted(script), max_faces=1, max_gap=0, smooth=0, every=every)
+        (track,) = track_faces(still(30), Scripted(script), max_faces=1, max_gap=0, smooth=0, every=every)
         (first, left), (comes, last) = runs(track)
         assert (first, left, last) == (0, every, 30)
         assert left < comes <= left + 3
@@ -263,7 +267,7 @@ def test_nobody_is_ever_mixed_up_however_people_come_and_go(seed: int) -> None:
         return [at(*(lanes[k] + random.normal(0, 1, 2)), sides[k]) for k in random.permutation(np.flatnonzero(seen[i]))]
 
     count = int(random.integers(1, 5))
-    tracks = track_people(blank(150), Scripted(script), max_faces=count)
+    tracks = track_faces(blank(150), Scripted(script), max_faces=count)
     followed = 0
     for track in tracks:
         who = nearest(track, [[tuple(lane)] * 150 for lane in lanes])
@@ -277,9 +281,9 @@ def test_nobody_is_ever_mixed_up_however_people_come_and_go(seed: int) -> None:
 
 
 def test_no_frames_and_nobody_give_empty_tracks() -> None:
-    for track in track_people([], Scripted(lambda i: []), max_faces=2):
+    for track in track_faces([], Scripted(lambda i: []), max_faces=2):
         assert (len(track), track.boxes.shape, track.points.shape, track.size) == (0, (0, 4), (0, 5, 2), None)
-    for track in track_people(blank(3), Scripted(lambda i: []), max_faces=2):
+    for track in track_faces(blank(3), Scripted(lambda i: []), max_faces=2):
         assert (len(track), track.found.any(), track.shot.tolist()) == (3, False, [0, 0, 0])
         assert np.isnan(track.points).all()
 
@@ -287,7 +291,7 @@ def test_no_frames_and_nobody_give_empty_tracks() -> None:
 @pytest.mark.parametrize("options", [{"max_faces": 0}, {"max_faces": 2, "face_id": 0}])
 def test_options_that_do_not_go_together_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="max_faces >= 1, and max_faces = 1 with a face_id"):
-        Crowd(Scripted(lambda i: []), **options)
+        MultiFaceTracker(Scripted(lambda i: []), **options)
 
 
 def test_overlap_by_hand() -> None:
@@ -303,11 +307,11 @@ def test_two_real_people_side_by_side(shared: Path) -> None:
     pair = zip(*(read_frames(clip, fps=Fraction(25), max_side=320, end=1.0) for clip in clips), strict=True)
     frames = [cv2.hconcat(both) for both in pair]
     detector = load_detector("yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx")
-    left, right = track_people(frames, detector, max_faces=2, select="left")
+    left, right = track_faces(frames, detector, max_faces=2, select="left")
     middle = frames[0].shape[1] / 2
     assert left.found.all()
     assert right.found.all()
     assert left.boxes.max() < middle < right.boxes[:, 0].min()
-    alone = track_faces([frame[:, : int(middle)].copy() for frame in frames], detector)
+    alone = track_face([frame[:, : int(middle)].copy() for frame in frames], detector)
     eyes = np.linalg.norm(alone.points[:, 0] - alone.points[:, 1], axis=1).mean()
     assert np.linalg.norm(alone.points - left.points, axis=2).mean() < 0.04 * eyes

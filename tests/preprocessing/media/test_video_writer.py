@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from preprocessing.media.audio_mux import Sound
+from preprocessing.media.audio_mux import AudioSource
 from preprocessing.media.video_reader import MediaError, VideoInfo, open_media, probe, read_frames
 from preprocessing.media.video_writer import VideoWriter, ffmpeg_binary
 
@@ -187,7 +187,7 @@ def test_photos_are_written_as_hd_and_pixels_keep_their_shape(tmp_path):
 def test_one_whole_sound_is_copied_bit_by_bit(tmp_path, clicks, suffix, codec, out):
     sound = tmp_path / f"sound{suffix}"
     run_ffmpeg("-i", clicks, "-c:a", codec, sound)
-    path = write(tmp_path / f"out{out}", 55, sounds=[Sound(sound)])
+    path = write(tmp_path / f"out{out}", 55, sounds=[AudioSource(sound)])
     assert packets_md5(path) == packets_md5(sound)
     np.testing.assert_allclose(click_times(path), click_times(sound), atol=0.001)
 
@@ -206,7 +206,7 @@ def test_one_whole_sound_is_copied_bit_by_bit(tmp_path, clicks, suffix, codec, o
 )
 def test_other_codecs_become_aac_where_the_container_wants_it(tmp_path, clicks, name, out, codec):
     run_ffmpeg("-i", clicks, tmp_path / name)
-    path = write(tmp_path / f"out{out}", 50, sounds=[Sound(tmp_path / name)])
+    path = write(tmp_path / f"out{out}", 50, sounds=[AudioSource(tmp_path / name)])
     assert sound_codec(path) == codec
     np.testing.assert_allclose(click_times(path), CLICKS, atol=0.002)  # encoders' priming does not shift them
 
@@ -219,7 +219,7 @@ def test_other_codecs_become_aac_where_the_container_wants_it(tmp_path, clicks, 
 @pytest.mark.parametrize("count", [20, 45, 75])
 def test_the_sound_ends_with_the_frames(tmp_path, clicks, name, out, count):
     run_ffmpeg("-i", clicks, tmp_path / name)
-    path = write(tmp_path / f"out{out}", count, sounds=[Sound(tmp_path / name)])
+    path = write(tmp_path / f"out{out}", count, sounds=[AudioSource(tmp_path / name)])
     assert len(list(read_frames(path))) == count
     assert probe(path).duration == pytest.approx(count / 25, abs=0.002)
     start, samples, rate = decoded_sound(path)
@@ -229,15 +229,15 @@ def test_the_sound_ends_with_the_frames(tmp_path, clicks, name, out, count):
 
 
 def test_duration_limits_both(tmp_path, clicks):
-    path = write(tmp_path / "out.mp4", 50, sounds=[Sound(clicks)], duration=1.2)
+    path = write(tmp_path / "out.mp4", 50, sounds=[AudioSource(clicks)], duration=1.2)
     assert len(list(read_frames(path))) == 30
     assert len(decoded_sound(path)[1]) / 48000 == pytest.approx(1.2, abs=0.022)
 
 
 def test_a_part_of_a_sound(tmp_path, clicks):
-    path = write(tmp_path / "out.mp4", 50, sounds=[Sound(clicks, start=0.75, duration=0.5)])
+    path = write(tmp_path / "out.mp4", 50, sounds=[AudioSource(clicks, start=0.75, duration=0.5)])
     np.testing.assert_allclose(click_times(path), [0.25], atol=0.002)
-    path = write(tmp_path / "louder.mp4", 50, sounds=[Sound(clicks, gain=0.5)])
+    path = write(tmp_path / "louder.mp4", 50, sounds=[AudioSource(clicks, gain=0.5)])
     assert np.abs(decoded_sound(path)[1]).max() == pytest.approx(0.3, abs=0.08)
 
 
@@ -245,7 +245,7 @@ def test_sounds_are_added_not_averaged(tmp_path):
     time = np.arange(32000) / 16000
     low = save_wav(tmp_path / "low.wav", 0.3 * np.sin(2 * np.pi * 500 * time))
     high = save_wav(tmp_path / "high.wav", 0.3 * np.sin(2 * np.pi * 2000 * time[:16000]))
-    path = write(tmp_path / "out.mp4", 50, sounds=[Sound(low), Sound(high, gain=0.5)])
+    path = write(tmp_path / "out.mp4", 50, sounds=[AudioSource(low), AudioSource(high, gain=0.5)])
     _, samples, rate = decoded_sound(path)
     for begin, strengths in ((0.2, (0.3, 0.15)), (1.2, (0.3, 0.0))):  # the second sound ends after one second
         part = samples[round(begin * rate) :][: rate // 2]
@@ -255,7 +255,7 @@ def test_sounds_are_added_not_averaged(tmp_path):
 
 def test_one_sound_may_be_used_twice(tmp_path, clicks):
     for gain in (0.5, 0.3):
-        path = write(tmp_path / "out.mp4", 50, sounds=[Sound(clicks, gain=0.5), Sound(clicks, gain=gain)])
+        path = write(tmp_path / "out.mp4", 50, sounds=[AudioSource(clicks, gain=0.5), AudioSource(clicks, gain=gain)])
         np.testing.assert_allclose(click_times(path), CLICKS, atol=0.002)
         assert np.abs(decoded_sound(path)[1]).max() == pytest.approx(0.6 * (0.5 + gain), abs=0.12)
 
@@ -264,7 +264,7 @@ def test_a_sound_that_begins_late_stays_late(tmp_path, clicks):
     video = write(tmp_path / "picture.mp4", 50)
     run_ffmpeg("-i", video, "-itsoffset", "0.4", "-i", clicks, "-c:v", "copy", "-c:a", "aac", tmp_path / "late.mp4")
     for gain in (1.0, 0.9):  # copied, encoded
-        path = write(tmp_path / "out.mp4", 50, sounds=[Sound(tmp_path / "late.mp4", gain=gain)])
+        path = write(tmp_path / "out.mp4", 50, sounds=[AudioSource(tmp_path / "late.mp4", gain=gain)])
         np.testing.assert_allclose(click_times(path), [0.9, 1.4, 1.9], atol=0.002)
 
 
@@ -272,7 +272,7 @@ def test_a_sound_that_begins_late_stays_late(tmp_path, clicks):
 @pytest.mark.parametrize("with_sound", [False, True])
 def test_metadata_is_read_back(tmp_path, clicks, suffix, with_sound):
     told = {"title": "A = b; 'c'", "comment": 'synthetic: "x" é 😀', "description": "two\nlines"}
-    sounds = [Sound(clicks)] if with_sound else []
+    sounds = [AudioSource(clicks)] if with_sound else []
     path = write(tmp_path / f"out{suffix}", 5, metadata=told, sounds=sounds)
     with open_media(path) as container:
         kept = {name.lower(): text for name, text in container.metadata.items()}
@@ -291,9 +291,9 @@ def test_any_name_is_just_a_name(tmp_path, monkeypatch, clicks, name):
     sound = Path("in", name).with_suffix(".wav")
     sound.write_bytes(clicks.read_bytes())
     monkeypatch.chdir("in")
-    write(Path("../out", name), 5, sounds=[Sound(sound.name)])
+    write(Path("../out", name), 5, sounds=[AudioSource(sound.name)])
     monkeypatch.chdir("../out")
-    write(name, 5, sounds=[Sound(Path("../in", sound.name))])
+    write(name, 5, sounds=[AudioSource(Path("../in", sound.name))])
     assert os.listdir() == [name]
     assert len(list(read_frames(name))) == 5
 
@@ -307,9 +307,9 @@ def test_wrong_arguments(tmp_path, clicks):
             VideoWriter(tmp_path / "out.mp4", width, 48, fps, duration=duration)
     for wrong in ({"start": -1}, {"duration": 0}, {"gain": float("nan")}):
         with pytest.raises(ValueError, match="a sound needs"):
-            Sound(clicks, **wrong)
+            AudioSource(clicks, **wrong)
     with pytest.raises(ValueError, match=r"must be before the end of .*clicks\.wav at 2\.000 s, not 9"):
-        VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[Sound(clicks, start=9)])
+        VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[AudioSource(clicks, start=9)])
     with pytest.raises(ValueError, match="a frame must be"), VideoWriter(tmp_path / "out.mp4", 64, 48, FPS) as writer:
         writer.write(np.zeros((48, 64), np.uint8))
     assert list(tmp_path.iterdir()) == []
@@ -321,7 +321,7 @@ def test_sounds_are_looked_at_before_the_work(tmp_path):
     silent = write(tmp_path / "silent.mp4", 2)
     for path, words in ((tmp_path / "none.wav", "not exist"), (playlist, "playlist"), (silent, "has no sound")):
         with pytest.raises(MediaError, match=words):
-            VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[Sound(path)])
+            VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[AudioSource(path)])
     assert {path.name for path in tmp_path.iterdir()} == {"list.wav", "silent.mp4"}
 
 
@@ -435,7 +435,7 @@ def test_a_real_clip_keeps_its_quality(shared, tmp_path):
     clip = shared / "data" / "val" / "grid_f_a__brbk7n.mp4"
     info, frames = probe(clip), list(read_frames(clip, end=1.0))
     with VideoWriter(
-        tmp_path / "out.mp4", info.width, info.height, info.fps, source=info, sounds=[Sound(clip)]
+        tmp_path / "out.mp4", info.width, info.height, info.fps, source=info, sounds=[AudioSource(clip)]
     ) as writer:
         for frame in frames:
             writer.write(frame)

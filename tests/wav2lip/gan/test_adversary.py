@@ -21,11 +21,11 @@ from wav2lip.gan.adversary_recipe import build_critic, seen_by
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import PatchCritic
 from wav2lip.gan.objectives import OBJECTIVES, objective
-from wav2lip.generator.losses import Weights
+from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
 
 ROOT = Path(__file__).parents[3]
-CONFIG = GeneratorConfig(width=4, size=64, mask_row=27, network="unet", output="warp", hearing="expert")
+CONFIG = GeneratorConfig(width=4, size=64, mask_row=27, network="unet", output="warp", audio_encoder="syncnet")
 PATCH = AdversaryRecipe("patch", width=4, depth=2)
 SMALL = {
     "patch": PATCH,
@@ -33,7 +33,7 @@ SMALL = {
     "clip": AdversaryRecipe("clip", width=4, depth=3),
     "autoencoder": AdversaryRecipe("autoencoder", "began", width=2),
 }
-BOTH = Weights(adversarial=0.1, matching=1.0)
+BOTH = LossWeights(adversarial=0.1, feature_matching=1.0)
 
 
 def windows(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +65,7 @@ def test_the_generators_turn_leaves_the_critic_as_it_was(name, unroll):
     real, fake, masked = windows(1)
     before = snapshot(ours)
     losses = ours.generator_losses(real, fake, masked, BOTH)
-    assert list(losses) == ["adversarial", "matching"]
+    assert list(losses) == ["adversarial", "feature_matching"]
     for loss in losses.values():
         (slope,) = torch.autograd.grad(loss, fake, retain_graph=True)
         assert slope.abs().max() > 0
@@ -77,8 +77,8 @@ def test_the_generators_turn_leaves_the_critic_as_it_was(name, unroll):
 
 def test_a_loss_without_a_weight_is_not_computed():
     ours, (real, fake, masked) = adversary(PATCH), windows()
-    assert list(ours.generator_losses(real, fake, masked, Weights(adversarial=1.0))) == ["adversarial"]
-    assert list(ours.generator_losses(real, fake, masked, Weights(matching=1.0))) == ["matching"]
+    assert list(ours.generator_losses(real, fake, masked, LossWeights(adversarial=1.0))) == ["adversarial"]
+    assert list(ours.generator_losses(real, fake, masked, LossWeights(feature_matching=1.0))) == ["feature_matching"]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -102,8 +102,8 @@ def test_the_turns_are_the_objectives():
     losses = ours.generator_losses(real, fake, masked, BOTH)
     torch.testing.assert_close(losses["adversarial"], -of_fake[0].mean())
     apart = [(a - b).abs().mean() for a, b in zip(of_real[1], of_fake[1], strict=True)]
-    torch.testing.assert_close(losses["matching"], sum(apart))
-    assert ours.generator_losses(real, real, masked, BOTH)["matching"] == 0
+    torch.testing.assert_close(losses["feature_matching"], sum(apart))
+    assert ours.generator_losses(real, real, masked, BOTH)["feature_matching"] == 0
     found = ours.train_critic(real, fake, masked, 0)
     loss = aim.critic_loss(of_real[0], of_fake[0])
     assert found["critic"].item() == pytest.approx(loss.item(), rel=1e-5)
@@ -131,7 +131,7 @@ def test_real_generated_and_masked_are_augmented_alike(monkeypatch):
     assert not torch.equal(pictures[:10], bare)
     ours.train_critic(real, real, real, 1)
     assert not torch.equal(seen[2], pictures)  # anew each time
-    ours.generator_losses(real, real, real, Weights(adversarial=1.0))
+    ours.generator_losses(real, real, real, LossWeights(adversarial=1.0))
     assert torch.equal(seen[4], seen[5])
 
 
@@ -148,14 +148,14 @@ def test_every_objective_trains_a_critic(name):
     assert fake.grad.abs().max() > 0
     assert not equal(snapshot(ours), before)
     assert ("penalty" in found) == (name in ("wgan-gp", "dragan"))
-    assert ours.optimizer.param_groups[0]["lr"] == aim.advice.rate
+    assert ours.optimizer.param_groups[0]["lr"] == aim.advice.lr
     assert (ours.draws - 1) == ours.critic_steps == (5 if name.startswith("wgan") else 1)
 
 
 @pytest.mark.parametrize("name", ["patch", "clip"])
 def test_a_trained_critic_tells_real_from_generated(name):
     """And the generator's gradient leads from the one to the other."""
-    ours = adversary(replace(SMALL[name], rate=2e-3, spectral=False, augment=False))
+    ours = adversary(replace(SMALL[name], lr=2e-3, spectral=False, augment=False))
     real = torch.full((1, 3, 5, 64, 64), 0.7)
     fake, masked = torch.full_like(real, 0.3).requires_grad_(), torch.zeros_like(real)
     found = [ours.train_critic(real, fake, masked, step) for step in range(15)]
@@ -179,7 +179,7 @@ def test_began_remembers_the_balance():
 def test_r1_is_paid_every_few_steps_and_then_for_all_of_them():
     """A critic w x of one weight per pixel: its slope is w, so R1 is gamma / 2 |w|^2 a picture and frame."""
     recipe = AdversaryRecipe(
-        "patch", width=1, depth=1, conditional=False, spectral=False, augment=False, r1=2.0, r1_every=3, rate=1e-9
+        "patch", width=1, depth=1, conditional=False, spectral=False, augment=False, r1=2.0, r1_every=3, lr=1e-9
     )  # fmt: skip
     ours, (real, fake, masked) = adversary(recipe), windows(1)
     found = [ours.train_critic(real, fake, masked, step) for step in range(5)]
@@ -239,7 +239,7 @@ def test_16_bits_leave_losses_and_penalties_at_32():
 
 def test_what_the_critics_see():
     pictures = torch.rand(1, 3, 5, 128, 128)
-    config = GeneratorConfig(width=32, size=128, mask_row=53, network="unet", output="warp", hearing="expert")
+    config = GeneratorConfig(width=32, size=128, mask_row=53, network="unet", output="warp", audio_encoder="syncnet")
     whole = replace(PATCH, region="whole")
     assert torch.equal(seen_by(whole, config, pictures), pictures)
     assert torch.equal(seen_by(PATCH, config, pictures), pictures[..., 53:, :])
@@ -268,7 +268,7 @@ def test_what_the_critics_see():
         ({"critic": "released", "region": "mouth"}, "masked or whole"),
         ({"depth": 0}, "depth must be 1 or more, not 0"),
         ({"critic_steps": 0}, "critic_steps must be 1 or more, not 0"),
-        ({"rate": 0.0}, r"rate must be above 0, not 0\.0"),
+        ({"lr": 0.0}, r"lr must be above 0, not 0\.0"),
         ({"r1": -1.0}, "r1 must be 0 or more"),
     ],
 )
@@ -285,9 +285,9 @@ def test_a_region_too_small_is_refused_at_once():
 
 
 def test_the_recipe_can_be_given_as_flags():
-    words = ["clips", "--critic", "patch", "--rate", "1e-4", "--r1", "2"]
+    words = ["clips", "--critic", "patch", "--lr", "1e-4", "--r1", "2"]
     (recipe,) = parse_options(words, "x", None, AdversaryRecipe)[1]
-    assert recipe == AdversaryRecipe("patch", rate=1e-4, r1=2.0)
+    assert recipe == AdversaryRecipe("patch", lr=1e-4, r1=2.0)
 
 
 TWO = """
@@ -299,7 +299,7 @@ from wav2lip.generator.model import GeneratorConfig
 recipe = AdversaryRecipe("patch", "wgan-gp", width=4, depth=2, r1=1.0, r1_every=2, unroll=1, critic_steps=2)
 fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
 fabric.launch()
-config = GeneratorConfig(width=4, size=64, mask_row=27, network="unet", output="warp", hearing="expert")
+config = GeneratorConfig(width=4, size=64, mask_row=27, network="unet", output="warp", audio_encoder="syncnet")
 ours = Adversary(recipe, config, fabric, 0)
 torch.manual_seed(fabric.global_rank)
 real, fake, masked = torch.rand(3, 1, 3, 5, 64, 64)

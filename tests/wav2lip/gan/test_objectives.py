@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wav2lip.gan.objectives import OBJECTIVES, Advice, BoundaryEquilibrium, Objective, objective
+from wav2lip.gan.objectives import OBJECTIVES, BoundaryEquilibrium, Objective, OptimizerDefaults, objective
 from wav2lip.gan.unrolling import unrolled
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([1.0, -0.5, -3.0])
@@ -95,12 +95,12 @@ def test_both_players_push_the_right_way(name):
 
 
 def test_k_moves_as_equation_says_and_travels_in_the_state():
-    aim, critic = objective("began", gamma=0.5, rate=0.1), nn.Linear(1, 1)
+    aim, critic = objective("began", gamma=0.5, lr=0.1), nn.Linear(1, 1)
     aim.update(critic, torch.tensor([2.0, 4.0]), torch.tensor([0.5]))
     assert aim.k.item() == pytest.approx(0.1 * (1.5 - 0.5))
     assert aim.critic_loss(torch.tensor([3.0]), torch.tensor([0.5])).item() == pytest.approx(3 - 0.1 * 0.5)
     assert aim.convergence(torch.tensor([2.0, 4.0]), torch.tensor([0.5])).item() == pytest.approx(3 + 1)
-    resumed = objective("began", gamma=0.5, rate=0.1)
+    resumed = objective("began", gamma=0.5, lr=0.1)
     resumed.load_state_dict(aim.state_dict())
     assert resumed.k.item() == aim.k.item()
     aim.update(critic, torch.tensor([0.0]), torch.tensor([9.0]))
@@ -177,7 +177,7 @@ def test_most_have_no_penalty():
 
 def test_the_papers_settings():
     wgan, parameters = objective("wgan"), [nn.Parameter(torch.zeros(1))]
-    assert (wgan.critic_steps, wgan.advice) == (5, Advice("rmsprop", 5e-5))
+    assert (wgan.critic_steps, wgan.advice) == (5, OptimizerDefaults("rmsprop", 5e-5))
     assert isinstance(wgan.advice.build(parameters), torch.optim.RMSprop)
     adam = objective("wgan-gp").advice.build(parameters)
     assert isinstance(adam, torch.optim.Adam)
@@ -238,8 +238,8 @@ def modes(points: Tensor) -> int:
     return int((torch.bincount(nearest[distance < 0.25], minlength=8) >= 0.02 * len(points)).sum())
 
 
-def adam(network: nn.Module, rate: float, beta: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=(beta, 0.9), fused=True)
+def adam(network: nn.Module, lr: float, beta: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(beta, 0.9), fused=True)
 
 
 @torch.no_grad()
@@ -281,7 +281,7 @@ ON_THE_RING = {
     "wgan-gp": {"weight": 1.0},
     "dragan": {"weight": 0.1},
     "ebgan": {"margin": 1.0},
-    "began": {"gamma": 0.7, "rate": 0.05},
+    "began": {"gamma": 0.7, "lr": 0.05},
 }
 ITS_OWN_BOUND = ("wgan", "wgan-gp", "dragan")
 
@@ -296,10 +296,10 @@ def test_each_objective_trains(name):
     assert energy_distance(points, ring(1000)) < 0.25
 
 
-@pytest.mark.parametrize(("name", "rate"), [("ebgan", 3e-3), ("began", 1e-2)])
-def test_each_energy_trains(name, rate):
+@pytest.mark.parametrize(("name", "lr"), [("ebgan", 3e-3), ("began", 1e-2)])
+def test_each_energy_trains(name, lr):
     """They find few of the Gaussians, but find them: an untrained generator's points lie 0.9 from the nearest."""
-    generator = train(objective(name, **ON_THE_RING[name]), 120, (1e-3, rate), beta=0.0)
+    generator = train(objective(name, **ON_THE_RING[name]), 120, (1e-3, lr), beta=0.0)
     assert torch.cdist(drawn(generator), CENTRES).amin(1).mean() < 0.65
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import ClipCritic, PatchCritic
-from wav2lip.gan.regularisation import DifferentiableAugmentation, Disguise, r1_penalty, spectrally_normalised
+from wav2lip.gan.regularisation import DifferentiableAugmentation, DrawnAugmentation, r1_penalty, spectrally_normalised
 
 OFF = {field.name: 0.0 for field in fields(DifferentiableAugmentation)}
 
@@ -108,11 +108,11 @@ def test_r1_falls_when_it_is_minimised_through_spectral_norm_and_augmentation():
     assert 0 < penalty().item() < 0.7 * first
 
 
-def still(**values: list[float]) -> Disguise:
+def still(**values: list[float]) -> DrawnAugmentation:
     """A disguise that changes nothing but what is named."""
     count = len(next(iter(values.values())))
-    rest = {field.name: [0.0] * count for field in fields(Disguise)}
-    return Disguise(**{name: torch.tensor(value) for name, value in (rest | values).items()})
+    rest = {field.name: [0.0] * count for field in fields(DrawnAugmentation)}
+    return DrawnAugmentation(**{name: torch.tensor(value) for name, value in (rest | values).items()})
 
 
 def test_off_changes_nothing():
@@ -188,7 +188,7 @@ def test_draws_are_seeded_and_keep_their_ranges():
     draws = [DifferentiableAugmentation().draw(500, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0].right, draws[1].right)
     assert not torch.equal(draws[0].right, draws[2].right)
-    for field in fields(Disguise):
+    for field in fields(DrawnAugmentation):
         values, low = getattr(draws[0], field.name), 0 if field.name in ("across", "along") else -1
         assert low <= values.min() < low + 0.05
         assert 0.95 < values.max() < 1

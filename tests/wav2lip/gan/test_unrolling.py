@@ -20,7 +20,7 @@ def test_unrolling_by_hand():
     real, fake = torch.tensor([[2.0]]), torch.tensor([[0.75]], requires_grad=True)
     slopes = {}
     for steps in (0, 1):
-        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps, rate=0.1)
+        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps, lr=0.1)
         (slopes[steps],) = torch.autograd.grad(aim.generator_loss(later(fake)), fake)
     assert slopes[0].item() == pytest.approx(-0.5)
     assert slopes[1].item() == pytest.approx(-(0.5 + 0.1 * (2 - 1.5)))
@@ -33,7 +33,7 @@ def test_unrolled_gradients_agree_with_finite_differences(name):
     real, fake = torch.randn(3, 2).double(), torch.randn(3, 2).double().requires_grad_()
 
     def loss(pictures: Tensor, steps: int = 3) -> Tensor:
-        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(pictures)), steps, rate=0.3)
+        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(pictures)), steps, lr=0.3)
         return aim.generator_loss(later(pictures))
 
     assert torch.autograd.gradcheck(loss, fake)
@@ -48,7 +48,7 @@ def test_the_unrolled_steps_are_gradient_descent_and_are_undone():
     real, fake = torch.randn(8, 2), torch.randn(8, 2, requires_grad=True)
     critic.requires_grad_(False)  # as in the generator's turn
     before = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
-    later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps=2, rate=0.05)
+    later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps=2, lr=0.05)
     ahead = later(real)
     aim.generator_loss(later(fake)).backward()
     assert fake.grad.abs().max() > 0
@@ -63,7 +63,7 @@ def test_the_unrolled_steps_are_gradient_descent_and_are_undone():
     torch.testing.assert_close(critic(real), ahead)
 
 
-@pytest.mark.parametrize(("steps", "rate"), [(-1, 0.1), (1, 0.0)])
-def test_impossible_unrolling_is_refused(steps, rate):
+@pytest.mark.parametrize(("steps", "lr"), [(-1, 0.1), (1, 0.0)])
+def test_impossible_unrolling_is_refused(steps, lr):
     with pytest.raises(ValueError, match="0 or more steps at a rate above 0"):
-        unrolled(nn.Linear(1, 1), lambda c: c(torch.ones(1)).sum(), steps, rate)
+        unrolled(nn.Linear(1, 1), lambda c: c(torch.ones(1)).sum(), steps, lr)

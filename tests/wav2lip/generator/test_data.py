@@ -13,9 +13,9 @@ import torch
 
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.clips import Clip, open_clips
-from preprocessing.dataset.windows import Draws, batches, mel_windows
+from preprocessing.dataset.windows import WindowDataset, batches, mel_windows
 from tests.material import write_numbered_clip, write_talking_clips
-from wav2lip.generator.data import Batch, Rests, Sampling, Window, collate, sample
+from wav2lip.generator.data import GeneratorBatch, GeneratorWindow, Sampling, SilenceSampler, collate, sample
 from wav2lip.generator.model import mask_and_stack
 
 FRAMES, MARGIN = 40, 8
@@ -120,7 +120,7 @@ def test_a_larger_generator_gets_larger_pictures_with_the_same_content(noisy):
     assert np.array_equal(large.mels, small.mels)
 
 
-def first_and_references(window: Window) -> tuple[int, list[int]]:
+def first_and_references(window: GeneratorWindow) -> tuple[int, list[int]]:
     """Numbers of the target's first frame and of the reference's frames of a clip whose frames show their numbers."""
     assert (np.diff(window.target[:, 0, 0, 0].astype(int)) == 1).all()
     return int(window.target[0, 0, 0, 0]), window.reference[:, 0, 0, 0].tolist()
@@ -176,7 +176,7 @@ def people(tmp_path_factory) -> list[Clip]:
 
 
 def test_windows_of_silence_come_from_the_same_speaker(people):
-    rests, how = Rests(people), replace(PLAIN, silent=1.0)
+    rests, how = SilenceSampler(people), replace(PLAIN, silent=1.0)
     for clip in people[:2]:
         windows = [sample(clip, np.random.default_rng(seed), sampling=how, rests=rests) for seed in range(10)]
         assert all(window.silent and (window.mels == -4).all() for window in windows)
@@ -189,18 +189,18 @@ def test_windows_of_silence_come_from_the_same_speaker(people):
 
 
 def test_a_share_of_the_windows_is_silent(people):
-    rests, how = Rests(people), replace(PLAIN, silent=0.3, reference="far")
+    rests, how = SilenceSampler(people), replace(PLAIN, silent=0.3, reference="far")
     silent = sum(sample(people[0], np.random.default_rng(i), sampling=how, rests=rests).silent for i in range(100))
     assert 17 <= silent <= 43
 
 
 def test_the_windows_depend_on_seed_and_number_alone(tmp_path):
     clips = open_clips(write_talking_clips(tmp_path), 15)
-    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), rests=Rests(clips))
+    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), rests=SilenceSampler(clips))
     gather = partial(collate, mask_row=27)
 
-    def stream(workers: int, start: int = 0) -> list[Batch]:
-        draws = Draws(clips, np.ones(len(clips)), pickle.loads(pickle.dumps(draw)), seed=5)
+    def stream(workers: int, start: int = 0) -> list[GeneratorBatch]:
+        draws = WindowDataset(clips, np.ones(len(clips)), pickle.loads(pickle.dumps(draw)), seed=5)
         return list(batches(draws, 3, range(start, 4), workers=workers, collate=gather))
 
     first = stream(0)
@@ -213,7 +213,7 @@ def test_the_windows_depend_on_seed_and_number_alone(tmp_path):
 def test_a_batch_lines_its_windows_up():
     rng = np.random.default_rng(0)
     windows = [
-        Window(
+        GeneratorWindow(
             rng.integers(0, 256, (5, 8, 8, 3), np.uint8), rng.integers(0, 256, (5, 8, 8, 3), np.uint8),
             rng.normal(size=(5, 1, 80, 16)).astype(np.float32), rng.normal(size=(1, 80, 16)).astype(np.float32), silent,
         )

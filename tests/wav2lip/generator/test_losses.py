@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from preprocessing.dataset.windows import Region
-from syncnet.sync_expert import Expert
+from preprocessing.dataset.windows import CropRegion
+from syncnet.sync_expert import SyncExpert
 from wav2lip.generator.losses import (
+    LossWeights,
     SyncSwitch,
-    Weights,
     expert_loss,
     gradient_norms,
     mouth_weight,
@@ -40,7 +40,7 @@ def test_the_mouth_weighs_most_and_hidden_rows_nothing():
     assert weight.max() / weight[:, :, 40:].min() == pytest.approx(4, rel=0.05)
 
 
-ALL = Weights(laplacian=0.1, temporal=0.1)
+ALL = LossWeights(laplacian=0.1, temporal=0.1)
 
 
 def window(size: int = 8) -> Tensor:
@@ -86,8 +86,8 @@ def test_a_loss_without_a_weight_is_not_computed():
     assert reconstruction(window(), window(), gradient=0, laplacian=0, temporal=0) == {"l1": 0}
     config = GeneratorConfig(output="warp")
     fields = torch.zeros(1, 6, 96, 96)
-    assert list(painting_losses(fields, config, Weights())) == ["smooth", "paint"]
-    assert not painting_losses(fields, config, Weights(smooth=0, paint=0))
+    assert list(painting_losses(fields, config, LossWeights())) == ["smooth", "paint"]
+    assert not painting_losses(fields, config, LossWeights(smooth=0, paint=0))
 
 
 def pyramid(x: np.ndarray) -> list[np.ndarray]:
@@ -118,7 +118,7 @@ def test_painting_by_hand():
     fields[0, 5, :60] = 9  # above the mask: costs nothing
     fields[0, 5, 60:78] = np.log(3)  # half of the masked rows: the logistic function of ln 3 is 3/4, that of 0 is 1/2
     fields[0, 0, 90, 5] = np.arctanh(0.4)  # below the ramp: 0.4 of max_flow 0.25, beside and below four zeros
-    losses = painting_losses(fields, config, Weights())
+    losses = painting_losses(fields, config, LossWeights())
     assert losses["paint"].item() == pytest.approx(0.625)
     assert losses["smooth"].item() == pytest.approx(0.1 * (2 / (2 * 36 * 95) + 2 / (2 * 35 * 96)))
 
@@ -147,7 +147,7 @@ def test_going_down_a_loss_leads_to_the_target(name):
 )
 def test_impossible_weights_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Weights(**options)
+        LossWeights(**options)
 
 
 def test_plain_l1_is_the_originals(shared):
@@ -164,7 +164,7 @@ def test_the_expert_judges_the_mouths_it_was_trained_on():
         seen["mouths"] = mouths
         return torch.tensor([[1.0, 0]]), torch.tensor([[0.6, 0.8]])
 
-    expert = Expert(stand_in)
+    expert = SyncExpert(stand_in)
     pictures = torch.rand(1, 3, 5, 96, 96)
     loss = expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16))
     assert loss.item() == pytest.approx(-np.log(0.8))
@@ -182,7 +182,7 @@ def test_larger_pictures_show_the_expert_the_same_mouth():
         centres = (torch.arange(size) + 0.5) / size
         return (0.3 * centres[None] + 0.6 * centres[:, None]).expand(1, 3, 5, size, size)
 
-    expert = Expert(lambda mel, mouths: None, region=Region(12 / 96, 22 / 96, 72 / 96, 48))
+    expert = SyncExpert(lambda mel, mouths: None, region=CropRegion(12 / 96, 22 / 96, 72 / 96, 48))
     small, large = expert.look(ramp(96)), expert.look(ramp(192))
     assert small.shape == large.shape == (1, 15, 48, 48)
     assert torch.allclose(small, large, atol=1e-5)
@@ -243,7 +243,7 @@ def test_silent_windows_are_left_out(kind):
 @pytest.mark.parametrize("kind", ["log", "bce", "relative"])
 def test_the_shipped_expert_pulls_at_the_pictures_alone(kind):
     torch.manual_seed(0)
-    expert, mel = Expert.load(), torch.rand(2, 1, 80, 16)
+    expert, mel = SyncExpert.load(), torch.rand(2, 1, 80, 16)
     pictures, real, still = torch.rand(3, 2, 3, 5, 96, 96)
     pictures.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -265,7 +265,7 @@ def test_the_total_is_the_weighted_sum():
 def test_the_total_takes_weights_and_is_the_originals(shared):
     with np.load(shared / "reference/golden/losses.npz") as golden:
         losses = {"l1": torch.tensor(golden["l1"]), "sync": torch.tensor(golden["sync_eval"])}
-        assert total(losses, Weights(l1=0.97, sync=0.03)).item() == pytest.approx(
+        assert total(losses, LossWeights(l1=0.97, sync=0.03)).item() == pytest.approx(
             float(golden["wav2lip_loss_eval_w0.03"]), rel=1e-5
         )
 
@@ -274,10 +274,10 @@ def test_gradient_norms_by_hand():
     outputs = torch.tensor([3.0, 4.0], requires_grad=True)
     other = torch.zeros((), requires_grad=True)
     losses = {"l1": outputs.square().sum(), "sync": outputs[0], "paint": torch.ones(()), "smooth": 2 * other}
-    norms = gradient_norms(losses, Weights(l1=0.5, sync=3.0), outputs)
+    norms = gradient_norms(losses, LossWeights(l1=0.5, sync=3.0), outputs)
     expected = {"l1": 0.5 * 10, "sync": 3.0, "paint": 0.0, "smooth": 0.0}
     assert norms == pytest.approx({f"gradient_norm/{name}": value for name, value in expected.items()})
-    total(losses, Weights()).backward()  # the graph is still there
+    total(losses, LossWeights()).backward()  # the graph is still there
 
 
 def test_gradient_norms_measure_what_fabrics_module_returns():
@@ -286,11 +286,11 @@ def test_gradient_norms_measure_what_fabrics_module_returns():
     model = fabric.setup(torch.nn.Linear(2, 2))
     outputs = model(torch.ones(1, 2))
     with pytest.raises(RuntimeError, match=r"fabric\.backward"):
-        gradient_norms({"l1": outputs.sum()}, Weights(), outputs)
+        gradient_norms({"l1": outputs.sum()}, LossWeights(), outputs)
     outputs = model(torch.ones(1, 2))
     outputs = outputs.view_as(outputs)
     losses = {"l1": outputs.sum()}
-    assert gradient_norms(losses, Weights(), outputs)["gradient_norm/l1"] == pytest.approx(2**0.5)
+    assert gradient_norms(losses, LossWeights(), outputs)["gradient_norm/l1"] == pytest.approx(2**0.5)
     fabric.backward(losses["l1"])
 
 

@@ -18,10 +18,10 @@ from training.engine import Engine
 from training.options import parse_options
 from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.checkpoints import load_generator
-from wav2lip.generator.losses import Weights
+from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
-from wav2lip.generator.recipe import Recipe, build_optimizer
-from wav2lip.train import Flags, main
+from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
+from wav2lip.train import GeneratorTrainOptions, main
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,8 +34,10 @@ def _steady() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def recipe_of(*words: str) -> Recipe:
-    return parse_options(["clips", "--out", "run", *words], "x", None, Flags, Recipe, Engine)[1][1]
+def recipe_of(*words: str) -> GeneratorRecipe:
+    return parse_options(["clips", "--out", "run", *words], "x", None, GeneratorTrainOptions, GeneratorRecipe, Engine)[
+        1
+    ][1]
 
 
 def shipped(name: str) -> list[str]:
@@ -43,30 +45,30 @@ def shipped(name: str) -> list[str]:
 
 
 def test_rates_by_hand():
-    recipe = Recipe(rate=1e-3, warm=100, steps=1000)
-    assert recipe.rate_at(0) == pytest.approx(1e-5)  # a hundredth of the way up
-    assert recipe.rate_at(500) == pytest.approx(0.51e-3)  # half way down to a fiftieth
-    assert recipe.rate_at(1000) == recipe.rate_at(2000) == pytest.approx(2e-5)
+    recipe = GeneratorRecipe(lr=1e-3, warmup_steps=100, steps=1000)
+    assert recipe.lr_at(0) == pytest.approx(1e-5)  # a hundredth of the way up
+    assert recipe.lr_at(500) == pytest.approx(0.51e-3)  # half way down to a fiftieth
+    assert recipe.lr_at(1000) == recipe.lr_at(2000) == pytest.approx(2e-5)
     steady = replace(recipe, schedule="constant")
-    assert [steady.rate_at(step) for step in (0, 49, 99, 1000)] == pytest.approx([1e-5, 5e-4, 1e-3, 1e-3])
-    assert replace(steady, warm=0).rate_at(0) == 1e-3
+    assert [steady.lr_at(step) for step in (0, 49, 99, 1000)] == pytest.approx([1e-5, 5e-4, 1e-3, 1e-3])
+    assert replace(steady, warmup_steps=0).lr_at(0) == 1e-3
 
 
 def test_the_average_follows_closely_at_first():
-    recipe = Recipe(ema=0.99)
-    assert [recipe.decay_at(step) for step in (0, 90, 10_000)] == [1 / 10, 91 / 100, 0.99]
-    assert replace(recipe, ema=0.0).decay_at(5) == 0
+    recipe = GeneratorRecipe(ema=0.99)
+    assert [recipe.ema_decay_at(step) for step in (0, 90, 10_000)] == [1 / 10, 91 / 100, 0.99]
+    assert replace(recipe, ema=0.0).ema_decay_at(5) == 0
 
 
 def test_the_optimiser_that_is_asked_for_learns_what_may_be_learnt():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
-    optimizer = build_optimizer(Recipe(weight_decay=0.3, rate=1e-5, betas=(0.5, 0.7)), network)
+    optimizer = build_optimizer(GeneratorRecipe(weight_decay=0.3, lr=1e-5, betas=(0.5, 0.7)), network)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert {name: optimizer.defaults[name] for name in ("weight_decay", "lr", "betas")} == {
         "weight_decay": 0.3, "lr": 1e-5, "betas": (0.5, 0.7),
     }  # fmt: skip
     assert [p for group in optimizer.param_groups for p in group["params"]] == list(network[0].parameters())
-    assert type(build_optimizer(Recipe(optimizer="adam"), network)) is torch.optim.Adam
+    assert type(build_optimizer(GeneratorRecipe(optimizer="adam"), network)) is torch.optim.Adam
 
 
 PAINTS = GeneratorConfig()
@@ -75,31 +77,34 @@ PAINTS = GeneratorConfig()
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"windows_a_step": 0}, "windows_a_step must be 1 or more, not 0"),
-        ({"windows_a_step": 6, "accumulate": 4}, "windows_a_step 6 cannot be taken in 4 parts"),
-        ({"rate": -1.0}, r"rate must be 0 or more, not -1\.0"),
-        ({"rate": float("nan")}, "rate must be 0 or more, not nan"),
+        ({"windows_per_step": 0}, "windows_per_step must be 1 or more, not 0"),
+        ({"windows_per_step": 6, "accumulate": 4}, "windows_per_step 6 cannot be taken in 4 parts"),
+        ({"lr": -1.0}, r"lr must be 0 or more, not -1\.0"),
+        ({"lr": float("nan")}, "lr must be 0 or more, not nan"),
         ({"ema": 1.0}, r"ema is a share below 1, not 1\.0"),
         ({"betas": (0.9, 1.0)}, r"betas are two shares below 1, not \(0\.9, 1\.0\)"),
         ({"sync_start": -1}, "sync_start is a step from 0 on, or none, not -1"),
         ({"adversary": AdversaryRecipe("patch")}, "critic needs a weight .* 'patch', weights.adversarial 0.0"),
-        ({"weights": Weights(adversarial=0.1)}, "a weight a critic, not adversary.critic 'none', .*adversarial 0.1"),
+        (
+            {"weights": LossWeights(adversarial=0.1)},
+            "a weight a critic, not adversary.critic 'none', .*adversarial 0.1",
+        ),
         ({"generator": PAINTS}, "a painting generator has no flow: .* must be 0, not 0.02 and 0.04"),
     ],
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Recipe(**changes)
+        GeneratorRecipe(**changes)
 
 
 def test_options_reach_the_field_they_name(tmp_path):
-    (tmp_path / "some.yaml").write_text("rate: 1e-4\nweights: {sync: 0.5}\nsampling: {augmentation: {shift: 3}}\n")
+    (tmp_path / "some.yaml").write_text("lr: 1e-4\nweights: {sync: 0.5}\nsampling: {augmentation: {shift: 3}}\n")
     words = ["--config", str(tmp_path / "some.yaml"), "--sync-start", "7", "--betas", "[0.5,0.6]"]
     recipe = recipe_of(*words, "--adversary.critic", "clip", "--weights.adversarial=0.1", "--sync_moves_only", "false")
-    assert (recipe.rate, recipe.sync_start, recipe.betas, recipe.sync_moves_only) == (1e-4, 7, (0.5, 0.6), False)
-    assert recipe.weights == Weights(sync=0.5, adversarial=0.1)
+    assert (recipe.lr, recipe.sync_start, recipe.betas, recipe.sync_moves_only) == (1e-4, 7, (0.5, 0.6), False)
+    assert recipe.weights == LossWeights(sync=0.5, adversarial=0.1)
     assert recipe.adversary == AdversaryRecipe("clip")
-    usual = Recipe().sampling
+    usual = GeneratorRecipe().sampling
     assert recipe.sampling == replace(usual, augmentation=replace(usual.augmentation, shift=3))
 
 
@@ -114,24 +119,24 @@ def said(recipe: Any, given: Any) -> None:
 def test_the_shipped_recipes_say_everything(name):
     import yaml  # jsonargparse brings it
 
-    said(Recipe(), yaml.safe_load((ROOT / "configs" / f"wav2lip-{name}.yaml").read_text()))
+    said(GeneratorRecipe(), yaml.safe_load((ROOT / "configs" / f"wav2lip-{name}.yaml").read_text()))
 
 
 def test_the_laptops_recipe_is_the_default():
-    assert recipe_of(*shipped("laptop")) == recipe_of() == Recipe()
+    assert recipe_of(*shipped("laptop")) == recipe_of() == GeneratorRecipe()
 
 
 def test_the_published_recipe_is_the_published_one():
     recipe = recipe_of(*shipped("original"))
     assert recipe.generator == GeneratorConfig()  # 96 pixels, of which the lower half is hidden
     assert recipe.sampling.augmentation == Augmentation.none()
-    assert (recipe.sampling.reference, recipe.windows_a_step) == ("random", 16)
-    assert (recipe.optimizer, recipe.rate, recipe.betas, recipe.schedule) == ("adam", 1e-4, (0.5, 0.999), "constant")
-    assert (recipe.weight_decay, recipe.clip_gradient, recipe.warm, recipe.ema) == (0, 0, 0, 0)
+    assert (recipe.sampling.reference, recipe.windows_per_step) == ("random", 16)
+    assert (recipe.optimizer, recipe.lr, recipe.betas, recipe.schedule) == ("adam", 1e-4, (0.5, 0.999), "constant")
+    assert (recipe.weight_decay, recipe.clip_gradient, recipe.warmup_steps, recipe.ema) == (0, 0, 0, 0)
     weights = {"l1": 0.9, "sync": 0.03, "adversarial": 0.07, "mouth": 1}
-    assert recipe.weights == Weights(**dict.fromkeys((item.name for item in fields(Weights)), 0.0) | weights)
+    assert recipe.weights == LossWeights(**dict.fromkeys((item.name for item in fields(LossWeights)), 0.0) | weights)
     critic = recipe.adversary
-    assert (critic.critic, critic.objective, critic.rate, critic.r1) == ("released", "non-saturating", 1e-4, 0)
+    assert (critic.critic, critic.objective, critic.lr, critic.r1) == ("released", "non-saturating", 1e-4, 0)
     assert not critic.augment
     assert not critic.spectral
     # Its first stage, as its comment says:
@@ -149,8 +154,8 @@ def test_the_shipped_recipes_train_a_generator_that_opens(name, precision, tmp_p
     assert main([*words, "--sync-start", "0"]) == 0
     generator, _, geometry = load_generator(tmp_path / "run" / "generator.safetensors")
     recipe = recipe_of(*shipped(name))
-    assert replace(generator.config, hearing_norm="group") == recipe.generator
+    assert replace(generator.config, audio_encoder_norm="group") == recipe.generator
     assert (geometry.kind, geometry.size) == ("points", recipe.generator.size)
     again = recipe_of("--config", str(tmp_path / "run" / "config.json"))
-    assert replace(again, windows_a_step=recipe.windows_a_step, steps=recipe.steps, sync_start=None) == recipe
+    assert replace(again, windows_per_step=recipe.windows_per_step, steps=recipe.steps, sync_start=None) == recipe
     (tmp_path / "run" / "state.pt").unlink()  # of the published shape 700 MB

@@ -9,7 +9,7 @@ import pytest
 
 from preprocessing.dataset.clips import Clip
 from tests.material import write_numbered_clip
-from wav2lip.generator.reference_sampling import Look, Rests, reference_frames, silent_places
+from wav2lip.generator.reference_sampling import FramePoses, SilenceSampler, reference_frames, silent_places
 
 FRAMES, MARGIN = 40, 8
 
@@ -27,12 +27,12 @@ def test_a_look_keeps_the_parts_above_and_below_the_mask_apart(tmp_path):
     faces[:, 8:48, 8:104] = 3 * np.arange(FRAMES)[:, None, None, None]
     faces[:, 48:104, 8:104] = 100
     clip = Clip.open(write_numbered_clip(tmp_path / "a.safetensors", faces, margin=MARGIN))
-    look = Look.of(clip, [3, 20, 39, 3], 40 / 96)
+    look = FramePoses.of(clip, [3, 20, 39, 3], 40 / 96)
     assert look.pose.shape == (4, 10 * 24)  # of 24 rows the first 10 lie above the mask
     assert look.mouth.shape == (4, 14 * 24)
     assert np.abs(look.pose - np.array([[9], [60], [117], [9]])).max() <= 2
     assert np.abs(look.mouth - 100).max() <= 2
-    again = Look.of(clip, [20], 20 / 96)  # and another generator's mask
+    again = FramePoses.of(clip, [20], 20 / 96)  # and another generator's mask
     assert again.pose.shape == (1, 5 * 24)
 
 
@@ -43,10 +43,10 @@ def test_a_reference_holds_its_head_alike_and_its_mouth_differently():
         pose[frame] = 0
     # of them the two with the farthest mouths are drawn, and never a frame nearby, however far its mouth.
     mouth[[1, 3, 20, 25, 29, 8]] = np.array([[1], [50], [-60], [2], [3], [200]])
-    look = Look(np.arange(30), pose, mouth)
+    look = FramePoses(np.arange(30), pose, mouth)
     assert {look.reference(12, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
     order = np.random.default_rng(0).permutation(30)
-    look = Look(order, pose[order], mouth[order])
+    look = FramePoses(order, pose[order], mouth[order])
     assert {look.reference(12, np.random.default_rng(seed)) for seed in range(40)} == {3, 20}
 
 
@@ -56,8 +56,10 @@ def test_references_come_from_the_whole_clip_but_not_from_nearby(counted, monkey
     assert min(found) < 15 < 29 < max(found)
     assert len(set(found)) > 5  # the nearest in pose, which here are the nearest in time
     looked_at = []
-    real = Look.of
-    monkeypatch.setattr(Look, "of", lambda clip, frames, mask: looked_at.append(frames) or real(clip, frames, mask))
+    real = FramePoses.of
+    monkeypatch.setattr(
+        FramePoses, "of", lambda clip, frames, mask: looked_at.append(frames) or real(clip, frames, mask)
+    )
     reference_frames(counted, 20, 0.4, np.random.default_rng(0))
     assert len(looked_at[0]) == len(set(looked_at[0])) == 25  # the window's and 24 others
 
@@ -116,7 +118,7 @@ def test_the_stillest_of_the_silent_windows_is_taken(tmp_path):
     mouths[19:24] = 100 + 3 * 21  # it opens evenly, but rests in the window from 19 on
     clip = clip_of(tmp_path / "a.safetensors", flags, mouths)
     assert silent_places(clip).tolist() == list(range(13, 20))
-    drawn = [Rests([clip]).draw(clip, 40 / 96, np.random.default_rng(seed)) for seed in range(30)]
+    drawn = [SilenceSampler([clip]).draw(clip, 40 / 96, np.random.default_rng(seed)) for seed in range(30)]
     assert all(place and place[0] is clip for place in drawn)
     firsts = [place[1] for place in drawn if place]
     assert firsts.count(19) > 15  # six of the seven are looked at
@@ -125,8 +127,10 @@ def test_the_stillest_of_the_silent_windows_is_taken(tmp_path):
 
 def test_a_clip_is_looked_into_once(tmp_path, monkeypatch):
     clip, looked = clip_of(tmp_path / "a.safetensors", np.ones(129, bool)), []
-    rests = Rests([clip])
-    monkeypatch.setattr("wav2lip.generator.reference_sampling.silent_places", lambda clip: looked.append(clip) or np.zeros(0, int))
+    rests = SilenceSampler([clip])
+    monkeypatch.setattr(
+        "wav2lip.generator.reference_sampling.silent_places", lambda clip: looked.append(clip) or np.zeros(0, int)
+    )
     assert not looked
     assert rests.draw(clip, 0.4, np.random.default_rng(0)) is None
     assert rests.draw(clip, 0.4, np.random.default_rng(1)) is None

@@ -16,14 +16,14 @@ from inference.backends import load_backend
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
 from syncnet.model import ChannelNorm, SmallSyncNet
-from syncnet.sync_expert import Expert
+from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, picture_of, render, split_fields
-from wav2lip.generator.unet import SoundBlock, UNetGenerator, adopt_hearing, build_generator
+from wav2lip.generator.unet import FiLMResBlock, UNetGenerator, build_generator, load_audio_encoder
 
-SMALL = GeneratorConfig(8, 64, 26, "warp", hearing="expert", network="unet")
-SHIPPED = GeneratorConfig(32, 128, 53, "warp", hearing="expert", network="unet")
+SMALL = GeneratorConfig(8, 64, 26, "warp", audio_encoder="syncnet", network="unet")
+SHIPPED = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")
 
 
 def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -39,16 +39,16 @@ def lively(config: GeneratorConfig = SMALL) -> UNetGenerator:
     torch.manual_seed(1)
     generator = UNetGenerator(config).eval()
     for module in generator.modules():
-        if isinstance(module, SoundBlock) and module.film is not None:
+        if isinstance(module, FiLMResBlock) and module.film is not None:
             nn.init.normal_(module.film.weight, std=0.05)
     for name in ("flow.2.weight", "paint.2.weight"):
         nn.init.normal_(generator.get_parameter(name), std=0.05)
     return generator
 
 
-def expert(norm: str = "group") -> Expert:
+def expert(norm: str = "group") -> SyncExpert:
     torch.manual_seed(2)
-    return Expert(SmallSyncNet(norm=norm))
+    return SyncExpert(SmallSyncNet(norm=norm))
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, size=80, mask_row=33)])
@@ -108,16 +108,16 @@ def test_its_parts_learn_but_not_its_ears():
 
 def test_it_adopts_an_experts_ears():
     generator, theirs = UNetGenerator(SMALL), expert()
-    adopt_hearing(generator, theirs)
+    load_audio_encoder(generator, theirs)
     mel = inputs(SMALL.size)[0]
     with torch.inference_mode():
         heard = F.normalize(generator.audio_encoder.tower(mel / 4))
         assert torch.allclose(heard, theirs.network.embed_mel(mel), atol=1e-6)
-    with pytest.raises(ValueError, match="'layer', not 'group': set the generator's hearing_norm"):
-        adopt_hearing(generator, expert("layer"))
+    with pytest.raises(ValueError, match="'layer', not 'group': set the generator's audio_encoder_norm"):
+        load_audio_encoder(generator, expert("layer"))
     own = Generator(GeneratorConfig(width=2))
     before = {key: value.clone() for key, value in own.state_dict().items()}
-    adopt_hearing(own, theirs)  # has ears of its own
+    load_audio_encoder(own, theirs)  # has ears of its own
     assert all(torch.equal(before[key], value) for key, value in own.state_dict().items())
 
 
@@ -173,8 +173,8 @@ def test_the_configuration_chooses_the_network():
     ("wrong", "message"),
     [
         ({"network": "mlp"}, "'released' or 'unet', not 'mlp'"),
-        ({"output": "paint"}, "'warp' and the hearing 'expert' only"),
-        ({"hearing": "own"}, "'warp' and the hearing 'expert' only"),
+        ({"output": "paint"}, "'warp' and the audio_encoder 'syncnet' only"),
+        ({"audio_encoder": "own"}, "'warp' and the audio_encoder 'syncnet' only"),
         ({"size": 72}, "a multiple of 16 from 64 on, not 72"),
         ({"size": 48}, "a multiple of 16 from 64 on, not 48"),
         ({"width": 0}, "width is 1 or more"),

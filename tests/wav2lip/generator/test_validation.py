@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from preprocessing.dataset.clips import Clip, open_clips
-from syncnet.sync_expert import JUDGE, Expert
+from syncnet.sync_expert import JUDGE, SyncExpert
 from tests.material import write_talking_clips
 from wav2lip.generator import validation
 from wav2lip.generator.data import Sampling, sample
 from wav2lip.generator.model import GeneratorConfig
-from wav2lip.generator.sample_grid import COLUMNS, HEAD, contact_sheet, write_png
+from wav2lip.generator.sample_grid import COLUMNS, HEAD, sample_grid, write_png
 from wav2lip.generator.unet import build_generator
-from wav2lip.generator.validation import Examination
+from wav2lip.generator.validation import HeldOutEvaluation
 
-WARP = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", hearing="expert")
-PAINT = replace(WARP, network="released", size=96, mask_row=40, output="paint", hearing="own")
+WARP = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", audio_encoder="syncnet")
+PAINT = replace(WARP, network="released", size=96, mask_row=40, output="paint", audio_encoder="own")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def clips(tmp_path_factory) -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Expert:
-    return Expert.load(JUDGE)
+def judge() -> SyncExpert:
+    return SyncExpert.load(JUDGE)
 
 
 class Answers(nn.Module):
@@ -48,7 +48,7 @@ class Answers(nn.Module):
 
 def test_figures_by_hand(clips, judge):
     """A generator that paints the real frame for a sound, brighter by 0.1: of another's sound, another's frame."""
-    exam = Examination(clips, PAINT, judge)
+    exam = HeldOutEvaluation(clips, PAINT, judge)
     answers, real = {}, []
     for window in exam.windows:
         frames = torch.from_numpy(window.target).permute(0, 3, 1, 2).float() / 255
@@ -76,26 +76,26 @@ def test_figures_by_hand(clips, judge):
 
 
 def test_the_windows_are_always_the_same_and_undisguised(clips, judge, monkeypatch):
-    exam = Examination(clips, WARP, judge)
+    exam = HeldOutEvaluation(clips, WARP, judge)
     for number, (clip, window) in enumerate(zip(clips, exam.windows, strict=True)):
         expected = sample(clip, np.random.default_rng((7, number)), 64, 27, Sampling.plain())
         assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(expected).values(), strict=True))
     monkeypatch.setattr(validation, "MOST", 2)  # of many clips some, from the first to the last
-    few = Examination(clips, WARP, judge).windows
+    few = HeldOutEvaluation(clips, WARP, judge).windows
     assert [np.array_equal(a.target, exam.windows[k].target) for a, k in zip(few, (0, 2), strict=True)] == [True, True]
 
 
 def test_an_untrained_generator_copies_and_hears_nothing(clips, judge):
     torch.manual_seed(0)
     model = build_generator(WARP).train()
-    found = Examination(clips, WARP, judge).measure(model)
+    found = HeldOutEvaluation(clips, WARP, judge).measure(model)
     assert found["l1"] == found["swapped"]
     assert found["own_sound_better"] == found["judge_own_better"] == 0  # a tie is no success
     assert found["l1"] - found["copy"] < 0.05  # at first a twentieth is painted
 
 
 def test_the_sheet_shows_what_it_says(clips, judge, tmp_path):
-    exam = Examination(clips, WARP, judge)
+    exam = HeldOutEvaluation(clips, WARP, judge)
     exam.show(build_generator(WARP), tmp_path / "grid.png")
     sheet = cv2.imread(str(tmp_path / "grid.png"))
     assert sheet.shape == (HEAD + 3 * 64, 4 * 64, 3)
@@ -112,7 +112,7 @@ def test_the_sheet_shows_what_it_says(clips, judge, tmp_path):
 
 def test_a_sheet_by_hand(tmp_path: Path):
     values = [0.0, 0.2, 0.4, 1.2]  # beyond white is white
-    sheet = contact_sheet(*(torch.full((2, 3, 96, 96), value) for value in values))
+    sheet = sample_grid(*(torch.full((2, 3, 96, 96), value) for value in values))
     assert sheet.shape == (HEAD + 192, 384, 3)
     assert sheet[HEAD:, 50::96, 0].tolist() == [[0, 51, 102, 255]] * 192
     assert sheet[:HEAD].any()

@@ -162,7 +162,7 @@ def test_a_loss_may_be_kept_from_the_paint():
     assert not raw.grad[:, 2:].any()
 
 
-@pytest.mark.parametrize("config", [SMALL, GeneratorConfig(4, 192, 80, "warp", hearing="expert")])
+@pytest.mark.parametrize("config", [SMALL, GeneratorConfig(4, 192, 80, "warp", audio_encoder="syncnet")])
 def test_an_untrained_generator_copies_the_reference(config):
     torch.manual_seed(0)
     generator = Generator(config).eval()
@@ -176,10 +176,10 @@ def test_an_untrained_generator_copies_the_reference(config):
     assert torch.allclose(made[:, :, config.mask_row :], torch.lerp(lower, torch.tensor(0.5), 0.04742587), atol=1e-4)
 
 
-@pytest.mark.parametrize("hearing", ["own", "expert"])
-def test_windows_of_frames_come_back_in_their_order(hearing):
+@pytest.mark.parametrize("audio_encoder", ["own", "syncnet"])
+def test_windows_of_frames_come_back_in_their_order(audio_encoder):
     torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(width=4, hearing=hearing)).eval()
+    generator = Generator(GeneratorConfig(width=4, audio_encoder=audio_encoder)).eval()
     mel, faces = torch.rand(2, 3, 1, 80, 16), torch.rand(2, 6, 3, 96, 96)
     with torch.inference_mode():
         together = generator(mel, faces)
@@ -189,7 +189,7 @@ def test_windows_of_frames_come_back_in_their_order(hearing):
 
 
 def test_the_experts_hearing_is_frozen():
-    generator = Generator(GeneratorConfig(width=4, output="warp", hearing="expert"))
+    generator = Generator(GeneratorConfig(width=4, output="warp", audio_encoder="syncnet"))
     frozen = {name for name, weight in generator.named_parameters() if not weight.requires_grad}
     assert frozen
     assert frozen == {name for name, _ in generator.named_parameters() if name.startswith("audio_encoder.tower.")}
@@ -199,7 +199,7 @@ def test_the_experts_hearing_is_frozen():
     ("wrong", "message"),
     [
         ({"output": "flow"}, "'paint' or 'warp', not 'flow'"),
-        ({"hearing": "deaf"}, "'own' or 'expert', not 'deaf'"),
+        ({"audio_encoder": "deaf"}, "'own' or 'syncnet', not 'deaf'"),
         ({"size": 95}, "96 times a power of two, not 95"),
         ({"size": 48}, "96 times a power of two, not 48"),
         ({"size": 288}, "96 times a power of two, not 288"),
@@ -298,6 +298,6 @@ def test_flow_ramp_by_hand():
     """Half a pixel into the mask, in its middle and below: raised cosine over a tenth of 96 pixels."""
     ramp = flow_ramp(SMALL)
     row = SMALL.mask_row
-    assert ramp[: row].max() == 0
+    assert ramp[:row].max() == 0
     assert ramp[row + 4] == pytest.approx(0.5 - 0.5 * np.cos(np.pi * 4.5 / 9.6))
     assert (ramp[row + 10 :] == 1).all()
