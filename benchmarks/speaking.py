@@ -16,8 +16,8 @@ from inference.backends import load_backend
 from inference.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
+from preprocessing.errors import display_path
 from preprocessing.media.audio import AudioConfig, rest_in_silence
-from preprocessing.media.video_reader import display_path
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.unet import AnyGenerator
 

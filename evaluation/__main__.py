@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
 from inference.backends import DEVICES
-from preprocessing.commands import Parser, add_detector_flags, fail
-from preprocessing.media.video_reader import MediaError, display_path
+from preprocessing.commands import Parser, run_command
+from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.faces.detectors.flags import add_detector_flags
 from training.run import INSTALL
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def job() -> int:
         if missing := [name for name in NEEDED if find_spec(name) is None]:
-            raise ValueError(f"an evaluation needs {' and '.join(missing)}: {INSTALL}")
+            raise UsageError(f"an evaluation needs {' and '.join(missing)}: {INSTALL}")
         evaluation = evaluate(args)
 
         from evaluation.report.files import counts, write
@@ -99,19 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{found['measured']} of {found['videos']} videos are measured; see {display_path(args.out / 'report.html')}"
         )
         return 1 if found["failed"] else 0
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted; the same command goes on with the videos that are made")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except (MediaError, OSError, MemoryError) as error:
-        return fail(PROGRAM, 1, str(error) or "there is too little memory")
+
+    return run_command(PROGRAM, job, "interrupted; the same command goes on with the videos that are made")
 
 
 def evaluate(args: argparse.Namespace) -> Evaluation:
     """What the flags ask for.
 
     Raises:
-        ValueError: a flag, the list or a file of weights is wrong.
+        UsageError: a flag, the list or a file of weights is wrong.
     """
     from evaluation.protocols.generate_videos import VideoMaker
     from evaluation.protocols.pairs import digest
@@ -145,7 +143,7 @@ def _pairs(args: argparse.Namespace) -> list[Pair]:
     if args.list == "pairs":
         return read_pairs(args.pairs, args.data_root)
     if args.data_root is None:
-        raise ValueError(f"--list {args.list} needs --data-root: the ids in it are paths below that folder")
+        raise UsageError(f"--list {args.list} needs --data-root: the ids in it are paths below that folder")
     return read_list(args.pairs, args.data_root, args.list)
 
 
@@ -161,9 +159,9 @@ def _systems(checkpoints: Sequence[str], made: Sequence[str]) -> tuple[dict[str,
     for given in made:
         name, path = _named(given, "")
         if not path.is_dir():
-            raise ValueError(f"--made {display_path(path)} is no folder")
+            raise UsageError(f"--made {display_path(path)} is no folder")
         if name in found:
-            raise ValueError(f"two systems are called {name!r}: name them, NAME=FOLDER")
+            raise UsageError(f"two systems are called {name!r}: name them, NAME=FOLDER")
         _add(folders, name, path)
     return found, {name: path for name, path in folders.items() if path}
 
@@ -180,9 +178,9 @@ def _add(found: dict[str, Path | None], name: str, path: Path) -> None:
     from evaluation.protocols.pairs import safe_name
 
     if name in BASELINES or not name or name != safe_name(name):
-        raise ValueError(f"a system cannot be called {name!r}: name it by letters, digits, . and -, NAME={path}")
+        raise UsageError(f"a system cannot be called {name!r}: name it by letters, digits, . and -, NAME={path}")
     if name in found:
-        raise ValueError(f"two systems are called {name!r}: name them, NAME=FILE")
+        raise UsageError(f"two systems are called {name!r}: name them, NAME=FILE")
     found[name] = path
 
 
@@ -202,12 +200,12 @@ def _two_people(pairs: Sequence[Pair]) -> tuple[Pair, Pair]:
     """The list's first pair, and the first of another person, else of another face.
 
     Raises:
-        ValueError: there is one face only.
+        UsageError: there is one face only.
     """
     first = pairs[0]
     others = [pair for pair in pairs if pair.face != first.face]
     if not others:
-        raise ValueError("--stress needs two faces in the list")
+        raise UsageError("--stress needs two faces in the list")
     return first, next((pair for pair in others if pair.speaker != first.speaker), others[0])
 
 

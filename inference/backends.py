@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from preprocessing.errors import OutOfMemoryError, UsageError
 from wav2lip.generator.model import picture_of
 from wav2lip.generator.unet import AnyGenerator
 
@@ -59,16 +60,16 @@ class Backend:
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" takes the first present of cuda, mps and cpu.
 
-    Raises ValueError for a name not in DEVICES and for a device that this machine lacks.
+    Raises UsageError for a name not in DEVICES and for a device that this machine lacks.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name not in DEVICES:
-        raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+        raise UsageError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
     if name == "auto":
         name = next(device for device, here in present.items() if here)
     if not present[name]:
         here = ", ".join(device for device in present if present[device])
-        raise ValueError(f"device {name!r} is not available to torch on this machine: choose auto or one of {here}")
+        raise UsageError(f"device {name!r} is not available to torch on this machine: choose auto or one of {here}")
     return torch.device(name)
 
 
@@ -88,18 +89,18 @@ def load_backend(
             this counts for the whole process.
 
     Raises:
-        ValueError: unknown name, absent device, OpenVINO not installed or asked to run elsewhere than on a CPU.
+        UsageError: unknown name, absent device, OpenVINO not installed or asked to run elsewhere than on a CPU.
     """
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, but must be at least 1")
+        raise UsageError(f"threads is {threads}, but must be at least 1")
     place = choose_device("cpu" if name == "openvino" and device == "auto" else device)
     engine = _openvino() if name != "torch" and place.type == "cpu" else None
     if name == "openvino" and place.type != "cpu":
-        raise ValueError(f"the openvino backend runs on the CPU, not on {place.type}: choose device cpu, or torch")
+        raise UsageError(f"the openvino backend runs on the CPU, not on {place.type}: choose device cpu, or torch")
     if name == "openvino" and engine is None:
-        raise ValueError("the openvino backend is not installed: pip install openvino, or choose the torch backend")
+        raise UsageError("the openvino backend is not installed: pip install openvino, or choose the torch backend")
     folded = fold_batch_norm(generator).to(place, torch.float32)
     if engine is not None:
         return _openvino_backend(engine, folded, threads)
@@ -113,9 +114,9 @@ def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size
     ValueError for no inputs or a batch size below 1, and MemoryError when not even one face fits.
     """
     if batch_size < 1:
-        raise ValueError(f"the batch size is {batch_size}, but must be at least 1")
+        raise UsageError(f"the batch size is {batch_size}, but must be at least 1")
     if not len(mel):
-        raise ValueError("there is nothing to generate: the batch is empty")
+        raise UsageError("there is nothing to generate: the batch is empty")
     outputs: list[np.ndarray] = []
     start = 0
     while start < len(mel):
@@ -125,7 +126,9 @@ def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size
             outputs.append(output)
             start = stop
         elif stop - start == 1:
-            raise MemoryError(f"the memory of {backend.device} is too small for one face: free some, or use device cpu")
+            raise OutOfMemoryError(
+                f"the memory of {backend.device} is too small for one face: free some, or use device cpu"
+            )
         else:
             backend.max_batch = (stop - start) // 2
     return np.concatenate(outputs)

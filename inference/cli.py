@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from preprocessing.commands import Parser, run_command
 
 if TYPE_CHECKING:
     from inference.options import Report
 
+PROGRAM = "inference.py"
 OUTFILE = Path("results/result_voice.mp4")
 EPILOG = """\
 examples:
@@ -45,11 +47,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{', '.join(spellings)} {metavar}"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Every flag may be written with dashes or, as the original's are, with underscores. Errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(_fail(2, f"{message} (--help explains every flag)"))
+class _Parser(Parser):
+    """Every flag may be written with dashes or, as the original's are, with underscores."""
 
     def flag(self, group: argparse._ArgumentGroup, name: str, **settings: object) -> None:
         """Adds --name-with-dashes and --name_with_underscores."""
@@ -67,8 +66,8 @@ def _fraction(text: str) -> Fraction:
 def parser() -> argparse.ArgumentParser:
     """The command's flags. Those that shape the job are named as `inference.options.Options` names them."""
     p = _Parser(
-        prog="inference.py", description="Makes the face in a video or photo speak the given speech.", epilog=EPILOG,
-        formatter_class=_Help, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        PROGRAM, "Makes the face in a video or photo speak the given speech.", EPILOG, prog=PROGRAM,
+        formatter_class=_Help, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     _add_files(p)
     _add_face(p)
@@ -194,18 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.get("box") == (-1, -1, -1, -1):
         del flags["box"]  # the original's way to say "no box"
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        from preprocessing.media.video_reader import MediaError
 
-        with _terminable(), _folder_of_results(flags["outfile"]):
+    def job() -> None:
+        with _folder_of_results(flags["outfile"]):
             print(summary(_run(**flags)))
-    except KeyboardInterrupt:
-        return _fail(1, "interrupted: no output was written")
-    except ValueError as error:
-        return _fail(2, error)
-    except (MediaError, OSError, MemoryError, FloatingPointError) as error:
-        return _fail(1, str(error) or "there is too little memory")
-    return 0
+
+    return run_command(PROGRAM, job, "interrupted: no output was written")
 
 
 def _run(
@@ -228,16 +221,6 @@ def _run(
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets a request to terminate end the command as Ctrl-C does, with everything cleared away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _folder_of_results(outfile: Path) -> Iterator[None]:
     """Makes the default output's folder, and takes it away again when nothing came of it."""
     missing = outfile == OUTFILE and not outfile.parent.exists()
@@ -252,14 +235,9 @@ def _folder_of_results(outfile: Path) -> Iterator[None]:
         raise
 
 
-def _fail(code: int, error: object) -> int:
-    print(f"inference.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
-
-
 def summary(report: Report) -> str:
     """What a job did, in a few lines."""
-    from preprocessing.media.video_reader import display_path
+    from preprocessing.errors import display_path
 
     seconds, total = report.seconds, report.seconds["total"]
     length = report.frames / float(report.fps)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 BLENDS = ("feather", "multiband", "poisson", "none")
 
 # Masks are drawn in the units of a 96-pixel crop, where pixel j's centre lies at j.
@@ -63,14 +65,14 @@ def crop_mask(kind: str, size: int, feather: float = 0.1) -> np.ndarray:
     `kind` is "points" or "box" (see CropGeometry); `feather` is the width of the soft edge as a fraction of the crop's
     side, in (0, 0.25]; the upper edge, close above the lip, is half as wide. The mask is exactly 0 on the crop's border
     and above row 40 of 96 ("points": the first generated row) or 50 of 96 ("box": 48 is, but cuts the nose).
-    Raises ValueError for another kind, a size under 16 or a feather out of range.
+    Raises UsageError for another kind, a size under 16 or a feather out of range.
     """
     if kind not in _JAWS:
-        raise ValueError(f"unknown crop kind {kind!r}: choose one of {', '.join(_JAWS)}")
+        raise UsageError(f"unknown crop kind {kind!r}: choose one of {', '.join(_JAWS)}")
     if size < 16:
-        raise ValueError(f"a crop of {size} pixels is too small to mask: give at least 16")
+        raise UsageError(f"a crop of {size} pixels is too small to mask: give at least 16")
     if not 0.0 < feather <= 0.25:
-        raise ValueError(f"feather is {feather}, but must be above 0 and at most 0.25 (a fraction of the crop's side)")
+        raise UsageError(f"feather is {feather}, but must be above 0 and at most 0.25 (a fraction of the crop's side)")
     jaw, width = _JAWS[kind], feather * _UNITS
     units = (np.arange(size) + 0.5) * (_UNITS / size) - 0.5
     y, x = units[:, None], units[None, :]
@@ -90,7 +92,7 @@ class ColourMatcher:
     def __init__(self, mask: np.ndarray, momentum: float = 0.9) -> None:
         """`mask` is float32 (S, S) in 0..1; `momentum` in [0, 1) is the share of the past in the running average."""
         if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum is {momentum}, but must be at least 0 and below 1")
+            raise UsageError(f"momentum is {momentum}, but must be at least 0 and below 1")
         self._side = min(_MATCH_SIDE, mask.shape[0])
         self._ring = _ring(_reduce(mask, self._side))
         self._momentum = momentum
@@ -162,7 +164,7 @@ def composite(
     * none: the whole square, hard-edged, for comparison; here all outside the crop's quadrilateral is untouched.
 
     Multiband and Poisson change pixels beyond the mask; they fade back to the frame with 1 - (1 - mask)^2.
-    Raises ValueError for an unknown blend, a mask of another size than the crop or a matrix without an inverse.
+    Raises UsageError for an unknown blend, a mask of another size than the crop or a matrix without an inverse.
     """
     _check(generated, matrix, mask, blend)
     if blend == "none":
@@ -183,11 +185,11 @@ def composite(
 
 def _check(generated: np.ndarray, matrix: np.ndarray, mask: np.ndarray, blend: str) -> None:
     if blend not in BLENDS:
-        raise ValueError(f"unknown blend {blend!r}: choose one of {', '.join(BLENDS)}")
+        raise UsageError(f"unknown blend {blend!r}: choose one of {', '.join(BLENDS)}")
     if generated.shape[:2] != mask.shape:
-        raise ValueError(f"the mask is {mask.shape} but the generated crop {generated.shape[:2]}: they must be equal")
+        raise UsageError(f"the mask is {mask.shape} but the generated crop {generated.shape[:2]}: they must be equal")
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
-        raise ValueError(f"the crop's matrix has no inverse: {np.asarray(matrix).tolist()}")
+        raise UsageError(f"the crop's matrix has no inverse: {np.asarray(matrix).tolist()}")
 
 
 def _area(matrix: np.ndarray, mask: np.ndarray, shape: tuple[int, ...], margin: int) -> tuple[slice, slice] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.media.video_reader import MediaError, VideoInfo, probe, read_frames
+from preprocessing.errors import MediaError, UsageError
+from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 SYNC_MODES = ("bounce", "loop", "freeze", "cut")
 BACKWARD_BYTES = 128 * 2**20  # of frames that are held at once while a video is played backwards
@@ -34,10 +35,10 @@ class Framing:
         """(H, W, 3) uint8 to (H', W', 3).
 
         Raises:
-            ValueError: nothing is left of the picture.
+            UsageError: nothing is left of the picture.
         """
         if self.resize_factor < 1:
-            raise ValueError(f"--resize-factor is a whole number from 1 on, not {self.resize_factor}")
+            raise UsageError(f"--resize-factor is a whole number from 1 on, not {self.resize_factor}")
         if self.resize_factor > 1:
             size = (max(1, frame.shape[1] // self.resize_factor), max(1, frame.shape[0] // self.resize_factor))
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
@@ -52,7 +53,7 @@ class Framing:
         top, bottom, left, right = self.crop
         bottom, right = (height if bottom == -1 else bottom), (width if right == -1 else right)
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-            raise ValueError(
+            raise UsageError(
                 f"--crop {' '.join(map(str, self.crop))} (top bottom left right) does not lie inside the picture of "
                 f"{width}x{height} pixels"
             )
@@ -83,7 +84,7 @@ class FaceSource:
         self.start, self.end = (0.0, None) if self.info.is_image else (start, end)
         last = self.info.duration if self.end is None else min(self.end, self.info.duration)
         if not self.info.is_image and self.start >= last:
-            raise ValueError(f"--start {start:g} lies after the video's end at {self.info.duration:.2f} s")
+            raise UsageError(f"--start {start:g} lies after the video's end at {self.info.duration:.2f} s")
         self.count = 1 if self.still else max(1, round((last - self.start) * self.fps))
         first = next(self.frames(0), None)
         if first is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceTrack, TrackedFace, estimate_points
 
 FADE = 4  # pictures over which the generated mouth fades in or out where the face comes and goes within a shot
@@ -108,15 +109,15 @@ def loaded_track(file: Path, size: tuple[int, int], count: int) -> Iterator[Trac
     """A path saved earlier.
 
     Raises:
-        ValueError: the file is no track, or one of another video.
+        UsageError: the file is no track, or one of another video.
     """
     track = FaceTrack.load(file)
     if track.size is not None and tuple(track.size) != size:
-        raise ValueError(
+        raise UsageError(
             f"{file} was made for pictures of {track.size[0]}x{track.size[1]} pixels, these have {size[0]}x{size[1]}"
         )
     if len(track) < count:
-        raise ValueError(f"{file} holds {len(track)} pictures, but {count} are needed: make it anew with --save-track")
+        raise UsageError(f"{file} holds {len(track)} pictures, but {count} are needed: make it anew with --save-track")
     return (
         TrackedFace(i, track.boxes[i], track.points[i], bool(track.found[i]), int(track.shot[i]))
         for i in range(len(track))

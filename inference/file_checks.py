@@ -7,8 +7,9 @@ from pathlib import Path
 
 from inference.options import Options
 from inference.preview import sheet_path
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import COPIED_CODECS
-from preprocessing.media.video_reader import MediaError, display_path, open_media
+from preprocessing.media.video_reader import open_media
 
 
 def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
@@ -16,7 +17,7 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
 
     Raises:
         MediaError: an input is missing or no medium, or an output cannot be written.
-        ValueError: an output is also an input or another output, or of an unknown container.
+        UsageError: an output is also an input or another output, or of an unknown container.
     """
     for path in (face, audio):
         with open_media(path):
@@ -31,11 +32,11 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         _check_output(output)
         for given in inputs:
             if given is not None and _same(output, Path(given)):
-                raise ValueError(f"the output {display_path(output)} is also an input: give it another name")
+                raise UsageError(f"the output {display_path(output)} is also an input: give it another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
-        raise ValueError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
+        raise UsageError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
     if outfile.suffix.lower() not in COPIED_CODECS:
-        raise ValueError(
+        raise UsageError(
             f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(outfile.name)}"
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inference.compositing import BLENDS
 from inference.face_source import SYNC_MODES
+from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
 
 
@@ -75,28 +76,28 @@ class Options:
         legal = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
         for name, values in legal:
             if getattr(self, name) not in values:
-                raise ValueError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
+                raise UsageError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
                                 ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
                                 ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
                                 ("face_id", 0, 1e6), ("adapt_steps", 1, 1e5)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} lies between {low:g} and {high:g}, not at {value}")
+                raise UsageError(f"{name} lies between {low:g} and {high:g}, not at {value}")
         if self.end is not None and self.end <= self.start:
-            raise ValueError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
+            raise UsageError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
         parse_select(self.select)
         self._check_adapt()
         for name in ("pads", "crop", "box"):
             if getattr(self, name) is not None and len(getattr(self, name)) != 4:
-                raise ValueError(f"{name} takes four whole numbers: top, bottom, left, right")
+                raise UsageError(f"{name} takes four whole numbers: top, bottom, left, right")
         object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 is exactly that
 
     def _check_adapt(self) -> None:
         """What is learnt from is the video as it is, with the face that a detector finds."""
         for name in ("resize_factor", "rotate", "crop", "box", "load_track") if self.adapt else ():
             if getattr(self, name) != getattr(Options, name):
-                raise ValueError(f"adapt looks for the face in the video as it is: it does not go with {name}")
+                raise UsageError(f"adapt looks for the face in the video as it is: it does not go with {name}")
 
 
 @dataclass(frozen=True)

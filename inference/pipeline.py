@@ -22,6 +22,7 @@ from inference.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from inference.options import Options, Report
 from inference.prefetch import Prefetcher, StageClock
 from inference.preview import Preview
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector, TrackedFace
@@ -36,7 +37,7 @@ from preprocessing.media.audio import (
     speech_columns,
 )
 from preprocessing.media.audio_mux import AudioSource
-from preprocessing.media.video_reader import MediaError, VideoInfo, display_path
+from preprocessing.media.video_reader import VideoInfo
 from preprocessing.media.video_writer import VideoWriter
 from wav2lip.generator.checkpoints import load_generator
 
@@ -86,7 +87,7 @@ class LipSync:
 
         Raises:
             MediaError: the file is missing or no generator.
-            ValueError: no such device or backend.
+            UsageError: no such device or backend.
         """
         network, audio, geometry = load_generator(checkpoint)
         config = network.config
@@ -106,11 +107,11 @@ class LipSync:
 
         Raises:
             MediaError: a file cannot be read or written, or no face is found.
-            ValueError: an option is wrong.
+            UsageError: an option is wrong.
         """
         known = {f.name for f in fields(Options)}
         if unknown := sorted(options.keys() - known):
-            raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise UsageError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
         job = _Job(self, Path(face), Path(audio), Path(outfile), Options(**options))  # type: ignore[arg-type]
         return job.run(progress, adapt_progress)
 
@@ -195,7 +196,7 @@ class _Job:
 
         origin, options = self.model.origin, self.options
         if origin is None:
-            raise ValueError("only a generator that was loaded from a file can adapt")
+            raise UsageError("only a generator that was loaded from a file can adapt")
         part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every)
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder) / "person.safetensors"
@@ -342,7 +343,7 @@ def _check_box(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> 
         return
     top, bottom, left, right = box
     if not (0 <= top < bottom <= size[1] and 0 <= left < right <= size[0]):
-        raise ValueError(
+        raise UsageError(
             f"box {' '.join(map(str, box))} (top bottom left right) does not lie inside the picture of "
             f"{size[0]}x{size[1]} pixels"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.media.video_reader import MediaError, display_path
+from preprocessing.errors import MediaError, display_path
 
 WIDTH = 320  # pixels of one picture on the sheet
 COLUMNS = 8

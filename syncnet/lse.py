@@ -15,6 +15,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor, nn
 
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceTrack
 from syncnet.data import WINDOW
 from syncnet.mfcc import mfcc
@@ -71,13 +72,13 @@ def load_published(path: Path) -> PublishedSyncNet:
     """The network of `syncnet_v2.model`, in eval mode on the CPU.
 
     Raises:
-        ValueError: the file is missing, damaged, holds another network or more than plain weights.
+        UsageError: the file is missing, damaged, holds another network or more than plain weights.
     """
     weights, _ = read_pickle(path)
     # Batch norm's counters play no part here, and files of the oldest PyTorch have none.
     counters = {key: torch.tensor(0) for key in _counters() if key not in weights}
     if wrong := differences(weights | counters, PublishedSyncNet):
-        raise ValueError(f"{path} does not hold syncnet_python's network, syncnet_v2.model: {wrong}")
+        raise UsageError(f"{path} does not hold syncnet_python's network, syncnet_v2.model: {wrong}")
     network = PublishedSyncNet()
     network.load_state_dict(single(weights | counters))
     return network.eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.manifest import ClipRow
+from preprocessing.errors import UsageError
 from syncnet.offset import SyncScore
 from syncnet.sync_expert import SyncExpert
 from syncnet.validation import judge_clip
@@ -59,10 +60,10 @@ class OffsetMeasurements:
             workers: processes that measure; 0: this one.
 
         Raises:
-            ValueError: the expert cannot be opened, or workers is negative.
+            UsageError: the expert cannot be opened, or workers is negative.
         """
         if workers < 0:
-            raise ValueError(f"workers must be 0 or more, not {workers}")
+            raise UsageError(f"workers must be 0 or more, not {workers}")
         _opened(expert)
         self.clips, self.expert, self.workers = clips, expert, workers
         self.digest = hashlib.sha256(expert.read_bytes()).hexdigest()
@@ -73,7 +74,7 @@ class OffsetMeasurements:
         """All tasks' scores, measured where they are not known yet, with a progress bar that counts in `unit`.
 
         Raises:
-            ValueError: a clip is damaged, or its crops are not of the expert's kind.
+            UsageError: a clip is damaged, or its crops are not of the expert's kind.
             OSError: what was measured cannot be written down.
         """
         todo = [task for task in tasks if task not in self._known]
@@ -120,7 +121,7 @@ def measure(task: OffsetTask, clips: Path, expert: Path) -> SyncScore:
     """The offset of one clip below the folder `clips`, by the windows in which somebody speaks.
 
     Raises:
-        ValueError: the clip is damaged, or not of the expert's kind of crop.
+        UsageError: the clip is damaged, or not of the expert's kind of crop.
     """
     clip = Clip(clips / task.clip, listed=task.listed, offset=task.repaired)
     clip.require_kind("points")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 REACH = 15  # frames each way, as syncnet_python looks
 FRAME_MS = 40  # milliseconds of a frame at 25 fps
 
@@ -69,12 +71,12 @@ def sync_score(distances: np.ndarray, windows: np.ndarray | None = None) -> Sync
         windows: (W,) bool, those that count; None: all.
 
     Raises:
-        ValueError: there is nothing to compare.
+        UsageError: there is nothing to compare.
     """
     counted = distances if windows is None else distances[windows]
     curve = shift_curve(counted) if len(counted) else np.array([np.nan])
     if np.isnan(curve).all():
-        raise ValueError("there is no window whose picture and sound could be compared")
+        raise UsageError("there is no window whose picture and sound could be compared")
     best = int(np.nanargmin(curve))
     known = np.sort(curve[~np.isnan(curve)])
     median = known[(len(known) - 1) // 2]  # of an even number the lower one, as torch.median takes it

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 from syncnet.offset import REACH
 from training.run import INSTALL
 
@@ -31,7 +31,7 @@ def plot_curves(curves: Mapping[str, np.ndarray], path: Path) -> None:
         path: the file, .png, .pdf or .svg; written whole or not at all.
 
     Raises:
-        ValueError: matplotlib is not installed, another kind of file, or a missing folder.
+        UsageError: matplotlib is not installed, another kind of file, or a missing folder.
         OSError: the file cannot be written.
     """
     figure = _figure(path, (8, 5))
@@ -85,13 +85,13 @@ def plot_offsets(before: Sequence[int], after: Sequence[int], path: Path) -> Non
 def _figure(path: Path, inches: tuple[float, float]) -> Figure:
     """An empty figure of its own: pyplot, which chooses a display and remembers every figure, takes no part."""
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot draw {display_path(path)}: its name must end in one of {', '.join(FORMATS)}")
+        raise UsageError(f"cannot draw {display_path(path)}: its name must end in one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise ValueError(f"cannot draw {display_path(path)}: its folder does not exist")
+        raise UsageError(f"cannot draw {display_path(path)}: its folder does not exist")
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError(f"drawing needs matplotlib: {INSTALL}") from None
+        raise UsageError(f"drawing needs matplotlib: {INSTALL}") from None
     return Figure(figsize=inches, dpi=120, layout="constrained")
 
 

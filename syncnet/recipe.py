@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.windows import CropRegion
+from preprocessing.errors import UsageError, display_path
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import display_path
 from syncnet.data import AUGMENTATION, MOUTH, WINDOW, pair, sample
 from syncnet.model import SmallSyncNet, SyncNet
 from syncnet.sync_expert import SyncExpert
@@ -78,12 +78,12 @@ class SyncNetRecipe:
     def __post_init__(self) -> None:
         self._check_ranges()
         if self.network == "released" and (self.dimension, self.region.size, self.dropout) != (*RELEASED, 0):
-            raise ValueError(
+            raise UsageError(
                 f"the released network has dimension 512, region.size 96 and dropout 0, not {self.dimension}, "
                 f"{self.region.size} and {self.dropout}"
             )
         if self.loss == "bce" and (self.windows_per_clip != 2 or self.window_stride < WINDOW):
-            raise ValueError(
+            raise UsageError(
                 f"the loss bce needs windows_per_clip 2 and a distance of {WINDOW} frames or more, so that they share "
                 f"none, not {self.windows_per_clip} and {self.window_stride}"
             )
@@ -97,7 +97,7 @@ class SyncNetRecipe:
             "steps": 1,
         }.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
         for name in (
             "batch_contrastive_weight",
             "lr",
@@ -108,13 +108,13 @@ class SyncNetRecipe:
             "min_speech_share",
         ):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
         left, top, side, size = self.region.left, self.region.top, self.region.side, self.region.size
         for name in ("dropout", "min_speech_share"):
             if getattr(self, name) >= 1:
-                raise ValueError(f"{name} is a share below 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} is a share below 1, not {getattr(self, name)}")
         if min(left, top) < 0 or side <= 0 or max(left, top) + side > 1 + 1e-6 or size < 32:
-            raise ValueError(f"region must lie within the crop, 0 to 1, and be 32 pixels or more, not {self.region}")
+            raise UsageError(f"region must lie within the crop, 0 to 1, and be 32 pixels or more, not {self.region}")
 
     @property
     def span(self) -> int:
@@ -205,12 +205,12 @@ def load_network(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet
     """Takes over the weights of an expert's checkpoint.
 
     Raises:
-        ValueError: it holds another network, or one that sees another part of the face.
+        UsageError: it holds another network, or one that sees another part of the face.
     """
     theirs = SyncExpert.load(path)
     alike = isinstance(network, SmallSyncNet) and theirs.network.config == network.config
     if not alike or theirs.region != recipe.region:
-        raise ValueError(
+        raise UsageError(
             f"{display_path(path)} is not such a network as is trained: {theirs.network.config}, {theirs.region}"
         )
     network.load_state_dict(theirs.network.state_dict())

@@ -15,11 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing.build.video_pipeline import follow_faces, read_sound
-from preprocessing.commands import Parser, add_detector_flags, fail
+from preprocessing.commands import Parser, fail, run_command
 from preprocessing.dataset.clip_header import CLIP_FPS
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.detectors.flags import add_detector_flags
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
-from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe
+from preprocessing.media.video_reader import VideoInfo, probe
 from syncnet.data import WINDOW
 from syncnet.plots import FORMATS, plot_curves
 from syncnet.score_report import VideoScore, report, table
@@ -45,7 +47,7 @@ def open_scorer(model: Path = EXPERT) -> Scorer:
     """One of our experts (.safetensors), or syncnet_python's, whose scores are LSE-D and LSE-C.
 
     Raises:
-        ValueError: the file is neither.
+        UsageError: the file is neither.
     """
     if model.suffix.lower() == ".safetensors":
         return ExpertScorer(SyncExpert.load(model))
@@ -69,7 +71,7 @@ def score_video(
 
     Raises:
         MediaError: it is no video, lacks sound, speech or a face, or is shorter than a second.
-        ValueError: max_faces is less than 1.
+        UsageError: max_faces is less than 1.
     """
     path = Path(path)
     info = _suitable(path)
@@ -130,29 +132,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def job() -> int:
         if args.max_faces < 1:
-            raise ValueError(f"--max-faces is 1 or more, not {args.max_faces}")
+            raise UsageError(f"--max-faces is 1 or more, not {args.max_faces}")
         if args.plot:
             _check_plot(args.plot)
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
         return _score_all(args.videos, open_scorer(args.model), detector, args)
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except OSError as error:
-        return fail(PROGRAM, 1, error)
+
+    return run_command(PROGRAM, job)
 
 
 def _check_plot(path: Path) -> None:
     """Refuses, before anything slow begins, a plot that could not be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(f"--plot needs matplotlib: {INSTALL}")
+        raise UsageError(f"--plot needs matplotlib: {INSTALL}")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--plot must end in {', '.join(FORMATS)}, not be called {display_path(path.name)}")
+        raise UsageError(f"--plot must end in {', '.join(FORMATS)}, not be called {display_path(path.name)}")
     if not path.parent.is_dir():
-        raise ValueError(f"--plot {display_path(path)} cannot be written: {display_path(path.parent)} is no folder")
+        raise UsageError(f"--plot {display_path(path)} cannot be written: {display_path(path.parent)} is no folder")
 
 
 def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import display_path
 from syncnet.offset import SyncScore, shift_curve, sync_score
 from syncnet.video_scoring import ScoredTrack
 

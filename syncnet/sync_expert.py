@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
+from preprocessing.errors import UsageError
 from preprocessing.media.audio import AudioConfig
 from syncnet.data import MOUTH, WINDOW, mouth_windows
 from syncnet.model import SmallSyncNet
@@ -47,12 +48,12 @@ class SyncExpert:
         """Opens a checkpoint; EXPERT and JUDGE are those that come with the program.
 
         Raises:
-            ValueError: it is no checkpoint of an expert, or one of another audio front-end or crop.
+            UsageError: it is no checkpoint of an expert, or one of another audio front-end or crop.
         """
         checkpoint = Checkpoint.load(path, KIND)
         AudioConfig().require(checkpoint.audio, str(path))
         if checkpoint.crop.get("kind") != "points":
-            raise ValueError(f"{path} looks at crops of the kind {checkpoint.crop.get('kind')!r}, not 'points'")
+            raise UsageError(f"{path} looks at crops of the kind {checkpoint.crop.get('kind')!r}, not 'points'")
         region = CropRegion(**checkpoint.crop["region"]) if "region" in checkpoint.crop else MOUTH
         network = SmallSyncNet(**{"norm": "group"} | checkpoint.config)  # which checkpoints before the choice had
         network.load_state_dict(checkpoint.weights)
@@ -87,7 +88,7 @@ class SyncExpert:
     def embed_mouths(self, faces: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) uint8 BGR of consecutive frames of the region to (N - 4, D) unit embeddings of all windows."""
         if len(faces) < WINDOW:
-            raise ValueError(f"a window is {WINDOW} frames long, and there are only {len(faces)}")
+            raise UsageError(f"a window is {WINDOW} frames long, and there are only {len(faces)}")
         blocks = []
         for first, count in _blocks(len(faces) - WINDOW + 1):
             windows = mouth_windows(faces[first : first + count + WINDOW - 1], np.arange(count))

@@ -22,10 +22,10 @@ import numpy as np
 
 from preprocessing.build.build_state import STATE, locked
 from preprocessing.build.report import write_report
-from preprocessing.commands import Parser, fail
+from preprocessing.commands import Parser, fail, run_command
 from preprocessing.dataset.clips import CLIP_FPS
 from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 from syncnet.measurements import OffsetMeasurements, OffsetTask
 from syncnet.offset import REACH, SyncScore
 from syncnet.plots import plot_offsets
@@ -54,9 +54,9 @@ class FilterLimits:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_offset < REACH:
-            raise ValueError(f"max-offset must be 0 to {REACH - 1} frames, not {self.max_offset}")
+            raise UsageError(f"max-offset must be 0 to {REACH - 1} frames, not {self.max_offset}")
         if not 0 <= self.min_confidence <= 2:
-            raise ValueError(f"min-confidence must be 0 to 2, not {self.min_confidence}")
+            raise UsageError(f"min-confidence must be 0 to 2, not {self.min_confidence}")
 
     def verdict(self, score: SyncScore | None) -> str:
         """The manifest's word for a clip: "pass", or why it is dropped. Without confidence its offset says nothing."""
@@ -164,18 +164,18 @@ def filter_clips(
         dry_run: write nothing but what was measured (offsets.jsonl).
 
     Raises:
-        ValueError: there is no such data set, no such expert, or a clip is damaged.
+        UsageError: there is no such data set, no such expert, or a clip is damaged.
         OSError: the folder cannot be written to.
     """
     manifest = clips / "manifest.csv"
     if not manifest.is_file():
-        raise ValueError(f"{display_path(clips)} has no manifest.csv; make clips with preprocessing.build")
+        raise UsageError(f"{display_path(clips)} has no manifest.csv; make clips with preprocessing.build")
     # A build writes the manifest, too. Imported clips have no build.
     with locked(clips) if (clips / STATE).is_dir() else nullcontext():
         rows = read_manifest(manifest)
         judged = [row for row in rows if row.clip and not row.reason]
         if not judged:
-            raise ValueError(f"{display_path(clips)} has no clip that passes the gates; manifest.csv there says why")
+            raise UsageError(f"{display_path(clips)} has no clip that passes the gates; manifest.csv there says why")
         screening = _judge(judged, OffsetMeasurements(clips, expert, workers), limits)
         if not dry_run:
             write_rows(manifest, rows)
@@ -205,6 +205,7 @@ def _draw(screening: FilterResult, path: Path) -> None:
 
 
 PROGRAM = "syncnet.sync_filter"
+RESUMES = "the same command goes on where it was"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,21 +231,17 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = _parser().parse_args(argv)
-    try:
+
+    def job() -> int:
         limits = FilterLimits(args.max_offset, args.min_confidence)
-        screening = filter_clips(args.clips, args.expert, limits, args.workers, args.dry_run)
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted; the same command goes on where it was")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except BrokenProcessPool:
-        return fail(
-            PROGRAM, 1, "a worker was killed, perhaps for want of memory; the same command goes on where it was"
-        )
-    except (OSError, MemoryError) as error:
-        return fail(PROGRAM, 1, str(error) or "there is too little memory")
-    print(table(screening.summary()))
-    return 0 if screening.passed else fail(PROGRAM, 1, "no clip passes")
+        try:
+            result = filter_clips(args.clips, args.expert, limits, args.workers, args.dry_run)
+        except BrokenProcessPool:
+            return fail(PROGRAM, 1, f"a worker was killed, perhaps for lack of memory; {RESUMES}")
+        print(table(result.summary()))
+        return 0 if result.passed else fail(PROGRAM, 1, "no clip passes")
+
+    return run_command(PROGRAM, job, f"interrupted; {RESUMES}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
+from preprocessing.errors import TrainingError, UsageError
 from syncnet.data import ProcessShare
 from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet
@@ -35,10 +37,9 @@ from syncnet.recipe import (
     save_network,
 )
 from syncnet.validation import validate
-from training.command import run_command
 from training.engine import Engine
 from training.options import parse_options
-from training.run import RunFolder, due
+from training.run import RESUMES, RunFolder, due
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -69,7 +70,7 @@ class SyncNetTrainOptions:
     def __post_init__(self) -> None:
         for name, least in {"workers": 0, "log_every": 1, "validate_every": 1}.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
 @dataclass
@@ -89,7 +90,7 @@ def start(recipe: SyncNetRecipe, fabric: Fabric, init: Path | None = None) -> Sy
     """A new network, alike in all processes.
 
     Raises:
-        ValueError: `init` is no checkpoint of an expert such as the recipe asks for.
+        UsageError: `init` is no checkpoint of an expert such as the recipe asks for.
     """
     torch.manual_seed(recipe.seed)
     network = build_network(recipe)
@@ -103,7 +104,7 @@ def train_step(state: SyncNetTrainState, batch: Sequence[Tensor]) -> dict[str, T
     """One step on what `SyncNetRecipe.draw` gave, in batches; returns the loss by its name, and what is of interest.
 
     Raises:
-        FloatingPointError: the loss is no number; the network is as it was before.
+        TrainingError: the loss is no number; the network is as it was before.
     """
     recipe, fabric = state.recipe, state.fabric
     for group in state.optimizer.param_groups:
@@ -114,7 +115,7 @@ def train_step(state: SyncNetTrainState, batch: Sequence[Tensor]) -> dict[str, T
     losses = _match(state, *batch) if recipe.loss == "matching" else _judge(state, *batch)
     loss = losses[recipe.loss]
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
     state.optimizer.zero_grad()
     fabric.backward(loss)
     if recipe.clip_gradient:
@@ -165,7 +166,7 @@ def resume(state: SyncNetTrainState, run: RunFolder) -> None:
     """Goes on from the folder's state if there is one, with its own recipe but for the number of steps.
 
     Raises:
-        ValueError: it was trained by another recipe; the field and both values are named.
+        UsageError: it was trained by another recipe; the field and both values are named.
     """
     if (saved := run.load_state(asdict(state.recipe))) is None:
         return
@@ -179,11 +180,11 @@ def train(clips: Path, recipe: SyncNetRecipe, flags: SyncNetTrainOptions, engine
     """Trains up to `recipe.steps` steps, in each of the engine's processes.
 
     Raises:
-        ValueError: the clips, the options or an earlier run in the folder do not fit.
-        FloatingPointError: the loss is no number any more.
+        UsageError: the clips, the options or an earlier run in the folder do not fit.
+        TrainingError: the loss is no number any more.
     """
     if recipe.clips_per_step % engine.devices:
-        raise ValueError(f"clips_per_step {recipe.clips_per_step} cannot be shared out among {engine.devices} devices")
+        raise UsageError(f"clips_per_step {recipe.clips_per_step} cannot be shared out among {engine.devices} devices")
     seen, held_out = open_splits(clips, flags.val, recipe.span)
     fabric = engine.launch()
     run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
@@ -215,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags, recipe, engine = options
         train(clips, recipe, flags, engine)
 
-    return run_command("syncnet.train", job)
+    return run_command("syncnet.train", job, RESUMES)
 
 
 if __name__ == "__main__":

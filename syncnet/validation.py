@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from preprocessing.dataset.clips import Clip
+from preprocessing.errors import UsageError
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, SyncScore, cosine_distances, shift_curve, sync_score
 from syncnet.sync_expert import SyncExpert, windows_with_speech
@@ -152,12 +153,12 @@ def validate(expert: SyncExpert, clips: Sequence[Clip]) -> Validation:
     """Judges clips, as a whole each; the network is in eval mode meanwhile and in its own mode afterwards.
 
     Raises:
-        ValueError: no clip is long enough for an off-sync sound, which takes eight frames; shorter ones are left out.
+        UsageError: no clip is long enough for an off-sync sound, which takes eight frames; shorter ones are left out.
     """
     shortest = WINDOW + NEAREST
     usable = [clip for clip in clips if clip.frames >= shortest]
     if not usable:
-        raise ValueError(f"validation needs clips of {shortest} frames or more, and there is none among {len(clips)}")
+        raise UsageError(f"validation needs clips of {shortest} frames or more, and there is none among {len(clips)}")
     with _evaluating(expert.network):
         return Validation([judge_clip(expert, clip) for clip in usable])
 

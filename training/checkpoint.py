@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from preprocessing.errors import UsageError
+
 FORMAT = "wav2lip-checkpoint"
 VERSION = "1"
 FIELDS = {"kind": str, "config": dict, "audio": dict, "crop": dict, "step": int}  # the header's, with their types
@@ -45,7 +47,7 @@ class Checkpoint:
         """Writes the file whole or not at all; `half` stores floating weights as 16-bit floats.
 
         Raises:
-            ValueError: the folder is missing, or a weight does not fit into 16 bits.
+            UsageError: the folder is missing, or a weight does not fit into 16 bits.
             OSError: the file cannot be written.
         """
         header = json.dumps({name: getattr(self, name) for name in FIELDS}, allow_nan=False)
@@ -62,19 +64,19 @@ class Checkpoint:
             kind: the kind that is expected, if only one will do.
 
         Raises:
-            ValueError: the file is missing, damaged, no checkpoint of ours, of a foreign version or another kind.
+            UsageError: the file is missing, damaged, no checkpoint of ours, of a foreign version or another kind.
         """
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+            raise UsageError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
         try:
             with safe_open(path, framework="pt") as file:
                 header = _header(path, file.metadata() or {}, kind)
                 weights = {key: _single(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - no mapping
         except SafetensorError as error:
-            raise ValueError(f"checkpoint {path} is truncated or no safetensors file ({error})") from error
+            raise UsageError(f"checkpoint {path} is truncated or no safetensors file ({error})") from error
         except OSError as error:
-            raise ValueError(f"checkpoint {path} cannot be read ({error})") from error
+            raise UsageError(f"checkpoint {path} cannot be read ({error})") from error
         return cls(weights=weights, **header)
 
 
@@ -89,14 +91,14 @@ def _stored(key: str, weight: Tensor, half: bool) -> Tensor:
         return copy
     largest = torch.finfo(torch.float16).max
     if (copy.abs() > largest).any():
-        raise ValueError(f"{key} holds values beyond {largest:.0f} and cannot be stored in 16 bits: save without half")
+        raise UsageError(f"{key} holds values beyond {largest:.0f} and cannot be stored in 16 bits: save without half")
     return copy.half()
 
 
 def _write_whole(path: Path, data: bytes) -> None:
     """Writes beside the final name and renames, so that no reader ever meets half a file."""
     if not path.parent.is_dir():
-        raise ValueError(f"cannot save {path}: the folder {path.parent} does not exist")
+        raise UsageError(f"cannot save {path}: the folder {path.parent} does not exist")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         beside = Path(folder) / path.name
         with open(beside, "wb") as file:
@@ -109,15 +111,15 @@ def _write_whole(path: Path, data: bytes) -> None:
 def _header(path: Path, metadata: dict[str, str], kind: str | None) -> dict[str, Any]:
     """The checked header: `FIELDS` by name."""
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is a safetensors file without the header of a {FORMAT}")
+        raise UsageError(f"{path} is a safetensors file without the header of a {FORMAT}")
     if metadata.get("version") != VERSION:
-        raise ValueError(f"{path} has version {metadata.get('version')} of the format; this program reads {VERSION}")
+        raise UsageError(f"{path} has version {metadata.get('version')} of the format; this program reads {VERSION}")
     try:
         header = json.loads(metadata.get("header", ""))
     except json.JSONDecodeError as error:
-        raise ValueError(f"the header of checkpoint {path} is damaged ({error})") from error
+        raise UsageError(f"the header of checkpoint {path} is damaged ({error})") from error
     if not isinstance(header, dict) or any(not isinstance(header.get(name), type_) for name, type_ in FIELDS.items()):
-        raise ValueError(f"the header of checkpoint {path} is damaged: it needs {', '.join(FIELDS)}")
+        raise UsageError(f"the header of checkpoint {path} is damaged: it needs {', '.join(FIELDS)}")
     if kind is not None and header["kind"] != kind:
-        raise ValueError(f"checkpoint {path} holds a network of kind {header['kind']!r}, where {kind!r} is needed")
+        raise UsageError(f"checkpoint {path} holds a network of kind {header['kind']!r}, where {kind!r} is needed")
     return {name: header[name] for name in FIELDS}

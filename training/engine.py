@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from preprocessing.errors import UsageError
 from training.run import INSTALL
 
 if TYPE_CHECKING:
@@ -31,25 +32,25 @@ class Engine:
 
     def __post_init__(self) -> None:
         if self.devices < 1:
-            raise ValueError(f"devices must be 1 or more, not {self.devices}")
+            raise UsageError(f"devices must be 1 or more, not {self.devices}")
 
     def launch(self) -> Fabric:
         """Starts the processes; from here on each of them runs.
 
         Raises:
-            ValueError: Fabric is not installed, or the machine has no such devices.
+            UsageError: Fabric is not installed, or the machine has no such devices.
         """
         try:
             from lightning_fabric import Fabric
             from lightning_fabric.utilities.exceptions import MisconfigurationException
         except ImportError:
-            raise ValueError(f"training needs lightning-fabric: {INSTALL}") from None
+            raise UsageError(f"training needs lightning-fabric: {INSTALL}") from None
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision and each process
         try:
             fabric = Fabric(
                 accelerator=self.accelerator, strategy=self.strategy, devices=self.devices, precision=self.precision
             )  # fmt: skip
         except (MisconfigurationException, RuntimeError) as error:
-            raise ValueError(f"{self.devices} x {self.accelerator} cannot be had here: {error}") from error
+            raise UsageError(f"{self.devices} x {self.accelerator} cannot be had here: {error}") from error
         fabric.launch()
         return fabric

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from preprocessing.errors import UsageError
 from training.run import INSTALL
 
 Options = TypeVar("Options")
@@ -20,21 +21,21 @@ def parse_options(argv: Sequence[str], program: str, description: str | None, *k
     any of them from YAML, and later flags win over it.
 
     Raises:
-        ValueError: naming what is missing, unknown or out of range.
+        UsageError: naming what is missing, unknown or out of range.
     """
     try:
         from jsonargparse import ArgumentParser
     except ImportError:
-        raise ValueError(f"training needs jsonargparse: {INSTALL}") from None
+        raise UsageError(f"training needs jsonargparse: {INSTALL}") from None
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
     parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     for kind in kinds:
         parser.add_class_arguments(kind)
     try:
-        given = parser.parse_args([_spelled(word) for word in argv]).as_dict()
+        given = parser.parse_args([underscored(word) for word in argv]).as_dict()
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise UsageError(" ".join(str(error).split())) from error
     return given["clips"], [from_values(kind, given) for kind in kinds]
 
 
@@ -47,7 +48,7 @@ def from_values(kind: type[Options], given: Mapping[str, Any]) -> Options:
     return kind(**values | nested)
 
 
-def _spelled(word: str) -> str:
+def underscored(word: str) -> str:
     """An option's name with underscores, as the fields have it, whichever way it was typed."""
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word

@@ -14,9 +14,12 @@ import cv2
 import torch
 from tqdm import tqdm
 
+from preprocessing.errors import UsageError
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+RESUMES = "interrupted; the same command goes on from the last saved state"
 INSTALL = "pip install -r requirements-train.txt"
 
 
@@ -79,7 +82,7 @@ class RunFolder:
             recipe: the options of this training; the state's "recipe" must be the same but for the number of steps.
 
         Raises:
-            ValueError: it was trained by another recipe; the field and both values are named.
+            UsageError: it was trained by another recipe; the field and both values are named.
         """
         path = self.folder / "state.pt"
         if not path.is_file():
@@ -93,10 +96,10 @@ class RunFolder:
         way = "go on with its config.json, or choose another folder"
         if theirs.keys() != ours.keys():
             some = ", ".join(sorted(theirs.keys() ^ ours.keys()))
-            raise ValueError(f"the run in {self.folder} was trained by another version (options {some}): {way}")
+            raise UsageError(f"the run in {self.folder} was trained by another version (options {some}): {way}")
         for name, value in ours.items():
             if name != "steps" and value != theirs[name]:
-                raise ValueError(f"the run in {self.folder} has {name} {theirs[name]}, not {value}: {way}")
+                raise UsageError(f"the run in {self.folder} has {name} {theirs[name]}, not {value}: {way}")
 
     def rewind(self, step: int) -> None:
         """Takes out of the logs what came after a step: a stopped run that goes on from there logs it again."""
@@ -130,7 +133,7 @@ def _open_board(folder: Path, purge_from: int | None) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ValueError(f"the log for TensorBoard needs tensorboard: {INSTALL}") from None
+        raise UsageError(f"the log for TensorBoard needs tensorboard: {INSTALL}") from None
     return SummaryWriter(str(folder), purge_step=purge_from)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preprocessing.errors import UsageError
+
 # What torch.load raises for a damaged file, found by cutting files and flipping their bytes.
 DAMAGE = (
     pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError,
@@ -32,7 +34,7 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[Any, Any]]:
         that the file holds. What a hostile file claims to hold may be too large to be copied: `differences` first.
 
     Raises:
-        ValueError: one line that says what the file is instead, or what is wrong with it.
+        UsageError: one line that says what the file is instead, or what is wrong with it.
     """
     _refuse_foreign(path)
     content = _unpickle(path)
@@ -67,17 +69,17 @@ def some(keys: Iterable[str], count: int = 3) -> str:
 def _refuse_foreign(path: Path) -> None:
     """Names what is plainly no PyTorch pickle by its first bytes."""
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
+        raise UsageError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise ValueError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+        raise UsageError(f"checkpoint {path} cannot be read ({error.strerror})") from error
     what = _foreign(head)
     if what is None and head.startswith(b"PK"):
         what = _foreign_zip(path)
     if what is not None:
-        raise ValueError(f"{path} {what}")
+        raise UsageError(f"{path} {what}")
 
 
 def _foreign(head: bytes) -> str | None:
@@ -117,9 +119,9 @@ def _unpickle(path: Path) -> dict[Any, Any]:
             warnings.simplefilter("ignore")  # it warns of odd pickle protocols before it refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
-        raise ValueError(_explain(path, error)) from error
+        raise UsageError(_explain(path, error)) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary")
+        raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary")
     return content
 
 
@@ -137,11 +139,11 @@ def _state_dict(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
     """The state dict without the `module.` that DataParallel puts in front of every key."""
     state = content.get("state_dict", content)
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path} holds no state dict")
+        raise UsageError(f"{path} holds no state dict")
     strangers = [key for key, weight in state.items() if not (isinstance(key, str) and isinstance(weight, Tensor))]
     if strangers:
-        raise ValueError(f"{path} holds no state dict: {some(map(str, strangers))} is no tensor")
+        raise UsageError(f"{path} holds no state dict: {some(map(str, strangers))} is no tensor")
     weights = {re.sub(r"^(module\.)+", "", key): weight for key, weight in state.items()}
     if len(weights) < len(state):
-        raise ValueError(f"{path} holds some weights twice, with and without the prefix 'module.'")
+        raise UsageError(f"{path} holds some weights twice, with and without the prefix 'module.'")
     return weights

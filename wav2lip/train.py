@@ -26,23 +26,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import trange
 
+from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
+from preprocessing.errors import TrainingError, UsageError
 from syncnet.data import WINDOW, ProcessShare
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
-from training.command import run_command
 from training.engine import Engine
+from training.losses import total
 from training.options import parse_options
-from training.run import RunFolder, due, save_whole
+from training.run import RESUMES, RunFolder, due, save_whole
 from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
-from wav2lip.generator.losses import (
-    expert_loss,
-    gradient_norms,
-    painting_losses,
-    plain_l1,
-    reconstruction_losses,
-    total,
-)
+from wav2lip.generator.losses import expert_loss, gradient_norms, painting_losses, plain_l1, reconstruction_losses
 from wav2lip.generator.model import picture_of
 from wav2lip.generator.recipe import GeneratorRecipe
 from wav2lip.generator.train_state import GeneratorTrainState, restore, save_generator, start, state_dict, update_ema
@@ -81,10 +76,10 @@ class GeneratorTrainOptions:
         every = dict.fromkeys(("log_every", "grid_every", "validate_every", "save_every"), 1)
         for name, least in (every | {"workers": 0}).items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(TrainingError):
     """A loss or the gradient is no number; `losses` by name."""
 
     def __init__(self, message: str, losses: dict[str, Tensor]) -> None:
@@ -231,12 +226,12 @@ def train(clips: Path, recipe: GeneratorRecipe, flags: GeneratorTrainOptions, en
     """Trains up to `recipe.steps` steps, in each of the engine's processes.
 
     Raises:
-        ValueError: the clips, the options or an earlier run in the folder do not fit.
-        FloatingPointError: a number is none any more.
+        UsageError: the clips, the options or an earlier run in the folder do not fit.
+        TrainingError: a number is none any more.
     """
     if recipe.windows_per_step % (engine.devices * recipe.accumulate):
         given = f"{recipe.accumulate} parts on {engine.devices} devices"
-        raise ValueError(f"windows_per_step {recipe.windows_per_step} cannot be shared out among {given}")
+        raise UsageError(f"windows_per_step {recipe.windows_per_step} cannot be shared out among {given}")
     seen, held_out = open_splits(clips, flags.val, 3 * WINDOW)
     fabric = engine.launch()
     run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
@@ -312,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags, recipe, engine = options
         train(clips, recipe, flags, engine)
 
-    return run_command("wav2lip.train", job)
+    return run_command("wav2lip.train", job, RESUMES)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from evaluation.judge.examination import ANOTHER, SyncJudge, examine
 from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, summary, tables
-from evaluation.protocols.face_crops import open_source
+from evaluation.metrics.face_crops import open_source
 from preprocessing.build.sources import find_sources
-from preprocessing.commands import Parser, add_detector_flags, fail, write_whole
+from preprocessing.commands import Parser, run_command, write_whole
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.detectors.flags import add_detector_flags
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import MediaError, display_path
 from syncnet.lse import PublishedScorer, load_published
 from syncnet.plots import FORMATS, plot_curves
 from syncnet.sync_expert import JUDGE, SyncExpert
@@ -52,7 +53,7 @@ def listed(places: Sequence[Path]) -> list[Path]:
     """The videos themselves, and of a folder all below it, by name.
 
     Raises:
-        ValueError: a folder holds none.
+        UsageError: a folder holds none.
     """
     return [path for place in places for path in ([s.path for s in find_sources(place)] if place.is_dir() else [place])]
 
@@ -83,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def job() -> int:
         if not args.seconds >= 1:
-            raise ValueError(f"--seconds is 1 or more, not {args.seconds:g}")
+            raise UsageError(f"--seconds is 1 or more, not {args.seconds:g}")
         videos = listed(args.videos)
         judges = [SyncJudge("judge", ExpertScorer(SyncExpert.load(args.judge)))]
         if args.syncnet:
@@ -94,12 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found, reasons = judge_all(judges, videos, detector, args.seconds)
         _report(found, reasons, args)
         return 1 if reasons else 0
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except OSError as error:
-        return fail(PROGRAM, 1, error)
+
+    return run_command(PROGRAM, job)
 
 
 def judge_all(

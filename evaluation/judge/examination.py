@@ -9,12 +9,13 @@ import numpy as np
 
 from evaluation.judge.degradation import ladder
 from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading
+from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import look
-from evaluation.protocols.face_crops import SourceVideo
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
-from preprocessing.media.video_reader import MediaError, display_path, read_frames
+from preprocessing.media.video_reader import read_frames
 from syncnet.lse import SPAN
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.video_scoring import ExpertScorer, Scorer
@@ -67,7 +68,7 @@ class SyncJudge:
             own: the offset at which `near` is taken; None: the one that is found.
 
         Raises:
-            ValueError: nothing can be compared.
+            UsageError: nothing can be compared.
         """
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
         counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluation.protocols.face_crops import GEOMETRY, SIDE
+from evaluation.metrics.face_crops import GEOMETRY, SIDE
+from preprocessing.errors import UsageError
 from syncnet.model import ChannelNorm, ResidualBlock
 from training.checkpoint import Checkpoint
 
@@ -89,12 +90,12 @@ class FaceEncoder:
         """Opens a checkpoint; WEIGHTS is the one that comes with the program.
 
         Raises:
-            ValueError: it is no checkpoint of a face encoder, or one of another crop.
+            UsageError: it is no checkpoint of a face encoder, or one of another crop.
         """
         checkpoint = Checkpoint.load(path, KIND)
         expected = {"kind": GEOMETRY.kind, "size": GEOMETRY.size}
         if checkpoint.crop != expected:
-            raise ValueError(f"{path} looks at crops {checkpoint.crop}, not {expected}")
+            raise UsageError(f"{path} looks at crops {checkpoint.crop}, not {expected}")
         config = checkpoint.config
         network = FaceNetwork(tuple(config["widths"]), config["dimension"], config["dropout"])
         network.load_state_dict(checkpoint.weights)
@@ -117,7 +118,7 @@ class FaceEncoder:
     @torch.inference_mode()
     def _look(self, layer: Callable[[Tensor], Tensor], faces: np.ndarray) -> np.ndarray:
         if faces.ndim != 4 or faces.shape[1:] != (SIDE, SIDE, 3) or not len(faces):
-            raise ValueError(f"the encoder sees faces of the shape (N, {SIDE}, {SIDE}, 3), not {faces.shape}")
+            raise UsageError(f"the encoder sees faces of the shape (N, {SIDE}, {SIDE}, 3), not {faces.shape}")
         device = next(self.network.parameters()).device
         blocks = []
         for first in range(0, len(faces), BLOCK):

@@ -13,6 +13,8 @@ from operator import add
 
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 SMALL = 256  # dimensions up to which the products of every clip are kept
 DRAWS, FEW_DRAWS = 200, 20  # of the bootstrap: up to SMALL dimensions; above, where one takes seconds
 NORMAL = 1.96  # standard deviations to either side that hold 95 % of a normal distribution
@@ -101,11 +103,11 @@ def frechet_interval(
         falls as their number rises, and so far below it says more about that than about them.
 
     Raises:
-        ValueError: the lists are not equally long, or their features not of one dimension.
+        UsageError: the lists are not equally long, or their features not of one dimension.
     """
     dimensions = {each.shape[1:] for each in (*made, *real)}
     if len(made) != len(real) or len(dimensions) > 1:
-        raise ValueError(f"{len(made)} made clips need as many real ones with like features, not {len(real)}")
+        raise UsageError(f"{len(made)} made clips need as many real ones with like features, not {len(real)}")
     if not made or min(sum(map(len, made)), sum(map(len, real))) < 2 * made[0].shape[1]:
         return None
     sides = [_Clips(made), _Clips(real)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from training.safe_pickle import differences, read_pickle, single
 
 SIDE = 299  # pixels to which every picture is resized
@@ -201,7 +202,7 @@ class InceptionEncoder:
         """Opens pt_inception-2015-12-05-6726825d.pth, or another state dict of that network.
 
         Raises:
-            ValueError: one line that says what the file is instead, or which weights are missing or of another shape.
+            UsageError: one line that says what the file is instead, or which weights are missing or of another shape.
         """
         weights = single(read_pickle(path)[0])
         weights = {key: weight for key, weight in weights.items() if not key.startswith(LEFT_OUT)}
@@ -209,7 +210,7 @@ class InceptionEncoder:
             network = Inception()
         weights |= {key: torch.tensor(0) for key in network.state_dict() if key.endswith(COUNTERS)}
         if wrong := differences(weights, Inception):
-            raise ValueError(f"{path} does not hold the weights of FID's Inception v3: {wrong}")
+            raise UsageError(f"{path} does not hold the weights of FID's Inception v3: {wrong}")
         network.load_state_dict(weights, assign=True)
         return cls(network.to(device).eval().requires_grad_(False))
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 DRAWS = 2000  # of the bootstrap
 
 
@@ -26,11 +28,11 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval | None:
     the same person are counted as if they were of several.
 
     Raises:
-        ValueError: a figure is not finite: a clip without one is to be left out.
+        UsageError: a figure is not finite: a clip without one is to be left out.
     """
     found = np.asarray(values, np.float64)
     if not np.isfinite(found).all():
-        raise ValueError("a figure that is not finite has no mean: leave its clip out")
+        raise UsageError("a figure that is not finite has no mean: leave its clip out")
     if not len(found):
         return None
     low, high = bootstrap(found) if len(found) > 1 else (None, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocols.face_crops import SourceVideo
+from evaluation.metrics.face_crops import SourceVideo
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.dataset.windows import CropRegion, resample
 from preprocessing.faces.face_track import FaceTrack
@@ -53,7 +53,7 @@ def sync(distances: np.ndarray, counted: np.ndarray) -> SyncMetrics:
     """From the distances of W windows, (W, 31), see `syncnet.offset.cosine_distances`, and which count, (W,) bool.
 
     Raises:
-        ValueError: there is nothing to compare.
+        UsageError: there is nothing to compare.
     """
     score = sync_score(distances, counted)
     return SyncMetrics(score.offset, score.distance, score.confidence, shift_curve(distances[counted]))

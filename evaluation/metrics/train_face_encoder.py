@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from evaluation.metrics.face_crops import SIDE
 from evaluation.metrics.face_encoder import FaceEncoder, FaceNetwork
-from evaluation.protocols.face_crops import SIDE
+from preprocessing.commands import run_command
 from preprocessing.dataset.augmentation import Augmentation, ImageTransform
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, open_splits, resample
-from training.command import run_command
+from preprocessing.errors import TrainingError, UsageError
 
 MARGIN = 8  # pixels around a face of SIDE, so that one that is moved shows no edge
 SPREAD = (SIDE + 2 * MARGIN) / SIDE
@@ -63,7 +64,7 @@ class FaceEncoderRecipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "pictures"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -75,13 +76,13 @@ def gather(clips: Sequence[Clip], pictures: int) -> list[np.ndarray]:
     """Faces with a margin, (n, 144, 144, 3) uint8 BGR for each person; n is `pictures` or all there are.
 
     Raises:
-        ValueError: there are fewer than two people.
+        UsageError: there are fewer than two people.
     """
     people = defaultdict[str, list[Clip]](list)
     for clip in clips:
         people[clip.speaker].append(clip)
     if len(people) < 2:
-        raise ValueError(f"an encoder of faces needs clips of two people or more, not of {len(people)}")
+        raise UsageError(f"an encoder of faces needs clips of two people or more, not of {len(people)}")
     return [_spread(theirs, pictures) for _, theirs in tqdm(sorted(people.items()), unit="person", disable=None)]
 
 
@@ -123,7 +124,7 @@ def train(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe) -> FaceEncode
     """Trains on faces by person.
 
     Raises:
-        FloatingPointError: the loss is no number.
+        TrainingError: the loss is no number.
     """
     torch.manual_seed(recipe.seed)
     network = FaceNetwork().train()
@@ -136,7 +137,7 @@ def train(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe) -> FaceEncode
             optimizer.param_groups[0]["lr"] = recipe.lr_at(step)
             loss = cosface_loss(network(faces) @ F.normalize(centres).T, names, recipe.scale, recipe.margin)
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; try a lower rate")
+                raise TrainingError(f"the loss is {loss.item()} at step {step}; try a lower rate")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -191,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         if not args.out.parent.is_dir():
-            raise ValueError(f"--out {args.out} cannot be written: {args.out.parent} is no folder")
+            raise UsageError(f"--out {args.out} cannot be written: {args.out.parent} is no folder")
         recipe = FaceEncoderRecipe(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
         clips, _ = open_splits(args.clips, None, 1)
         train(gather(clips, recipe.pictures), recipe).save(args.out)

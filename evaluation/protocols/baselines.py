@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocols.face_crops import SIDE, SourceVideo
+from evaluation.metrics.face_crops import SIDE, SourceVideo
 from inference.compositing import composite, crop_mask
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.crops import crop

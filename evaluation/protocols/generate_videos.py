@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from scipy.io import wavfile
 
+from evaluation.metrics.face_crops import SourceVideo, open_source
 from evaluation.protocols.baselines import held, retimed
-from evaluation.protocols.face_crops import SourceVideo, open_source
 from evaluation.protocols.pairs import fingerprint, safe_name
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, REAL, SECONDS, SILENT, STATIC, STILLS, UNSYNCED
@@ -26,10 +26,11 @@ from inference.options import Options
 from inference.pipeline import LipSync
 from preprocessing.commands import write_whole
 from preprocessing.dataset.clip_header import CLIP_FPS
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig, as_int16, frame_count, load_audio
 from preprocessing.media.audio_mux import AudioSource
-from preprocessing.media.video_reader import MediaError, display_path, read_frames
+from preprocessing.media.video_reader import read_frames
 from preprocessing.media.video_writer import VideoWriter
 from wav2lip.generator.checkpoints import EMBEDDED
 
@@ -76,14 +77,14 @@ class VideoMaker:
             fps: the rate to which faces are brought first, for all systems alike; None: they keep their own.
 
         Raises:
-            ValueError: a name or an option is wrong, or the videos would be too short.
+            UsageError: a name or an option is wrong, or the videos would be too short.
         """
         self.models, self.options = dict(models or {}), dict(options or {})
         for name in self.models:
             if name in BASELINES or name != safe_name(name):
-                raise ValueError(f"a generator cannot be called {name!r}: take letters, digits, . and -")
+                raise UsageError(f"a generator cannot be called {name!r}: take letters, digits, . and -")
         if not SHORTEST <= seconds < math.inf:
-            raise ValueError(f"{SHORTEST:g} s or more are made of each video, not {seconds:g}")
+            raise UsageError(f"{SHORTEST:g} s or more are made of each video, not {seconds:g}")
         self.out, self.detector, self.seconds, self.fps = out, detector, seconds, fps
         self.options |= {"fps": fps} if fps else {}  # which is the stills'
         self.crf = Options(**self.options).crf

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.metrics import motion, picture
+from evaluation.metrics.face_crops import FaceFootage, SourceVideo, look
 from evaluation.metrics.face_encoder import FaceEncoder, distance
 from evaluation.metrics.inception import InceptionEncoder
 from evaluation.metrics.sync import judge_sync, published_sync
-from evaluation.protocols.face_crops import FaceFootage, SourceVideo, look
 from evaluation.report.results import MATCHED, SILENT, ResultRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.media.audio import speech_columns

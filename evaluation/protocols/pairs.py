@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 
 KINDS = ("lrs2", "lrs3", "lrw", "resynced")
 MISSING = "missing"  # stands for the hash of a file that cannot be read
@@ -65,7 +65,7 @@ def read_pairs(path: Path, root: Path | None = None) -> list[Pair]:
         root: what relative paths begin at, None: the list's folder.
 
     Raises:
-        ValueError: the list cannot be read, is empty, or one of its lines is wrong; the message says which.
+        UsageError: the list cannot be read, is empty, or one of its lines is wrong; the message says which.
     """
     base, text = path.parent if root is None else root, _text(path)
     lines = _csv_lines(path, text) if path.suffix.lower() == ".csv" else _text_lines(path, text)
@@ -84,17 +84,17 @@ def read_list(path: Path, root: Path, kind: str) -> list[Pair]:
     also looked for where that data set keeps it, in WORD/test. An LRS id's folder is taken for its speaker.
 
     Raises:
-        ValueError: there is no such kind, or as `read_pairs`.
+        UsageError: there is no such kind, or as `read_pairs`.
     """
     if kind not in KINDS:
-        raise ValueError(f"a list is of the kind {', '.join(KINDS)}, not {kind!r}")
+        raise UsageError(f"a list is of the kind {', '.join(KINDS)}, not {kind!r}")
     entries = []
     for line, text in enumerate(_text(path).splitlines(), 1):
         ids = text.split()
         if not ids:
             continue
         if len(ids) != 2:
-            raise ValueError(f"{display_path(path)}:{line}: two ids are wanted, not {len(ids)}")
+            raise UsageError(f"{display_path(path)}:{line}: two ids are wanted, not {len(ids)}")
         face, audio = ids if kind == "resynced" else reversed(ids)
         labels, speaker = (_label(face), _label(audio)), Path(face).parent.name if kind in ("lrs2", "lrs3") else ""
         entries.append(_Entry(line, _located(root, face, kind), _located(root, audio, kind), labels, "", speaker))
@@ -116,11 +116,11 @@ def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ValueError(f"{display_path(path)} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{display_path(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{display_path(path)} is no list of pairs: it is not a text in UTF-8") from error
+        raise UsageError(f"{display_path(path)} is no list of pairs: it is not a text in UTF-8") from error
     if "\0" in text:
-        raise ValueError(f"{display_path(path)} is no list of pairs: it holds a zero byte")
+        raise UsageError(f"{display_path(path)} is no list of pairs: it holds a zero byte")
     return text
 
 
@@ -132,9 +132,9 @@ def _text_lines(path: Path, text: str) -> Iterator[_Line]:
         try:
             words = list(_words(line))
         except ValueError as error:  # shlex's, e.g. "No closing quotation"
-            raise ValueError(f"{display_path(path)}:{number}: {str(error).lower()}") from error
+            raise UsageError(f"{display_path(path)}:{number}: {str(error).lower()}") from error
         if words and (len(words) != 2 or not all(words)):
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(path)}:{number}: a face and a sound are wanted, not {len(words)} words; "
                 "names with spaces stand in quotes"
             )
@@ -157,16 +157,16 @@ def _csv_lines(path: Path, text: str) -> Iterator[_Line]:
     try:
         missing = [name for name in ("face", "audio") if name not in (table.fieldnames or ())]
         if missing:
-            raise ValueError(f"{display_path(path)}:1: the header lacks {' and '.join(missing)}")
+            raise UsageError(f"{display_path(path)}:1: the header lacks {' and '.join(missing)}")
         for row in table:
             values = [(row.get(name) or "").strip() for name in ("face", "audio", "name", "speaker")]
             if not (values[0] and values[1]):
-                raise ValueError(
+                raise UsageError(
                     f"{display_path(path)}:{table.line_num}: the line lacks {'audio' if values[0] else 'face'}"
                 )
             yield table.line_num, values[0], values[1], values[2], values[3]
     except csv.Error as error:
-        raise ValueError(f"{display_path(path)}:{table.reader.line_num}: {error}") from error
+        raise UsageError(f"{display_path(path)}:{table.reader.line_num}: {error}") from error
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
@@ -192,16 +192,16 @@ def is_own(face: Path, audio: Path) -> bool:
 def _named(path: Path, entries: Sequence[_Entry]) -> list[Pair]:
     """The pairs, those without a name called after face and sound, with a number where that is taken."""
     if not entries:
-        raise ValueError(f"{display_path(path)} holds no pair")
+        raise UsageError(f"{display_path(path)} holds no pair")
     taken: set[str] = set()
     for entry in entries:
         if entry.name and entry.name != safe_name(entry.name):
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(path)}:{entry.line}: {entry.name!r} cannot be a file's name on every system: "
                 f"take letters, digits, ., -, + and _, at most {_LONGEST}"
             )
         if entry.name and entry.name.casefold() in taken:
-            raise ValueError(f"{display_path(path)}:{entry.line}: the name {entry.name!r} is taken by an earlier line")
+            raise UsageError(f"{display_path(path)}:{entry.line}: the name {entry.name!r} is taken by an earlier line")
         taken.add(entry.name.casefold())
     pairs = []
     for entry in entries:

@@ -21,9 +21,10 @@ from evaluation.protocols.stress import HardInput, read_hards, stress
 from evaluation.protocols.validity import check_video
 from evaluation.report.results import OURS, StressResult
 from inference.pipeline import LipSync
-from preprocessing.commands import Parser, add_detector_flags, fail, write_whole
+from preprocessing.commands import Parser, run_command, write_whole
+from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.detectors import load_detector
-from preprocessing.media.video_reader import MediaError
+from preprocessing.faces.detectors.flags import add_detector_flags
 
 # What a job may end with. Beside the errors that it means, those of a fault that a hard input brings to light: they
 # are counted here, for to be told of them is what the list is for.
@@ -128,10 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def job() -> int:
         given = [args.face, args.second, args.audio]
         if all(given) == bool(args.list) or (args.list and any(given)):
-            raise ValueError("give either --face, --second and --audio, or --list")
+            raise UsageError("give either --face, --second and --audio, or --list")
         hards = read_hards(args.list) if args.list else []
         model = LipSync.load(args.checkpoint)
         options = {"detector": args.detector, "yunet": args.yunet, "s3fd": args.s3fd}
@@ -141,12 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(trials))
         write_whole(args.out / "robustness.json", json.dumps([asdict(trial) for trial in trials], indent=1) + "\n")
         return 0 if all(trial.passed for trial in trials) else 1
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except (MediaError, OSError) as error:
-        return fail(PROGRAM, 1, error)
+
+    return run_command(PROGRAM, job)
 
 
 if __name__ == "__main__":

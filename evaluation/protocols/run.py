@@ -11,13 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.metrics import motion
+from evaluation.metrics.face_crops import look_at_still
 from evaluation.metrics.frechet import frechet_interval
-from evaluation.protocols.face_crops import look_at_still
 from evaluation.protocols.generate_videos import STILL_AT, VideoMaker, find_made, still_index
 from evaluation.protocols.measure import GroundTruth, Instruments, features, measure
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemFigure
-from preprocessing.media.video_reader import MediaError
+from preprocessing.errors import MediaError
 
 Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
 """By protocol, system and figure: a clip's (N, D) features, made and real."""

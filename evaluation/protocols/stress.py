@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from scipy.io import wavfile
 
-from evaluation.protocols.face_crops import open_source
+from evaluation.metrics.face_crops import open_source
 from preprocessing.dataset.clip_header import CLIP_FPS
+from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import display_path, read_frames
+from preprocessing.media.video_reader import read_frames
 from preprocessing.media.video_writer import VideoWriter
 
 SECONDS = 3  # of each input
@@ -61,7 +62,7 @@ class StressSubject:
         """The longest run with the face in a video's first seconds.
 
         Raises:
-            MediaError: see `evaluation.protocols.face_crops.open_source`.
+            MediaError: see `evaluation.metrics.face_crops.open_source`.
         """
         source = open_source(path, detector, SECONDS)
         last = source.start + len(source.track)
@@ -210,21 +211,21 @@ def read_hards(path: Path) -> list[HardInput]:
     """A user's own list: CSV with the columns kind, face and audio; its paths are relative to its folder.
 
     Raises:
-        ValueError: it cannot be read, lacks a column, has an empty cell or no row.
+        UsageError: it cannot be read, lacks a column, has an empty cell or no row.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             if missing := {"kind", "face", "audio"} - set(reader.fieldnames or ()):
-                raise ValueError(f"{display_path(path)} lacks the column {' and '.join(sorted(missing))}")
+                raise UsageError(f"{display_path(path)} lacks the column {' and '.join(sorted(missing))}")
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, csv.Error, UnicodeError) as error:
-        raise ValueError(f"{display_path(path)} is not a table that can be read: {error}") from error
+        raise UsageError(f"{display_path(path)} is not a table that can be read: {error}") from error
     for line, row in rows:
         if empty := [name for name in ("kind", "face", "audio") if not row[name].strip()]:
-            raise ValueError(f"{display_path(path)}:{line}: no {empty[0]}")
+            raise UsageError(f"{display_path(path)}:{line}: no {empty[0]}")
     if not rows:
-        raise ValueError(f"{display_path(path)} names no input")
+        raise UsageError(f"{display_path(path)} names no input")
     return [HardInput(row["kind"], path.parent / row["face"], path.parent / row["audio"]) for _, row in rows]
 
 

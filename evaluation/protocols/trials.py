@@ -9,8 +9,8 @@ from pathlib import Path
 
 from evaluation.protocols.pairs import Pair, is_own, speaker_of
 from evaluation.report.results import MATCHED, PROTOCOLS, SECONDS, SILENT, SWAPPED
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
-from preprocessing.media.video_reader import MediaError, display_path
 
 SPOKEN = 0.5  # share of speech in a sound that is given to others
 
@@ -72,12 +72,12 @@ def trials(pairs: Sequence[Pair], protocols: Iterable[str], seconds: float = SEC
     A sound is the face's own if it is the same file, or of the same name in the same folder (a.mp4 and a.wav).
 
     Raises:
-        ValueError: there is no such protocol, or sounds are to be swapped and there is no other person.
+        UsageError: there is no such protocol, or sounds are to be swapped and there is no other person.
     """
     protocols = tuple(protocols)
     for name in protocols:
         if name not in PROTOCOLS:
-            raise ValueError(f"a protocol is one of {', '.join(PROTOCOLS)}, not {name!r}")
+            raise UsageError(f"a protocol is one of {', '.join(PROTOCOLS)}, not {name!r}")
     faces = _faces(pairs)
     _give_sounds(list(faces.values()), seconds, needed=SWAPPED in protocols)
     return [take for face in faces.values() for protocol in protocols for take in _takes(face, protocol, faces)]
@@ -107,7 +107,7 @@ def _give_sounds(faces: Sequence[_Face], seconds: float, needed: bool) -> None:
         fit = [[k for k in strangers if spoken[k] >= least] for least in (SPOKEN, 0)]
         choices[index] = fit[0] or fit[1] or strangers
         if needed and not strangers:
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(face.path)} is listed with its own sound alone, and there is nobody else in the list "
                 f"whose sound it could be given: all are {face.speaker!r}"
             )

@@ -9,8 +9,9 @@ import av
 import numpy as np
 
 from inference.face_source import FaceSource, Framing
+from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import frame_count, load_audio
-from preprocessing.media.video_reader import MediaError, display_path, open_media
+from preprocessing.media.video_reader import open_media
 
 RATE = 16000
 SPARE = 2  # frames by which lengths may differ

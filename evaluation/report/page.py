@@ -23,7 +23,7 @@ from evaluation.report.results import (
 )
 from evaluation.report.summary import of, ordered
 from evaluation.report.table import PROTOCOL_MEANINGS, SYSTEM_MEANINGS, TITLES, Table, head, legend, number, tables
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import display_path
 from training.run import INSTALL
 
 STYLE = """

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation.report.results import BASELINES, COPY, REAL, STATIC, UNSYNCED, ResultRow
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 from training.run import INSTALL
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def offset_curves(rows: Sequence[ResultRow]) -> str:
         An <svg> element without a prolog; "" where no row has the curve.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        UsageError: matplotlib is not installed.
     """
     rows = [row for row in rows if row.curves.get("offsets")]
     if not rows:
@@ -71,7 +71,7 @@ def opening_over_time(rows: Sequence[ResultRow]) -> str:
         As `offset_curves`; "" where no row has the curve.
 
     Raises:
-        ValueError: as `offset_curves`.
+        UsageError: as `offset_curves`.
     """
     rows = [row for row in rows if row.curves.get("opening")]
     if not rows:
@@ -110,7 +110,7 @@ def _figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError(f"plots need matplotlib: {INSTALL}") from None
+        raise UsageError(f"plots need matplotlib: {INSTALL}") from None
     figure = Figure(figsize=SIZE)
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.17)  # an automatic layout doubles the time
     return figure

@@ -29,7 +29,7 @@ from evaluation.report.results import (
     SystemFigure,
 )
 from evaluation.report.summary import Difference, differences, figures, of, ordered, reasons, share, summary
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import display_path
 
 GROUPS = ("sync", "motion", "picture")
 TITLES = {MATCHED: "Own sound", SWAPPED: "Another's sound", SILENT: "Silence", STILLS: "Two stills"}

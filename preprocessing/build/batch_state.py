@@ -11,7 +11,7 @@ from preprocessing.build.build_state import VideoRecord, load_all, remove_leftov
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, write_rows
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import display_path
 
 
 class BatchState:

@@ -16,7 +16,7 @@ from pathlib import Path
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import VideoOutcome
 from preprocessing.dataset.manifest import ClipRow
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 
 VERSION = 1
 STATE, CLIPS = "state", "clips"  # folders in CLIPS
@@ -139,21 +139,21 @@ def locked(clips: Path) -> Iterator[None]:
     """CLIPS with its folders, for this process alone.
 
     Raises:
-        ValueError: it cannot be made or written to, another build is at work in it, or it holds imported clips.
+        UsageError: it cannot be made or written to, another build is at work in it, or it holds imported clips.
     """
     if (clips / "manifest.csv").exists() and not (clips / STATE).is_dir():
-        raise ValueError(f"{display_path(clips)} holds clips of another origin; name a new folder")
+        raise UsageError(f"{display_path(clips)} holds clips of another origin; name a new folder")
     try:
         for folder in (clips / STATE, clips / CLIPS):
             folder.mkdir(parents=True, exist_ok=True)
         file = (clips / STATE / "lock").open("w")
     except OSError as error:
-        raise ValueError(f"{display_path(clips)} cannot be written to: {error.strerror}") from error
+        raise UsageError(f"{display_path(clips)} cannot be written to: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another build is at work in {display_path(clips)}") from None
+            raise UsageError(f"another build is at work in {display_path(clips)}") from None
         except OSError:
             pass  # a file system without locks
         yield

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,11 @@ from preprocessing.build.build_state import failure, locked
 from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, make_all
 from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
+from preprocessing.commands import fail, run_command
 from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from preprocessing.dataset.quality_filters import QualityFilters
-from preprocessing.media.video_reader import MediaError, display_path
+from preprocessing.errors import UsageError, Wav2LipError, display_path
+from training.options import underscored
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 REFRESH = 180.0  # seconds between two writings of the tables while the job runs, and at least
 PATIENCE = 20  # times as long as one of them takes
 FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+PROGRAM = "preprocessing.build"
 ALIASES = {"--s3fd": "--sfd"}  # as inference.py calls it
 
 
-class DiskFullError(RuntimeError):
+class DiskFullError(Wav2LipError, RuntimeError):
     """Nothing more can be written; the message says for which video."""
 
 
@@ -63,14 +65,14 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ValueError(f"workers must be 1 or more, not {self.workers}")
+            raise UsageError(f"workers must be 1 or more, not {self.workers}")
 
 
 def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, flags: BuildOptions) -> int:
     """Makes the clips of all videos, writes the tables and prints the report; returns how many clips pass.
 
     Raises:
-        ValueError: wrong usage.
+        UsageError: wrong usage.
         KeyboardInterrupt, DiskFullError, ClusterError: the job was stopped; what is done is kept and in the tables.
     """
     clips = Path(os.path.abspath(clips))
@@ -141,7 +143,7 @@ def _parser() -> ArgumentParser:
     try:
         from jsonargparse import ArgumentParser
     except ImportError:
-        raise ValueError(f"making clips needs jsonargparse: {INSTALL}") from None
+        raise UsageError(f"making clips needs jsonargparse: {INSTALL}") from None
     parser = ArgumentParser(prog="python -m preprocessing.build", description=__doc__, exit_on_error=False)
     parser.add_argument("folders", nargs="*", default=[], metavar="FOLDER", help="VIDEOS and CLIPS, or CLIPS alone")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
@@ -154,24 +156,15 @@ def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, L
     """The folders and the three groups of options; ValueError for what is none of them."""
     parser = _parser()
     try:
-        given = parser.parse_args([_spelled(word) for word in argv]).as_dict()
+        given = parser.parse_args([ALIASES.get(word, word) for word in map(underscored, argv)]).as_dict()
     except ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise UsageError(str(error)) from error
     given["gates"] = QualityFilters(**given["gates"])
 
     def group(kind: Any) -> Any:
         return kind(**{item.name: given[item.name] for item in fields(kind)})
 
     return [Path(name) for name in given["folders"]], group(BuildOptions), group(ClipRecipe), group(Labels)
-
-
-def _spelled(word: str) -> str:
-    """An option's name with underscores, as the dataclasses have it, whichever way it was typed."""
-    name, equals, value = word.partition("=")
-    if not name.startswith("--"):
-        return word
-    name = "--" + name[2:].replace("-", "_")
-    return ALIASES.get(name, name) + equals + value
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -183,7 +176,7 @@ def _run(argv: Sequence[str]) -> int:
     elif len(folders) == 1 and other:
         passed = _import(flags.import_wav2lip, folders[0]) if flags.import_wav2lip else 1
     else:
-        raise ValueError("VIDEOS and CLIPS are needed, or CLIPS with --import-wav2lip or --export-wav2lip; see --help")
+        raise UsageError("VIDEOS and CLIPS are needed, or CLIPS with --import-wav2lip or --export-wav2lip; see --help")
     if flags.export_wav2lip and passed:
         from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
 
@@ -200,31 +193,12 @@ def _import(folder: Path, clips: Path) -> int:
     return _report(clips, read_manifest(clips / "manifest.csv"), read_videos(clips / "videos.csv"), {})
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Ends a job that is told to terminate as Ctrl-C would."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
-    try:
-        with _terminable():
-            if _run(sys.argv[1:] if argv is None else argv):
-                return 0
-        return _fail(1, "no clip passes; videos.csv in CLIPS says why")
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted")
-    except ValueError as error:
-        return _fail(2, error)
-    except (MediaError, DiskFullError, ClusterError, OSError, MemoryError) as error:
-        return _fail(1, str(error) or "there is too little memory")
 
+    def job() -> int:
+        if _run(sys.argv[1:] if argv is None else argv):
+            return 0
+        return fail(PROGRAM, 1, "no clip passes; videos.csv in CLIPS says why")
 
-def _fail(code: int, error: object) -> int:
-    print(f"preprocessing.build: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+    return run_command(PROGRAM, job)

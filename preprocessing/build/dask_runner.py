@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.build.sources import VideoSource
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, Wav2LipError, display_path
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -29,7 +29,7 @@ KILLS = 3  # workers that one video may kill before it is given up
 ANSWER, PATIENCE = 10, 60  # seconds in which a scheduler has to answer, and its first worker has to show up
 
 
-class ClusterError(RuntimeError):
+class ClusterError(Wav2LipError, RuntimeError):
     """The scheduler went away in the middle of the job."""
 
 
@@ -68,9 +68,9 @@ def choose_detector(recipe: ClipRecipe) -> str:
     from preprocessing.faces.detectors import load_detector
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", recipe.device):
-        raise ValueError(f"device must be cpu, cuda or cuda:N, not {recipe.device!r}")
+        raise UsageError(f"device must be cpu, cuda or cuda:N, not {recipe.device!r}")
     if recipe.detector == "sfd" and recipe.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"the device {recipe.device} is not there: take cpu")
+        raise UsageError(f"the device {recipe.device} is not there: take cpu")
     detector = load_detector(recipe.detector, yunet=recipe.yunet, sfd=recipe.sfd)  # on the CPU: only to see that it is
     return type(detector).__name__.lower() if recipe.detector == "auto" else recipe.detector
 
@@ -80,12 +80,12 @@ def connect(workers: int, scheduler: str | None, clips: Path) -> Iterator[Client
     """A client of `scheduler` ("tcp://host:port"), or of `workers` processes started here and ended afterwards.
 
     Raises:
-        ValueError: Dask is not installed, no scheduler or worker answers, or they lack this code or the folder `clips`.
+        UsageError: Dask is not installed, no scheduler or worker answers, or they lack this code or the folder `clips`.
     """
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise ValueError(f"making clips needs Dask: {INSTALL}") from None
+        raise UsageError(f"making clips needs Dask: {INSTALL}") from None
     for handler in logging.getLogger("distributed").handlers:  # its loggers have levels of their own
         handler.setLevel(logging.CRITICAL)  # what goes wrong is told by video, in one line
     with ExitStack() as stack:
@@ -150,17 +150,17 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     try:
         client = stack.enter_context(Client(scheduler, timeout=ANSWER))
     except (OSError, ValueError) as error:
-        raise ValueError(f"no Dask scheduler answers at {scheduler} (tcp://host:port)") from error
+        raise UsageError(f"no Dask scheduler answers at {scheduler} (tcp://host:port)") from error
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
-        raise ValueError(f"no worker has joined {scheduler} within {PATIENCE} s") from None
+        raise UsageError(f"no worker has joined {scheduler} within {PATIENCE} s") from None
     try:
         seen = client.submit(_sees, clips, pure=False).result(timeout=PATIENCE)
     except (ImportError, RuntimeError, TimeoutError) as error:  # told by a scheduler; a worker may just end
-        raise ValueError(f"{scheduler} and its workers do not find this code: start them in its folder") from error
+        raise UsageError(f"{scheduler} and its workers do not find this code: start them in its folder") from error
     if not seen:
-        raise ValueError(f"the workers of {scheduler} do not see {display_path(clips)}: a shared file system is needed")
+        raise UsageError(f"the workers of {scheduler} do not see {display_path(clips)}: a shared file system is needed")
     return client
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.manifest import ClipRow, VideoRow
+from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
-from preprocessing.media.video_reader import display_path
 
 FATES = ("made", "rejected", "broken", "failed")
 REASONS = 20  # of videos without a clip: that many of the most frequent are told
@@ -162,10 +162,10 @@ def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int =
         count: clips on the sheet.
 
     Raises:
-        ValueError: a clip to be drawn is missing or damaged, or count is negative.
+        UsageError: a clip to be drawn is missing or damaged, or count is negative.
     """
     if count < 0:
-        raise ValueError(f"count must be 0 or more clips, not {count}")
+        raise UsageError(f"count must be 0 or more clips, not {count}")
     chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MOST), seed)
     strips = [_strip(Clip.open(clips / row.clip), row.speaker) for row in chosen]
     if not strips:

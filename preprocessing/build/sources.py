@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from preprocessing.media.video_reader import display_path
+from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, split_of
+from preprocessing.errors import UsageError, display_path
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".flv",
     ".3gp", ".ogv", ".mxf", ".vob", ".divx",
 )  # fmt: skip
-SPLITS = ("train", "val", "test")
 LONGEST_SLUG = 60  # characters of a file's name in its id: file systems allow 255 bytes for a whole name
 
 
@@ -56,22 +56,22 @@ class Labels:
     speaker_level: int = 1
     split: Literal["hash", "folder", "table"] = "hash"
     split_level: int = 1
-    val_share: float = 0.1
-    test_share: float = 0.0
+    val_share: float = VAL_SHARE
+    test_share: float = TEST_SHARE
     table: Path | None = None
     root: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("speaker_level", "split_level"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not (self.val_share >= 0 and self.test_share >= 0 and self.val_share + self.test_share <= 1):
             shares = f"{self.val_share} and {self.test_share}"
-            raise ValueError(f"val_share and test_share must be 0 or more and at most 1 together, not {shares}")
+            raise UsageError(f"val_share and test_share must be 0 or more and at most 1 together, not {shares}")
         if self.table is None and "table" in (self.speaker, self.split):
-            raise ValueError("speaker or split is to come from a table, but no table is given")
+            raise UsageError("speaker or split is to come from a table, but no table is given")
         if self.speaker == self.split == "folder" and self.speaker_level == self.split_level:
-            raise ValueError(f"speaker_level and split_level are both {self.split_level}: one folder cannot name both")
+            raise UsageError(f"speaker_level and split_level are both {self.split_level}: one folder cannot name both")
 
 
 def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None = None) -> list[VideoSource]:
@@ -81,17 +81,17 @@ def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None
     what follows the first space is dropped where no file has the whole line's name (LRS2's lists).
 
     Raises:
-        ValueError: folder, list or table cannot be read, a video has no label, or there is no video.
+        UsageError: folder, list or table cannot be read, a video has no label, or there is no video.
     """
     is_folder = videos.is_dir()
     root = Path(os.path.abspath(labels.root or (videos if is_folder else videos.parent)))
     paths = _walk(Path(os.path.abspath(videos)), leave_out) if is_folder else _listed(videos, root)
     by_video = {_below(path, root): path for path in paths}
     if not by_video:
-        raise ValueError(f"{display_path(videos)} holds no video ({', '.join(SUFFIXES)})")
+        raise UsageError(f"{display_path(videos)} holds no video ({', '.join(SUFFIXES)})")
     table = read_table(labels.table, labels) if labels.table else {}
     if labels.table and not table.keys() & by_video.keys():
-        raise ValueError(
+        raise UsageError(
             f"{display_path(labels.table)} names none of the videos; its files must be relative to {display_path(root)}"
         )
     ids = video_ids(by_video)
@@ -122,17 +122,6 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def split_of(speaker: str, val_share: float, test_share: float) -> str:
-    """The split that a hash of the name gives a speaker: the same on every machine, whoever else is in the set.
-
-    val grows from one end and test from the other, so that a change of one share moves nobody between the other two.
-    """
-    place = int(_sha256(speaker)[:13], 16) / 16**13  # 52 bits: exact as a float, 0 <= place < 1
-    if place < val_share:
-        return "val"
-    return "test" if place >= 1 - test_share else "train"
-
-
 def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
     """The videos in a folder and below; links are followed, but never in a circle."""
     skipped = {os.path.realpath(leave_out)} if leave_out else set()
@@ -147,20 +136,20 @@ def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
 
 
 def _unreadable(error: OSError) -> None:
-    raise ValueError(f"{display_path(error.filename)} cannot be read: {error.strerror}") from error
+    raise UsageError(f"{display_path(error.filename)} cannot be read: {error.strerror}") from error
 
 
 def _listed(file: Path, root: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except FileNotFoundError:
-        raise ValueError(
+        raise UsageError(
             f"{display_path(file)} does not exist; a folder of videos or a list of them is needed"
         ) from None
     except OSError as error:
-        raise ValueError(f"{display_path(file)} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{display_path(file)} cannot be read: {error.strerror}") from error
     if any("\0" in line for line in lines):
-        raise ValueError(f"{display_path(file)} is neither a folder nor a list with one path a line")
+        raise UsageError(f"{display_path(file)} is neither a folder nor a list with one path a line")
     return [_named(root, line.strip()) for line in lines if line.strip()]
 
 
@@ -177,7 +166,7 @@ def _named(root: Path, line: str) -> Path:
 
 def _below(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
-        raise ValueError(
+        raise UsageError(
             f"{display_path(path)} lies outside {display_path(root)}; root must be a folder above all videos"
         )
     return path.relative_to(root).as_posix()
@@ -191,11 +180,11 @@ def read_table(file: Path, labels: Labels) -> dict[str, dict[str, str]]:
             reader = csv.DictReader(stream, restval="")
             missing = needed - set(reader.fieldnames or ())
             if missing:
-                raise ValueError(f"{display_path(file)} lacks the column {' and '.join(sorted(missing))}")
+                raise UsageError(f"{display_path(file)} lacks the column {' and '.join(sorted(missing))}")
             return {PurePosixPath(row["file"]).as_posix(): row for row in reader}
     except (OSError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{display_path(file)} is not a table that can be read: {reason}") from error
+        raise UsageError(f"{display_path(file)} is not a table that can be read: {reason}") from error
 
 
 def _labelled(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> VideoSource:
@@ -226,7 +215,7 @@ def _split(video: str, speaker: str, labels: Labels, row: dict[str, str]) -> str
         split = folders[labels.split_level - 1] if len(folders) >= labels.split_level else ""
         place = f"by its folder at level {labels.split_level}"
     if split not in SPLITS:
-        raise ValueError(
+        raise UsageError(
             f"the split of {display_path(video)} {place} must be {', '.join(SPLITS)}, not {display_path(split)!r}"
         )
     return split
@@ -234,5 +223,5 @@ def _split(video: str, speaker: str, labels: Labels, row: dict[str, str]) -> str
 
 def _cell(video: str, labels: Labels, row: dict[str, str], column: str) -> str:
     if not row.get(column):
-        raise ValueError(f"{display_path(labels.table or '')} names no {column} for {display_path(video)}")
+        raise UsageError(f"{display_path(labels.table or '')} names no {column} for {display_path(video)}")
     return row[column]

@@ -39,12 +39,13 @@ from preprocessing.dataset.clip_candidates import (
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.dataset.quality_filters import QualityFilters
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.detectors import DETECTORS, load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.tracking import track_faces
 from preprocessing.media.audio import AudioConfig, speech_columns, spool_audio
-from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe, read_frames
+from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 # What is done with a video, in this order; `_make` calls them. Crop and write take turns, a clip at a time.
 STAGES = ("probe", "sound", "track", "cut", "measure", "crop", "write")
@@ -86,9 +87,9 @@ class ClipRecipe:
         limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
         for name, (low, high) in (limits | {"max_faces": (1, 26)}).items():
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
         if self.detector not in DETECTORS:
-            raise ValueError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
+            raise UsageError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
 
     def digest(self) -> str:
         """A hash of all that changes what is made: where files lie and where a network runs does not."""
@@ -134,7 +135,7 @@ def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOut
     """Makes the clips of one video, below `clips`/clips. Bad media and a full disk are an outcome, not an exception.
 
     Raises:
-        ValueError: the detector that the recipe asks for is not there.
+        UsageError: the detector that the recipe asks for is not there.
     """
     detector = _detector(recipe.detector, recipe.device, recipe.yunet, recipe.sfd)
     outcome, clock = VideoOutcome(source.video, "rejected", "", 0.0, [], {}), StageTimer()

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
 from preprocessing.media.audio import AudioConfig
 
 Range = tuple[float, float]
@@ -64,16 +65,16 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         for name in WARPS:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a number from 0 to 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} is a number from 0 to 1, not {getattr(self, name)}")
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name)[0] <= getattr(self, name)[1] <= high:
-                raise ValueError(f"{name} is a range within {low} and {high}, low first, not {getattr(self, name)}")
+                raise UsageError(f"{name} is a range within {low} and {high}, low first, not {getattr(self, name)}")
         for item in fields(self):
             if np.min(getattr(self, item.name)) < 0:
-                raise ValueError(f"{item.name} is 0 or more, not {getattr(self, item.name)}")
+                raise UsageError(f"{item.name} is 0 or more, not {getattr(self, item.name)}")
 
     @classmethod
     def none(cls) -> Augmentation:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
 
@@ -47,9 +48,9 @@ class ClipHeader:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.fps != CLIP_FPS or not 0 <= self.start < 1e9:
-            raise ValueError(f"a clip has 1 or more frames at {CLIP_FPS} fps, from second 0 or later on")
+            raise UsageError(f"a clip has 1 or more frames at {CLIP_FPS} fps, from second 0 or later on")
         if self.crop.size < 1 or self.margin < 0 or self.side > MAX_SIDE:
-            raise ValueError(f"a clip's square and margin make pictures of 1 to {MAX_SIDE} pixels, not {self.side}")
+            raise UsageError(f"a clip's square and margin make pictures of 1 to {MAX_SIDE} pixels, not {self.side}")
 
     @property
     def side(self) -> int:
@@ -76,12 +77,12 @@ class ClipHeader:
         """Reads `metadata` back. `config`: the front-end it must have; `name`: the file's, for messages.
 
         Raises:
-            ValueError: it is no clip's, of another version or front-end, or damaged.
+            UsageError: it is no clip's, of another version or front-end, or damaged.
         """
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{name} is not a prepared clip; make clips with preprocessing.build")
+            raise UsageError(f"{name} is not a prepared clip; make clips with preprocessing.build")
         if metadata.get("version") != VERSION:
-            raise ValueError(f"{name} is a clip of version {metadata.get('version')}; this program reads {VERSION}")
+            raise UsageError(f"{name} is a clip of version {metadata.get('version')}; this program reads {VERSION}")
         try:
             record = json.loads(metadata["clip"])
             _check_types(record)
@@ -89,7 +90,7 @@ class ClipHeader:
             values |= {"audio": config, "crop": _geometry(record["crop"]), "picture": _pair(record["picture"])}
             header = cls(**values)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{name} is not a prepared clip: its header is damaged ({error})") from error
+            raise UsageError(f"{name} is not a prepared clip: its header is damaged ({error})") from error
         config.require(record["audio"], name)
         return header
 
@@ -104,12 +105,12 @@ def _check_types(record: dict[str, Any]) -> None:
     # By `type`, since a bool is an int to isinstance, and 3.0 frames would pass as 3.
     wrong = [f"{key} is no {kind.__name__}" for key, kind in TYPES.items() if type(record[key]) is not kind]
     if wrong:
-        raise ValueError(", ".join(wrong))
+        raise UsageError(", ".join(wrong))
 
 
 def _geometry(record: dict[str, Any]) -> CropGeometry:
     if type(record["size"]) is not int:
-        raise ValueError("the size of the crop is no int")
+        raise UsageError("the size of the crop is no int")
     return CropGeometry(**record | {"pads": tuple(record["pads"])})
 
 
@@ -118,5 +119,5 @@ def _pair(values: list[int] | None) -> tuple[int, int] | None:
         return None
     width, height = values
     if type(width) is not int or type(height) is not int:
-        raise ValueError("picture is no pair of int")
+        raise UsageError("picture is no pair of int")
     return width, height

@@ -20,9 +20,9 @@ from safetensors.numpy import save
 from preprocessing.dataset.clip_header import CLIP_FPS as CLIP_FPS
 from preprocessing.dataset.clip_header import ClipHeader
 from preprocessing.dataset.manifest import read_manifest
+from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig, mel_spectrogram
-from preprocessing.media.video_reader import display_path
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Clip:
         """Opens a clip; its head and offsets are read and checked, nothing else is read.
 
         Raises:
-            ValueError: naming the file: it is no clip, truncated, damaged, of another version or audio front-end.
+            UsageError: naming the file: it is no clip, truncated, damaged, of another version or audio front-end.
         """
         clip = cls(path, config)
         _ = clip.header
@@ -80,16 +80,16 @@ class Clip:
 
     def _expect(self, header: ClipHeader) -> None:
         if self.kind not in (None, header.crop.kind):
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(self.path)} holds crops of the kind {header.crop.kind!r}, others of its folder {self.kind!r}; "
                 "training needs one kind"
             )
         if self.listed and self.listed[1:] != (header.frames, header.crop.size):
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(self.path)} is not the clip that its manifest lists; run preprocessing.build"
             )
         if abs(self.offset) >= header.frames:
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(self.path)} has {header.frames} frames; an offset of {self.offset} leaves none"
             )
 
@@ -169,12 +169,12 @@ class Clip:
         """`count` pictures, every `step`-th from `first` on, as they are stored; the bytes of no other are read.
 
         Raises:
-            ValueError: they lie outside the clip, or the file is damaged there.
+            UsageError: they lie outside the clip, or the file is damaged there.
         """
         stop = first + (count - 1) * step + 1
         _ = self.header
         if first < 0 or count < 1 or step < 1 or stop > self.frames:
-            raise ValueError(f"{display_path(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
+            raise UsageError(f"{display_path(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
         place, span = self._unseen + first, stop - first
         with _opened(self.path) as file:
             begins, ends, sums = (
@@ -185,7 +185,7 @@ class Clip:
             jpegs = [data[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
         for index, jpeg in enumerate(jpegs):
             if zlib.crc32(jpeg) != sums[index]:
-                raise ValueError(f"{display_path(self.path)} is damaged in frame {first + index * step}")
+                raise UsageError(f"{display_path(self.path)} is damaged in frame {first + index * step}")
         return jpegs
 
     def faces(self, first: int, count: int, step: int = 1) -> np.ndarray:
@@ -196,7 +196,7 @@ class Clip:
             face = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if face is None or face.shape != (side, side, 3):
                 where = f"{display_path(self.path)} is damaged in frame {first + index * step}"
-                raise ValueError(f"{where}: it is no picture of {side}x{side} pixels")
+                raise UsageError(f"{where}: it is no picture of {side}x{side} pixels")
             faces[index] = face
         return faces
 
@@ -208,7 +208,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{display_path(path)} is not a prepared clip: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{display_path(path)} is not a prepared clip: {' '.join(str(error).split())}") from error
 
 
 def _check_tensors(file: Any, header: ClipHeader, name: str) -> None:
@@ -223,16 +223,16 @@ def _check_tensors(file: Any, header: ClipHeader, name: str) -> None:
     wrong = [key for key, kind in expected.items() if kinds.get(key) != kind]
     dtype, shape = kinds.get("frames", ("", []))
     if wrong or dtype != "U8" or len(shape) != 1:
-        raise ValueError(f"{name} is not a prepared clip: its {', '.join(wrong or ['frames'])} do not fit its header")
+        raise UsageError(f"{name} is not a prepared clip: its {', '.join(wrong or ['frames'])} do not fit its header")
     offsets = file.get_tensor("offsets")
     if offsets[0] != 0 or offsets[-1] != shape[0] or (offsets[1:] <= offsets[:-1]).any():
-        raise ValueError(f"{name} is not a prepared clip: its offsets are out of order")
+        raise UsageError(f"{name} is not a prepared clip: its offsets are out of order")
 
 
 def encode(face: np.ndarray, quality: int = 95) -> bytes:
     """A picture, uint8 BGR (H, W, 3), as JPEG of a quality from 1 to 100."""
     if not 1 <= quality <= 100:
-        raise ValueError(f"the quality of a JPEG is 1 to 100, not {quality}")
+        raise UsageError(f"the quality of a JPEG is 1 to 100, not {quality}")
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(face), [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return data.tobytes()
@@ -329,16 +329,16 @@ def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> lis
         split: only the manifest's rows of this split, None for all.
 
     Raises:
-        ValueError: there is none; or they are no clips, or crops of several kinds.
+        UsageError: there is none; or they are no clips, or crops of several kinds.
     """
     manifest = folder / "manifest.csv"
     if split is not None and not manifest.is_file():
-        raise ValueError(f"{display_path(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
+        raise UsageError(f"{display_path(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
     clips = _listed(manifest, split) if manifest.is_file() else _found(folder)
     clips = [clip for clip in clips if clip.frames >= shortest]
     if not clips:
         what = f"no clip of {shortest} frames or more" + ("" if split is None else f" in the split {split!r}")
-        raise ValueError(f"{display_path(folder)} holds {what}; make clips with preprocessing.build")
+        raise UsageError(f"{display_path(folder)} holds {what}; make clips with preprocessing.build")
     for clip in clips:
         clip.require_kind(clips[0].header.crop.kind)
     return clips

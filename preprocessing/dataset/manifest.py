@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 
 # Names of files are bytes; those that are no UTF-8 reach Python as lone surrogates and must come back as the same.
 ERRORS = "surrogatepass"
@@ -111,7 +111,7 @@ def _optional(text: str) -> float | None:
     if not text:
         return None
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text!r} is neither a number nor empty")
+        raise UsageError(f"{text!r} is neither a number nor empty")
     return number
 
 
@@ -140,7 +140,7 @@ def read_manifest(path: Path) -> list[ClipRow]:
     """The clips' rows; columns it does not know are ignored.
 
     Raises:
-        ValueError: naming the file: it is missing, no such table, or lacks a column.
+        UsageError: naming the file: it is missing, no such table, or lacks a column.
     """
     return _read(path, ClipRow)
 
@@ -155,16 +155,16 @@ def _read(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
         with path.open(encoding="utf-8-sig", errors=ERRORS, newline="") as file:
             return _parse(csv.reader(file, strict=True), kind)
     except OSError as error:
-        raise ValueError(f"{display_path(path)} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{display_path(path)} cannot be read: {error.strerror}") from error
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{display_path(path)} is not a table of {kind.__name__} rows: {error}") from error
+        raise UsageError(f"{display_path(path)} is not a table of {kind.__name__} rows: {error}") from error
 
 
 def _parse(lines: Any, kind: type[AnyRow]) -> list[AnyRow]:
     header: list[str] = next(lines, [])
     missing = [field.name for field in fields(kind) if field.name not in header]
     if missing:
-        raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        raise UsageError(f"it lacks the columns {', '.join(missing)}")
     columns = [(header.index(field.name), _READ[str(field.type)]) for field in fields(kind)]
     return [_row(line, lines.line_num, columns, kind) for line in lines if line]
 
@@ -173,9 +173,9 @@ def _row(line: list[str], number: int, columns: list, kind: type[AnyRow]) -> Any
     try:
         return kind(*[convert(line[index]) for index, convert in columns])
     except IndexError:
-        raise ValueError(f"line {number} ends after {len(line)} columns") from None
+        raise UsageError(f"line {number} ends after {len(line)} columns") from None
     except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from error
+        raise UsageError(f"line {number}: {error}") from error
 
 
 def carry_screening(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:

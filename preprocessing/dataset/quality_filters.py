@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 FULL_SCALE = 32768  # of int16 samples
 SILENCE = -120.0  # dBFS: what silence counts as, instead of minus infinity
 CLIPPED = 0.99  # of full scale: resampling and lossy coding move a flat top a little
@@ -59,9 +61,9 @@ class QualityFilters:
     def __post_init__(self) -> None:
         for limit in fields(self):
             if not math.isfinite(getattr(self, limit.name)):
-                raise ValueError(f"{limit.name} must be a finite number, not {getattr(self, limit.name)}")
+                raise UsageError(f"{limit.name} must be a finite number, not {getattr(self, limit.name)}")
         if not 0.2 <= self.min_seconds <= self.max_seconds / 2:
-            raise ValueError(
+            raise UsageError(
                 "min_seconds must be at least 0.2 and at most half of max_seconds, "
                 f"not {self.min_seconds} with max_seconds {self.max_seconds}"
             )

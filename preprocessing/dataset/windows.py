@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from preprocessing.dataset.augmentation import IDENTITY_IMAGE, IDENTITY_MEL, ImageTransform, MelTransform
 from preprocessing.dataset.clips import CLIP_FPS, Clip, open_clips
 from preprocessing.dataset.manifest import read_manifest
+from preprocessing.errors import UsageError, display_path
 from preprocessing.media.audio import FRAME_LEAD, AudioConfig, mel_window
-from preprocessing.media.video_reader import display_path
 
 Sample = TypeVar("Sample")
 
@@ -107,11 +107,11 @@ def random_starts(
         (count,) int64. They lie nearer together than `farthest` where the clip is too short for it.
 
     Raises:
-        ValueError: the clip is too short even for windows as near as `nearest`.
+        UsageError: the clip is too short even for windows as near as `nearest`.
     """
     room = frames - length
     if room < (count - 1) * nearest:
-        raise ValueError(f"{count} windows of {length} frames, {nearest} apart, do not fit into {frames} frames")
+        raise UsageError(f"{count} windows of {length} frames, {nearest} apart, do not fit into {frames} frames")
     most = room // max(count - 1, 1)
     gaps = rng.integers(nearest, max(nearest, min(most, farthest or most)) + 1, size=count - 1)
     first = rng.integers(0, room - gaps.sum() + 1)
@@ -132,7 +132,7 @@ def open_splits(
         kind: of crops that the network is made for.
 
     Raises:
-        ValueError: there is nothing to train on, or crops of another kind.
+        UsageError: there is nothing to train on, or crops of another kind.
     """
     manifest = folder / "manifest.csv"
     rows = read_manifest(manifest) if manifest.is_file() else []
@@ -141,7 +141,7 @@ def open_splits(
     held_out = open_clips(val, shortest) if val else open_clips(folder, shortest, "val") if own else []
     for some in filter(None, (clips, held_out)):
         if (found := some[0].header.crop.kind) != kind:
-            raise ValueError(
+            raise UsageError(
                 f"{display_path(some[0].path)} is a crop of the kind {found!r}; this training needs {kind!r}"
             )
     return clips, held_out

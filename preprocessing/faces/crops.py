@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 # Where the eyes and the nose lie in a crop of side 1 (96 pixels: (29, 12), (67, 12), (48, 35)). Mouth and chin take
 # no part: a crop that follows the chin tells the network how far the mouth is open.
 TEMPLATE = np.array([[29, 12], [67, 12], [48, 35]], np.float64) / 96
@@ -29,7 +31,7 @@ class CropGeometry:
 
     def __post_init__(self) -> None:
         if self.kind not in ("box", "points"):
-            raise ValueError(f"a crop's geometry is 'box' or 'points', not {self.kind!r}")
+            raise UsageError(f"a crop's geometry is 'box' or 'points', not {self.kind!r}")
 
     def matrix(self, box: np.ndarray, points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
         """The map from frame to crop pixels.

@@ -14,6 +14,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 SCHEMA = "face-track-1"
 
 
@@ -122,24 +124,24 @@ class FaceTrack:
         try:
             return cls._from_record(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise ValueError(f"no face track at {path}") from None
+            raise UsageError(f"no face track at {path}") from None
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path} is not a face track ({SCHEMA}): {reason}") from error
+            raise UsageError(f"{path} is not a face track ({SCHEMA}): {reason}") from error
 
     @classmethod
     def _from_record(cls, record: dict) -> FaceTrack:
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise ValueError("it does not name this schema")
+            raise UsageError("it does not name this schema")
         count, size, fps = record["frames"], record["size"], record["fps"]
         boxes, points = _from_lists(record["boxes"], (count, 4)), _from_lists(record["points"], (count, 5, 2))
         found, shot = _column(record["found"], bool, count), _column(record["shot"], int, count)
         if size is not None:
             size = tuple(_column(size, int, 2).tolist())
         if not (fps is None or isinstance(fps, str)):
-            raise ValueError("fps is a text or null")
+            raise UsageError("fps is a text or null")
         if not np.array_equal(found, np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))):
-            raise ValueError("found does not agree with boxes and points")
+            raise UsageError("found does not agree with boxes and points")
         return cls(boxes, points, found, shot.astype(np.int32), size, fps)
 
 
@@ -153,14 +155,14 @@ def _to_lists(values: np.ndarray) -> list:
 def _from_lists(rows: list, shape: tuple[int, ...]) -> np.ndarray:
     width = math.prod(shape[1:])
     if not isinstance(rows, list) or len(rows) != shape[0]:
-        raise ValueError(f"{shape[0]} rows are needed")
+        raise UsageError(f"{shape[0]} rows are needed")
     for row in rows:
         if len(row) != width or not all(value is None or type(value) in (int, float) for value in row):
-            raise ValueError(f"rows of {width} numbers are needed")
+            raise UsageError(f"rows of {width} numbers are needed")
     return np.array(rows, np.float32).reshape(shape)
 
 
 def _column(values: list, kind: type, count: int) -> np.ndarray:
     if not isinstance(values, list) or len(values) != count or any(type(value) is not kind for value in values):
-        raise ValueError(f"{count} values of type {kind.__name__} are needed")
+        raise UsageError(f"{count} values of type {kind.__name__} are needed")
     return np.array(values, kind)

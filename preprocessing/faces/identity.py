@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 SIDES = ("largest", "left", "right", "center")
 MAX_STEP = 0.75  # of the face's side: how far a face may move between two looks at it
 MAX_GROWTH = 1.6
@@ -22,7 +24,7 @@ def parse_select(select: str) -> str | np.ndarray:
         if not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError
     except ValueError:
-        raise ValueError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
+        raise UsageError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
     return np.array([x, y])
 
 

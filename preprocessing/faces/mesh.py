@@ -13,6 +13,8 @@ from importlib.resources import files
 
 import numpy as np
 
+from preprocessing.errors import UsageError
+
 MESH_INDICES: tuple[int, ...] = (
     0, 1, 2, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 32, 33, 37, 38, 39, 40, 41, 42, 43, 55, 57, 58, 61,
     62, 72, 73, 74, 76, 77, 78, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 94, 95, 96, 97, 99, 106, 125, 127,
@@ -132,9 +134,9 @@ def rest_shape(shapes: np.ndarray) -> np.ndarray:
     """A person's face at rest: (T, 206, 3) unposed shapes → (206, 3), the median of the least open frames.
 
     Raises:
-        ValueError: no frame is given.
+        UsageError: no frame is given.
     """
     if len(shapes) == 0:
-        raise ValueError("a face at rest needs at least one frame")
+        raise UsageError("a face at rest needs at least one frame")
     count = max(1, round(REST_SHARE * len(shapes)))
     return np.median(shapes[np.argsort(opening(shapes), kind="stable")[:count]], axis=0)

@@ -10,6 +10,7 @@ from itertools import combinations
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import (
     Detection,
     FaceDetector,
@@ -49,7 +50,7 @@ class MultiFaceTracker:
         fps: frames per second.
 
     Raises:
-        ValueError: an option is out of its range.
+        UsageError: an option is out of its range.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class MultiFaceTracker:
         fps: float = 25.0,
     ) -> None:
         if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0 or (face_id or 0) < 0:
-            raise ValueError(
+            raise UsageError(
                 "tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0, fps > 0 and face_id >= 0"
             )
         if max_faces < 1 or (face_id is not None and max_faces > 1):
-            raise ValueError("tracking needs max_faces >= 1, and max_faces = 1 with a face_id")
+            raise UsageError("tracking needs max_faces >= 1, and max_faces = 1 with a face_id")
         self._detector, self._every, self._side = detector, every, detect_side
         self._select, self._face_id = parse_select(select), face_id
         gap, sigma = max(every, round(max_gap * fps)), max(smooth * fps, 0.8 * every) if smooth else 0.0
@@ -90,7 +91,7 @@ class MultiFaceTracker:
         """Takes the next frame, uint8 BGR (H, W, 3); gives the frames that are final now, in order: a face a slot."""
         size = (frame.shape[1], frame.shape[0])
         if self.size not in (None, size):
-            raise ValueError(f"frames of one size are needed, not {size} after {self.size}")
+            raise UsageError(f"frames of one size are needed, not {size} after {self.size}")
         small = reduce_frame(frame, self._side)
         self.size, self._scale = size, np.array([size[0] / small.shape[1], size[1] / small.shape[0]])
         self._waiting.append(small)

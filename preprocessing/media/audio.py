@@ -16,7 +16,8 @@ import numpy as np
 import soxr
 import torch
 
-from preprocessing.media.video_reader import MediaError, decode, display_path, open_media
+from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.media.video_reader import decode, open_media
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
 # frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
@@ -44,7 +45,7 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if self.fmax > self.sample_rate / 2:
-            raise ValueError(f"fmax is {self.fmax} Hz, above half of the sample rate of {self.sample_rate} Hz")
+            raise UsageError(f"fmax is {self.fmax} Hz, above half of the sample rate of {self.sample_rate} Hz")
 
     @property
     def columns_per_second(self) -> Fraction:
@@ -56,7 +57,7 @@ class AudioConfig:
         theirs = asdict(other) if isinstance(other, AudioConfig) else other
         for key, ours in asdict(self).items():
             if theirs.get(key, ours) != ours:
-                raise ValueError(f"{name} was made with {key} = {theirs[key]}, here it is {ours}")
+                raise UsageError(f"{name} was made with {key} = {theirs[key]}, here it is {ours}")
 
 
 def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any, Self
 import av
 import ffmpeg
 
-from preprocessing.media.video_reader import MediaError, display_path, open_media
+from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.media.video_reader import open_media
 
 # Sound codecs that each container takes as they are; any other is encoded anew.
 COPIED_CODECS = {
@@ -33,7 +34,7 @@ class AudioSource:
 
     def __post_init__(self) -> None:
         if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
-            raise ValueError(f"a sound needs start >= 0, duration > 0 and gain >= 0, not {self}")
+            raise UsageError(f"a sound needs start >= 0, duration > 0 and gain >= 0, not {self}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class AudioTrack:
                 raise MediaError(f"{display_path(sound.path)} has no sound that can be decoded")
             seconds = _seconds(container, stream)
             if sound.start >= seconds:
-                raise ValueError(
+                raise UsageError(
                     f"start must be before the end of {display_path(sound.path)} at {seconds:.3f} s, not {sound.start}"
                 )
             return cls(

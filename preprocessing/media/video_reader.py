@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from av.stream import Disposition
 
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.color_conversion import ColorTags, color_tags, to_bgr
 
 # Demuxers that read one self-contained file. Absent on purpose: playlists, concatenations, manifests and number
@@ -30,10 +31,6 @@ READABLE = ",".join((*PHOTO_FORMATS, VIDEO_FORMATS, SOUND_FORMATS))
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 SLOWEST, FASTEST, DEFAULT_FPS = Fraction(1), Fraction(120), Fraction(25)
-
-
-class MediaError(RuntimeError):
-    """A file cannot be read or written; the message is one line that names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +49,6 @@ class VideoInfo(ColorTags):
     has_audio: bool = False
     is_image: bool = False
     sample_aspect_ratio: Fraction = Fraction(1)
-
-
-def display_path(path: Path | str) -> str:
-    """The name as messages print it: on one line, whatever it contains."""
-    text = os.fspath(path)
-    return text if text.isprintable() else ascii(text)
 
 
 @contextmanager
@@ -153,7 +144,7 @@ def read_frames(
         return
     stop = info.duration if end is None else min(end, info.duration)
     if start >= stop:
-        raise ValueError(f"start must be before the end of {display_path(path)} at {info.duration:.3f} s, not {start}")
+        raise UsageError(f"start must be before the end of {display_path(path)} at {info.duration:.3f} s, not {start}")
     rate = Fraction(fps or info.fps)
     count = max(1, round((stop - start) * rate))
     for frame, repeats in _filled_slots(path, info, rate, start, count):
@@ -186,11 +177,11 @@ def _photo_info(path: Path | str) -> VideoInfo:
 
 def _check_request(fps: Fraction | None, start: float, end: float | None, max_side: int | None) -> None:
     if fps is not None and not 0 < fps <= 1000:
-        raise ValueError(f"fps must be above 0 and at most 1000, not {fps}")
+        raise UsageError(f"fps must be above 0 and at most 1000, not {fps}")
     if not 0 <= start < math.inf or (end is not None and not end > start):
-        raise ValueError(f"start and end must be seconds with 0 <= start < end, not {start} and {end}")
+        raise UsageError(f"start and end must be seconds with 0 <= start < end, not {start} and {end}")
     if max_side is not None and max_side < 1:
-        raise ValueError(f"max_side must be at least 1 pixel, not {max_side}")
+        raise UsageError(f"max_side must be at least 1 pixel, not {max_side}")
 
 
 def _video_stream(container: av.container.InputContainer, path: Path | str) -> av.VideoStream:

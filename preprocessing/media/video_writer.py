@@ -16,9 +16,10 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import COPIED_CODECS, AudioSource, AudioTrack, plain, soundtrack
 from preprocessing.media.color_conversion import ColorTags, tag_options, to_yuv, writable
-from preprocessing.media.video_reader import MediaError, VideoInfo, display_path
+from preprocessing.media.video_reader import VideoInfo
 
 # What ffmpeg says after it has said what is wrong.
 GENERIC = re.compile(r"Conversion failed|Task finished|Terminating|Error opening output|Error closing file")
@@ -36,7 +37,7 @@ class VideoWriter:
     unless `duration` (seconds) limits both. One whole sound is copied where the container takes its codec; otherwise
     all are mixed into AAC. The file appears under its name only when it is whole; after an error nothing is left.
 
-    Raises ValueError for a wrong argument or frame, MediaError when a sound cannot be read or the file not written.
+    Raises UsageError for a wrong argument or frame, MediaError when a sound cannot be read or the file not written.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """Append one frame, uint8 BGR (height, width, 3). Those beyond `duration` are left out."""
         if frame.shape != self.shape or frame.dtype != np.uint8:
-            raise ValueError(f"a frame must be uint8 {self.shape}, not {frame.dtype} {frame.shape}")
+            raise UsageError(f"a frame must be uint8 {self.shape}, not {frame.dtype} {frame.shape}")
         if self.frames == self._limit:
             return
         try:
@@ -152,11 +153,11 @@ def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
 
 def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
     if path.suffix.lower() not in COPIED_CODECS:
-        raise ValueError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(path.name)}")
+        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(path.name)}")
     if min(shape) < 2 or not 0 < fps <= 1000:
-        raise ValueError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
+        raise UsageError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
     if duration is not None and not duration > 0:
-        raise ValueError(f"duration must be above 0 seconds, not {duration}")
+        raise UsageError(f"duration must be above 0 seconds, not {duration}")
 
 
 def _hidden_folder(path: Path) -> tempfile.TemporaryDirectory[str]:

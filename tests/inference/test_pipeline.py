@@ -12,7 +12,7 @@ import pytest
 from skimage.data import astronaut
 
 from inference.pipeline import lipsync
-from preprocessing.media.video_reader import MediaError
+from preprocessing.errors import MediaError
 from preprocessing.media.video_writer import VideoWriter
 from tests.inference.stub import mouth, psnr, stub, unchanged
 from tests.material import (

@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.signal import medfilt
 
+from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import published_sync
-from evaluation.protocols.face_crops import SourceVideo
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.video_reader import probe
 from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances

@@ -11,11 +11,12 @@ import torch
 
 from preprocessing.build.video_pipeline import follow_faces, read_sound
 from preprocessing.dataset.windows import CropRegion
+from preprocessing.errors import MediaError
 from preprocessing.faces.crops import TEMPLATE
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import Detection, FaceTrack
 from preprocessing.media.audio import mel_spectrogram, speech_columns
-from preprocessing.media.video_reader import MediaError, probe
+from preprocessing.media.video_reader import probe
 from syncnet import score as command
 from syncnet import video_scoring as video
 from syncnet.model import SmallSyncNet

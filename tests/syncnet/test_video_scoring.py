@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.metrics.face_crops import GEOMETRY, SIDE, SourceVideo
 from evaluation.metrics.sync import judge_sync, look, sync
-from evaluation.protocols.face_crops import GEOMETRY, SIDE, SourceVideo
 from preprocessing.build.video_pipeline import read_sound
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window

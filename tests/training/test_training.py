@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.command import run_command
+from preprocessing.commands import run_command
 from training.engine import Engine
 from training.run import RunFolder, due, save_whole
 

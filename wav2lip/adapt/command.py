@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -18,12 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from preprocessing.commands import Parser, add_detector_flags, fail
+from preprocessing.commands import Parser, run_command
 from preprocessing.dataset.clips import CLIP_FPS
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.detectors.flags import add_detector_flags
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, display_path
 from syncnet.sync_expert import EXPERT, SyncExpert
 from training.progress import ProgressBars
 from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, undisguised
@@ -90,8 +90,8 @@ def adapt(
 
     Raises:
         MediaError: the video cannot be learnt from, the checkpoint is no generator, or `out` cannot be written.
-        ValueError: an option is wrong, or the generator is not made for points crops.
-        FloatingPointError: a loss is no number.
+        UsageError: an option is wrong, or the generator is not made for points crops.
+        TrainingError: a loss is no number.
     """
     begun, (face, out) = time.monotonic(), (Path(face), Path(out))
     _check_out(out, [face, expert, Path(checkpoint or EMBEDDED)])
@@ -115,11 +115,11 @@ def adapt(
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise ValueError(f"the output must end in .safetensors, not be called {display_path(out.name)}")
+        raise UsageError(f"the output must end in .safetensors, not be called {display_path(out.name)}")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
         raise MediaError(f"{display_path(out)} cannot be written: it must be a file in a folder that is there")
     if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
-        raise ValueError(f"the output {display_path(out)} is also an input: give it another name")
+        raise UsageError(f"the output {display_path(out)} is also an input: give it another name")
 
 
 def _open(checkpoint: Path | str | None) -> AnyGenerator:
@@ -127,7 +127,7 @@ def _open(checkpoint: Path | str | None) -> AnyGenerator:
     generator, audio, crop = load_generator(checkpoint)
     name = display_path(checkpoint or EMBEDDED)
     if crop.kind != "points":
-        raise ValueError(f"{name} speaks crops of the kind {crop.kind!r}: only a generator of points crops can adapt")
+        raise UsageError(f"{name} speaks crops of the kind {crop.kind!r}: only a generator of points crops can adapt")
     AudioConfig().require(audio, name)
     return generator
 
@@ -165,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, all cleared away
-    try:
+
+    def job() -> None:
         part = VideoPart(args.start, args.end, args.select)
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
         with ProgressBars() as bars:
@@ -174,16 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.face, args.out, checkpoint=args.checkpoint, expert=args.expert, steps=args.steps, lr=args.lr,
                 seed=args.seed, part=part, detector=detector, progress=bars.show,
             )  # fmt: skip
-    except KeyboardInterrupt:
-        return fail(PROGRAM, 130, "interrupted: no output was written")
-    except ValueError as error:
-        return fail(PROGRAM, 2, error)
-    except (MediaError, FloatingPointError, OSError, MemoryError) as error:
-        return fail(PROGRAM, 1, str(error) or "there is too little memory")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    print(summary(report))
-    return 0
+        print(summary(report))
+
+    return run_command(PROGRAM, job, "interrupted: no output was written")
 
 
 def summary(report: AdaptReport) -> str:

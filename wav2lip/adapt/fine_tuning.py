@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import WindowDataset, batches
+from preprocessing.errors import TrainingError
 from syncnet.sync_expert import SyncExpert
+from training.losses import total
 from wav2lip.generator.data import AUGMENTATION, GeneratorBatch, Sampling, SilenceSampler, collate, sample
-from wav2lip.generator.losses import LossWeights, SyncSwitch, mouth_weight, plain_l1, total
+from wav2lip.generator.losses import LossWeights, SyncSwitch, mouth_weight, plain_l1
 from wav2lip.generator.model import Generator, GeneratorConfig, picture_of
 from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
 from wav2lip.generator.train_state import GeneratorTrainState, update_ema
@@ -33,7 +35,7 @@ def tuning_recipe(config: GeneratorConfig, steps: int, lr: float, seed: int) -> 
     """The trainer's, for a generator that can speak already: the whole sync loss from the first step, and no decay.
 
     Raises:
-        ValueError: a number is out of range.
+        UsageError: a number is out of range.
     """
     weights = WEIGHTS if config.output == "warp" else replace(WEIGHTS, smooth=0, paint=0)
     return GeneratorRecipe(
@@ -81,7 +83,7 @@ def tuning_step(state: GeneratorTrainState, batch: GeneratorBatch) -> dict[str, 
     """One step; its losses.
 
     Raises:
-        FloatingPointError: the loss or its gradient is no number; the weights are as they were.
+        TrainingError: the loss or its gradient is no number; the weights are as they were.
     """
     recipe, generator = state.recipe, state.generator
     for group in state.optimizer.param_groups:
@@ -93,7 +95,7 @@ def tuning_step(state: GeneratorTrainState, batch: GeneratorBatch) -> dict[str, 
     loss.backward()
     norm = nn.utils.clip_grad_norm_(generator.parameters(), recipe.clip_gradient)
     if not torch.isfinite(loss + norm):
-        raise FloatingPointError(f"the loss is {loss.item()}, its gradient {norm.item()} at step {state.step}")
+        raise TrainingError(f"the loss is {loss.item()}, its gradient {norm.item()} at step {state.step}")
     state.optimizer.step()
     update_ema(state)
     state.step += 1

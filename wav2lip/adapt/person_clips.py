@@ -21,10 +21,11 @@ from preprocessing.build.video_pipeline import (
 )
 from preprocessing.dataset.clip_candidates import ClipAudio, ClipCandidate, cut_tracks, measure_track, stored_size
 from preprocessing.dataset.clips import CLIP_FPS, Clip
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.identity import parse_select
 from preprocessing.faces.tracking import track_face
-from preprocessing.media.video_reader import MediaError, display_path, read_frames
+from preprocessing.media.video_reader import read_frames
 from syncnet.offset import SyncScore, sync_score
 from syncnet.sync_expert import SyncExpert
 from syncnet.sync_filter import FilterLimits
@@ -57,9 +58,9 @@ class VideoPart:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < 1e7:
-            raise ValueError(f"start must be 0 or more seconds, not {self.start}")
+            raise UsageError(f"start must be 0 or more seconds, not {self.start}")
         if self.end is not None and not self.end > self.start:
-            raise ValueError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
+            raise UsageError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
         parse_select(self.select)
 
     def frames(self, duration: float) -> tuple[int, int]:

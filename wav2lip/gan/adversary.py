@@ -5,22 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wav2lip.gan.adversary_recipe import AdversaryRecipe, arranged, build_critic, seen_by
+from training.losses import total
+from wav2lip.gan.adversary_recipe import AdversaryRecipe, PictureLayout, arranged, build_critic, seen_by
 from wav2lip.gan.objectives import Objective, objective
 from wav2lip.gan.regularisation import DifferentiableAugmentation, r1_penalty
 from wav2lip.gan.unrolling import unrolled
-from wav2lip.generator.losses import LossWeights, total
-from wav2lip.generator.model import GeneratorConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+class AdversarialWeights(Protocol):
+    """Weights of the losses that a critic gives the generator; 0 leaves one out."""
+
+    @property
+    def adversarial(self) -> float: ...
+
+    @property
+    def feature_matching(self) -> float: ...
 
 
 class Adversary:
@@ -31,21 +40,21 @@ class Adversary:
     is part of the state, so that a run that was stopped goes on as if it had not been.
     """
 
-    def __init__(self, recipe: AdversaryRecipe, config: GeneratorConfig, fabric: Fabric, seed: int) -> None:
+    def __init__(self, recipe: AdversaryRecipe, layout: PictureLayout, fabric: Fabric, seed: int) -> None:
         """
         Args:
             recipe: one that has a critic.
-            config: the generator's, for the pictures' size and mask.
+            layout: of the generator's pictures.
             fabric: launched already.
             seed: of the critic's weights and of all that is drawn.
 
         Raises:
-            ValueError: the recipe has no critic, or the region is too small for it.
+            UsageError: the recipe has no critic, or the region is too small for it.
         """
-        self.recipe, self.config, self.fabric, self.seed = recipe, config, fabric, seed
+        self.recipe, self.layout, self.fabric, self.seed = recipe, layout, fabric, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = build_critic(recipe, config)
+            self.network = build_critic(recipe, layout)
         self.objective = objective(recipe.objective).to(fabric.device)
         self.augmentation = DifferentiableAugmentation()
         self.critic_steps = recipe.critic_steps or self.objective.critic_steps
@@ -108,7 +117,7 @@ class Adversary:
         return penalties
 
     def generator_losses(
-        self, real: Tensor, fake: Tensor, condition: Tensor, weights: LossWeights
+        self, real: Tensor, fake: Tensor, condition: Tensor, weights: AdversarialWeights
     ) -> dict[str, Tensor]:  # fmt: skip
         """What the critic asks of the generator; its own weights get no gradient, nor does anything of it change.
 
@@ -154,7 +163,7 @@ class Adversary:
 
     def _shown(self, *windows: Tensor) -> list[Tensor]:
         """Windows as the critic sees them, all of them augmented alike."""
-        seen = [seen_by(self.recipe, self.config, x) for x in windows]
+        seen = [seen_by(self.recipe, self.layout, x) for x in windows]
         if self.recipe.augment:
             disguise = self.augmentation.draw(len(seen[0]))
             seen = [self.augmentation.apply(x, disguise) for x in seen]

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from syncnet.data import WINDOW
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import SIZE, ClipCritic, Critic, PatchCritic, VisualQualityCritic
 from wav2lip.gan.objectives import Objective, objective
 from wav2lip.gan.regularisation import spectrally_normalised
-from wav2lip.generator.model import GeneratorConfig
 
 CRITICS = ("none", "released", "patch", "clip", "autoencoder")
 REGIONS = ("masked", "mouth", "whole")
 MOUTH = (0.27, 0.33, 0.46)  # left, top and side of the square on the mouth, as shares of a points crop
+
+
+class PictureLayout(Protocol):
+    """What a critic needs to know of the generator's pictures; its configuration has both.
+
+    Attributes:
+        size: side of the square pictures, pixels.
+        mask_row: first row that the generator paints.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def mask_row(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -64,14 +79,14 @@ class AdversaryRecipe:
     def __post_init__(self) -> None:
         for name, legal in {"critic": CRITICS, "region": REGIONS}.items():
             if (value := getattr(self, name)) not in legal:
-                raise ValueError(f"the adversary's {name} must be one of {', '.join(legal)}, not {value!r}")
+                raise UsageError(f"the adversary's {name} must be one of {', '.join(legal)}, not {value!r}")
         least = {"width": 1, "depth": 1, "r1": 0, "r1_every": 1, "unroll": 0, "critic_steps": 1, "start": 0}
         for name, bound in least.items():
             if (value := getattr(self, name)) is not None and value < bound:
-                raise ValueError(f"the adversary's {name} must be {bound} or more, not {value}")
+                raise UsageError(f"the adversary's {name} must be {bound} or more, not {value}")
         for name in ("lr", "unroll_lr"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"the adversary's {name} must be above 0, not {value}")
+                raise UsageError(f"the adversary's {name} must be above 0, not {value}")
         aim = objective(self.objective)  # refuses unknown names
         if self.critic != "none":
             self._require_a_pair(aim)
@@ -79,24 +94,24 @@ class AdversaryRecipe:
     def _require_a_pair(self, aim: Objective) -> None:
         if aim.energies != (self.critic == "autoencoder"):
             kind = "the autoencoder, which gives energies" if aim.energies else "released, patch or clip"
-            raise ValueError(f"the objective {self.objective} asks for the critic {kind}, not {self.critic!r}")
+            raise UsageError(f"the objective {self.objective} asks for the critic {kind}, not {self.critic!r}")
         if self.objective == "wgan" and self.spectral:
-            raise ValueError("wgan clips the weights, which spectral norm would scale up again: set spectral to false")
+            raise UsageError("wgan clips the weights, which spectral norm would scale up again: set spectral to false")
         if self.critic == "released" and self.region == "mouth":
-            raise ValueError(
+            raise UsageError(
                 "the released critic sees the lower half of the crop: region is masked or whole, not mouth"
             )
 
 
-def build_critic(recipe: AdversaryRecipe, config: GeneratorConfig) -> Critic:
+def build_critic(recipe: AdversaryRecipe, layout: PictureLayout) -> Critic:
     """The critic that the recipe names, for this generator's pictures.
 
     Raises:
-        ValueError: the recipe has none, or the region is too small for it.
+        UsageError: the recipe has none, or the region is too small for it.
     """
     critic: Critic
     if recipe.critic == "none":
-        raise ValueError(f"the recipe has no critic; there are {', '.join(CRITICS[1:])}")
+        raise UsageError(f"the recipe has no critic; there are {', '.join(CRITICS[1:])}")
     if recipe.critic == "released":
         critic = VisualQualityCritic()
     elif recipe.critic == "patch":
@@ -104,31 +119,31 @@ def build_critic(recipe: AdversaryRecipe, config: GeneratorConfig) -> Critic:
     elif recipe.critic == "clip":
         critic = ClipCritic(WINDOW, recipe.depth, recipe.width, recipe.conditional)
     else:
-        critic = AutoencoderCritic(_square_side(recipe, config), recipe.width)
+        critic = AutoencoderCritic(_square_side(recipe, layout), recipe.width)
     critic = spectrally_normalised(critic) if recipe.spectral else critic
-    pictures = torch.zeros(1, 3, WINDOW, config.size, config.size)
-    seen = arranged(seen_by(recipe, config, pictures), recipe)
+    pictures = torch.zeros(1, 3, WINDOW, layout.size, layout.size)
+    seen = arranged(seen_by(recipe, layout, pictures), recipe)
     with torch.no_grad():
         critic.eval()(seen, seen)  # refuses what is too small
     return critic.train()
 
 
-def _square_side(recipe: AdversaryRecipe, config: GeneratorConfig) -> int:
+def _square_side(recipe: AdversaryRecipe, layout: PictureLayout) -> int:
     """The multiple of 8, from 64 on, whose square has as many pixels as the region, roughly."""
-    height, width = _region(recipe.region, config, torch.zeros(1, 1, 1, config.size, config.size)).shape[-2:]
+    height, width = _region(recipe.region, layout, torch.zeros(1, 1, 1, layout.size, layout.size)).shape[-2:]
     return max(64, 8 * round((height * width) ** 0.5 / 8))
 
 
-def _region(region: str, config: GeneratorConfig, pictures: Tensor) -> Tensor:
+def _region(region: str, layout: PictureLayout, pictures: Tensor) -> Tensor:
     if region == "whole":
         return pictures
     if region == "masked":
-        return pictures[..., config.mask_row :, :]
-    left, top, side = (round(share * config.size) for share in MOUTH)
+        return pictures[..., layout.mask_row :, :]
+    left, top, side = (round(share * layout.size) for share in MOUTH)
     return pictures[..., top : top + side, left : left + side]
 
 
-def seen_by(recipe: AdversaryRecipe, config: GeneratorConfig, pictures: Tensor) -> Tensor:
+def seen_by(recipe: AdversaryRecipe, layout: PictureLayout, pictures: Tensor) -> Tensor:
     """What the critic sees of crops: the region, squared up for the critics that take one size only.
 
     Args:
@@ -139,8 +154,8 @@ def seen_by(recipe: AdversaryRecipe, config: GeneratorConfig, pictures: Tensor) 
     """
     if recipe.critic == "released":
         return _resized(pictures, SIZE)
-    seen = _region(recipe.region, config, pictures)
-    return _resized(seen, _square_side(recipe, config)) if recipe.critic == "autoencoder" else seen
+    seen = _region(recipe.region, layout, pictures)
+    return _resized(seen, _square_side(recipe, layout)) if recipe.critic == "autoencoder" else seen
 
 
 def _resized(windows: Tensor, side: int) -> Tensor:

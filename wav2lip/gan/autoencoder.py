@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from preprocessing.errors import UsageError
 from wav2lip.gan.critics import SIZE, Critic, as_frames, layered
 
 
@@ -27,9 +28,9 @@ class AutoencoderCritic(Critic):
     def __init__(self, size: int = SIZE, width: int = 32, code: int = 64, error: str = "absolute") -> None:
         super().__init__()
         if size < 64 or size % 8:
-            raise ValueError(f"size must be a multiple of 8 and at least 64, not {size}")
+            raise UsageError(f"size must be a multiple of 8 and at least 64, not {size}")
         if error not in ("absolute", "squared"):
-            raise ValueError(f"error must be one of absolute, squared, not {error!r}")
+            raise UsageError(f"error must be one of absolute, squared, not {error!r}")
         self.size, self.error = size, error
         self.layers, channels, side = nn.ModuleList([nn.Sequential(_elu(3, width), _elu(width, width))]), width, size
         while side % 2 == 0 and side >= 16:
@@ -46,7 +47,7 @@ class AutoencoderCritic(Critic):
         """The encoder's layers; the last is the code, (N, code)."""
         if pictures.ndim not in (4, 5) or pictures.shape[1] != 3 or pictures.shape[-2:] != (self.size, self.size):
             expected = f"(N, 3, {self.size}, {self.size}) or (B, 3, T, {self.size}, {self.size})"
-            raise ValueError(f"the autoencoder critic takes faces of shape {expected}, not {tuple(pictures.shape)}")
+            raise UsageError(f"the autoencoder critic takes faces of shape {expected}, not {tuple(pictures.shape)}")
         features = layered(self.layers, as_frames(pictures))
         return [*features, self.encode(features[-1])]
 

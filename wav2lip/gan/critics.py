@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from syncnet.model import IntPair
 
 SIZE = 96  # side of the faces that the released critic was trained on, in pixels
@@ -58,11 +59,11 @@ def with_condition(pictures: Tensor, condition: Tensor | None) -> Tensor:
     """Pictures (B, 3, ...) and their condition on top of each other, (B, 6, ...).
 
     Raises:
-        ValueError: there is no condition, or it has another shape.
+        UsageError: there is no condition, or it has another shape.
     """
     if condition is None or condition.shape != pictures.shape:
         given = "none" if condition is None else str(tuple(condition.shape))
-        raise ValueError(f"a conditional critic needs a condition of shape {tuple(pictures.shape)}, not {given}")
+        raise UsageError(f"a conditional critic needs a condition of shape {tuple(pictures.shape)}, not {given}")
     return torch.cat((pictures, condition), dim=1)
 
 
@@ -101,11 +102,11 @@ def lower_halves(faces: Tensor) -> Tensor:
     Windows are laid out time-major (see `as_frames`).
 
     Raises:
-        ValueError: the faces have another shape.
+        UsageError: the faces have another shape.
     """
     if faces.ndim not in (4, 5) or faces.shape[1] != 3 or faces.shape[-2:] != (SIZE, SIZE):
         expected = f"(N, 3, {SIZE}, {SIZE}) or (B, 3, T, {SIZE}, {SIZE})"
-        raise ValueError(f"the critic takes faces of shape {expected}, not {tuple(faces.shape)}")
+        raise UsageError(f"the critic takes faces of shape {expected}, not {tuple(faces.shape)}")
     return as_frames(faces)[:, :, SIZE // 2 :]
 
 
@@ -159,9 +160,9 @@ class PatchCritic(Critic):
     def __init__(self, depth: int = 3, width: int = 64, conditional: bool = True, norm: str = "none") -> None:
         super().__init__()
         if depth < 1:
-            raise ValueError(f"depth must be at least 1, not {depth}")
+            raise UsageError(f"depth must be at least 1, not {depth}")
         if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
+            raise UsageError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
         self.depth, self.conditional = depth, conditional
         widths = [6 if conditional else 3, *(width * min(2**level, 8) for level in range(depth + 1))]
         self.layers = nn.ModuleList(
@@ -188,7 +189,7 @@ class PatchCritic(Critic):
         least = 3 * 2**self.depth
         if pictures.ndim not in (4, 5) or pictures.shape[1] != 3 or min(pictures.shape[-2:]) < least:
             expected = f"(N, 3, H, W) or (B, 3, T, H, W) with sides of at least {least}"
-            raise ValueError(f"the patch critic takes pictures of shape {expected}, not {tuple(pictures.shape)}")
+            raise UsageError(f"the patch critic takes pictures of shape {expected}, not {tuple(pictures.shape)}")
         shown = with_condition(pictures, condition) if self.conditional else pictures
         features = layered(self.layers, as_frames(shown))
         return self.head(features[-1]), features
@@ -205,7 +206,7 @@ class ClipCritic(Critic):
     def __init__(self, frames: int = 5, depth: int = 4, width: int = 32, conditional: bool = False) -> None:
         super().__init__()
         if frames < 1 or depth < 1:
-            raise ValueError(f"frames and depth must be at least 1, not {frames} and {depth}")
+            raise UsageError(f"frames and depth must be at least 1, not {frames} and {depth}")
         self.frames, self.depth, self.conditional = frames, depth, conditional
         widths = [6 if conditional else 3, *(width * min(2**level, 8) for level in range(depth))]
         spans = [min(3, max(1, frames - 2 * level)) for level in range(depth + 1)]  # of the kernels, in frames
@@ -229,6 +230,6 @@ class ClipCritic(Critic):
         least = 2**self.depth
         if pictures.ndim != 5 or pictures.shape[1:3] != (3, self.frames) or min(pictures.shape[-2:]) < least:
             expected = f"(B, 3, {self.frames}, H, W) with sides of at least {least}"
-            raise ValueError(f"the clip critic takes pictures of shape {expected}, not {tuple(pictures.shape)}")
+            raise UsageError(f"the clip critic takes pictures of shape {expected}, not {tuple(pictures.shape)}")
         features = layered(self.layers, with_condition(pictures, condition) if self.conditional else pictures)
         return self.head(features[-1]), features

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
+
 NEWTON_STEPS = 8  # from the starts below, float64's precision takes six
 
 
@@ -131,14 +133,14 @@ class WeightedJensenShannon(Divergence):
     f*(t) = (1 - pi) log((1 - pi) / (1 - pi e^(t/pi))) for t < -pi log pi, g(v) = -pi log pi + log sigmoid(v).
 
     Raises:
-        ValueError: pi is not between 0 and 1.
+        UsageError: pi is not between 0 and 1.
     """
 
     pi: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.pi < 1:
-            raise ValueError(f"pi, the weight of the real pictures, must lie between 0 and 1, not {self.pi}")
+            raise UsageError(f"pi, the weight of the real pictures, must lie between 0 and 1, not {self.pi}")
 
     def activation(self, logits: Tensor) -> Tensor:
         return -self.pi * math.log(self.pi) - F.softplus(-logits)

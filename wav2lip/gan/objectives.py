@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from wav2lip.gan.divergences import DIVERGENCES, Divergence
 
 
@@ -224,7 +225,7 @@ class BoundaryEquilibrium(Objective):
     def __init__(self, gamma: float = 0.5, lr: float = 1e-3) -> None:
         super().__init__()
         if not 0 < gamma <= 1:
-            raise ValueError(f"gamma must lie above 0 and at most at 1, not at {gamma}")
+            raise UsageError(f"gamma must lie above 0 and at most at 1, not at {gamma}")
         self.gamma, self.lr = gamma, _positive("lr", lr)
         self.register_buffer("k", torch.zeros(()))
 
@@ -267,7 +268,7 @@ class FGAN(Objective):
 
 def _positive(name: str, value: float) -> float:
     if value <= 0:
-        raise ValueError(f"{name} must be above 0, not {value}")
+        raise UsageError(f"{name} must be above 0, not {value}")
     return value
 
 
@@ -302,11 +303,11 @@ def objective(name: str, **options: Any) -> Objective:
     """The objective of that name with these options (its constructor's; f-GANs take `saturating` beside f's own).
 
     Raises:
-        ValueError: there is no such name, or it has no such option, or the option's value is out of range.
+        UsageError: there is no such name, or it has no such option, or the option's value is out of range.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
+        raise UsageError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
     try:
         return OBJECTIVES[name](**options)
     except TypeError as error:
-        raise ValueError(f"objective {name}: {str(error).partition('() ')[2]}") from None
+        raise UsageError(f"objective {name}: {str(error).partition('() ')[2]}") from None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from preprocessing.errors import UsageError
 from wav2lip.gan.critics import Critic
 
 
@@ -84,7 +85,7 @@ class DifferentiableAugmentation:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not 0 <= (value := getattr(self, field.name)) <= 1:
-                raise ValueError(f"{field.name} must be from 0 to 1, not {value}")
+                raise UsageError(f"{field.name} must be from 0 to 1, not {value}")
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> DrawnAugmentation:
         """A disguise for `count` windows, drawn on the CPU, so that a seed means the same on every device."""
@@ -98,10 +99,10 @@ class DifferentiableAugmentation:
         leave 0 to 1: clamped pixels would have no gradient.
 
         Raises:
-            ValueError: the disguise was drawn for another number of windows.
+            UsageError: the disguise was drawn for another number of windows.
         """
         if len(disguise.right) != len(pictures):
-            raise ValueError(f"the disguise is for {len(disguise.right)} windows, not {len(pictures)}")
+            raise UsageError(f"the disguise is for {len(disguise.right)} windows, not {len(pictures)}")
         x = pictures if pictures.ndim == 5 else pictures[:, :, None]
         x = self._cut_out(self._move(self._colour(x, disguise), disguise), disguise)
         return x if pictures.ndim == 5 else x[:, :, 0]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from preprocessing.errors import UsageError
+
 Critic = Callable[..., Tensor]
 
 
@@ -35,10 +37,10 @@ def unrolled(critic: nn.Module, critic_loss: Callable[[Critic], Tensor], steps: 
         rate: the inner steps' learning rate, above 0.
 
     Raises:
-        ValueError: `steps` or `lr` is out of range.
+        UsageError: `steps` or `lr` is out of range.
     """
     if steps < 0 or lr <= 0:
-        raise ValueError(f"unrolling takes 0 or more steps at a rate above 0, not {steps} steps at {lr}")
+        raise UsageError(f"unrolling takes 0 or more steps at a rate above 0, not {steps} steps at {lr}")
     weights = {name: weight.detach().requires_grad_() for name, weight in critic.named_parameters()}
     # A forward pass may write into buffers (the vectors of spectral normalisation): into copies, then.
     buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, display_path
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import Generator, GeneratorConfig
 from wav2lip.generator.original_checkpoint import read_released
@@ -47,7 +47,7 @@ def _ours(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
         return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{display_path(path)} holds other weights than its header says ({reason})") from error
+        raise UsageError(f"{display_path(path)} holds other weights than its header says ({reason})") from error
 
 
 def _released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:

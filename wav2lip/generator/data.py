@@ -14,6 +14,7 @@ from torch import Tensor
 from preprocessing.dataset.augmentation import Augmentation, ImageTransform, MelTransform
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows, random_starts
+from preprocessing.errors import UsageError
 from preprocessing.media.audio import rest_in_silence
 from syncnet.data import WINDOW, expert_mels
 from wav2lip.generator.model import mask_and_stack
@@ -67,12 +68,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.reference not in POLICIES:
-            raise ValueError(f"reference must be one of {', '.join(POLICIES)}, not {self.reference!r}")
+            raise UsageError(f"reference must be one of {', '.join(POLICIES)}, not {self.reference!r}")
         for name in ("moving", "silent"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         if not 0 <= self.jitter < math.inf:
-            raise ValueError(f"jitter must be 0 or more pixels, not {self.jitter}")
+            raise UsageError(f"jitter must be 0 or more pixels, not {self.jitter}")
 
     @classmethod
     def plain(cls) -> Sampling:

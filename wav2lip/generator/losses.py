@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from syncnet.data import WINDOW
 from syncnet.loss import bce_loss, sync_loss, sync_probability
 from syncnet.sync_expert import SyncExpert
+from training.losses import total as total
+from training.losses import weight_of
 from wav2lip.generator.model import GeneratorConfig, split_fields
 
 SyncKind = Literal["log", "bce", "relative"]
@@ -54,11 +57,11 @@ class LossWeights:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not 0 <= (value := getattr(self, field.name)) < float("inf"):
-                raise ValueError(f"the weight {field.name} must be 0 or more, not {value}")
+                raise UsageError(f"the weight {field.name} must be 0 or more, not {value}")
         if self.mouth < 1:
-            raise ValueError(f"mouth, the times that a pixel on the lips counts, must be 1 or more, not {self.mouth}")
+            raise UsageError(f"mouth, the times that a pixel on the lips counts, must be 1 or more, not {self.mouth}")
         if not self.l1 + self.gradient + self.laplacian:
-            raise ValueError("one of the weights l1, gradient and laplacian must be above 0: they say what to generate")
+            raise UsageError("one of the weights l1, gradient and laplacian must be above 0: they say what to generate")
 
 
 def mouth_weight(size: int, mask_row: int, mouth: float = 4.0) -> Tensor:
@@ -211,16 +214,6 @@ def relative_loss(made: Tensor, real: Tensor, still: Tensor, eps: float = 0.01) 
     return -torch.log((span / (miss + span + eps)).clamp_min(1e-4)).mean()
 
 
-def weight_of(weights: LossWeights | Mapping[str, float], name: str) -> float:
-    """The weight of the loss `name`; a loss without one is our own mistake."""
-    return weights[name] if isinstance(weights, Mapping) else getattr(weights, name)
-
-
-def total(losses: dict[str, Tensor], weights: LossWeights | Mapping[str, float]) -> Tensor:
-    """The weighted sum, ()."""
-    return sum((weight_of(weights, name) * loss for name, loss in losses.items()), start=torch.zeros(()))
-
-
 def gradient_norms(
     losses: dict[str, Tensor], weights: LossWeights | Mapping[str, float], outputs: Tensor
 ) -> dict[str, float]:  # fmt: skip
@@ -262,13 +255,13 @@ class SyncSwitch:
             ramp: steps from off to the whole weight.
 
         Raises:
-            ValueError: a number is out of range.
+            UsageError: a number is out of range.
         """
         for name, value, least in (("start", start or 0, 0), ("ramp", ramp, 0), ("patience", patience, 1)):
             if value < least:
-                raise ValueError(f"the sync loss' {name} must be {least} or more steps, not {value}")
+                raise UsageError(f"the sync loss' {name} must be {least} or more steps, not {value}")
         if not 0 < fall < 1:
-            raise ValueError(f"the sync loss' fall is a share between 0 and 1, not {fall}")
+            raise UsageError(f"the sync loss' fall is a share between 0 and 1, not {fall}")
         self.ramp, self.fall, self.patience = ramp, fall, patience
         self.on = start
         self._sum, self._count, self._before = 0.0, 0, float("inf")

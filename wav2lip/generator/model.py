@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from preprocessing.errors import UsageError
 from syncnet.model import ConvBlock, audio_tower, small_audio_tower
 
 FIELDS = 6  # channels of a warping generator: flow x, flow y, blue, green, red, mixing weight
@@ -51,23 +52,23 @@ class GeneratorConfig:
         choices = {"network": ("released", "unet"), "output": ("paint", "warp"), "audio_encoder": ("own", "syncnet")}
         for name, legal in (choices | {"audio_encoder_norm": ("group", "layer")}).items():
             if getattr(self, name) not in legal:
-                raise ValueError(f"the generator's {name} is {legal[0]!r} or {legal[1]!r}, not {getattr(self, name)!r}")
+                raise UsageError(f"the generator's {name} is {legal[0]!r} or {legal[1]!r}, not {getattr(self, name)!r}")
         if self.network == "unet":
             self._check_unet()
         elif self.size < 96 or self.size % 96 or (self.size // 96) & (self.size // 96 - 1):
-            raise ValueError(f"the generator's size is 96 times a power of two, not {self.size}")
+            raise UsageError(f"the generator's size is 96 times a power of two, not {self.size}")
         if self.width < 1 or not 0 < self.max_flow <= 1:
-            raise ValueError(
+            raise UsageError(
                 f"the generator's width is 1 or more and max_flow a share, not {self.width}, {self.max_flow}"
             )
         if not 0 < self.mask_row < self.size:
-            raise ValueError(f"mask_row lies inside the picture of {self.size} rows, not at {self.mask_row}")
+            raise UsageError(f"mask_row lies inside the picture of {self.size} rows, not at {self.mask_row}")
 
     def _check_unet(self) -> None:
         if (self.output, self.audio_encoder) != ("warp", "syncnet"):
-            raise ValueError("the network 'unet' has the output 'warp' and the audio_encoder 'syncnet' only")
+            raise UsageError("the network 'unet' has the output 'warp' and the audio_encoder 'syncnet' only")
         if self.size < 64 or self.size % 16:
-            raise ValueError(f"the size of the network 'unet' is a multiple of 16 from 64 on, not {self.size}")
+            raise UsageError(f"the size of the network 'unet' is a multiple of 16 from 64 on, not {self.size}")
 
 
 class ConvTransposeBlock(nn.Module):

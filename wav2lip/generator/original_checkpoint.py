@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from preprocessing.errors import UsageError
 from syncnet.model import SyncNet
 from training.safe_pickle import differences, read_pickle, single, some
 from wav2lip.gan.critics import VisualQualityCritic
@@ -50,7 +51,7 @@ def load_released(path: str | Path, kind: str = "generator") -> nn.Module:
         kind: which network must be in it: "generator", "syncnet" or "critic".
 
     Raises:
-        ValueError: as `read_released`.
+        UsageError: as `read_released`.
     """
     checkpoint = read_released(path, kind)
     network = NETWORKS[kind]()
@@ -66,15 +67,15 @@ def read_released(path: str | Path, kind: str | None = None) -> ReleasedCheckpoi
         kind: which network must be in it, if only one will do.
 
     Raises:
-        ValueError: one line that says what the file is instead, or what is wrong with it.
+        UsageError: one line that says what the file is instead, or what is wrong with it.
     """
     if kind is not None and kind not in NETWORKS:
-        raise ValueError(f"the kinds of released networks are {', '.join(NETWORKS)}, not {kind!r}")
+        raise UsageError(f"the kinds of released networks are {', '.join(NETWORKS)}, not {kind!r}")
     path = Path(path)
     weights, content = read_pickle(path)
     found = _recognise(path, weights, kind)
     if wrong := differences(weights, NETWORKS[found]):
-        raise ValueError(f"{path} holds {NAMES[found]}, but not the released one: {wrong}")
+        raise UsageError(f"{path} holds {NAMES[found]}, but not the released one: {wrong}")
     step = content.get("global_step", 0)
     return ReleasedCheckpoint(found, single(weights), step if isinstance(step, int) else 0)
 
@@ -84,8 +85,8 @@ def _recognise(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
     parts = {key.partition(".")[0] for key in weights}
     found = next((found for sign, found in SIGNS.items() if sign in parts), None)
     if found is None:
-        raise ValueError(f"{path} holds an unknown network, with keys such as {some(weights)}")
+        raise UsageError(f"{path} holds an unknown network, with keys such as {some(weights)}")
     if found not in NETWORKS or found != (kind or found):
         needed = NAMES[kind] if kind else " or ".join(NAMES[name] for name in NETWORKS)
-        raise ValueError(f"{path} holds {NAMES[found]}, not {needed}")
+        raise UsageError(f"{path} holds {NAMES[found]}, not {needed}")
     return found

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from preprocessing.errors import UsageError
 from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.data import Sampling
 from wav2lip.generator.losses import LossWeights
@@ -73,28 +74,28 @@ class GeneratorRecipe:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
         for name in NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.sync_start is not None and self.sync_start < 0:
-            raise ValueError(f"sync_start is a step from 0 on, or none, not {self.sync_start}")
+            raise UsageError(f"sync_start is a step from 0 on, or none, not {self.sync_start}")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a share below 1, not {self.ema}")
+            raise UsageError(f"ema is a share below 1, not {self.ema}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are two shares below 1, not {self.betas}")
+            raise UsageError(f"betas are two shares below 1, not {self.betas}")
         if self.windows_per_step % self.accumulate:
-            raise ValueError(f"windows_per_step {self.windows_per_step} cannot be taken in {self.accumulate} parts")
+            raise UsageError(f"windows_per_step {self.windows_per_step} cannot be taken in {self.accumulate} parts")
         self._check_losses()
 
     def _check_losses(self) -> None:
         weights, critic = self.weights, self.adversary.critic
         if (critic == "none") != (weights.adversarial == 0 and weights.feature_matching == 0):
             given = f"weights.adversarial {weights.adversarial}, weights.feature_matching {weights.feature_matching}"
-            raise ValueError(f"a critic needs a weight and a weight a critic, not adversary.critic {critic!r}, {given}")
+            raise UsageError(f"a critic needs a weight and a weight a critic, not adversary.critic {critic!r}, {given}")
         if self.generator.output == "paint" and (weights.smooth or weights.paint):
             given = f"{weights.smooth} and {weights.paint}"
-            raise ValueError(f"a painting generator has no flow: weights.smooth and .paint must be 0, not {given}")
+            raise UsageError(f"a painting generator has no flow: weights.smooth and .paint must be 0, not {given}")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the step after `step` steps."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.dataset.clips import CLIP_FPS, Clip
 from preprocessing.dataset.windows import CropRegion, resample
-from preprocessing.media.video_reader import display_path
+from preprocessing.errors import UsageError, display_path
 from syncnet.data import WINDOW
 
 POLICIES = ("random", "far", "pose")
@@ -71,7 +71,7 @@ def _glance(clip: Clip, frame: int) -> np.ndarray:
     """(24, 24) uint8, grey."""
     picture = cv2.imdecode(np.frombuffer(clip.jpegs(frame, 1)[0], np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
     if picture is None:
-        raise ValueError(f"{display_path(clip.path)} has no picture where frame {frame} should be")
+        raise UsageError(f"{display_path(clip.path)} has no picture where frame {frame} should be")
     halved = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # half the size is decoded quicker
     return resample(picture, (GLANCE.matrix(clip) @ halved)[:2], GLANCE.size)
 

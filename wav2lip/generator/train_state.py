@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from preprocessing.errors import MediaError, TrainingError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, display_path
 from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.gan.adversary import Adversary
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.losses import SyncSwitch, mouth_weight
-from wav2lip.generator.model import GeneratorConfig
+from wav2lip.generator.model import FrozenSyncNetEncoder, GeneratorConfig
 from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
-from wav2lip.generator.unet import AnyGenerator, build_generator, load_audio_encoder
+from wav2lip.generator.unet import AnyGenerator, build_generator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,7 +71,7 @@ def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path
     """A new state, alike in all processes.
 
     Raises:
-        ValueError: there is no such expert, or `init` is no generator such as the recipe asks for.
+        UsageError: there is no such expert, or `init` is no generator such as the recipe asks for.
     """
     torch.manual_seed(recipe.seed)
     expert = SyncExpert.load(expert_path, str(fabric.device))
@@ -94,14 +94,28 @@ def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path
     )
 
 
+def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
+    """Gives a generator that hears through an expert that expert's ears; others stay as they are.
+
+    Raises:
+        UsageError: the expert's audio tower is of another shape than `audio_encoder_norm` says.
+    """
+    if not isinstance(generator.audio_encoder, FrozenSyncNetEncoder):
+        return
+    if expert.network.config["norm"] != generator.config.audio_encoder_norm:
+        norms = f"{expert.network.config['norm']!r}, not {generator.config.audio_encoder_norm!r}"
+        raise UsageError(f"the expert has the norm {norms}: set the generator's audio_encoder_norm to it")
+    generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
+
+
 def _take_over(generator: AnyGenerator, path: Path) -> None:
     """The weights of a generator's checkpoint."""
     try:
         theirs = load_generator(path)[0]
     except MediaError as error:
-        raise ValueError(str(error)) from error
+        raise UsageError(str(error)) from error
     if theirs.config != generator.config:
-        raise ValueError(f"{display_path(path)} is not such a generator as is trained: {theirs.config}")
+        raise UsageError(f"{display_path(path)} is not such a generator as is trained: {theirs.config}")
     generator.load_state_dict(theirs.state_dict())
 
 
@@ -129,11 +143,11 @@ def state_dict(state: GeneratorTrainState) -> dict[str, Any]:
     """All that changes while training, for `restore`.
 
     Raises:
-        FloatingPointError: a weight is no number; it must not replace one that is.
+        TrainingError: a weight is no number; it must not replace one that is.
     """
     for name, weight in (state.generator.state_dict() | state.average.state_dict()).items():
         if not torch.isfinite(weight).all():
-            raise FloatingPointError(f"the weight {name} is no number after step {state.step}")
+            raise TrainingError(f"the weight {name} is no number after step {state.step}")
     parts = {"generator": state.generator, "average": state.average, "optimizer": state.optimizer}
     parts |= {"switch": state.switch, "adversary": state.adversary, "precision": state.fabric.strategy.precision}
     saved = {name: part.state_dict() for name, part in parts.items() if part is not None}

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syncnet.model import ChannelNorm
-from syncnet.sync_expert import SyncExpert
 from wav2lip.generator.model import FrozenSyncNetEncoder, Generator, GeneratorConfig, start_as_copy
 
 HEARD = 256  # components of what the sound is turned into
@@ -102,20 +101,6 @@ class UNetGenerator(nn.Module):
 
 
 AnyGenerator = Generator | UNetGenerator
-
-
-def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
-    """Gives a generator that hears through an expert that expert's ears; others stay as they are.
-
-    Raises:
-        ValueError: the expert's audio tower is of another shape than `audio_encoder_norm` says.
-    """
-    if not isinstance(generator.audio_encoder, FrozenSyncNetEncoder):
-        return
-    if expert.network.config["norm"] != generator.config.audio_encoder_norm:
-        norms = f"{expert.network.config['norm']!r}, not {generator.config.audio_encoder_norm!r}"
-        raise ValueError(f"the expert has the norm {norms}: set the generator's audio_encoder_norm to it")
-    generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
 
 
 def build_generator(config: GeneratorConfig) -> AnyGenerator:

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.build.sources import SPLITS, Labels, split_of
 from preprocessing.dataset.clips import Clip, ClipHeader, write_clip
 from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, write_rows
+from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, split_of
 from preprocessing.dataset.wav2lip_format.face_folder import SHORTEST, FaceFolder, adopt_faces, clip_row, safe_name
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError, display_path
 
 MARK = ".exported-clips"  # no speaker's folder begins with a dot
 NOTE = "Clips in the layout of the original Wav2Lip. The next export into this folder replaces its filelists.\n"
@@ -52,14 +52,14 @@ def export_wav2lip(clips: Path, folder: Path) -> int:
         The number of clips.
 
     Raises:
-        ValueError: there is no clip to export, one is damaged, or the folder holds something else.
+        UsageError: there is no clip to export, one is damaged, or the folder holds something else.
     """
     rows = [row for row in read_manifest(clips / "manifest.csv") if row.passes and row.clip]
     if not rows:
-        raise ValueError(f"{display_path(clips)} has no clip that passes")
+        raise UsageError(f"{display_path(clips)} has no clip that passes")
     strays = {row.split for row in rows} - set(SPLITS)
     if strays:
-        raise ValueError(f"the splits of clips are {', '.join(SPLITS)}, not {', '.join(map(repr, sorted(strays)))}")
+        raise UsageError(f"the splits of clips are {', '.join(SPLITS)}, not {', '.join(map(repr, sorted(strays)))}")
     _apart(clips, folder)
     _claim(folder)
     work = folder / UNFINISHED
@@ -82,7 +82,7 @@ def _apart(source: Path, target: Path) -> None:
     """Refuses folders of which one lies in the other."""
     one, other = source.resolve(), target.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
-        raise ValueError(f"{display_path(target)} and {display_path(source)} must not lie in one another")
+        raise UsageError(f"{display_path(target)} and {display_path(source)} must not lie in one another")
 
 
 def _claim(folder: Path) -> None:
@@ -90,9 +90,9 @@ def _claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise ValueError(f"{display_path(folder)} is a file; a folder is needed") from None
+        raise UsageError(f"{display_path(folder)} is a file; a folder is needed") from None
     if any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise ValueError(
+        raise UsageError(
             f"{display_path(folder)} holds something else than exported clips; name a new or an empty folder"
         )
     (folder / MARK).write_text(NOTE)
@@ -136,13 +136,13 @@ def import_wav2lip(folder: Path, clips: Path) -> int:
         The number of clips.
 
     Raises:
-        ValueError: there is no such folder, or `clips` holds clips that were built from videos.
+        UsageError: there is no such folder, or `clips` holds clips that were built from videos.
         OSError: `clips` cannot be written.
     """
     if not folder.is_dir():
-        raise ValueError(f"{display_path(folder)} is not a folder")
+        raise UsageError(f"{display_path(folder)} is not a folder")
     if (clips / "state").exists():
-        raise ValueError(f"{display_path(clips)} holds clips built from videos; import into a folder of its own")
+        raise UsageError(f"{display_path(clips)} holds clips built from videos; import into a folder of its own")
     _apart(folder, clips)
     old = read_manifest(clips / "manifest.csv") if (clips / "manifest.csv").exists() else []
     clips.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _entries(root: Path) -> Iterator[FaceFolder]:
         inside = (root / speaker).resolve().is_relative_to(root)
         for name in [f"{speaker}/{name}" for name in (_folders(root / speaker) if inside else ())] or [speaker]:
             named = tuple(split for split, names in lists.items() if names.pop(name, False))
-            hashed = split_of(speaker, Labels().val_share, Labels().test_share)
+            hashed = split_of(speaker, VAL_SHARE, TEST_SHARE)
             yield FaceFolder(root, name, named if lists else (hashed,))
     yield from (FaceFolder(root, name, (split,)) for split, names in lists.items() for name in names)
 
@@ -224,15 +224,15 @@ def _restore(entry: FaceFolder, numbers: Sequence[int], clips: Path) -> ClipRow:
     header, speech, row = _read_record(entry)
     whole = len(numbers) == header.frames == numbers[-1] + 1 and len(speech) == header.columns
     if not whole:
-        raise ValueError(
+        raise UsageError(
             f"{display_path(entry.name)} does not hold the pictures of the {header.frames} frames exported"
         )
     for number in numbers:
         if entry.picture(number).shape != (header.side, header.side, 3):
-            raise ValueError(f"{number}.jpg of {display_path(entry.name)} is not of {header.side}x{header.side} pixels")
+            raise UsageError(f"{number}.jpg of {display_path(entry.name)} is not of {header.side}x{header.side} pixels")
     samples, track = _read_sound(entry.file("audio.wav"), header.samples), FaceTrack.load(entry.file("track.json"))
     if len(track) != header.frames:
-        raise ValueError(f"track.json of {display_path(entry.name)} has {len(track)} frames, not {header.frames}")
+        raise UsageError(f"track.json of {display_path(entry.name)} has {len(track)} frames, not {header.frames}")
     row.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
     jpegs = [entry.file(f"{number}.jpg").read_bytes() for number in numbers]
     write_clip(clips / row.clip, header, jpegs, samples, track, speech)
@@ -253,7 +253,7 @@ def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, ClipRow]:
         row.screen = {"": "", "pass": "pass"}[record["screen"]]
         return header, np.array([flag == "1" for flag in record["speech_flags"]]), row
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{display_path(path)} is not as exported: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{display_path(path)} is not as exported: {' '.join(str(error).split())}") from error
 
 
 def _read_sound(path: Path, count: int) -> np.ndarray:
@@ -261,7 +261,7 @@ def _read_sound(path: Path, count: int) -> np.ndarray:
     try:
         with wave.open(str(path)) as file:
             if file.getparams()[:4] != (1, 2, AudioConfig().sample_rate, count):
-                raise ValueError(f"{display_path(path)} is not the sound that was exported: {count} samples of 16 bits")
+                raise UsageError(f"{display_path(path)} is not the sound that was exported: {count} samples of 16 bits")
             return np.frombuffer(file.readframes(count), "<i2").astype(np.int16)
     except (wave.Error, EOFError, OSError) as error:
-        raise ValueError(f"{display_path(path)} cannot be read: {error}") from error
+        raise UsageError(f"{display_path(path)} cannot be read: {error}") from error

@@ -23,10 +23,11 @@ from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from preprocessing.media.audio import speech_columns, spool_audio
-from preprocessing.media.video_reader import MediaError, display_path, read_image
+from preprocessing.media.video_reader import read_image
 
 SHORTEST, LONGEST = 5, 250  # frames of a clip: a window of the trainers; ten seconds, as the builder's
 LARGEST, ENLARGED = 160, 1.5  # pixels of a clip's square; how far a face may be enlarged for it
@@ -63,9 +64,9 @@ class FaceFolder:
         """Where a file of this folder, or the folder itself, is; ValueError when nothing should be read there."""
         path = self.root / self.name / name
         if ".." in path.parts or not Path(os.path.realpath(path)).is_relative_to(self.root):
-            raise ValueError(f"{display_path(Path(self.name, name))} leads out of the imported folder")
+            raise UsageError(f"{display_path(Path(self.name, name))} leads out of the imported folder")
         if name and path.exists() and not path.is_file():
-            raise ValueError(f"{display_path(Path(self.name, name))} is not a file")
+            raise UsageError(f"{display_path(Path(self.name, name))} is not a file")
         return path
 
     def picture(self, number: int) -> np.ndarray:
@@ -74,17 +75,17 @@ class FaceFolder:
         try:
             return read_image(path)
         except cv2.error as error:
-            raise ValueError(f"{display_path(path)} is a damaged photo") from error
+            raise UsageError(f"{display_path(path)} is a damaged photo") from error
 
     def numbers(self) -> list[int]:
         """The numbers of its pictures, sorted; ValueError if there is none."""
         try:
             names = os.listdir(self.file())
         except OSError as error:
-            raise ValueError(f"{display_path(self.name)} cannot be read: {error.strerror}") from error
+            raise UsageError(f"{display_path(self.name)} cannot be read: {error.strerror}") from error
         numbers = sorted(int(name[:-4]) for name in names if re.fullmatch(r"(0|[1-9][0-9]{0,6})\.jpg", name))
         if not numbers:
-            raise ValueError(f"{display_path(self.name)} holds no pictures 0.jpg, 1.jpg, ...")
+            raise UsageError(f"{display_path(self.name)} holds no pictures 0.jpg, 1.jpg, ...")
         return numbers
 
 

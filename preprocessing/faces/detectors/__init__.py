@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceDetector
 
 DETECTORS = ("auto", "yunet", "sfd", "haar")
@@ -23,7 +24,7 @@ def load_detector(
         sfd: S3FD's weights.
 
     Raises:
-        ValueError: there is no such detector, or its file is absent or something else.
+        UsageError: there is no such detector, or its file is absent or something else.
     """
     if name == "auto":
         return _load_auto(yunet)
@@ -35,7 +36,7 @@ def load_detector(
         return S3FD(find_sfd(sfd), device)
     if name == "haar":
         return _load_haar()
-    raise ValueError(f"no detector {name!r}: there are {', '.join(DETECTORS)}")
+    raise UsageError(f"no detector {name!r}: there are {', '.join(DETECTORS)}")
 
 
 def _load_auto(model: Path | None) -> FaceDetector:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import Detection, clip_detections
 
 FILE = "s3fd-619a316812.pth"
@@ -25,8 +26,8 @@ def find_sfd(path: str | Path | None = None) -> Path:
     if file.is_file():
         return file
     if path is not None:
-        raise ValueError(f"no S3FD weights at {path}: give the path of {FILE}")
-    raise ValueError(f"the detector sfd needs {FILE}: get it from {URL} and name it with --s3fd, or put it at {cached}")
+        raise UsageError(f"no S3FD weights at {path}: give the path of {FILE}")
+    raise UsageError(f"the detector sfd needs {FILE}: get it from {URL} and name it with --s3fd, or put it at {cached}")
 
 
 class S3FD:
@@ -37,13 +38,13 @@ class S3FD:
         from face_alignment.detection.sfd.net_s3fd import s3fd
 
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"the device {device} is not there: take cpu")
+            raise UsageError(f"the device {device} is not there: take cpu")
         self._device = device
         self._net = s3fd()
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-            raise ValueError(f"{weights} does not hold the weights of S3FD: {FILE} from {URL} does") from error
+            raise UsageError(f"{weights} does not hold the weights of S3FD: {FILE} from {URL} does") from error
         self._net.to(device).eval()
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import Detection, clip_detections
 
 FILE = "face_detection_yunet_2023mar.onnx"
@@ -27,11 +28,11 @@ def find_yunet(path: str | Path | None = None) -> Path:
     """YuNet's model file: the given one, else the cached one, else fetched once and checked.
 
     Raises:
-        ValueError: the given file is absent, or the known one cannot be fetched.
+        UsageError: the given file is absent, or the known one cannot be fetched.
     """
     if path is not None:
         if not Path(path).is_file():
-            raise ValueError(f"no YuNet model at {path}: give the path of a face_detection_yunet .onnx file")
+            raise UsageError(f"no YuNet model at {path}: give the path of a face_detection_yunet .onnx file")
         return Path(path)
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip" / FILE
     return cached if cached.is_file() else _fetch(cached)
@@ -43,16 +44,16 @@ def _fetch(target: Path) -> Path:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as reply:
             data = reply.read(LARGEST)
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(f"YuNet's model cannot be fetched from {URL} ({error}): name its file with --yunet") from error
+        raise UsageError(f"YuNet's model cannot be fetched from {URL} ({error}): name its file with --yunet") from error
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise ValueError(f"what {URL} sent is not the known YuNet model: its SHA-256 differs")
+        raise UsageError(f"what {URL} sent is not the known YuNet model: its SHA-256 differs")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
             part.write(data)
         os.replace(part.name, target)
     except OSError as error:
-        raise ValueError(f"YuNet's model cannot be kept at {target} ({error}): name its file with --yunet") from error
+        raise UsageError(f"YuNet's model cannot be kept at {target} ({error}): name its file with --yunet") from error
     return target
 
 
@@ -64,7 +65,7 @@ class YuNet:
             self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
-            raise ValueError(f"{model} is no YuNet face detector: give a face_detection_yunet .onnx file") from error
+            raise UsageError(f"{model} is no YuNet face detector: give a face_detection_yunet .onnx file") from error
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
         """Faces of uint8 BGR frames (H, W, 3), the best first."""

@@ -12,9 +12,10 @@ from evaluation.judge.command import judge_all, listed, main, someone_else
 from evaluation.judge.degradation import ladder
 from evaluation.judge.examination import ANOTHER, LATE, PLANTED, SyncJudge, examine, late
 from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading, percent, plain, summary, tables
+from evaluation.metrics.face_crops import SIDE, SourceVideo
 from evaluation.metrics.statistics import interval
-from evaluation.protocols.face_crops import SIDE, SourceVideo
-from preprocessing.media.video_reader import MediaError, VideoInfo
+from preprocessing.errors import MediaError
+from preprocessing.media.video_reader import VideoInfo
 from syncnet.lse import lse_distances
 from syncnet.offset import REACH
 from tests.material import SIDE as WIDTH

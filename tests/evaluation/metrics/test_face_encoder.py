@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from evaluation.metrics.face_crops import SIDE, open_source
 from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, FaceNetwork, distance, identity
 from evaluation.metrics.frechet import Moments, distance_of
 from evaluation.metrics.train_face_encoder import (
@@ -22,7 +23,6 @@ from evaluation.metrics.train_face_encoder import (
     train,
     whitening,
 )
-from evaluation.protocols.face_crops import SIDE, open_source
 from preprocessing.dataset.clips import open_clips
 from preprocessing.faces.detectors import load_detector
 from tests.conftest import REPOSITORY

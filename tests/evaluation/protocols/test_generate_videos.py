@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.metrics.face_crops import SIDE, look, open_source
 from evaluation.protocols.baselines import held
-from evaluation.protocols.face_crops import SIDE, look, open_source
 from evaluation.protocols.generate_videos import VideoMaker, find_made, still_index
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, COPY, MATCHED, OURS, REAL, SILENT, STATIC, STILLS, SWAPPED, UNSYNCED
 from inference.compositing import crop_mask
 from inference.pipeline import ModelOrigin
-from preprocessing.media.video_reader import MediaError
+from preprocessing.errors import MediaError
 from tests.inference.stub import Sees, loud_mouth, mouth, psnr, stub
 from tests.material import (
     BOX,

@@ -33,8 +33,9 @@ from evaluation.protocols.stress import (
 )
 from evaluation.protocols.validity import check_video, fault, level
 from evaluation.report.results import StressResult
+from preprocessing.errors import MediaError
 from preprocessing.faces.face_track import Detection, estimate_points
-from preprocessing.media.video_reader import MediaError, probe
+from preprocessing.media.video_reader import probe
 from tests.material import (
     BOX,
     SIDE,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from evaluation.report.files import page as pages
+from evaluation.report import page as pages
 from evaluation.report.page import address, page
 from evaluation.report.plots import offset_curves, opening_over_time
 from evaluation.report.results import Evaluation, ResultRow, StressResult

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from preprocessing.errors import MediaError
 from preprocessing.media.audio import (
     AudioConfig,
     _level_db,
@@ -28,7 +29,6 @@ from preprocessing.media.audio import (
     spool_audio,
     stream_audio,
 )
-from preprocessing.media.video_reader import MediaError
 
 SPEECH = Path(__file__).parents[3] / "assets" / "speech.wav"
 RATES = [Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 50, 60, Fraction(12345, 1000)]

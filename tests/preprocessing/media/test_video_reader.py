@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from preprocessing.errors import MediaError
 from preprocessing.media.color_conversion import LUMA, yuv_to_bgr
-from preprocessing.media.video_reader import MediaError, open_media, probe, read_frames, read_image
+from preprocessing.media.video_reader import open_media, probe, read_frames, read_image
 from preprocessing.media.video_writer import ffmpeg_binary
 
 SIDE = 64

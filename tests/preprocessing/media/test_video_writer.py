@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from preprocessing.errors import MediaError
 from preprocessing.media.audio_mux import AudioSource
-from preprocessing.media.video_reader import MediaError, VideoInfo, open_media, probe, read_frames
+from preprocessing.media.video_reader import VideoInfo, open_media, probe, read_frames
 from preprocessing.media.video_writer import VideoWriter, ffmpeg_binary
 
 FPS = Fraction(25)

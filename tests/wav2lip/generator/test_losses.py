@@ -15,6 +15,7 @@ from torch import Tensor
 
 from preprocessing.dataset.windows import CropRegion
 from syncnet.sync_expert import SyncExpert
+from training.losses import total
 from wav2lip.generator.losses import (
     LossWeights,
     SyncSwitch,
@@ -25,7 +26,6 @@ from wav2lip.generator.losses import (
     plain_l1,
     reconstruction_losses,
     relative_loss,
-    total,
 )
 from wav2lip.generator.model import GeneratorConfig
 

@@ -20,7 +20,8 @@ from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, picture_of, render, split_fields
-from wav2lip.generator.unet import FiLMResBlock, UNetGenerator, build_generator, load_audio_encoder
+from wav2lip.generator.train_state import load_audio_encoder
+from wav2lip.generator.unet import FiLMResBlock, UNetGenerator, build_generator
 
 SMALL = GeneratorConfig(8, 64, 26, "warp", audio_encoder="syncnet", network="unet")
 SHIPPED = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from preprocessing.errors import MediaError
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
-from preprocessing.media.video_reader import MediaError
 from training.checkpoint import Checkpoint
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.model import (

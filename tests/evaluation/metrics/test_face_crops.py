@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.protocols.face_crops import SIDE, look, look_at_still, open_source
+from evaluation.metrics.face_crops import SIDE, look, look_at_still, open_source
+from preprocessing.errors import MediaError
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.detectors import load_detector
 from preprocessing.media.audio import load_audio
-from preprocessing.media.video_reader import MediaError, read_frames
+from preprocessing.media.video_reader import read_frames
 from tests.material import swaying_photo, write_photo, write_sound, write_talk, write_video
 
 FRAMES = 60

@@ -15,11 +15,12 @@ import numpy as np
 
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, MAX_SILENT_END, face_runs
+from preprocessing.errors import MediaError, display_path
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.tracking import track_face
 from preprocessing.media.audio import as_int16, load_audio
-from preprocessing.media.video_reader import MediaError, VideoInfo, display_path, probe, read_frames
+from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 SIDE = 128  # pixels of the square in which everything is measured
 SHORTEST = CLIP_FPS  # frames: a second
