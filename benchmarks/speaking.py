@@ -100,7 +100,7 @@ class Model:
         pictures = footage.faces(self.generator.config.size)
         held = _cut(pictures[reference], pictures[reference])
         cuts = [_cut(pictures[frame], pictures[frame]) for frame in frames]
-        return self._finish(self.generator.speak(cuts, [held] * len(cuts), mels, BATCH), footage.faces()[frames])
+        return self._finish(self.generator.generate(cuts, [held] * len(cuts), mels, BATCH), footage.faces()[frames])
 
     def speak(self, footage: Footage, mels: np.ndarray, start: int = 0) -> np.ndarray:
         """N frames from `start` on with N windows of sound, as inference makes them to be blended: (N, SIDE, SIDE, 3).
@@ -114,7 +114,7 @@ class Model:
         references = [choice.reference(cut, mel, 0) for cut, mel in zip(cuts, mels, strict=True)]
         for first in range(0, len(cuts), BATCH):
             some = slice(first, first + BATCH)
-            made += self.generator.speak(cuts[some], references[some], mels[some], BATCH)
+            made += self.generator.generate(cuts[some], references[some], mels[some], BATCH)
         return self._finish(made, fine)
 
     def _finish(self, made: Sequence[np.ndarray], real: np.ndarray) -> np.ndarray:

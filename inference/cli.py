@@ -16,6 +16,7 @@ from preprocessing.commands import Parser, run_command
 
 if TYPE_CHECKING:
     from inference.options import Report
+    from inference.pipeline import Adapter
 
 PROGRAM = "inference.py"
 OUTFILE = Path("results/result_voice.mp4")
@@ -215,9 +216,16 @@ def _run(
     from training.progress import ProgressBars
 
     with ProgressBars(quiet) as bars:
-        model = LipSync.load(checkpoint_path, device, backend)
+        model = LipSync.load(checkpoint_path, device, backend, _adapter() if options.get("adapt") else None)
         display_path = partial(bars.show, "frame")
         return model(face, audio, outfile, progress=display_path, adapt_progress=bars.show, **options)
+
+
+def _adapter() -> Adapter:
+    """Imported only where it is used: it brings the trainer's modules along."""
+    from inference.adaptation import adapt_to_face
+
+    return adapt_to_face
 
 
 @contextmanager

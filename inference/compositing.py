@@ -1,12 +1,19 @@
 """Putting a generated face crop back into its frame: the mask, the colour match and the blend."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from preprocessing.errors import UsageError
+
+if TYPE_CHECKING:
+    from inference.generation import GeneratedFrame
 
 BLENDS = ("feather", "multiband", "poisson", "none")
 
@@ -278,3 +285,31 @@ def _poisson(part: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> tuple[np
 
 
 _BLENDERS: dict[str, _Blender] = {"feather": _feather, "multiband": _multiband, "poisson": _poisson, "none": _feather}
+
+
+class FaceCompositor:
+    """Puts generated faces back into their frames, with the colours of the frame."""
+
+    def __init__(self, kind: str, blend: str) -> None:
+        """`kind`: of the crop geometry; `blend`: one of BLENDS."""
+        self._kind, self._blend = kind, blend
+        self._matcher = ColourMatcher(_mask(kind, 96))
+        self._shot = -1
+
+    def composite(self, item: GeneratedFrame) -> np.ndarray:
+        """The frame as it is shown, (H, W, 3) uint8 BGR."""
+        if item.crop is None or item.face is None:
+            return item.frame
+        if item.shot != self._shot:
+            self._shot = item.shot
+            self._matcher.reset()
+        face = self._matcher.match(item.face, item.crop.fine.astype(np.float32))
+        mask = _mask(self._kind, face.shape[0])
+        if item.presence < 1:
+            mask = mask * np.float32(item.presence)
+        return composite(item.frame, face, item.crop.fine_matrix, mask, self._blend)
+
+
+@lru_cache(maxsize=64)
+def _mask(kind: str, side: int) -> np.ndarray:
+    return crop_mask(kind, side)

@@ -35,13 +35,34 @@ class FaceCrop:
     fine_matrix: np.ndarray
 
 
+@dataclass(frozen=True)
+class GeneratedFrame:
+    """A frame and the face generated for it, not yet composited; `crop` is None where there is no face.
+
+    Attributes:
+        number: of the frame in the result.
+        frame: (H, W, 3) uint8 BGR, the source's.
+        crop: where the face was taken from.
+        face: (F, F, 3) float32 BGR, 0 to 255.
+        presence: 0 to 1, how much of the generated mouth is shown.
+        shot: of the source; colours are matched anew in each.
+    """
+
+    number: int
+    frame: np.ndarray
+    crop: FaceCrop | None = None
+    face: np.ndarray | None = None
+    presence: float = 0.0
+    shot: int = 0
+
+
 class FaceGenerator:
-    """Cuts faces and lets the network speak them."""
+    """Crops faces and runs the generator on them."""
 
     def __init__(self, backend: Backend, config: GeneratorConfig, geometry: CropGeometry) -> None:
         self.backend, self.config, self.geometry = backend, config, geometry
 
-    def cut(self, frame: np.ndarray, face: TrackedFace) -> FaceCrop:
+    def crop(self, frame: np.ndarray, face: TrackedFace) -> FaceCrop:
         """The square around the face of a (H, W, 3) uint8 picture."""
         size = self.config.size
         matrix = self.geometry.matrix(face.box, face.points, (frame.shape[1], frame.shape[0]))
@@ -56,7 +77,7 @@ class FaceGenerator:
         fine_matrix[:, 2] -= 0.5
         return FaceCrop(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
 
-    def speak(
+    def generate(
         self, cuts: Sequence[FaceCrop], references: Sequence[FaceCrop], mels: np.ndarray, batch_size: int
     ) -> list[np.ndarray]:
         """The cuts with the mouths that belong to the sounds.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Options:
     adapt_steps: int = 200
 
     def __post_init__(self) -> None:
+        _check_types(self)
         legal = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
         for name, values in legal:
             if getattr(self, name) not in values:
@@ -88,9 +90,6 @@ class Options:
             raise UsageError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
         parse_select(self.select)
         self._check_adapt()
-        for name in ("pads", "crop", "box"):
-            if getattr(self, name) is not None and len(getattr(self, name)) != 4:
-                raise UsageError(f"{name} takes four whole numbers: top, bottom, left, right")
         object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 is exactly that
 
     def _check_adapt(self) -> None:
@@ -119,3 +118,35 @@ class Report:
     fps: Fraction
     seconds: dict[str, float] = field(default_factory=dict)
     preview: Path | None = None
+
+
+_NUMBER = (int, float, Fraction)
+_ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": (_NUMBER, "a number"),
+    "Fraction": (_NUMBER, "a number"),
+    "str": ((str,), "a text"),
+    "Path": ((str, Path), "a path"),
+}
+
+
+def _check_types(options: Options) -> None:
+    """Refuses a value of the wrong type, as a call from Python may give it.
+
+    Raises:
+        UsageError: naming the option, what it takes and what it got.
+    """
+    for item in fields(options):
+        value, kind = getattr(options, item.name), str(item.type)
+        if value is None and kind.endswith("| None"):
+            continue
+        kind = kind.removesuffix(" | None")
+        if kind.startswith("tuple"):
+            whole = isinstance(value, Sequence) and all(isinstance(x, int) for x in value)
+            if isinstance(value, str) or not whole or len(value) != 4:
+                raise UsageError(f"{item.name} takes four whole numbers: top, bottom, left, right; not {value!r}")
+            continue
+        accepted, text = _ACCEPTED[kind]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+            raise UsageError(f"{item.name} takes {text}, not {value!r}")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inference import pipeline
+from inference import compositing, pipeline
 from inference.face_source import Framing
 from inference.pipeline import LipSync
 from tests.inference.stub import Sees, loud_mouth, stub
@@ -101,9 +101,9 @@ STAGES = ["detect", "decode", "generate", "composite", "encode", "progress", "pr
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, tmp_path, monkeypatch, stage):
     places = {
-        "detect": (Sees, "__call__", 2), "decode": (Framing, "apply", 25), "composite": (pipeline, "composite", 6),
+        "detect": (Sees, "__call__", 2), "decode": (Framing, "apply", 25), "composite": (compositing, "composite", 6),
         "encode": (pipeline.VideoWriter, "write", 6), "preview": (pipeline.Preview, "save", 1),
-        "track": (pipeline.FacePath, "track", 1),
+        "track": (pipeline.FaceTrackBuffer, "track", 1),
     }  # fmt: skip
     options = {"progress": lambda *_: None, "model": stub()}
     if stage in places:

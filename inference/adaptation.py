@@ -1,0 +1,36 @@
+"""Fine-tunes a generator to the person in a video before a job; see `wav2lip.adapt`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from inference.options import Options
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.faces.face_track import FaceDetector
+from preprocessing.media.audio import AudioConfig
+from wav2lip.adapt.command import adapt
+from wav2lip.adapt.person_clips import VideoPart
+from wav2lip.generator.checkpoints import AnyGenerator, load_generator
+
+Progress = Callable[[str, int, int], None]
+"""Called with the unit ("frame", "step"), how many are done, and their total."""
+
+
+def adapt_to_face(
+    face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector, progress: Progress | None
+) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:  # fmt: skip
+    """The generator of `checkpoint` (None: the embedded one), fine-tuned on the face's own video.
+
+    Raises:
+        MediaError: the video has no sound, or too little of a face.
+    """
+    part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "person.safetensors"
+        adapt(
+            face, path, checkpoint=checkpoint, steps=options.adapt_steps, part=part, detector=detector,
+            progress=progress,
+        )  # fmt: skip
+        return load_generator(path)

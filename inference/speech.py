@@ -1,0 +1,62 @@
+"""The speech of a job: its mel-spectrogram and how many frames of video it lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.errors import MediaError, display_path
+from preprocessing.media.audio import (
+    AudioConfig,
+    frame_count,
+    load_audio,
+    mel_spectrogram,
+    mel_window,
+    rest_in_silence,
+    speech_columns,
+)
+
+SHORTEST = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A recording as the generator takes it.
+
+    Attributes:
+        mel: (80, T) float32, -4 to 4.
+        frames: video frames that it lasts.
+        fps: of the video.
+        config: how the mel was computed.
+    """
+
+    mel: np.ndarray
+    frames: int
+    fps: Fraction
+    config: AudioConfig
+
+    @classmethod
+    def load(cls, path: Path, fps: Fraction, config: AudioConfig, rest: bool = True) -> Speech:
+        """Reads any sound or video file.
+
+        Args:
+            rest: replace background noise between the words by silence, so that the mouth comes to rest.
+
+        Raises:
+            MediaError: the file has no sound, or less than 0.1 s of it.
+        """
+        samples = load_audio(path, config)
+        if len(samples) < SHORTEST * config.sample_rate:
+            length = len(samples) / config.sample_rate
+            raise MediaError(f"{display_path(path)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+        mel = mel_spectrogram(samples, config)
+        if rest:
+            mel = rest_in_silence(mel, speech_columns(samples, config), config)
+        return cls(mel, frame_count(len(samples), fps, config), fps, config)
+
+    def window(self, frame: int) -> np.ndarray:
+        """The mel window of a video frame, (1, 80, 16) float32."""
+        return mel_window(self.mel, Fraction(frame) / self.fps, self.config)[None]
