@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from inference.options import Report
     from inference.pipeline import Adapter
 
-PROGRAM = "inference.py"
 OUTFILE = Path("results/result_voice.mp4")
 EPILOG = """\
 examples:
@@ -33,6 +32,11 @@ Use it only with the consent of the person shown. The result's metadata says tha
 
 exit codes: 0 done; 1 a file cannot be read, written or used; 2 a wrong flag. After an error no output file is left.
 """
+
+
+def program() -> str:
+    """The command's name: `wav2lip` where it is installed, else `inference.py`."""
+    return "wav2lip" if Path(sys.argv[0]).stem == "wav2lip" else "inference.py"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -67,7 +71,7 @@ def _fraction(text: str) -> Fraction:
 def parser() -> argparse.ArgumentParser:
     """The command's flags. Those that shape the job are named as `inference.options.Options` names them."""
     p = _Parser(
-        PROGRAM, "Makes the face in a video or photo speak the given speech.", EPILOG, prog=PROGRAM,
+        program(), "Makes the face in a video or photo speak the given speech.", EPILOG, prog=program(),
         formatter_class=_Help, argument_default=argparse.SUPPRESS,
     )  # fmt: skip
     _add_files(p)
@@ -199,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _folder_of_results(flags["outfile"]):
             print(summary(_run(**flags)))
 
-    return run_command(PROGRAM, job, "interrupted: no output was written")
+    return run_command(program(), job, "interrupted: no output was written")
 
 
 def _run(
