@@ -1,0 +1,217 @@
+"""Inner mouths seen in a person's own frames: a bounded bank of them, filled as the frames come.
+
+A mouth is kept in the plane of the lips, fixed to the head: canonical x and y at the depth of the inner lips. Upper
+teeth belong to the skull, so in this plane they stand still while lips pass over them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
+
+DEGREES = 0.08  # a degree of yaw or pitch counts like so many units of shape
+_TEETH_BEHIND_LIPS = 2.0  # units of depth
+
+
+def mouth_plane(pose: HeadPose) -> np.ndarray:
+    """(2, 3) affine map from canonical x, y in the plane of the teeth to pixels of the frame."""
+    depth = canonical_face()[LIPS_INNER, 2].mean() + _TEETH_BEHIND_LIPS
+    linear = pose.scale * pose.rotation[:2, :2]
+    offset = pose.scale * pose.rotation[:2, 2] * depth + pose.translation[:2]
+    return np.column_stack([linear, offset])
+
+
+def in_plane(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """(..., 2 or 3) pixels → (..., 2) canonical units in the mouth's plane."""
+    return (points[..., :2] - plane[:, 2]) @ np.linalg.inv(plane[:, :2]).T
+
+
+def gaps(ring: np.ndarray) -> np.ndarray:
+    """(..., 20, 2) inner ring → (..., 9) heights of the opening, below 0 where the lips cross."""
+    return ring[..., 1:10, 1] - ring[..., :10:-1, 1]
+
+
+@dataclass(frozen=True)
+class InnerMouth:
+    """One inner mouth of the bank.
+
+    Attributes:
+        number: counts the frames that were observed; tells entries apart.
+        pixels: (h, w, 3) uint8 crop of the frame.
+        plane: (2, 3) canonical units in the mouth's plane → pixels of the crop.
+        ring: (20, 2) inner lip ring in the plane, units.
+        angles: (2,) yaw and pitch of the head, degrees.
+        sharpness: variance of the Laplacian inside the lips.
+        dark: (3,) colour of the darkest tenth inside the lips.
+        split: height in the plane of the dark gap between upper and lower teeth; infinite where there is none, so
+            all that is seen belongs to the head.
+    """
+
+    number: int
+    pixels: np.ndarray
+    plane: np.ndarray
+    ring: np.ndarray
+    angles: np.ndarray
+    sharpness: float
+    dark: np.ndarray
+    split: float = np.inf
+
+    @property
+    def opening(self) -> float:
+        """Mean height in units."""
+        return float(np.maximum(gaps(self.ring), 0).mean())
+
+    def place(self) -> np.ndarray:
+        """(42,) where it lies among mouths: ring (root mean square in units) and weighted angles."""
+        return mouth_place(self.ring, self.angles)
+
+
+def head_angles(pose: HeadPose) -> np.ndarray:
+    """(..., 2) yaw and pitch in degrees."""
+    pitch = np.degrees(np.arcsin(np.clip(pose.rotation[..., 2, 1], -1, 1)))
+    return np.stack([pose.yaw(), pitch], axis=-1)
+
+
+def mouth_place(ring: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """(..., 20, 2) rings and (..., 2) angles → (..., 42), whose Euclidean distance compares mouths, in units."""
+    flat = ring.reshape(*ring.shape[:-2], 40) / np.sqrt(20)
+    return np.concatenate([flat, DEGREES * angles], axis=-1)
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Limits of a bank.
+
+    Attributes:
+        size: entries at most.
+        apart: units by which entries differ at least.
+        open_from: mean opening in units from which an inner mouth is worth keeping.
+        longest: pixels of a kept crop's longer side at most; a greater mouth is reduced.
+    """
+
+    size: int = 60
+    apart: float = 0.45
+    open_from: float = 1.0
+    longest: int = 480
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.longest < 16:
+            raise UsageError(f"a bank needs size >= 1 and longest >= 16, not {self.size} and {self.longest}")
+
+
+@dataclass
+class InnerMouthBank:
+    """Open mouths, far apart in shape and pose: farthest-point sampling of a stream, the sharper of near twins kept."""
+
+    config: BankConfig = field(default_factory=BankConfig)
+    entries: list[InnerMouth] = field(default_factory=list)
+    seen: int = 0
+    _places: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
+
+    def observe(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None) -> bool:
+        """Look at a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was taken in."""
+        self.seen += 1
+        pose = pose or HeadPose.of(points)
+        plane = mouth_plane(pose)
+        ring = in_plane(points[LIPS_INNER], plane)
+        if np.maximum(gaps(ring), 0).mean() < self.config.open_from:
+            return False
+        distance = np.linalg.norm(self._places - mouth_place(ring, head_angles(pose)), axis=1)
+        if len(self.entries) >= self.config.size and distance.min() < self._closest()[0]:
+            return self._refresh(frame, points, pose, distance)
+        if len(distance) and distance.min() < self.config.apart:
+            return self._refresh(frame, points, pose, distance)
+        entry = cut_mouth(frame, points, pose, self.seen, self.config.longest)
+        if entry is None:
+            return False
+        if len(self.entries) >= self.config.size:
+            self._replace(self._closest()[1], entry)
+        else:
+            self.entries.append(entry)
+            self._places = np.vstack([self._places, entry.place()])
+        return True
+
+    def _closest(self) -> tuple[float, int]:
+        """Distance of the two entries most alike, and the less sharp of them."""
+        apart = np.linalg.norm(self._places[:, None] - self._places[None], axis=-1)
+        np.fill_diagonal(apart, np.inf)
+        one, other = divmod(int(apart.argmin()), len(apart))
+        return float(apart.min()), min(one, other, key=lambda entry: self.entries[entry].sharpness)
+
+    def _refresh(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, distance: np.ndarray) -> bool:
+        """A near twin replaces its entry if it is clearly sharper."""
+        twin = int(distance.argmin())
+        if distance[twin] > self.config.apart:
+            return False
+        entry = cut_mouth(frame, points, pose, self.seen, self.config.longest)
+        if entry is None or entry.sharpness < 1.3 * self.entries[twin].sharpness:
+            return False
+        self._replace(twin, entry)
+        return True
+
+    def _replace(self, place: int, entry: InnerMouth) -> None:
+        self.entries[place] = entry
+        self._places[place] = entry.place()
+
+    def dark(self) -> np.ndarray | None:
+        """(3,) BGR of the darkest inner mouth seen, None before any was."""
+        return min((entry.dark for entry in self.entries), key=lambda colour: float(colour.sum()), default=None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of pixels held."""
+        return sum(entry.pixels.nbytes for entry in self.entries)
+
+
+def cut_mouth(
+    frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, longest: int = 480
+) -> InnerMouth | None:
+    """The mouth of a frame as an entry; None where it reaches beyond the picture's edge."""
+    ring = points[LIPS_OUTER, :2]
+    margin = 2 * float(pose.scale)
+    low, high = np.floor(ring.min(0) - margin).astype(int), np.ceil(ring.max(0) + margin).astype(int)
+    if (low < 0).any() or high[0] > frame.shape[1] or high[1] > frame.shape[0]:
+        return None
+    pixels = frame[low[1] : high[1], low[0] : high[0]]
+    reduction = min(1.0, longest / max(pixels.shape[:2]))
+    if reduction < 1:
+        pixels = cv2.resize(pixels, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+    plane = mouth_plane(pose)
+    to_crop = plane.copy()
+    to_crop[:, 2] -= low
+    to_crop *= reduction
+    inner = in_plane(points[LIPS_INNER], plane)
+    inside = np.zeros(pixels.shape[:2], np.uint8)
+    polygon = (points[LIPS_INNER, :2] - low) * reduction
+    cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
+    looks = _looks(pixels, inside > 0)
+    return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, _split(pixels, to_crop, inner))
+
+
+def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:
+    """The darkest height of the mouth's middle if it is much darker than what lies above and lies inside the lips."""
+    top, floor = ring[13:18, 1].mean(), ring[3:8, 1].mean()
+    x = np.linspace(ring[3:8, 0].min(), ring[3:8, 0].max(), 24)
+    y = np.linspace(top + 0.12 * (floor - top), floor - 0.12 * (floor - top), 32)
+    places = np.stack(np.meshgrid(x, y), -1) @ plane[:, :2].T + plane[:, 2]
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    map_x, map_y = np.ascontiguousarray(np.moveaxis(places.astype(np.float32), -1, 0))
+    rows = cv2.remap(grey, map_x, map_y, cv2.INTER_LINEAR).mean(axis=1)
+    rows = np.convolve(np.pad(rows, 2, mode="edge"), np.full(5, 0.2), "valid")
+    dark = int(rows.argmin())
+    above = rows[: dark + 1].max()
+    return float(y[dark]) if floor - top > 2.5 and rows[dark] < 0.75 * above else np.inf
+
+
+def _looks(pixels: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
+    """Sharpness and darkest colour inside the lips."""
+    if inside.sum() < 8:
+        return 0.0, np.median(pixels.reshape(-1, 3), axis=0) * 0.3
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    dark = np.argsort(grey[inside], kind="stable")[: max(4, int(inside.sum()) // 10)]
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[inside].var()), pixels[inside][dark].mean(axis=0)

@@ -1,0 +1,122 @@
+"""Which inner mouth of the bank each frame shows: the Viterbi path of least cost, switched while lips are shut."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from preprocessing.errors import UsageError
+from wav2lip.renderer.inner_mouth import DEGREES, InnerMouth, gaps
+from wav2lip.renderer.target import smoothstep
+
+UNCOVERED, COVERED = 2.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
+SHARP = 0.4  # cost of an entry without any detail
+SWITCH_SHUT, SWITCH_OPEN = 0.05, 2.0  # cost of a switch: behind shut lips, and per unit of opening
+NEVER = 1e9
+
+
+@dataclass(frozen=True)
+class MouthTarget:
+    """The mouth wanted in a frame: (20, 2) inner ring in the mouth's plane, units, and (2,) yaw and pitch, degrees."""
+
+    ring: np.ndarray
+    angles: np.ndarray
+
+    @property
+    def opening(self) -> float:
+        """Mean height in units."""
+        return float(np.maximum(gaps(self.ring), 0).mean())
+
+
+def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
+    """(K,) how badly each entry fits: shape, pose, blur, in units; less the less is seen of it."""
+    rings = np.stack([entry.ring for entry in entries])
+    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher, teeth would lack
+    lower = target.ring[1:10, 1] - rings[:, 1:10, 1]
+    beyond = np.concatenate([upper, lower], axis=1)
+    uneven = np.where(beyond > 0, UNCOVERED, COVERED) * beyond
+    widths = (rings[:, 10, 0] - rings[:, 0, 0]) - (target.ring[10, 0] - target.ring[0, 0])
+    shape = np.sqrt((uneven**2).mean(axis=1) + (0.3 * widths) ** 2)
+    turned = DEGREES * np.linalg.norm(np.stack([entry.angles for entry in entries]) - target.angles, axis=1)
+    sharpness = np.array([entry.sharpness for entry in entries])
+    dull = SHARP * (1 - np.minimum(sharpness / max(np.median(sharpness), 1e-6), 1))
+    return (shape + turned + dull) * smoothstep(np.array(target.opening), 0.4, 2.0)
+
+
+def switch_cost(opening: float) -> float:
+    """Cost of showing another mouth from this frame on."""
+    return SWITCH_SHUT + SWITCH_OPEN * max(opening - 0.5, 0.0)
+
+
+def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
+    """(T,) the states of least total cost (Viterbi, 1967).
+
+    Args:
+        costs: (T, K) of each state.
+        switches: (T,) of entering a frame in another state than the frame before.
+    """
+    total, back = costs[0].copy(), np.zeros(costs.shape, np.int64)
+    for frame in range(1, len(costs)):
+        total, back[frame] = _advance(total, costs[frame], switches[frame])
+    path = np.empty(len(costs), np.int64)
+    path[-1] = total.argmin()
+    for frame in range(len(costs) - 1, 0, -1):
+        path[frame - 1] = back[frame, path[frame]]
+    return path
+
+
+def _advance(total: np.ndarray, costs: np.ndarray, switch: float) -> tuple[np.ndarray, np.ndarray]:
+    best = int(total.argmin())
+    stay = total <= total[best] + switch
+    return costs + np.where(stay, total, total[best] + switch), np.where(stay, np.arange(len(total)), best)
+
+
+def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
+    """The mouth for each frame of a whole sequence; None where the bank is empty."""
+    if not entries or not targets:
+        return [None] * len(targets)
+    costs = np.stack([fit_costs(target, entries) for target in targets])
+    switches = np.array([switch_cost(target.opening) for target in targets])
+    return [entries[state] for state in viterbi(costs, switches)]
+
+
+@dataclass
+class MouthChooser:
+    """The same along a stream, with a bounded look-ahead, over a bank that may change meanwhile.
+
+    Attributes:
+        look_ahead: frames by which `push` lags behind; 0 decides at once.
+    """
+
+    look_ahead: int = 0
+    _waiting: deque[MouthTarget] = field(default_factory=deque)
+    _current: InnerMouth | None = None
+
+    def __post_init__(self) -> None:
+        if self.look_ahead < 0:
+            raise UsageError(f"look_ahead counts frames, 0 or more, not {self.look_ahead}")
+
+    def push(self, target: MouthTarget, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
+        """Take in the next frame's target; returns the choice for the frame that is now decided, if one is."""
+        self._waiting.append(target)
+        return [self._decide(entries)] if len(self._waiting) > self.look_ahead else []
+
+    def flush(self, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
+        """The choices still owed at the stream's end."""
+        return [self._decide(entries) for _ in range(len(self._waiting))]
+
+    def _decide(self, entries: Sequence[InnerMouth]) -> InnerMouth | None:
+        states = list(entries)
+        if self._current is not None and all(entry is not self._current for entry in states):
+            states.append(self._current)  # it left the bank but is still shown
+        if states:
+            costs = np.stack([fit_costs(target, states) for target in self._waiting])
+            switches = np.array([switch_cost(target.opening) for target in self._waiting])
+            if self._current is not None:
+                costs[0] += switches[0] * np.array([entry is not self._current for entry in states])
+            self._current = states[viterbi(costs, switches)[0]]
+        self._waiting.popleft()
+        return self._current

@@ -1,0 +1,158 @@
+"""What is seen between the lips: a dark, smooth cavity and in it the retrieved teeth and tongue, fixed to the head."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from wav2lip.renderer.inner_mouth import InnerMouth, gaps, in_plane
+from wav2lip.renderer.target import smoothstep
+from wav2lip.renderer.warp import Rectangle, remap
+
+DARK = np.array([24.0, 20.0, 46.0])  # BGR of a mouth's depth where none was seen
+SOFT_RIM = 0.35  # units; blur of the cavity's edge
+COVER = 0.25  # units by which the fill reaches over the lips' edges: a mesh is off by so much
+SHADOW = 1.6  # units; reach of the lips' colour into the cavity
+RIM, INSET = 0.7, 0.25  # units; how a retrieved mouth fades in from its own lips, and where it begins
+MOST_SHIFT = 4.0  # units by which upper teeth may follow the lip where the entry shows too few of them
+SLIT = (1.0, 2.6)  # units; lower than this the opening is only dark: squeezed teeth would be dots
+MIDDLE = slice(2, 7)  # of the nine heights
+
+
+def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.ndarray:
+    """(height, width) float32, the share of each pixel inside a (20, 2) polygon: thin slits fade, they do not break."""
+    mask = np.zeros((height * finer, width * finer), np.uint8)
+    corners = (ring + 0.5) * finer - 0.5
+    cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 255, shift=4)
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+def _widened(ring: np.ndarray, by: float) -> np.ndarray:
+    """The ring with its upper points raised and its lower points lowered by so many pixels."""
+    wider = ring.copy()
+    wider[1:10, 1] += by
+    wider[11:20, 1] -= by
+    return wider
+
+
+def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) -> np.ndarray:
+    """(h, w, 3) float32: `dark` in the depth, the lips' shadow towards the rim.
+
+    Args:
+        cover: (h, w) inside of the lips.
+        lips: (3,) their colour.
+        dark: (3,) the depth's colour.
+        scale: pixels per unit.
+    """
+    depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
+    shaded = 0.5 * lips + 0.5 * dark
+    return (shaded + depth * (dark - shaded)).astype(np.float32)
+
+
+def _depth_colour(dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
+    """Darker than anything shallow that was seen, and than the lips in any light."""
+    return np.minimum(DARK if dark is None else 0.5 * (DARK + dark), 0.35 * lips)
+
+
+def fill_share(ring: np.ndarray, seen: np.ndarray) -> float:
+    """0 to 1, how far the frame's own pixels between the lips are replaced.
+
+    Lips that are shut in the frame and stay shut keep their own line; (20, 2) rings in units.
+    """
+    opening = np.maximum(gaps(ring), 0).mean()
+    change = abs(np.maximum(gaps(seen), 0).mean() - opening)
+    return float(max(smoothstep(opening, 0.5, 1.1), smoothstep(change, 0.15, 0.6)))
+
+
+def _curve(ring: np.ndarray, at: np.ndarray, upper: bool) -> np.ndarray:
+    """Height of a lip above x positions of the plane."""
+    side = np.concatenate([ring[:1], ring[:10:-1], ring[10:11]]) if upper else ring[:11]
+    return np.interp(at, np.maximum.accumulate(side[:, 0]), side[:, 1]).astype(np.float32)
+
+
+def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the entry each height is looked up, and whether it is there: two rigid halves, parted where it is dark.
+
+    The upper half moves only if the entry shows too little below the upper lip; the lower half follows the lower lip.
+    """
+    lacking = (mouth.ring[:10:-1, 1] - ring[:10:-1, 1])[MIDDLE]
+    upper = down + float(np.clip(lacking.mean() + INSET, 0, MOST_SHIFT))
+    if not np.isfinite(mouth.split):
+        return upper, np.ones_like(upper)
+    lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
+    above, below = smoothstep(upper - mouth.split, 0.4, -0.4), smoothstep(lower - mouth.split, -0.4, 0.4)
+    return lower + above * (upper - lower), np.maximum(above, below)  # opened further than the entry: a dark gap
+
+
+def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
+    """An entry's inner mouth in a frame.
+
+    Upper teeth stay with the head; what lies at the lower lip follows it where the entry is open enough for the two
+    to be apart.
+
+    Args:
+        ring: (20, 2) target inner ring in the mouth's plane.
+        plane: (2, 3) plane → frame.
+        area: where in the frame.
+        mouth: the entry.
+
+    Returns:
+        (h, w, 3) float32 pixels and (h, w) float32, where the entry shows inner mouth.
+    """
+    x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
+    across, down = np.moveaxis(in_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
+    there, known = _heights(down, ring, mouth)
+    pixels = _sample(mouth, across, there)
+    inside = np.minimum(there - _curve(mouth.ring, across, True), _curve(mouth.ring, across, False) - there)
+    sides = np.minimum(across - mouth.ring[0, 0], mouth.ring[10, 0] - across)
+    height = _curve(ring, across, False) - _curve(ring, across, True)
+    thick = known * smoothstep(height, *SLIT)
+    return pixels, (thick * smoothstep(np.minimum(inside, 0.7 * sides), INSET, INSET + RIM)).astype(np.float32)
+
+
+def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    (a, b, c), (d, e, f) = mouth.plane
+    map_x = (a * across + b * down + c).astype(np.float32)
+    map_y = (d * across + e * down + f).astype(np.float32)
+    return remap(mouth.pixels, map_x, map_y).astype(np.float32)
+
+
+def paint_mouth(
+    pixels: np.ndarray,
+    area: Rectangle,
+    ring: np.ndarray,
+    plane: np.ndarray,
+    scale: float,
+    mouth: InnerMouth | None,
+    dark: np.ndarray | None,
+    share: float,
+) -> None:
+    """Fill the opening in place.
+
+    Args:
+        pixels: (h, w, 3) uint8, the warped pixels of `area`; changed inside the target's inner lips.
+        area: where they lie in the frame.
+        ring: (20, 2) target inner ring, pixels of the frame.
+        plane: (2, 3) the mouth's plane in the frame.
+        scale: pixels per unit.
+        mouth: what to show; None for the dark cavity alone.
+        dark: (3,) colour of the depth if known.
+        share: 0 to 1, how far it covers what was there.
+    """
+    near = Rectangle.around(ring, 3 * SHADOW * scale, area.right, area.bottom)
+    near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
+    width, height = near.size
+    if share <= 0 or min(width, height) < 2:
+        return
+    cover = coverage(_widened(ring, COVER * scale) - (near.left, near.top), width, height)
+    view = pixels[near.within(area)]
+    rim = cv2.dilate(cover, np.ones((2 * max(1, round(1.5 * scale)) + 1,) * 2)) - cover > 0.5
+    lips = view[rim].mean(axis=0) if rim.any() else DARK
+    fill = cavity(cover, lips, _depth_colour(dark, lips), scale)
+    units = in_plane(ring, plane)
+    if mouth is not None:
+        shown, alpha = retrieved(units, plane, near, mouth)
+        fill += alpha[..., None] * (shown - fill)
+    soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
+    blended = view + soft[..., None] * (fill - view)
+    np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=(soft > 0.004)[..., None])

@@ -1,0 +1,279 @@
+"""Piecewise-affine warp of the lower face, its displacement smooth on skin and exact at the lips.
+
+One definition in two forms: `displacement` (NumPy and OpenCV, one frame at native size, computed on coarse grids) and
+`displacement_batch` (torch, crops, differentiable in both sets of vertices). Maps run backwards: output pixel p shows
+input pixel p + d(p).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wav2lip.renderer.triangulation import triangulation
+
+SKIN_SIGMA = 1.6  # canonical units; blurs the displacement away from the lips
+LIP_MARGIN, LIP_SIGMA = 2.0, 1.2  # units around the outer lip ring in which the displacement stays exact
+STILL = 0.03  # pixels; what moves less is left untouched
+GRID_UNITS = 0.6  # spacing of the coarse grid of skin
+LIP_GRID_UNITS = 0.2  # and of the fine grid of the lips
+_Array = TypeVar("_Array", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Pixels left ≤ x < right, top ≤ y < bottom of a frame."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def around(cls, points: np.ndarray, margin: float, width: int, height: int) -> Rectangle:
+        """The smallest one that holds (N, 2) points and a margin in pixels, cut to the frame."""
+        low, high = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin) + 1
+        left, right = np.clip([low[0], high[0]], 0, width).astype(int)
+        top, bottom = np.clip([low[1], high[1]], 0, height).astype(int)
+        return cls(int(left), int(top), int(right), int(bottom))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return max(self.right - self.left, 0), max(self.bottom - self.top, 0)
+
+    def of(self, frame: np.ndarray) -> np.ndarray:
+        """The view of a frame."""
+        return frame[self.top : self.bottom, self.left : self.right]
+
+    def within(self, outer: Rectangle) -> tuple[slice, slice]:
+        """Rows and columns of this rectangle in an array that covers `outer`."""
+        top, left = self.top - outer.top, self.left - outer.left
+        return slice(top, top + self.size[1]), slice(left, left + self.size[0])
+
+
+def drawing_order(target: np.ndarray) -> np.ndarray:
+    """(N,) triangles as they are painted: the open mouth first, then far to near, so lips and near skin cover."""
+    mesh = triangulation()
+    depth = target[mesh.triangles, 2].mean(axis=1)
+    return np.lexsort((-depth, ~mesh.inside_mouth))
+
+
+def triangle_ids(target: np.ndarray, width: int, height: int, order: np.ndarray) -> np.ndarray:
+    """(height, width) int32: the triangle that covers each pixel, -1 outside; target (V, 2) in these pixels."""
+    ids = np.full((height, width), -1, np.int32)
+    corners = np.round(target[triangulation().triangles] * 16).astype(np.int32)
+    for triangle in order.tolist():
+        cv2.fillConvexPoly(ids, corners[triangle], triangle, shift=4)
+    return ids
+
+
+def affine_displacements(source: _Array, target: _Array) -> tuple[_Array, _Array, _Array]:
+    """The displacement of each triangle as an affine function, d(p) = a·x + b·y + c.
+
+    Args:
+        source, target: (..., N, 3, 2) corners.
+
+    Returns:
+        a, b, c, each (..., N, 2).
+    """
+    motion = source - target
+    edge1, edge2 = target[..., 1, :] - target[..., 0, :], target[..., 2, :] - target[..., 0, :]
+    change1, change2 = motion[..., 1, :] - motion[..., 0, :], motion[..., 2, :] - motion[..., 0, :]
+    area = edge1[..., 0:1] * edge2[..., 1:2] - edge1[..., 1:2] * edge2[..., 0:1]
+    thin = abs(area) < 1e-3  # shut to a line: one motion for all of it
+    area = area * ~thin + thin
+    a = (change1 * edge2[..., 1:2] - change2 * edge1[..., 1:2]) / area * ~thin
+    b = (change2 * edge1[..., 0:1] - change1 * edge2[..., 0:1]) / area * ~thin
+    return a, b, motion.mean(-2) - a * target[..., 0:1].mean(-2) - b * target[..., 1:2].mean(-2)
+
+
+def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rectangle, step: int = 0) -> np.ndarray:
+    """The backward displacement in a rectangle of a frame.
+
+    Args:
+        source, target: (V, 3) vertices before and after, pixels of the frame.
+        scale: pixels per canonical unit.
+        area: where it is wanted.
+        step: grid spacing in pixels, 0 for a spacing that suits the scale.
+
+    Returns:
+        (height, width, 2) float32 pixels; 0 outside the triangulation.
+    """
+    coarse, fine = step or max(1, round(GRID_UNITS * scale)), step or max(1, round(LIP_GRID_UNITS * scale))
+    order = drawing_order(target)
+    exact, ids = _exact(source, target, area, coarse, order)
+    sigma = scale / coarse
+    skin = _blur(exact, SKIN_SIGMA * sigma) * _inside(ids, sigma)[..., None]
+    keep = _lip_weight(target, area, coarse, scale)
+    field = _enlarge(np.dstack([skin, keep]), area, coarse)
+    lips = target[triangulation().outer_lips, :2]
+    near = Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + coarse, area.right, area.bottom)
+    near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
+    result = np.ascontiguousarray(field[..., :2])
+    if min(near.size) > 0:
+        part = near.within(area)
+        sharp = _enlarge(_exact(source, target, near, fine, order)[0], near, fine)
+        result[part] += field[part][..., 2:] * (sharp - result[part])
+    return result
+
+
+def _exact(
+    source: np.ndarray, target: np.ndarray, area: Rectangle, step: int, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    corner = np.array([area.left, area.top], np.float64)
+    columns, rows = ((side + step - 1) // step + 1 for side in area.size)
+    ids = triangle_ids((target[:, :2] - corner) / step, columns, rows, order)
+    triangles = triangulation().triangles
+    a, b, c = affine_displacements(source[triangles, :2] - corner, target[triangles, :2] - corner)
+    motion = (source - target)[triangles, :2]
+    terms = np.hstack([a * step, b * step, c, motion.min(axis=1), motion.max(axis=1)]).astype(np.float32)
+    terms = np.vstack([terms, np.zeros((1, 10), np.float32)])[ids]  # the last is id -1
+    x, y = np.arange(columns, dtype=np.float32)[:, None], np.arange(rows, dtype=np.float32)[:, None, None]
+    return _evaluate(terms, x, y), ids
+
+
+def _evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
+    """The affine displacements, kept within those of the corners: slivers are drawn wider than they are."""
+    exact = terms[..., 0:2] * x + terms[..., 2:4] * y + terms[..., 4:6]
+    return exact.clip(terms[..., 6:8], terms[..., 8:10])
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    side = 2 * int(np.ceil(3 * sigma)) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma)
+
+
+def _inside(ids: np.ndarray, sigma: float) -> np.ndarray:
+    """1 in the triangulation, falling to exactly 0 at its border, over the blur's reach."""
+    side = 2 * max(1, round(SKIN_SIGMA * sigma)) + 1
+    whole = cv2.erode((ids >= 0).astype(np.float32), np.ones((side, side)), borderType=cv2.BORDER_REPLICATE)
+    return cv2.blur(whole, (side, side), borderType=cv2.BORDER_REPLICATE)
+
+
+def _lip_weight(target: np.ndarray, area: Rectangle, step: int, scale: float) -> np.ndarray:
+    columns, rows = ((side + step - 1) // step + 1 for side in area.size)
+    ring = target[triangulation().outer_lips, :2] - (area.left, area.top)
+    return _lip_mask(ring / step, columns, rows, scale / step)
+
+
+def _lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    mask = np.zeros((height, width), np.float32)
+    cv2.fillPoly(mask, [np.round(ring * 16).astype(np.int32)], 1.0, shift=4)
+    side = 2 * max(1, round(LIP_MARGIN * scale)) + 1
+    return _blur(cv2.dilate(mask, np.ones((side, side), np.uint8)), LIP_SIGMA * scale)
+
+
+def _enlarge(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
+    width, height = area.size
+    if step == 1:
+        return grid[:height, :width]
+    return cv2.warpAffine(
+        grid, np.array([[step, 0, 0], [0, step, 0]], np.float64), (width, height), borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def remap(image: np.ndarray, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
+    """Sample an image, half cubic, half linear: OpenCV's cubic (a = -0.75) alone sharpens, linear alone blurs."""
+    cubic = cv2.remap(image, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    linear = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.addWeighted(cubic, 0.5, linear, 0.5, 0)
+
+
+def warp_frame(
+    frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float
+) -> tuple[np.ndarray, Rectangle, np.ndarray]:
+    """Move the pixels of a frame.
+
+    Args:
+        frame: (H, W, 3) uint8, is not changed.
+        source, target: (V, 3) vertices before and after, pixels.
+        scale: pixels per canonical unit.
+
+    Returns:
+        The moved pixels of a rectangle, where that is, and its displacement; pixels that stay are those of the frame.
+    """
+    moved = np.abs(source - target)[:, :2].max(axis=1) > 0
+    reach = np.vstack([source[moved, :2], target[moved, :2]])
+    height, width = frame.shape[:2]
+    if not len(reach):
+        return frame[:0, :0], Rectangle(0, 0, 0, 0), np.zeros((0, 0, 2), np.float32)
+    area = Rectangle.around(reach, 6 * SKIN_SIGMA * scale, width, height)
+    if min(area.size) == 0:
+        return area.of(frame).copy(), area, np.zeros((*area.size[::-1], 2), np.float32)
+    field = displacement(source, target, scale, area)
+    map_x = field[..., 0] + np.arange(area.left, area.right, dtype=np.float32)
+    map_y = field[..., 1] + np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
+    pixels = remap(frame, map_x, map_y)
+    still = (np.abs(field) < STILL).all(axis=2)
+    np.copyto(pixels, area.of(frame), where=still[..., None])
+    return pixels, area, field
+
+
+def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int, height: int) -> Tensor:
+    """`displacement` on every pixel of a batch of crops, differentiable in the vertices.
+
+    Args:
+        source, target: (B, V, 3) vertices in the crops, pixels.
+        scale: pixels per canonical unit, the same for all.
+        width, height: size of the crops.
+
+    Returns:
+        (B, height, width, 2) pixels.
+    """
+    mesh = triangulation()
+    triangles = torch.from_numpy(mesh.triangles).long().to(target.device)
+    ids, keep = _batch_masks(target, scale, width, height)
+    a, b, c = affine_displacements(source[:, triangles, :2], target[:, triangles, :2])
+    motion = (source - target)[:, triangles, :2]
+    terms = F.pad(torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1))  # the last is outside
+    terms = torch.stack([term[chosen] for term, chosen in zip(terms, ids, strict=True)])
+    x = torch.arange(width, device=target.device, dtype=target.dtype)[:, None]
+    y = torch.arange(height, device=target.device, dtype=target.dtype)[:, None, None]
+    exact = _evaluate(terms, x, y)
+    inside = _inside_batch((ids < len(triangles)).to(target.dtype), scale)
+    skin = _blur_batch(exact.permute(0, 3, 1, 2), SKIN_SIGMA * scale).permute(0, 2, 3, 1) * inside[..., None]
+    return skin + keep * (exact - skin)
+
+
+def _batch_masks(target: Tensor, scale: float, width: int, height: int) -> tuple[Tensor, Tensor]:
+    mesh, ids, keep = triangulation(), [], []
+    for vertices in target.detach().cpu().double().numpy():
+        drawn = triangle_ids(vertices[:, :2], width, height, drawing_order(vertices))
+        ids.append(np.where(drawn < 0, len(mesh.triangles), drawn))
+        keep.append(_lip_mask(vertices[mesh.outer_lips, :2], width, height, scale))
+    masks = torch.from_numpy(np.stack(keep))[..., None].to(target)
+    return torch.from_numpy(np.stack(ids)).long().to(target.device), masks
+
+
+def _inside_batch(inside: Tensor, scale: float) -> Tensor:
+    reach = max(1, round(SKIN_SIGMA * scale))
+    side = 2 * reach + 1
+    padded = F.pad(inside[:, None], (reach,) * 4, mode="replicate")
+    whole = F.pad(-F.max_pool2d(-padded, side, 1), (reach,) * 4, mode="replicate")
+    return F.avg_pool2d(whole, side, 1)[:, 0]
+
+
+def _blur_batch(images: Tensor, sigma: float) -> Tensor:
+    reach = int(np.ceil(3 * sigma))
+    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    weights = (weights / weights.sum()).expand(images.shape[1], 1, -1)
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    rows = F.conv2d(padded, weights[..., None], groups=images.shape[1])
+    return F.conv2d(rows, weights[:, :, None], groups=images.shape[1])
+
+
+def warp_batch(images: Tensor, field: Tensor) -> Tensor:
+    """Move a batch of crops, (B, C, H, W) by (B, H, W, 2) pixels; bilinear, the border's colour beyond the edge."""
+    height, width = images.shape[-2:]
+    x = torch.arange(width, device=field.device, dtype=field.dtype)
+    y = torch.arange(height, device=field.device, dtype=field.dtype)[:, None]
+    grid = torch.stack([(field[..., 0] + x) * 2 / (width - 1) - 1, (field[..., 1] + y) * 2 / (height - 1) - 1], -1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
