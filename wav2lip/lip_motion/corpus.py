@@ -1,0 +1,105 @@
+"""The clips of a training as examples: seen people, held-out people, their gains, and the space of their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.mesh import lower_face, opening
+from wav2lip.lip_motion.clips import FPS, MotionClip
+from wav2lip.lip_motion.rest_map import RestMap, rest_error
+from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.training_set import Example, example, fit_space, gains_of
+
+LARGEST_REST = 2.5  # units between the inner lips of a mouth that is at rest
+EVERY = 7  # row of features that their mean and deviation are taken from
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What there is to learn from.
+
+    Attributes:
+        space: of the seen people's shapes.
+        seen: examples of the split "train".
+        held_out: examples of the split "val" whose people are not in "train".
+    """
+
+    space: ShapeSpace
+    seen: list[Example]
+    held_out: list[Example]
+
+    @classmethod
+    def of(cls, clips: Sequence[MotionClip], components: int, seed: int) -> Corpus:
+        """Examples of clips, their recordings' offsets as they are.
+
+        Raises:
+            UsageError: there is nothing to train on.
+        """
+        seen = [clip for clip in clips if clip.split == "train"]
+        if not seen:
+            raise UsageError('none of the motion clips has the split "train"')
+        gains, people = gains_of(clips), {clip.speaker for clip in seen}
+        space = fit_space(seen, gains, components, seed)
+        held_out = [clip for clip in clips if clip.split == "val" and clip.speaker not in people]
+        ours, theirs = ([example(clip, space, gains[clip.speaker]) for clip in some] for some in (seen, held_out))
+        return cls(space, ours, theirs)
+
+    def shifted(self, offsets: Mapping[str, float]) -> Corpus:
+        """The same with recordings moved in time; see `find_offsets`."""
+
+        def moved(item: Example) -> Example:
+            lag = offsets.get(item.clip.name)
+            return item if lag is None else example(item.clip, self.space, item.gain, lag)
+
+        return replace(self, seen=[*map(moved, self.seen)], held_out=[*map(moved, self.held_out)])
+
+    def feature_rows(self, encoder: str) -> Tensor:
+        """(N, D) float32: some rows of the seen clips' features."""
+        rows = [item.clip.features[encoder][::EVERY] for item in self.seen]
+        return torch.from_numpy(np.concatenate(rows).astype(np.float32))
+
+    def rest_map(self, frames: int = 60) -> RestMap | None:
+        """Fitted on the seen people, on about `frames` frames of each; None where nobody's mouth rests closed."""
+        return RestMap.fit(*zip(*faces, strict=True)) if (faces := faces_at_rest(self.seen, frames)) else None
+
+    def about(self, offsets: Mapping[str, float]) -> dict[str, float | int]:
+        """A few numbers for a checkpoint's header."""
+        shifts = np.abs(list(offsets.values())) if offsets else np.zeros(1)
+        return {
+            "people": len({item.clip.speaker for item in self.seen}), "clips": len(self.seen),
+            "minutes": round(sum(item.frames for item in self.seen) / FPS / 60, 1),
+            "clips_shifted": len(offsets), "median_shift_frames": float(np.median(shifts)),
+            "largest_shift_frames": float(shifts.max()),
+        }  # fmt: skip
+
+
+def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each person's (T, P, 3) lower faces seen, about `frames` of them, and (P, 3) at rest.
+
+    Recordings in which the mouth never closes are left out, for they do not show it at rest.
+    """
+    people: dict[str, list[Example]] = {}
+    for item in items:
+        if opening(item.clip.motion.rest) <= LARGEST_REST:
+            people.setdefault(item.clip.speaker, []).append(item)
+    faces, rows = [], lower_face()
+    for own in people.values():
+        rest = np.median([item.clip.motion.rest[rows] for item in own], axis=0)
+        shapes = [item.clip.motion.rest[rows] + item.clip.motion.values[item.clip.motion.valid] for item in own]
+        seen = np.concatenate(shapes)
+        faces.append((seen[:: max(1, len(seen) // frames)], rest))
+    return faces
+
+
+def rest_errors(rest_map: RestMap, items: Sequence[Example], frames: int = 60) -> tuple[float, float]:
+    """Mean over people of the error of the shape seen, and of the mapped one, as the face at rest; units."""
+    faces = faces_at_rest(items, frames)
+    before = [rest_error(seen, rest) for seen, rest in faces]
+    after = [rest_error(seen + rest_map.change(seen), rest) for seen, rest in faces]
+    return float(np.mean(before)), float(np.mean(after))

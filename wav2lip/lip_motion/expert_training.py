@@ -1,0 +1,67 @@
+"""Trains the expert that hears whether a lip shape belongs to its sound (syncnet.shape_expert)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from syncnet.shape_expert import ShapeExpert, ShapeExpertConfig, shape_matching_loss
+from training.checkpoint import Checkpoint
+from training.run import RunFolder, due
+from wav2lip.lip_motion.checkpoint import CANONICAL
+from wav2lip.lip_motion.corpus import Corpus
+from wav2lip.lip_motion.recipe import LipMotionRecipe
+from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
+from wav2lip.lip_motion.training_set import WindowDraw, inner_rows
+
+KIND = "shape-expert"
+WEIGHT_DECAY = 0.05
+APART = 1_000_000  # first step of the windows drawn for an expert: others than those of the network
+LOG_EVERY = 100
+
+
+def train_expert(
+    corpus: Corpus, recipe: LipMotionRecipe, encoder: str, seed: int, run: RunFolder | None = None
+) -> ShapeExpert:
+    """A frozen expert that hears through `encoder`; on the CPU."""
+    torch.manual_seed(seed)
+    features = corpus.seen[0].clip.features[encoder].shape[1]
+    expert = ShapeExpert(ShapeExpertConfig(features, corpus.space.components))
+    expert.normalise(corpus.feature_rows(encoder), torch.from_numpy(corpus.space.deviations))
+    optimizer = torch.optim.AdamW(expert.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, seed)
+    for step in range(recipe.expert_steps):
+        optimizer.param_groups[0]["lr"] = recipe.lr_at(step, recipe.expert_steps)
+        batch = draw.batch(APART + step, recipe.batch)
+        audio = expert.embed_audio(inner_rows(batch[encoder], recipe.network, recipe.window))
+        shape, weight = expert.embed_shape(batch["coefficients"]), batch["known"] * batch["speech"]
+        loss = shape_matching_loss(audio, shape, weight, expert.log_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+        optimizer.step()
+        if run and due(step + 1, LOG_EVERY):
+            run.log(0, expert_step=step + 1, matching=loss.item())
+    return expert.eval().requires_grad_(False)
+
+
+def save_expert(expert: ShapeExpert, encoder: str, steps: int, path: Path) -> None:
+    """Writes a checkpoint that says through which encoder it hears."""
+    config = asdict(expert.config) | {"encoder": encoder}
+    Checkpoint(KIND, config, {"sample_rate": SAMPLE_RATE}, CANONICAL, expert.state_dict(), steps).save(path)
+
+
+def open_expert(path: Path) -> tuple[ShapeExpert, str]:
+    """A frozen expert and the name of the encoder that it hears through.
+
+    Raises:
+        UsageError: the file is missing, damaged or something else.
+    """
+    checkpoint = Checkpoint.load(path, KIND)
+    config = dict(checkpoint.config)
+    encoder = config.pop("encoder")
+    expert = ShapeExpert(ShapeExpertConfig(**config))
+    expert.load_state_dict(checkpoint.weights)
+    return expert.eval().requires_grad_(False), encoder

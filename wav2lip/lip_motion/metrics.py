@@ -1,0 +1,111 @@
+"""How well a predicted motion is the real one's, on clips of people who were never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from preprocessing.faces.mesh import lower_face
+from syncnet.shape_expert import ShapeExpert, offset
+from wav2lip.lip_motion.model import LipMotionNet, close_lips, rows_around
+from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.training_set import CLOSED, Example, measured_rows
+
+LEAST_FRAMES = 8  # of a kind, for a figure of it
+
+
+def predict(
+    network: LipMotionNet, space: ShapeSpace, item: Example, encoder: str = "hama", closing: bool = True
+) -> np.ndarray:
+    """(T, K) coefficients of a clip's sound, its lips brought together where closure is sure."""
+    rows = rows_around(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
+    network.eval()
+    with torch.inference_mode():
+        coefficients, logits = (part[0].numpy() for part in network(torch.from_numpy(rows)[None]))
+    if closing:
+        gap = coefficients @ space.opening + item.rest_gap / item.gain
+        change = close_lips(gap, 1 / (1 + np.exp(-logits)))
+        coefficients = coefficients + change[:, None] * space.opening_direction
+    return coefficients
+
+
+def openings(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) opening and (T,) width in units of the person with that motion; lips that overlap are closed."""
+    shape = item.clip.motion.rest[lower_face()] + space.displacement(coefficients, item.gain)
+    lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
+    gap = shape[:, lower, 1] - shape[:, upper, 1]
+    opening = np.where(gap > 0, np.linalg.norm(shape[:, lower, :2] - shape[:, upper, :2], axis=-1), 0)
+    return opening, np.linalg.norm(shape[:, left, :2] - shape[:, right, :2], axis=-1)
+
+
+def pearson(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation of two (T,) curves; 0 where one of them is constant."""
+    one, other = one - one.mean(), other - other.mean()
+    size = np.sqrt((one**2).sum() * (other**2).sum())
+    return float((one * other).sum() / size) if size > 1e-9 else 0.0
+
+
+def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> dict[str, float]:
+    """The figures of one clip by name; not a number where it has too little of something."""
+    known, speech = item.known, item.speech
+    opening, width = openings(space, item, coefficients)
+    spoken = known & speech
+    return {
+        "opening_r": pearson(opening[known], item.opening[known]),
+        "opening_r_speech": pearson(opening[spoken], item.opening[spoken]) if spoken.sum() > 20 else np.nan,
+        "width_r": pearson(width[known], item.width[known]),
+        "deviation": float(opening[known].std() / max(item.opening[known].std(), 1e-6)),
+        "width_deviation": float(width[known].std() / max(item.width[known].std(), 1e-6)),
+        **_closures(opening, item),
+        **_restlessness(opening, item),
+    }
+
+
+def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
+    """Closures of speech that are kept within a frame; how many of those made are real; what chance would keep."""
+    known, spoken = item.known, item.known & item.speech
+    real = item.closed & spoken
+    made = opening < CLOSED * max(np.percentile(opening[known], 95), 1e-6)
+    near_made, near_real = (np.convolve(flags, np.ones(3), "same") > 0 for flags in (made, item.closed & known))
+    made &= spoken
+    return {
+        "closures_kept": float(near_made[real].mean()) if real.sum() > 2 else np.nan,
+        "closures_precision": float(near_real[made].mean()) if made.sum() > 2 else np.nan,
+        "closures_chance": float(near_made[spoken].mean()) if spoken.any() else np.nan,
+    }
+
+
+def _restlessness(opening: np.ndarray, item: Example) -> dict[str, float]:
+    """Mean speed of the opening in silence as a share of that in speech, predicted and real."""
+    both = item.known[1:] & item.known[:-1]
+    silent, spoken = ~item.speech[1:] & both, item.speech[1:] & both
+    if silent.sum() <= LEAST_FRAMES or spoken.sum() <= LEAST_FRAMES:
+        return {"silence_motion": np.nan, "silence_motion_real": np.nan}
+    ours, theirs = (np.abs(np.diff(curve)) for curve in (opening, item.opening))
+    shares = (float(speed[silent].mean() / max(speed[spoken].mean(), 1e-6)) for speed in (ours, theirs))
+    return dict(zip(("silence_motion", "silence_motion_real"), shares, strict=True))
+
+
+def judged_offset(judge: ShapeExpert, rows: np.ndarray, coefficients: np.ndarray, counts: np.ndarray) -> int:
+    """By how many frames (T, K) shapes come after their sound, (R, D) features, as a judge hears it."""
+    frames = len(coefficients)
+    heard = rows[np.clip(np.arange(2 * frames), 0, len(rows) - 1)].astype(np.float32)
+    judge.eval()
+    with torch.inference_mode():
+        audio = judge.embed_audio(torch.from_numpy(heard)[None])[0].numpy()
+        shape = judge.embed_shape(torch.from_numpy(coefficients)[None])[0].numpy()
+    return offset(audio, shape, counts)[0]
+
+
+def summarise(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians over clips, of those that have the figure."""
+    names = found[0].keys() if found else ()
+    columns = {name: np.array([figures[name] for figures in found]) for name in names}
+    return {name: float(np.nanmedian(column)) for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def measure(items: Sequence[Example], space: ShapeSpace, motion: Callable[[Example], np.ndarray]) -> dict[str, float]:
+    """The medians over clips of what `motion` predicts."""
+    return summarise([clip_metrics(space, item, motion(item)) for item in items])

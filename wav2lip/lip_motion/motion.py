@@ -1,0 +1,152 @@
+"""Lip motion at inference: a recording's samples → displacements of the lower face at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from preprocessing.errors import UsageError
+from wav2lip.lip_motion.checkpoint import TrainedMotion
+from wav2lip.lip_motion.clips import FPS
+from wav2lip.lip_motion.model import ROWS, close_lips
+from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, SpeechEncoder, open_encoder, row_count
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
+EDGE = SAMPLE_RATE // 2  # samples by which a sound is continued on both sides for the encoder
+EDGE_ROWS = row_count(EDGE) - 1
+COMING_TO_REST = 6  # frames after the end of the sound
+BLOCK = 1000  # frames computed at a time: 40 s
+REST_GAP = 0.1  # units between the inner lips of a person of whom nothing is known, at rest
+
+
+@dataclass(frozen=True)
+class LipMotion:
+    """The motion of one recording: 17 numbers for every 25th of a second, whatever its length.
+
+    Attributes:
+        coefficients: (T, K) float32 in the space, row k at second k / 25.
+        space: what they mean.
+        scale: gain times strength.
+        rest_gap: units between the person's inner lips at rest.
+    """
+
+    coefficients: np.ndarray
+    space: ShapeSpace
+    scale: float
+    rest_gap: float
+
+    def __len__(self) -> int:
+        """Frames of 1 / 25 s, the first at 0; after the last the mouth stays as it is there, at rest."""
+        return len(self.coefficients)
+
+    def at(self, time: Fraction | float) -> np.ndarray:
+        """(P, 3) float32 displacement from rest at `time` seconds, units of the canonical face, rows `lower_face()`."""
+        return self.at_times([time])[0]
+
+    def at_times(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
+        """(N, P, 3) float32 at N times in seconds; between frames it is linear, before and after all constant."""
+        return self.space.displacement(self._coefficients_at(times), self.scale)
+
+    def at_rate(self, fps: Fraction, count: int | None = None) -> Iterator[np.ndarray]:
+        """(P, 3) at 0, 1 / fps, ... seconds: `count` of them, or as many as the sound has; in constant memory."""
+        total = round(Fraction(len(self), FPS) * fps) if count is None else count
+        return (self.at(Fraction(number) / fps) for number in range(total))
+
+    def opening(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
+        """(N,) units between the inner lips' middles, 0 where they are closed."""
+        gap = self._coefficients_at(times) @ self.space.opening * self.scale + self.rest_gap
+        return np.maximum(gap, 0)
+
+    def _coefficients_at(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
+        place = np.clip([float(time * FPS) for time in times], 0, len(self) - 1)
+        left = np.minimum(place.astype(int), max(len(self) - 2, 0))
+        right, share = np.minimum(left + 1, len(self) - 1), (place - left)[:, None].astype(np.float32)
+        return self.coefficients[left] * (1 - share) + self.coefficients[right] * share
+
+
+@dataclass(frozen=True)
+class LipMotionModel:
+    """A trained lip motion with the encoder that it hears through."""
+
+    trained: TrainedMotion
+    encoder: SpeechEncoder
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> LipMotionModel:
+        """Opens a checkpoint, the shipped one if none is named.
+
+        Raises:
+            UsageError: it is missing or damaged, or the speech encoder's weights are not installed.
+        """
+        trained = TrainedMotion.load(path or WEIGHTS)
+        return cls(trained, open_encoder(trained.encoder))
+
+    @property
+    def gain(self) -> float:
+        """Units by which a person of whom nothing is known moves: the training people's median."""
+        return self.trained.space.gain
+
+    def displacements(
+        self, samples: np.ndarray, *, gain: float | None = None, strength: float = 1.0, rest_gap: float = REST_GAP
+    ) -> LipMotion:
+        """What the lips of somebody who says this do.
+
+        Beside the result, 17 numbers for every 25th of a second, the memory does not grow with the sound.
+
+        Args:
+            samples: (n,) 16 kHz mono, float, nominally -1 to 1, or int16 (a memory map as `spool_audio` gives it).
+            gain: how much the person moves when speaking (see `shape_space.gain_of`), units; None: the median person.
+            strength: by which the motion is multiplied; closed lips stay closed.
+            rest_gap: between the person's inner lips at rest, units.
+
+        Raises:
+            UsageError: there are no samples, or gain or strength is not positive.
+        """
+        scale = (self.gain if gain is None else gain) * strength
+        if not len(samples) or not scale > 0:
+            raise UsageError(f"needed are samples, gain and strength above 0, not {len(samples)}, {gain}, {strength}")
+        frames = len(samples) * FPS // SAMPLE_RATE + 1
+        blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
+        coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
+        space = self.trained.space
+        change = close_lips(coefficients @ space.opening + rest_gap / scale, 1 / (1 + np.exp(-logits)))
+        closed = coefficients + change[:, None] * space.opening_direction
+        fading = closed[-1] * np.linspace(1, 0, COMING_TO_REST + 1, dtype=np.float32)[1:, None]
+        return LipMotion(np.concatenate([closed, fading]).astype(np.float32), space, scale, rest_gap)
+
+    def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients and logits of frames first .. last - 1."""
+        config, heard = self.trained.network.config, _Continued(samples)
+        start, stop = ROWS * (first - config.before) - 1, ROWS * (last + config.after) + 1
+        place = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(heard)) - 1)
+        features = self.encoder.rows(heard, int(place[0]), int(place[-1]) + 1)[place - place[0]]
+        with torch.inference_mode():
+            coefficients, logits = self.trained.network(torch.from_numpy(features)[None])
+        return coefficients[0].numpy(), logits[0].numpy()
+
+
+class _Continued:
+    """Samples continued by their mirror image on both sides, so that no row hears where they begin or end.
+
+    Sample `EDGE` is the first of the sound; pieces are read as they are asked for.
+    """
+
+    def __init__(self, samples: np.ndarray) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples) + 2 * EDGE
+
+    def __getitem__(self, piece: slice) -> np.ndarray:
+        start, stop, _ = piece.indices(len(self))
+        end = len(self._samples) - 1
+        place = np.arange(start, stop) - EDGE
+        if start - EDGE >= 0 and stop - EDGE <= end + 1:
+            return self._samples[start - EDGE : stop - EDGE]
+        return self._samples[np.abs((place + end) % max(2 * end, 1) - end)]

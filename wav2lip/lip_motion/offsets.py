@@ -1,0 +1,69 @@
+"""Recordings whose picture is early or late: found by a first model, which hears when lips should have moved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.targets import at_times
+from wav2lip.lip_motion.training_set import Example
+
+REACH, STEP = 8, 0.5  # frames: how far is looked, and how finely
+LAGS = np.arange(-REACH, REACH + STEP / 2, STEP)
+LEAST_SHIFT = 1.0  # frames; less is within the error
+LEAST_GAIN, LEAST_CORRELATION = 0.04, 0.35  # that a shift must bring, and reach
+ALIKE = 6  # recordings of one speaker from which on they are taken to be made alike and share one offset
+LEADING = 6  # coefficients that are compared
+LEAST_FRAMES = 30
+
+
+def lag_curve(predicted: np.ndarray, item: Example, space: ShapeSpace) -> np.ndarray:
+    """(L,) correlation of a prediction, (T, K), with what the lips did `LAGS` frames later; not a number: too short."""
+    place, axes = np.arange(item.frames, dtype=np.float64), slice(0, LEADING)
+    curve = np.full(len(LAGS), np.nan)
+    for index, lag in enumerate(LAGS):
+        true, known = at_times(item.coefficients, item.known, place, place + lag)
+        known &= (place + lag >= 0) & (place + lag <= item.frames - 1)
+        if known.sum() >= LEAST_FRAMES:
+            curve[index] = _correlation(predicted[known, axes], true[known, axes])
+    return curve
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(0), other - other.mean(0)
+    return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum() + 1e-9))
+
+
+def find_offsets(predictions: Sequence[np.ndarray], items: Sequence[Example], space: ShapeSpace) -> dict[str, float]:
+    """Recording → frames of 25 by which its picture is late, of those that are off by a frame or more.
+
+    A speaker's recordings share one offset where there are many of them.
+    """
+    curves = {item.clip.name: lag_curve(motion, item, space) for motion, item in zip(predictions, items, strict=True)}
+    names: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        names[item.clip.speaker].append(item.clip.name)
+    groups = [group for own in names.values() for group in ([own] if len(own) >= ALIKE else [[name] for name in own])]
+    offsets: dict[str, float] = {}
+    for group in groups:
+        if lag := best_lag(np.nanmean([curves[name] for name in group], axis=0)):
+            offsets |= dict.fromkeys(group, lag)
+    return offsets
+
+
+def best_lag(curve: np.ndarray) -> float:
+    """The lag of (L,) correlations that clearly beats none at all; 0 if there is none such."""
+    if np.isnan(curve).all():
+        return 0.0
+    best, none = int(np.nanargmax(curve)), float(curve[len(LAGS) // 2])
+    clear = curve[best] >= LEAST_CORRELATION and curve[best] - none >= LEAST_GAIN
+    return float(LAGS[best]) if clear and abs(LAGS[best]) >= LEAST_SHIFT else 0.0
+
+
+def combined(offsets: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Offsets corrected by what was found after them."""
+    both = {name: offsets.get(name, 0.0) + more.get(name, 0.0) for name in offsets.keys() | more.keys()}
+    return {name: lag for name, lag in sorted(both.items()) if lag}

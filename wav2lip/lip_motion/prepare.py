@@ -1,0 +1,102 @@
+"""Makes motion clips: `python -m wav2lip.lip_motion.prepare VIDEOS MESH OUT`.
+
+VIDEOS holds the folders train/ and val/ with videos, MESH the same folders with a file of mesh labels (.npz) for each
+of them. OUT receives one file for each, with the lips' displacements and the features of both speech encoders. Who
+speaks is what stands before "__" in a video's name, or the column `speaker` of VIDEOS/manifest.csv. Files that are
+there already are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from preprocessing.commands import Parser, run_command
+from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
+from wav2lip.lip_motion.clips import FPS, MotionClip
+from wav2lip.lip_motion.speech.speech_encoder import SpeechEncoder, encode, open_encoder
+from wav2lip.lip_motion.targets import displacements, read_mesh
+
+SPLITS = ("train", "val")
+ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
+
+
+def speech_frames(samples: np.ndarray) -> np.ndarray:
+    """(N,) bool for each 25th of a second of (n,) samples: whether there is speech."""
+    columns = speech_columns(samples)
+    rate = AudioConfig().columns_per_second
+    frames = np.arange(max(1, len(samples) * FPS // AudioConfig().sample_rate))
+    place = frames * rate.numerator // (rate.denominator * FPS)
+    return columns[np.minimum(place, len(columns) - 1)]
+
+
+def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Sequence[SpeechEncoder]) -> MotionClip:
+    """One video with its labels.
+
+    Raises:
+        UsageError: the labels are damaged or find too few faces.
+        MediaError: the video has no sound.
+    """
+    motion, samples = displacements(read_mesh(mesh)), load_audio(video)
+    features: dict[str, np.ndarray] = {encoder.name: encode(encoder, samples) for encoder in encoders}
+    return MotionClip(video.stem, speaker, split, motion, speech_frames(samples), features)
+
+
+def find_videos(folder: Path, mesh: Path) -> Iterator[tuple[Path, Path, str]]:
+    """(video, its labels, split) of all that have labels."""
+    for split in SPLITS:
+        for video in sorted((folder / split).glob("*")):
+            labels = mesh / split / f"{video.stem}.npz"
+            if video.suffix.lower() in ENDINGS and labels.is_file():
+                yield video, labels, split
+
+
+def speakers_of(folder: Path) -> dict[str, str]:
+    """Video's stem → speaker, of the manifest if there is one."""
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        return {}
+    with manifest.open(newline="", encoding="utf-8") as file:
+        return {Path(row["file"]).stem: row["speaker"] for row in csv.DictReader(file)}
+
+
+def prepare(videos: Path, mesh: Path, out: Path) -> None:
+    """Makes what is missing; says on stderr which videos could not be used.
+
+    Raises:
+        UsageError: no video has labels.
+    """
+    found, speakers = list(find_videos(videos, mesh)), speakers_of(videos)
+    if not found:
+        looked = " and ".join(SPLITS)
+        raise UsageError(f"no video of {display_path(videos)} has labels in {display_path(mesh)}: looked into {looked}")
+    encoders = [open_encoder("hama"), open_encoder("mel")]
+    out.mkdir(parents=True, exist_ok=True)
+    for video, labels, split in tqdm(found, unit="video", disable=None):
+        path = out / f"{video.stem}.safetensors"
+        if path.exists():
+            continue
+        speaker = speakers.get(video.stem, video.stem.split("__")[0])
+        try:
+            motion_clip(video, labels, split, speaker, encoders).save(path)
+        except (ValueError, MediaError) as error:
+            print(f"{display_path(video)} is left out: {error}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser("wav2lip.lip_motion.prepare", __doc__)
+    for name, what in {"videos": "folder of videos", "mesh": "folder of mesh labels", "out": "folder to write"}.items():
+        parser.add_argument(name, type=Path, help=what)
+    given = parser.parse_args(argv)
+    return run_command("wav2lip.lip_motion.prepare", lambda: prepare(given.videos, given.mesh, given.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""A small space of lip shapes: principal components of the lower face's displacement from rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.faces.mesh import (
+    LEFT_CORNER,
+    LIPS_INNER,
+    LIPS_OUTER,
+    LOWER_LIP,
+    RIGHT_CORNER,
+    UPPER_LIP,
+    lower_face,
+)  # fmt: skip
+
+LIPS_WEIGHT, DEPTH_WEIGHT = 3.0, 0.4  # of a squared error's root: lips against skin, z against x and y
+ROWS_A_PERSON = 900  # so that nobody rules the components
+
+
+def point_weights() -> np.ndarray:
+    """(P, 3) float64 weights of the lower face's coordinates."""
+    rows = lower_face()
+    weights = np.where(np.isin(rows, np.concatenate([LIPS_INNER, LIPS_OUTER])), LIPS_WEIGHT, 1.0)
+    return weights[:, None] * np.array([1.0, 1.0, DEPTH_WEIGHT])
+
+
+def gain_of(displacements: np.ndarray) -> float:
+    """How much somebody moves: the weighted root mean square of (T, P, 3) displacements while they speak, in units."""
+    return float(np.sqrt(np.mean((displacements * point_weights()) ** 2)))
+
+
+@dataclass(frozen=True)
+class ShapeSpace:
+    """K principal components of displacements that were divided by the person's gain. No displacement has no mean.
+
+    Attributes:
+        basis: (K, P * 3) float32, orthonormal, of weighted displacements.
+        deviations: (K,) float32 standard deviation of each coefficient.
+        gain: of a person of whom nothing is known: the median of the training people's.
+    """
+
+    basis: np.ndarray
+    deviations: np.ndarray
+    gain: float
+
+    @classmethod
+    def fit(cls, people: list[np.ndarray], gains: list[float], components: int, seed: int = 0) -> ShapeSpace:
+        """From each person's (T, P, 3) displacements and gain; everybody has a say of at most 900 frames."""
+        rng, weights, rows = np.random.default_rng(seed), point_weights(), []
+        for values, gain in zip(people, gains, strict=True):
+            chosen = rng.choice(len(values), min(len(values), ROWS_A_PERSON), replace=False)
+            rows.append((values[chosen] * (weights / gain)).reshape(len(chosen), -1))
+        every = np.concatenate(rows).astype(np.float64)
+        variances, vectors = np.linalg.eigh(every.T @ every / len(every))
+        basis = vectors[:, ::-1][:, :components].T
+        basis *= np.sign(basis[np.arange(len(basis)), np.abs(basis).argmax(axis=1)])[:, None]
+        deviations = np.sqrt(np.maximum(variances[::-1][:components], 1e-12))
+        return cls(basis.astype(np.float32), deviations.astype(np.float32), float(np.median(gains)))
+
+    @property
+    def components(self) -> int:
+        """K."""
+        return len(self.basis)
+
+    def coefficients(self, displacement: np.ndarray, gain: float) -> np.ndarray:
+        """(..., P, 3) units → (..., K) float32."""
+        weighted = displacement * (point_weights() / gain)
+        return (weighted.reshape(*weighted.shape[:-2], -1) @ self.basis.T).astype(np.float32)
+
+    def displacement(self, coefficients: np.ndarray, gain: float) -> np.ndarray:
+        """(..., K) → (..., P, 3) float32 units."""
+        flat = coefficients @ (self.basis * (gain / point_weights().reshape(-1))).astype(np.float32)
+        return flat.reshape(*flat.shape[:-1], -1, 3)
+
+    def difference(self, plus: int, minus: int, axis: int) -> np.ndarray:
+        """(K,): how one coordinate of a mesh row less that of another grows with the coefficients, at gain 1."""
+        rows = lower_face().tolist()
+        vectors = (self.basis / point_weights().reshape(-1)).reshape(len(self.basis), -1, 3)
+        return (vectors[:, rows.index(plus), axis] - vectors[:, rows.index(minus), axis]).astype(np.float32)
+
+    @property
+    def opening(self) -> np.ndarray:
+        """(K,): growth of the inner lips' gap (y downwards)."""
+        return self.difference(LOWER_LIP, UPPER_LIP, 1)
+
+    @property
+    def width(self) -> np.ndarray:
+        """(K,): growth of the distance of the mouth's corners (x)."""
+        return self.difference(LEFT_CORNER, RIGHT_CORNER, 0)
+
+    @property
+    def opening_direction(self) -> np.ndarray:
+        """(K,): the least unlikely change of the coefficients that opens the lips by one, after their covariance."""
+        direction = self.opening * self.deviations**2
+        return direction / (direction @ self.opening)

@@ -1,0 +1,166 @@
+"""The phoneme recogniser of the package hama as a speech encoder: a small Conformer (Gulati et al., 2020) in PyTorch.
+
+Phonetic features carry to voices that were never heard in training, which a spectrogram does not. The weights
+(Apache-2.0) are read from the installed package; its engine, which gives text only, is never imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preprocessing.errors import UsageError
+from wav2lip.lip_motion.speech.conformer import BLOCKS, TAPS, WIDTH, Conformer
+from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, EncoderName, Samples, as_float, row_count
+
+VERSION = "1.7.0"
+INSTALL = f"pip install hama=={VERSION} --no-deps"
+ASSET = "hama/assets/asr_waveform.hama"
+SHA256 = "a9fcfe73e179ca48e399cd76a90a6b3e1887bf5037ecc52b778d13a149563328"
+MAGIC = b"HAMAPK\x01\x02"
+
+HOP = SAMPLE_RATE // 50
+CORE = 1000  # rows computed at a time: 20 s
+
+
+def weights_file() -> Path:
+    """Where the installed package keeps the recogniser's weights.
+
+    Raises:
+        UsageError: it is not installed, or in another version.
+    """
+    try:
+        package = distribution("hama")
+    except PackageNotFoundError:
+        raise UsageError(f"the speech encoder's weights come with the package hama: {INSTALL}") from None
+    if package.version != VERSION:
+        raise UsageError(f"the speech encoder needs hama {VERSION}, installed is {package.version}: {INSTALL}")
+    return Path(str(package.locate_file(ASSET)))
+
+
+def read_container(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .hama file by their ONNX names, float32.
+
+    Layout, little-endian: magic (8 bytes), count (u32); per tensor the name (u16 length), type (u8, 0 float32, 1
+    float16), rank (u8), sides (u32 each), offset and size in bytes (u64) from the next multiple of 16.
+
+    Raises:
+        UsageError: the file is missing, or not the one whose hash is known.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the speech encoder's weights {path} cannot be read ({error.strerror}): {INSTALL}") from None
+    if not data.startswith(MAGIC) or hashlib.sha256(data).hexdigest() != SHA256:
+        raise UsageError(f"{path} is not the file of hama {VERSION} (its SHA-256 differs): {INSTALL}")
+    (count,), place = struct.unpack_from("<I", data, 8), 12
+    entries = []
+    for _ in range(count):
+        entry, place = _entry(data, place)
+        entries.append(entry)
+    start = (place + 15) // 16 * 16
+    return {name: _tensor(data, kind, sides, start + offset) for name, kind, sides, offset in entries}
+
+
+def _entry(data: bytes, place: int) -> tuple[tuple[str, int, tuple[int, ...], int], int]:
+    """(name, type, sides, offset) of the entry at `place`, and where the next one begins."""
+    (length,) = struct.unpack_from("<H", data, place)
+    name = data[place + 2 : place + 2 + length].decode()
+    place += 2 + length
+    kind, rank = struct.unpack_from("<BB", data, place)
+    sides = struct.unpack_from(f"<{rank}I", data, place + 2)
+    place += 2 + 4 * rank
+    offset, _ = struct.unpack_from("<QQ", data, place)
+    return (name, kind, sides, offset), place + 16
+
+
+def _tensor(data: bytes, kind: int, sides: tuple[int, ...], start: int) -> Tensor:
+    values = np.frombuffer(data, (np.float32, np.float16)[kind], int(np.prod(sides)), start)
+    return torch.from_numpy(values.astype(np.float32).reshape(sides))
+
+
+def conformer_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The container's tensors under the names that `Conformer` has for them."""
+    model = "acoustic_model.model."
+    weights = {
+        "kernel": torch.cat([tensors["stft_real_kernel"], tensors["stft_imag_kernel"]]),
+        "mel_basis": tensors["mel_fb"],
+        "subsample.weight": tensors["onnx::Conv_801"],
+        "subsample.bias": tensors["onnx::Conv_802"],
+        "head.weight": tensors[model + "proj.weight"][:, :, 0],
+        "head.bias": tensors[model + "proj.bias"],
+    }
+    for block in range(BLOCKS):
+        parts = _block_weights(tensors, f"{model}blocks.{block}.", 829 + 9 * block, 804 + 3 * block)
+        weights |= {f"blocks.{block}.{name}": value for name, value in parts.items()}
+    return {name: value.contiguous() for name, value in weights.items()}
+
+
+def _block_weights(tensors: dict[str, Tensor], prefix: str, product: int, convolution: int) -> dict[str, Tensor]:
+    """One block's; the exporter named the matrices by number: `product` is the first, `convolution` the depthwise."""
+    numbers = {
+        "ffn1.fc1": 0,
+        "ffn1.fc2": 1,
+        "attention.in_proj": 2,
+        "attention.out_proj": 6,
+        "ffn2.fc1": 7,
+        "ffn2.fc2": 8,
+    }
+    theirs = {"attention.in_proj.bias": "attn.in_proj_bias", "attention.out_proj.bias": "attn.out_proj.bias"}
+    weights = {f"{name}.weight": tensors[f"onnx::MatMul_{product + step}"].T for name, step in numbers.items()}
+    weights |= {f"{name}.bias": tensors[prefix + theirs.get(f"{name}.bias", f"{name}.bias")] for name in numbers}
+    weights["convolution.depthwise.weight"] = tensors[f"onnx::Conv_{convolution}"]
+    weights["convolution.depthwise.bias"] = tensors[f"onnx::Conv_{convolution + 1}"]
+    for name in ("pointwise1", "pointwise2"):
+        weights[f"convolution.{name}.weight"] = tensors[f"{prefix}conv.{name}.weight"][:, :, 0]
+        weights[f"convolution.{name}.bias"] = tensors[f"{prefix}conv.{name}.bias"]
+    norms = {"ffn1.norm": "ffn1.norm", "ffn2.norm": "ffn2.norm", "norm": "norm",
+             "attention.norm": "attn_norm", "convolution.norm": "conv.norm"}  # fmt: skip
+    for ours, name in norms.items():
+        weights |= {f"{ours}.{end}": tensors[f"{prefix}{name}.{end}"] for end in ("weight", "bias")}
+    return weights
+
+
+class HamaEncoder:
+    """Outputs of the recogniser's blocks 2 and 4, side by side: 288 numbers, 50 times a second (see `SpeechEncoder`).
+
+    Attention reaches `conformer.reach` rows to both sides, so that a row depends on a bounded stretch of sound.
+    """
+
+    name: EncoderName = "hama"
+    dimension = len(TAPS) * WIDTH
+
+    def __init__(self, conformer: Conformer) -> None:
+        self.conformer = conformer.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls) -> HamaEncoder:
+        """The installed package's recogniser.
+
+        Raises:
+            UsageError: it is not installed, in another version, or damaged.
+        """
+        conformer = Conformer()
+        conformer.load_state_dict(conformer_weights(read_container(weights_file())))
+        return cls(conformer)
+
+    def rows(self, samples: Samples, first: int, last: int) -> np.ndarray:
+        """As `SpeechEncoder.rows`."""
+        pieces = [self._core(samples, start, min(start + CORE, last)) for start in range(first, last, CORE)]
+        return np.concatenate(pieces) if pieces else np.zeros((0, self.dimension), np.float32)
+
+    def _core(self, samples: Samples, first: int, last: int) -> np.ndarray:
+        """A few rows, with as much sound on both sides as they depend on."""
+        start = max(first - self.conformer.context, 0)
+        stop = min(last + self.conformer.context, row_count(len(samples)))
+        piece = as_float(samples[start * HOP : stop * HOP])
+        piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection needs a few samples
+        with torch.inference_mode():
+            taps = self.conformer(torch.from_numpy(piece)[None])[0]
+        return taps[first - start : last - start].numpy()

@@ -1,0 +1,129 @@
+"""What a recording's lips did: mesh points of its frames → displacements from the person's face at rest, by time."""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.errors import UsageError, display_path
+from preprocessing.faces.mesh import MESH_INDICES, HeadPose, lower_face, rest_shape
+
+SMOOTHING = (0.125, 0.75, 0.125)  # of neighbouring frames, against the jitter of labels
+LEAP = 14.0  # units by which a head moves from one frame to the next only where the picture is cut
+GROWTH = 0.12  # of the logarithm of its size, likewise
+LEAST_FRAMES = 5
+
+
+@dataclass(frozen=True)
+class MeshTrack:
+    """The mesh points of one face through a video.
+
+    Attributes:
+        points: (T, 206, 3) pixels; zeros where no face was found.
+        found: (T,) bool.
+        times: (T,) seconds.
+    """
+
+    points: np.ndarray
+    found: np.ndarray
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
+class Displacements:
+    """How far the lower face is from rest, frame by frame, the head turned to the front.
+
+    Attributes:
+        values: (T, P, 3) float32 units, of the rows `lower_face()`.
+        valid: (T,) bool; False where no face was found and beside cuts.
+        times: (T,) seconds.
+        rest: (206, 3) float32, the person's face at rest.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    times: np.ndarray
+    rest: np.ndarray
+
+
+def read_mesh(path: Path) -> MeshTrack:
+    """A file of mesh labels.
+
+    Such an .npz file holds `steps`: differences from frame to frame in 1/8 pixel, int16, (3, 206, T), its low bytes
+    before its high bytes, LZMA-packed; `frames`, the number T; `found` and `times`.
+
+    Raises:
+        UsageError: the file is missing, damaged or something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            raw = np.frombuffer(lzma.decompress(file["steps"].tobytes()), np.uint8)
+            steps = raw.reshape(2, -1).T.copy().view("<i2").reshape(3, len(MESH_INDICES), int(file["frames"]))
+            points = np.cumsum(steps.transpose(2, 1, 0).astype(np.int32), axis=0) / 8.0
+            return MeshTrack(points, file["found"].astype(bool), file["times"].astype(np.float64))
+    except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
+        raise UsageError(f"{display_path(path)} holds no mesh labels ({error})") from error
+
+
+def displacements(track: MeshTrack) -> Displacements:
+    """Unposes, smooths and subtracts the face at rest, the median of the least open frames.
+
+    Raises:
+        UsageError: fewer than five frames are usable.
+    """
+    known = track.found
+    if known.sum() < LEAST_FRAMES:
+        raise UsageError(f"a face was found in {known.sum()} frames only, needed are {LEAST_FRAMES}")
+    pose = HeadPose.of(track.points[known])
+    shapes = np.zeros_like(track.points)
+    shapes[known] = pose.unpose(track.points[known])
+    valid = known.copy()
+    valid[known] = ~beside_cuts(pose, np.flatnonzero(known))
+    if valid.sum() < LEAST_FRAMES:
+        raise UsageError(f"{valid.sum()} frames lie apart from cuts, needed are {LEAST_FRAMES}")
+    rest = rest_shape(shapes[valid])
+    rows = lower_face()
+    values = smoothed(shapes[:, rows] - rest[rows], valid)
+    return Displacements(values.astype(np.float32), valid, track.times, rest.astype(np.float32))
+
+
+def beside_cuts(pose: HeadPose, frames: np.ndarray) -> np.ndarray:
+    """(T,) bool: the frames before and after a leap of the head between consecutive ones of `frames`, (T,) numbers."""
+    moved = np.linalg.norm(np.diff(pose.translation[:, :2], axis=0), axis=1) / pose.scale[1:]
+    leaps = (moved > LEAP) | (np.abs(np.diff(np.log(pose.scale))) > GROWTH) | (np.diff(frames) > 1)
+    return np.append(leaps, False) | np.insert(leaps, 0, False)
+
+
+def smoothed(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(T, ...) averaged over neighbours; a neighbour that is not valid counts as the frame itself."""
+    side, middle, _ = SMOOTHING
+    before, after = np.roll(values, 1, axis=0), np.roll(values, -1, axis=0)
+    spread = (-1,) + (1,) * (values.ndim - 1)
+    has_before = (np.roll(valid, 1) & (np.arange(len(valid)) > 0)).reshape(spread)
+    has_after = (np.roll(valid, -1) & (np.arange(len(valid)) < len(valid) - 1)).reshape(spread)
+    return middle * values + side * (np.where(has_before, before, values) + np.where(has_after, after, values))
+
+
+def at_times(
+    values: np.ndarray, valid: np.ndarray, times: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolates linearly.
+
+    Args:
+        values: (T, ...), T >= 2.
+        valid: (T,) bool.
+        times: (T,) seconds, rising.
+        wanted: (N,) seconds.
+
+    Returns:
+        (N, ...), and (N,) bool: whether both neighbours are valid and the time lies within 0.03 s of the video.
+    """
+    left = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
+    share = np.clip((wanted - times[left]) / np.maximum(times[left + 1] - times[left], 1e-6), 0, 1)
+    inside = (wanted >= times[0] - 0.03) & (wanted <= times[-1] + 0.03)
+    known = (valid[left] | (share == 1)) & (valid[left + 1] | (share == 0)) & inside
+    share = share.reshape((-1,) + (1,) * (values.ndim - 1))
+    return values[left] * (1 - share) + values[left + 1] * share, known

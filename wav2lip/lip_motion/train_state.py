@@ -1,0 +1,119 @@
+"""What lives while lip motion is learnt, and one step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from preprocessing.errors import TrainingError
+from syncnet.shape_expert import ShapeExpert
+from training.losses import total
+from wav2lip.lip_motion.checkpoint import TrainedMotion
+from wav2lip.lip_motion.corpus import Corpus
+from wav2lip.lip_motion.losses import Axes, motion_losses
+from wav2lip.lip_motion.model import LipMotionNet
+from wav2lip.lip_motion.recipe import LipMotionRecipe
+from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.training_set import inner_rows
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+EMA_START = 0.2  # share of the steps after which weights are averaged; before, they are copied
+
+
+@dataclass
+class LipMotionTrainState:
+    """Everything that lives while training; `forward` is the network as Fabric runs it."""
+
+    recipe: LipMotionRecipe
+    fabric: Fabric
+    network: LipMotionNet
+    forward: nn.Module
+    optimizer: Any
+    average: LipMotionNet
+    space: ShapeSpace
+    axes: Axes
+    expert: ShapeExpert | None = None
+    step: int = 0
+    best: float = field(default=-1.0)  # correlation of the opening on held-out clips
+
+
+def start(
+    recipe: LipMotionRecipe, corpus: Corpus, fabric: Fabric, expert: ShapeExpert | None = None
+) -> LipMotionTrainState:
+    """A new network, alike in all processes."""
+    torch.manual_seed(recipe.seed)
+    rows = corpus.feature_rows(recipe.encoder)
+    config = replace(recipe.network, features=rows.shape[1], components=corpus.space.components)
+    network, average = LipMotionNet(config), LipMotionNet(config)
+    network.tower.normalise(rows)
+    network.scale.copy_(torch.from_numpy(corpus.space.deviations))
+    average.load_state_dict(network.state_dict())
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    forward, optimizer = fabric.setup(network, optimizer)
+    axes = Axes(*(torch.from_numpy(axis).to(fabric.device) for axis in (corpus.space.opening, corpus.space.width)))
+    if expert is not None:
+        expert = expert.to(fabric.device)
+    return LipMotionTrainState(recipe, fabric, network, forward, optimizer, average.eval(), corpus.space, axes, expert)
+
+
+def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One step on what `WindowDraw.batch` gave; returns the losses by name.
+
+    Raises:
+        TrainingError: the loss is no number; the network is as it was before.
+    """
+    recipe, fabric = state.recipe, state.fabric
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.lr_at(state.step)
+    # Dropout depends on seed, step and process alone, so that a run that was stopped goes on as if it had not been.
+    drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
+    torch.manual_seed(int(drawn[0]))
+    state.network.train()
+    predicted, logits = state.forward(batch[recipe.encoder])
+    heard = inner_rows(batch[recipe.encoder], recipe.network, recipe.window)
+    losses = motion_losses(predicted, logits, batch, state.axes, state.expert, heard)
+    loss = total(losses, recipe.weights)
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+    state.optimizer.zero_grad()
+    fabric.backward(loss)
+    if recipe.clip_gradient:
+        fabric.clip_gradients(state.forward, state.optimizer, max_norm=recipe.clip_gradient, error_if_nonfinite=False)
+    state.optimizer.step()
+    state.step += 1
+    _average(state)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _average(state: LipMotionTrainState) -> None:
+    """Moves the averaged weights towards the network's."""
+    keep = state.recipe.ema if state.step > EMA_START * state.recipe.steps else 0.0
+    with torch.no_grad():
+        for ours, theirs in zip(state.average.state_dict().values(), state.network.state_dict().values(), strict=True):
+            ours.lerp_(theirs.to(ours.device), 1 - keep)
+
+
+def trained_motion(state: LipMotionTrainState, about: dict[str, Any], rest: Any = None) -> TrainedMotion:
+    """The averaged network with all that is needed to use it."""
+    return TrainedMotion(state.recipe.encoder, state.average, state.space, rest, about, state.step)
+
+
+def state_dict(state: LipMotionTrainState) -> dict[str, Any]:
+    """What `restore` takes."""
+    parts = {"network": state.network, "optimizer": state.optimizer, "average": state.average}
+    saved: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+    return saved | {"step": state.step, "best": state.best, "recipe": asdict(state.recipe)}
+
+
+def restore(state: LipMotionTrainState, saved: Mapping[str, Any]) -> None:
+    """Goes on from a saved state."""
+    for name in ("network", "optimizer", "average"):
+        getattr(state, name).load_state_dict(saved[name])
+    state.step, state.best = saved["step"], saved["best"]

@@ -1,0 +1,148 @@
+"""What is learnt from: clips as coefficients at 25 frames a second, and random windows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from preprocessing.faces.mesh import LEFT_CORNER, LOWER_LIP, RIGHT_CORNER, UPPER_LIP, lower_face
+from wav2lip.lip_motion.clips import FPS, MotionClip
+from wav2lip.lip_motion.model import ROWS, MotionConfig, rows_around
+from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
+from wav2lip.lip_motion.targets import at_times
+
+CLOSED = 0.12  # of a clip's wide opening (its 95th percentile): closer than that lips count as closed
+LEAST_SPOKEN = 100  # frames of speech below which a person's gain is that of all frames
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip that is learnt from or judged by, at 25 frames a second.
+
+    Attributes:
+        clip: whose it is.
+        gain: the person's.
+        coefficients: (T, K) float32, of displacements divided by the gain.
+        known: (T,) bool, whether they are.
+        opening: (T,) float32 units, between the inner lips.
+        width: (T,) float32 units, between the corners.
+        speech: (T,) bool.
+    """
+
+    clip: MotionClip
+    gain: float
+    coefficients: np.ndarray
+    known: np.ndarray
+    opening: np.ndarray
+    width: np.ndarray
+    speech: np.ndarray
+
+    @property
+    def frames(self) -> int:
+        """T."""
+        return len(self.coefficients)
+
+    @property
+    def closed(self) -> np.ndarray:
+        """(T,) bool, whether the lips are."""
+        return self.opening < CLOSED * np.percentile(self.opening[self.known], 95)
+
+    @property
+    def rest_gap(self) -> float:
+        """Between the inner lips at rest, units, negative where they overlap."""
+        return float(self.clip.motion.rest[LOWER_LIP, 1] - self.clip.motion.rest[UPPER_LIP, 1])
+
+
+def sampled(clip: MotionClip, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(T, P, 3) displacements at k / 25 s and (T,) whether known; `offset`: frames by which the picture is late."""
+    wanted = (np.arange(clip.frames) + offset) / FPS
+    return at_times(clip.motion.values, clip.motion.valid, clip.motion.times, wanted)
+
+
+def gains_of(clips: Sequence[MotionClip]) -> dict[str, float]:
+    """Speaker → gain, over all frames in which they speak."""
+    frames: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for clip in clips:
+        values, known = sampled(clip)
+        frames.setdefault(clip.speaker, []).append((values[known], clip.speech[: len(known)][known]))
+    gains = {}
+    for speaker, parts in frames.items():
+        values, spoken = (np.concatenate(part) for part in zip(*parts, strict=True))
+        gains[speaker] = gain_of(values[spoken] if spoken.sum() > LEAST_SPOKEN else values)
+    return gains
+
+
+def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], components: int, seed: int) -> ShapeSpace:
+    """The space of the clips' shapes."""
+    people: dict[str, list[np.ndarray]] = {}
+    for clip in clips:
+        values, known = sampled(clip)
+        people.setdefault(clip.speaker, []).append(values[known])
+    names = sorted(people)
+    return ShapeSpace.fit(
+        [np.concatenate(people[name]) for name in names], [gains[name] for name in names], components, seed
+    )
+
+
+def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.0) -> Example:
+    """A clip in the space; see `sampled` for the offset."""
+    values, known = sampled(clip, offset)
+    shape = clip.motion.rest[lower_face()] + values
+    lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
+    opening = np.linalg.norm(shape[:, lower, :2] - shape[:, upper, :2], axis=-1)
+    width = np.linalg.norm(shape[:, left, :2] - shape[:, right, :2], axis=-1)
+    speech = clip.speech[: len(known)]
+    coefficients = space.coefficients(values, gain)
+    return Example(clip, gain, coefficients, known, opening.astype(np.float32), width.astype(np.float32), speech)
+
+
+def measured_rows() -> tuple[int, int, int, int]:
+    """Mesh rows of lower lip, upper lip, right corner, left corner."""
+    return LOWER_LIP, UPPER_LIP, RIGHT_CORNER, LEFT_CORNER
+
+
+class WindowDraw:
+    """Draws windows: people by duration to the power 0.6, their clips by duration, a window anywhere with a face.
+
+    A step's windows depend on the seed and the step alone, so that a stopped run goes on as if it had not been.
+    """
+
+    def __init__(self, examples: Sequence[Example], config: MotionConfig, window: int, power: float, seed: int) -> None:
+        self.examples = [item for item in examples if item.frames > 8 and item.known.any()]
+        self.config, self.window, self.seed = config, window, seed
+        seconds: dict[str, float] = {}
+        for item in self.examples:
+            seconds[item.clip.speaker] = seconds.get(item.clip.speaker, 0.0) + item.frames / FPS
+        share = np.array([item.frames / FPS * seconds[item.clip.speaker] ** (power - 1) for item in self.examples])
+        self.share = share / share.sum()
+
+    def batch(self, step: int, size: int) -> dict[str, Tensor]:
+        """`size` windows by name: the features of each encoder, coefficients, known, closed, speech."""
+        rng = np.random.default_rng((self.seed, step))
+        chosen = rng.choice(len(self.examples), size, p=self.share)
+        drawn = [self._window(self.examples[index], rng) for index in chosen]
+        return {name: torch.from_numpy(np.stack([item[name] for item in drawn])) for name in drawn[0]}
+
+    def _window(self, item: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One window; where the clip is shorter, the rest is unknown."""
+        first = int(rng.integers(0, max(item.frames - self.window, 0) + 1))
+        place = np.arange(first, first + self.window)
+        inside = place < item.frames
+        place = np.minimum(place, item.frames - 1)
+        values = {
+            "coefficients": item.coefficients[place], "known": (item.known[place] & inside).astype(np.float32),
+            "closed": item.closed[place].astype(np.float32), "speech": item.speech[place].astype(np.float32),
+        }  # fmt: skip
+        for name, rows in item.clip.features.items():
+            values[name] = rows_around(rows, first, self.window, self.config).astype(np.float32)
+        return values
+
+
+def inner_rows(rows: Tensor, config: MotionConfig, frames: int) -> Tensor:
+    """Of (B, 2 (before + N + after) + 2, D) rows those of the N frames themselves: (B, 2 N, D)."""
+    first = ROWS * config.before + 1
+    return rows[:, first : first + ROWS * frames]
