@@ -28,7 +28,7 @@ from evaluation.judge.degradation import ladder  # noqa: E402
 from evaluation.metrics.face_crops import SIDE  # noqa: E402
 from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, distance  # noqa: E402
 from evaluation.metrics.frechet import frechet_interval  # noqa: E402
-from inference.compositing import crop_mask  # noqa: E402
+from inference.generator.compositing import crop_mask  # noqa: E402
 from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
 from preprocessing.dataset.windows import CropRegion, resample  # noqa: E402
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(REPOSITORY))
 from benchmarks.protocols import OWN, REAL, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row  # noqa: E402
 from benchmarks.speaking import Model  # noqa: E402
 from evaluation.metrics.statistics import bootstrap, ratio  # noqa: E402
-from inference.backends import DEVICES  # noqa: E402
+from inference.generator.backends import DEVICES  # noqa: E402
 from preprocessing.dataset.clips import CLIP_FPS, open_clips  # noqa: E402
 from preprocessing.media.video_reader import MediaError  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402

@@ -19,8 +19,8 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from inference.compositing import crop_mask  # noqa: E402
 from inference.face_source import FaceSource, Framing  # noqa: E402
+from inference.generator.compositing import crop_mask  # noqa: E402
 from inference.pipeline import LipSync  # noqa: E402
 from preprocessing.faces.face_track import FaceTrack  # noqa: E402
 from preprocessing.media.audio import frame_count, load_audio  # noqa: E402

@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation.metrics.picture import MASK
-from inference.backends import load_backend
-from inference.generation import FaceCrop, FaceGenerator, ReferenceSelector
+from inference.generator.backends import load_backend
+from inference.generator.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
 from preprocessing.errors import display_path

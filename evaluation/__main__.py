@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
-from inference.backends import DEVICES
+from inference.generator.backends import DEVICES
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors.flags import add_detector_flags

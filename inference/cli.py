@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from preprocessing.commands import Parser, run_command
 
 if TYPE_CHECKING:
+    from inference.generator.engine import Adapter
     from inference.options import Report
-    from inference.pipeline import Adapter
 
 OUTFILE = Path("results/result_voice.mp4")
 EPILOG = """\
@@ -115,7 +115,7 @@ def _add_face(p: _Parser) -> None:
     p.flag(g, "s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")
     p.flag(
         g, "detect-every", type=int, metavar="N",
-        help="look for faces in every N-th picture, follow them in between; 1 looks at each (default: 5)",
+        help="look for faces in every N-th frame, follow them in between (default: 50; with --checkpoint-path 5)",
     )  # fmt: skip
     p.flag(
         g, "face-det-batch-size", type=int, metavar="N",
@@ -148,6 +148,7 @@ def _add_timing(p: _Parser) -> None:
         g, "keep-audio", type=float, metavar="LEVEL", nargs="?", const=0.2,
         help="leave the video's own sound under the speech at this level (1: as it is; without a number: 0.2)",
     )  # fmt: skip
+    p.flag(g, "strength", type=float, metavar="X", help="how much the lips move, 0 to 1.5 (default: 1)")
     p.flag(
         g, "no-rest", dest="rest", action="store_false",
         help="do not bring the mouth to rest where the speech is silent",
@@ -222,12 +223,12 @@ def _run(
     with ProgressBars(quiet) as bars:
         model = LipSync.load(checkpoint_path, device, backend, _adapter() if options.get("adapt") else None)
         display_path = partial(bars.show, "frame")
-        return model(face, audio, outfile, progress=display_path, adapt_progress=bars.show, **options)
+        return model(face, audio, outfile, progress=display_path, analysis_progress=bars.show, **options)
 
 
 def _adapter() -> Adapter:
     """Imported only where it is used: it brings the trainer's modules along."""
-    from inference.adaptation import adapt_to_face
+    from inference.generator.adaptation import adapt_to_face
 
     return adapt_to_face
 

@@ -119,6 +119,22 @@ class FaceSource:
         for _, item in zip(range(total - count), order, strict=False):
             yield item
 
+    def order(self, total: int, mode: str, count: int) -> Iterator[int]:
+        """The numbers of the frames that `play` gives, where the source holds `count` frames."""
+        for shown in range(total):
+            after = shown - count
+            if after < 0:
+                yield shown
+            elif mode == "cut" and not self.still:
+                return
+            elif self.still or mode == "freeze" or count == 1:
+                yield count - 1
+            elif mode == "loop":
+                yield after % count
+            else:
+                after %= 2 * (count - 1)
+                yield count - 2 - after if after < count - 1 else after - count + 2
+
     def _freeze(self, number: int, frame: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         while True:
             yield number, frame

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 
-from inference.compositing import BLENDS
 from inference.face_source import SYNC_MODES
+from inference.generator.compositing import BLENDS
 from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
 
@@ -28,7 +28,7 @@ class Options:
         batch_size: faces that the generator sees at once.
         face_det_batch_size: without effect: key pictures are looked at one at a time.
         detector, yunet, s3fd: who finds faces, and the model files of two detectors.
-        detect_every: look for faces on every n-th picture and follow them in between; 1 looks at each.
+        detect_every: look for faces in every n-th frame and follow them in between; None: 50, with a generator 5.
         select: largest, left, right, center or "X,Y": whom to follow.
         face_id: follow the n-th person to appear instead, from 0 on.
         sync_mode: what the picture does when the speech is longer: bounce, loop, freeze or cut.
@@ -36,6 +36,7 @@ class Options:
         blend: feather, multiband, poisson or none.
         keep_audio: level (1: as it is) at which the video's own sound stays under the speech; 0: not at all.
         rest: bring the mouth to rest where the speech is silent.
+        strength: factor of the lip motion, 0 to 1.5; not of a generator.
         crf: quality of H.264, 0 (lossless) to 51.
         save_track, load_track: file that keeps where the face is, for a second take.
         preview: number of pictures, before and after, on a contact sheet beside the video.
@@ -58,7 +59,7 @@ class Options:
     detector: str = "auto"
     yunet: Path | None = None
     s3fd: Path | None = None
-    detect_every: int = 5
+    detect_every: int | None = None
     select: str = "largest"
     face_id: int | None = None
     sync_mode: str = "bounce"
@@ -66,6 +67,7 @@ class Options:
     blend: str = "feather"
     keep_audio: float = 0.0
     rest: bool = True
+    strength: float = 1.0
     crf: float = 14
     save_track: Path | None = None
     load_track: Path | None = None
@@ -80,7 +82,7 @@ class Options:
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
-                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
+                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("strength", 0, 1.5), ("preview", 0, 64),
                                 ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
                                 ("face_id", 0, 1e6), ("adapt_steps", 1, 1e5)):  # fmt: skip
             value = getattr(self, name)

@@ -48,10 +48,7 @@ class Speech:
         Raises:
             MediaError: the file has no sound, or less than 0.1 s of it.
         """
-        samples = load_audio(path, config)
-        if len(samples) < SHORTEST * config.sample_rate:
-            length = len(samples) / config.sample_rate
-            raise MediaError(f"{display_path(path)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+        samples = read_speech(path, config)
         mel = mel_spectrogram(samples, config)
         if rest:
             mel = rest_in_silence(mel, speech_columns(samples, config), config)
@@ -60,3 +57,16 @@ class Speech:
     def window(self, frame: int) -> np.ndarray:
         """The mel window of a video frame, (1, 80, 16) float32."""
         return mel_window(self.mel, Fraction(frame) / self.fps, self.config)[None]
+
+
+def read_speech(path: Path, config: AudioConfig = AudioConfig()) -> np.ndarray:
+    """(n,) float32 mono samples at the configured rate, -1 to 1, of any sound or video file.
+
+    Raises:
+        MediaError: the file has no sound, or less than 0.1 s of it.
+    """
+    samples = load_audio(path, config)
+    if len(samples) < SHORTEST * config.sample_rate:
+        length = len(samples) / config.sample_rate
+        raise MediaError(f"{display_path(path)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+    return samples

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from inference.compositing import crop_mask
+from inference.generator.compositing import crop_mask
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 MASK = 53 / 128  # the first masked row of our generators
@@ -169,7 +169,7 @@ def seam_colour(made: np.ndarray, real: np.ndarray) -> float:
     """By how many levels of 255 the colours on the two sides of our mask's border are farther apart, or nearer, than in
     the real picture; 0 is the real picture.
 
-    The border is that of `inference.compositing.crop_mask`. On each side of its soft edge lies a strip of a
+    The border is that of `inference.generator.compositing.crop_mask`. On each side of its soft edge lies a strip of a
     thirty-second of the crop's side, cut into 16 pieces all around. Of each piece, colour and frame: the mean inside
     less that outside, less the same of the real picture, without its sign; then the mean of all. A chin that moves
     through the border counts a little. Of a system that works with another mask it says less.

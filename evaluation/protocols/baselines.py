@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.metrics.face_crops import SIDE, SourceVideo
-from inference.compositing import composite, crop_mask
+from inference.generator.compositing import composite, crop_mask
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.faces.crops import crop
 from preprocessing.media.video_reader import probe, read_frames

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from inference.backends import Backend
-from inference.generation import FaceGenerator
+from inference.generator.backends import Backend
+from inference.generator.generation import FaceGenerator
 from inference.pipeline import LipSync
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import Detection

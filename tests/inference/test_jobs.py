@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from inference import compositing, pipeline
+from inference import pipeline
 from inference.face_source import Framing
+from inference.generator import compositing
 from inference.pipeline import LipSync
 from tests.inference.stub import Sees, loud_mouth, stub
 from tests.material import moving_photo, pictures_of, write_speech, write_video

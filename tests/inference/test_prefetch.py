@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from inference.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
+from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.prefetch import Prefetcher, StageClock
 from preprocessing.faces.face_track import FaceTrack, TrackedFace
 

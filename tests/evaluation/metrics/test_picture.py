@@ -22,7 +22,7 @@ from evaluation.metrics.picture import (
     sharpness,
     ssim,
 )
-from inference.compositing import crop_mask
+from inference.generator.compositing import crop_mask
 from tests.material import photo
 
 

@@ -16,7 +16,7 @@ from evaluation.protocols.baselines import held
 from evaluation.protocols.generate_videos import VideoMaker, find_made, still_index
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, COPY, MATCHED, OURS, REAL, SILENT, STATIC, STILLS, SWAPPED, UNSYNCED
-from inference.compositing import crop_mask
+from inference.generator.compositing import crop_mask
 from inference.pipeline import ModelOrigin
 from preprocessing.errors import MediaError
 from tests.inference.stub import Sees, loud_mouth, mouth, psnr, stub

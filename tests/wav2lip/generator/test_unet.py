@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference.backends import load_backend
+from inference.generator.backends import load_backend
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
 from syncnet.model import ChannelNorm, SmallSyncNet

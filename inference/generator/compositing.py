@@ -13,7 +13,7 @@ import numpy as np
 from preprocessing.errors import UsageError
 
 if TYPE_CHECKING:
-    from inference.generation import GeneratedFrame
+    from inference.generator.generation import GeneratedFrame
 
 BLENDS = ("feather", "multiband", "poisson", "none")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+from inference.engine import AnalysisProgress
 from inference.options import Options
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceDetector
@@ -14,19 +14,16 @@ from wav2lip.adapt.command import adapt
 from wav2lip.adapt.person_clips import VideoPart
 from wav2lip.generator.checkpoints import AnyGenerator, load_generator
 
-Progress = Callable[[str, int, int], None]
-"""Called with the unit ("frame", "step"), how many are done, and their total."""
-
 
 def adapt_to_face(
-    face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector, progress: Progress | None
+    face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector, progress: AnalysisProgress | None
 ) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:  # fmt: skip
     """The generator of `checkpoint` (None: the embedded one), fine-tuned on the face's own video.
 
     Raises:
         MediaError: the video has no sound, or too little of a face.
     """
-    part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every)
+    part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every or 5)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "person.safetensors"
         adapt(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from inference.generation import FaceCrop, ReferenceSelector
+from inference.generator.generation import FaceCrop, ReferenceSelector
 
 SILENT, LOUD = np.full((1, 80, 16), -4, np.float32), np.zeros((1, 80, 16), np.float32)
 

@@ -1,11 +1,11 @@
-"""inference/compositing.py: masks, colour match and blends, on the astronaut's face and on flat pictures."""
+"""inference/generator/compositing.py: masks, colour match and blends, on the astronaut's face and on flat pictures."""
 
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 
-from inference.compositing import BLENDS, ColourMatcher, composite, crop_mask
+from inference.generator.compositing import BLENDS, ColourMatcher, composite, crop_mask
 
 SIDE = 96
 NATIVE = 160

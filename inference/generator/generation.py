@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from inference.backends import Backend, run_batched
+from inference.generator.backends import Backend, run_batched
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import TrackedFace
 from wav2lip.generator.model import GeneratorConfig, flow_ramp, mask_and_stack

@@ -16,11 +16,19 @@ import pytest
 import torch
 from torch import nn
 
-from inference import backends
-from inference.backends import BACKENDS, DEVICES, Backend, choose_device, fold_batch_norm, load_backend, run_batched
+from inference.generator import backends
+from inference.generator.backends import (
+    BACKENDS,
+    DEVICES,
+    Backend,
+    choose_device,
+    fold_batch_norm,
+    load_backend,
+    run_batched,
+)
 from wav2lip.generator.model import Generator, GeneratorConfig, render
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ENGINES = ("torch", "openvino")
 SHAPES = [
     GeneratorConfig(width=4),
@@ -217,7 +225,7 @@ def test_openvino_reports_to_nobody(tmp_path):
 import socket
 def refuse(*_): raise SystemExit("reached for the network")
 socket.socket.connect = socket.getaddrinfo = refuse
-from inference.backends import load_backend
+from inference.generator.backends import load_backend
 from wav2lip.generator.model import Generator, GeneratorConfig
 assert load_backend(Generator(GeneratorConfig(width=4)), "openvino").name == "openvino"
 """

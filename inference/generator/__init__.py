@@ -1,0 +1,1 @@
+"""The published way: a generator paints the lower half of a face crop."""

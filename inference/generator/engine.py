@@ -1,0 +1,183 @@
+"""The published way: a generator paints the lower half of a face crop from the mel-spectrogram (Wav2Lip, 2020)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from inference.engine import AnalysisProgress, JobInput, RenderedFrame, job_detector
+from inference.generator.backends import load_backend
+from inference.generator.compositing import FaceCompositor
+from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
+from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
+from inference.options import Options
+from inference.prefetch import Prefetcher
+from inference.speech import Speech
+from preprocessing.errors import UsageError
+from preprocessing.faces.crops import CropGeometry
+from preprocessing.faces.face_track import FaceDetector, FaceTrack, TrackedFace
+from preprocessing.faces.tracking import stream_face_track
+from preprocessing.media.audio import AudioConfig
+from wav2lip.generator.checkpoints import AnyGenerator, load_generator
+
+LoadedGenerator = tuple[AnyGenerator, AudioConfig, CropGeometry]
+Adapter = Callable[[Path, Path | str | None, Options, FaceDetector, AnalysisProgress | None], LoadedGenerator]
+"""Fine-tunes a checkpoint to a face's own video: `inference.generator.adaptation.adapt_to_face`."""
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """The checkpoint that a generator was loaded from, and what it runs on."""
+
+    checkpoint: Path | str | None
+    device: str
+    backend: str
+
+
+@dataclass
+class GeneratorEngine:
+    """A generator and its audio front-end, for any number of jobs.
+
+    Attributes:
+        origin, adapter: for jobs with the option `adapt`.
+        lock: the backend computes for one thread at a time.
+    """
+
+    generator: FaceGenerator
+    audio: AudioConfig
+    origin: ModelOrigin | None = None
+    adapter: Adapter | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path | str | None, device: str = "auto", backend: str = "auto", adapter: Adapter | None = None
+    ) -> GeneratorEngine:  # fmt: skip
+        """Opens a generator: one of ours (.safetensors) or a released one (.pth); None: the one that comes along.
+
+        Raises:
+            MediaError: the file is missing or not a generator.
+            UsageError: no such device or backend.
+        """
+        origin = ModelOrigin(checkpoint, device, backend)
+        return cls(*_face_generator(load_generator(checkpoint), origin), origin, adapter)
+
+    def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> GeneratorJob:
+        """Loads the speech and begins to look for the face.
+
+        Raises:
+            MediaError: the speech has no sound. UsageError: the job asks to adapt what cannot be adapted.
+        """
+        with job.clock("sound"):
+            speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest)
+        return GeneratorJob(job, speech, self._for_job(job, progress), self.lock)
+
+    def _for_job(self, job: JobInput, progress: AnalysisProgress | None) -> FaceGenerator:
+        """The generator, fine-tuned if asked for, with the job's padding of boxes."""
+        generator = self.generator
+        if job.options.adapt:
+            if self.origin is None or self.adapter is None:
+                raise UsageError("adapt needs a generator loaded with GeneratorEngine.load(..., adapter=adapt_to_face)")
+            with job.clock("adapt"):
+                detector = job_detector(job.options, generator.backend.device.type)
+                loaded = self.adapter(job.source.path, self.origin.checkpoint, job.options, detector, progress)
+                generator, _ = _face_generator(loaded, self.origin)
+        geometry = CropGeometry(generator.geometry.kind, generator.geometry.size, job.options.pads)
+        return FaceGenerator(generator.backend, generator.config, geometry)
+
+
+class GeneratorJob:
+    """One job of a `GeneratorEngine`: tracks the face while the frames before are generated already."""
+
+    def __init__(self, job: JobInput, speech: Speech, generator: FaceGenerator, lock: threading.Lock) -> None:
+        self._job, self._speech, self._generator, self._lock = job, speech, generator, lock
+        self._track = FaceTrackBuffer(self._find_faces(), job.source.size)
+        self.spoken = speech.frames
+
+    def has_face(self) -> bool:
+        """Whether any frame shows the face; waits for the first that does."""
+        return self._track.first_found() is not None
+
+    def track(self) -> FaceTrack:
+        """Where the face is in all frames; waits until they are known."""
+        return self._track.track()
+
+    def close(self) -> None:
+        """Ends the tracker's thread."""
+        self._track.close()
+
+    def _find_faces(self) -> Iterator[TrackedFace]:
+        """The face in each frame that will be shown."""
+        source, options = self._job.source, self._job.options
+        count = source.count if options.save_track else min(source.count, self._speech.frames)
+        if options.box is not None:
+            return constant_track(options.box, source.count)
+        if options.load_track is not None:
+            return loaded_track(options.load_track, source.size, count)
+        faces = stream_face_track(
+            source.frames(0, count), job_detector(options, self._generator.backend.device.type), select=options.select,
+            face_id=options.face_id, every=options.detect_every or 5, fps=float(source.fps),
+            **({"smooth": 0.0} if options.nosmooth else {}),
+        )  # fmt: skip
+        return self._job.clock.iterate("detect", faces)
+
+    def render(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Generator[RenderedFrame]:
+        """Numbered frames with new mouths; generation runs in a thread, at most `depth` frames ahead."""
+        compositor = FaceCompositor(self._generator.geometry.kind, self._job.options.blend)
+        with closing(Prefetcher(self._generate(frames, total, depth), depth)) as generated:
+            for item in generated:
+                with self._job.clock("composite"):
+                    frame = compositor.composite(item)
+                yield RenderedFrame(item.frame, frame, item.crop is not None)
+
+    def _generate(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Iterator[GeneratedFrame]:
+        """Generates a mouth for each frame that shows the face, a batch at a time."""
+        options, config = self._job.options, self._generator.config
+        batch_size = min(options.batch_size, max(4, depth))
+        silence = -self._speech.config.max_abs_value if options.rest else -np.inf
+        selector = ReferenceSelector(config.mask_row, silence, hold=config.output == "warp")
+        for batch in _batches(enumerate(frames), batch_size):
+            crops, references, mels, made = [], [], [], []
+            for shown_at, (number, frame) in batch:
+                face, presence = self._face(shown_at, number, total)
+                if face is None or presence <= 0:
+                    made.append(GeneratedFrame(shown_at, frame))
+                    continue
+                with self._job.clock("crop"):
+                    crops.append(self._generator.crop(frame, face))
+                mels.append(self._speech.window(shown_at))
+                references.append(selector.reference(crops[-1], mels[-1], face.shot))
+                made.append(GeneratedFrame(shown_at, frame, crops[-1], None, presence, face.shot))
+            with self._lock, self._job.clock("generate"):
+                faces = iter(self._generator.generate(crops, references, np.stack(mels), batch_size) if crops else ())
+            for item in made:
+                yield item if item.crop is None else replace(item, face=next(faces))
+
+    def _face(self, shown_at: int, number: int, total: int) -> tuple[TrackedFace | None, float]:
+        """The face of a frame, and how much of the generated mouth is shown in it."""
+        face = self._track.face(number) if shown_at < self.spoken else None
+        presence = self._track.presence(number) if face else 0.0
+        if total > self.spoken:  # the rest of the video follows: the mouth must not snap back to it
+            presence = min(presence, (self.spoken - shown_at) / FADE)
+        return face, presence
+
+
+def _face_generator(loaded: LoadedGenerator, origin: ModelOrigin) -> tuple[FaceGenerator, AudioConfig]:
+    network, audio, geometry = loaded
+    return FaceGenerator(load_backend(network, origin.backend, origin.device), network.config, geometry), audio
+
+
+def _batches(items: Iterable, size: int) -> Iterator[list]:
+    batch: list = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
