@@ -29,7 +29,7 @@ from preprocessing.media.video_reader import read_frames  # noqa: E402
 
 def untouched_psnr(made: Path, source: FaceSource, track: FaceTrack, model: LipSync) -> tuple[float, int]:
     """Mean PSNR (dB) outside the mask, over every tenth frame, and the number of frames that decode."""
-    geometry, errors, count = model.generator.geometry, [], 0
+    geometry, errors, count = model.engine.generator.geometry, [], 0
     mask = (crop_mask(geometry.kind, geometry.size) > 0).astype(np.uint8)
     pairs = zip(source.play(10**6, "bounce"), read_frames(made), strict=False)
     for count, ((number, before), after) in enumerate(pairs, 1):

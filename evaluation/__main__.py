@@ -133,7 +133,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     rows, wholes = EvaluationRun(maker, made, instruments).evaluate(wanted)
     stress = _trials(args.out, two, models, detector, options) if two else []
     settings = {"pairs": display_path(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "the face's own"}
-    settings |= _settings(args, checkpoints)
+    settings |= _settings(args, models)
     return Evaluation(settings, rows, wholes, stress)
 
 
@@ -226,14 +226,17 @@ def _trials(
     return try_all(hards, models, out, **options)
 
 
-def _settings(args: argparse.Namespace, checkpoints: Mapping[str, Path | None]) -> dict[str, object]:
+def _settings(args: argparse.Namespace, models: Mapping[str, LipSync]) -> dict[str, object]:
     """What a reader needs to know to get the same figures."""
     from evaluation.metrics.face_encoder import WEIGHTS
     from evaluation.protocols.pairs import fingerprint
     from syncnet.sync_expert import JUDGE
-    from wav2lip.generator.checkpoints import EMBEDDED
 
-    files = {f"checkpoint of {name}": path or EMBEDDED for name, path in checkpoints.items()}
+    files = {
+        f"{path.stem} of {name}": path
+        for name, model in models.items()
+        for path in (model.engine.provenance() or ([], ""))[0]
+    }
     files |= {"judge": args.judge or JUDGE, "encoder": WEIGHTS}
     files |= {name: path for name, path in (("syncnet", args.syncnet), ("inception", args.inception)) if path}
     found: dict[str, object] = {"seconds": args.seconds, "list": args.list}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,7 +58,9 @@ class RenderJob(Protocol):
 
     def has_face(self) -> bool: ...
 
-    def render(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Generator[RenderedFrame]:
+    def render(
+        self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
+    ) -> Generator[RenderedFrame, None, None]:
         """Renders numbered source frames in the order in which they are shown.
 
         Args:
@@ -75,6 +77,10 @@ class RenderJob(Protocol):
 
 class Engine(Protocol):
     """Loaded networks, for any number of jobs, also concurrent ones in threads."""
+
+    def provenance(self) -> tuple[list[Path], str] | None:
+        """The files that its results depend on, and what it runs on; None if that is not known."""
+        ...
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> RenderJob:
         """Reads the speech and whatever must be known before the first frame can be rendered."""

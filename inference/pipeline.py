@@ -102,13 +102,13 @@ def run_job(
             total = expected_frames(source, job.spoken, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
-            with closing(Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode)), depth)) as decoded:
-                with closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
-                    outfile, *source.size, source.fps, sounds=job_sounds(audio, source, options), crf=options.crf,
-                    source=output_format(source, options), metadata=METADATA,
-                ) as writer:  # fmt: skip
-                    count, faces = write_frames(rendered, writer, clock, preview, progress, total)
-                    sheet = finish(writer, job, preview, outfile, options)
+            decoded = Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode)), depth)
+            with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
+                outfile, *source.size, source.fps, sounds=job_sounds(audio, source, options), crf=options.crf,
+                source=output_format(source, options), metadata=METADATA,
+            ) as writer:  # fmt: skip
+                count, faces = write_frames(rendered, writer, clock, preview, progress, total)
+                sheet = finish(writer, job, preview, outfile, options)
     return Report(outfile, count, faces, source.fps, dict(clock.seconds), sheet)
 
 

@@ -32,7 +32,6 @@ from preprocessing.media.audio import AudioConfig, as_int16, frame_count, load_a
 from preprocessing.media.audio_mux import AudioSource
 from preprocessing.media.video_reader import read_frames
 from preprocessing.media.video_writer import VideoWriter
-from wav2lip.generator.checkpoints import EMBEDDED
 
 SHORTEST = 1.0  # seconds
 STILL_AT = {"a": Fraction(1, 4), "b": Fraction(3, 4)}  # of the run: the two stills that are made to speak
@@ -177,10 +176,10 @@ class VideoMaker:
             "options": {name: str(value) for name, value in sorted(self.options.items())},
         }  # fmt: skip
         if system in self.models:
-            origin = self.models[system].origin
-            values["checkpoint"] = self._hash(Path(origin.checkpoint or EMBEDDED)) if origin else ""
-            # A generator of unknown origin is never the one of an earlier time.
-            values["engine"] = f"{origin.backend} on {origin.device}" if origin else os.urandom(8).hex()
+            known = self.models[system].engine.provenance()
+            values["checkpoint"] = [self._hash(path) for path in known[0]] if known else []
+            # An engine of unknown provenance is never the one of an earlier time.
+            values["engine"] = known[1] if known else os.urandom(8).hex()
         return values
 
     def _hash(self, path: Path) -> str:

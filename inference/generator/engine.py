@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceDetector, FaceTrack, TrackedFace
 from preprocessing.faces.tracking import stream_face_track
 from preprocessing.media.audio import AudioConfig
-from wav2lip.generator.checkpoints import AnyGenerator, load_generator
+from wav2lip.generator.checkpoints import EMBEDDED, AnyGenerator, load_generator
 
 LoadedGenerator = tuple[AnyGenerator, AudioConfig, CropGeometry]
 Adapter = Callable[[Path, Path | str | None, Options, FaceDetector, AnalysisProgress | None], LoadedGenerator]
@@ -66,6 +66,12 @@ class GeneratorEngine:
         """
         origin = ModelOrigin(checkpoint, device, backend)
         return cls(*_face_generator(load_generator(checkpoint), origin), origin, adapter)
+
+    def provenance(self) -> tuple[list[Path], str] | None:
+        """The checkpoint, and what it runs on; None for a generator that was not loaded from a file."""
+        if self.origin is None:
+            return None
+        return [Path(self.origin.checkpoint or EMBEDDED)], f"{self.origin.backend} on {self.origin.device}"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> GeneratorJob:
         """Loads the speech and begins to look for the face.
@@ -126,7 +132,9 @@ class GeneratorJob:
         )  # fmt: skip
         return self._job.clock.iterate("detect", faces)
 
-    def render(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Generator[RenderedFrame]:
+    def render(
+        self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
+    ) -> Generator[RenderedFrame, None, None]:
         """Numbered frames with new mouths; generation runs in a thread, at most `depth` frames ahead."""
         compositor = FaceCompositor(self._generator.geometry.kind, self._job.options.blend)
         with closing(Prefetcher(self._generate(frames, total, depth), depth)) as generated:

@@ -7,29 +7,31 @@ frame is untouched.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame
 from inference.mesh.face_landmarks import follow_face
 from inference.mesh.landmark_store import FADE, LandmarkStore
-from inference.speech import SHORTEST, read_speech
+from inference.speech import read_speech
+from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.faces.landmarks.predictor import LandmarkNetwork, load_landmarks
+from preprocessing.faces.landmarks.predictor import WEIGHTS, LandmarkNetwork, load_landmarks
 from preprocessing.faces.mesh import HeadPose, lower_face
 from preprocessing.media.audio import AudioConfig, frame_count
+from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.motion import LipMotion, LipMotionModel
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
 from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
 
+LANDMARK_WEIGHTS = Path(landmarks.__file__).parent / WEIGHTS
 PLANNED = 500  # frames whose inner mouths are chosen together
-__all__ = ["SHORTEST", "MeshEngine", "MeshJob"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class MeshEngine:
             UsageError: a file is missing or damaged.
         """
         return cls(load_landmarks(), LipMotionModel.load())
+
+    def provenance(self) -> tuple[list[Path], str] | None:
+        """The weights' files; the networks run on the CPU."""
+        return [LANDMARK_WEIGHTS, MOTION_WEIGHTS], "mesh on cpu"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> MeshJob:
         """Reads the speech and looks at the face in every frame that will be shown.
@@ -67,7 +73,7 @@ class MeshEngine:
                         renderer.observe(frame, found)
                     if progress:
                         progress("frame", number, wanted)
-            rest = self._rest(store, job.source.still) if store.any_face() else None
+            rest = self._rest(store) if store.any_face() else None
             with job.clock("motion"):
                 motion = self.motion.displacements(samples)
         except BaseException:
@@ -75,7 +81,7 @@ class MeshEngine:
             raise
         return MeshJob(job, spoken, store, renderer, motion, rest)
 
-    def _rest(self, store: LandmarkStore, still: bool) -> np.ndarray:
+    def _rest(self, store: LandmarkStore) -> np.ndarray:
         """The person's face at rest; of a photo, or where the mouth never closes, what the shape seen tells of it."""
         shape = store.rest_shape()
         rest_map = self.motion.trained.rest
@@ -104,7 +110,6 @@ class MeshJob:
     renderer: MouthRenderer
     motion: LipMotion
     rest: np.ndarray | None
-    _mouths: deque[InnerMouth | None] = field(default_factory=deque)
 
     def has_face(self) -> bool:
         """Whether any frame shows a usable face."""
@@ -119,7 +124,9 @@ class MeshJob:
         """Removes the file of landmarks."""
         self.store.close()
 
-    def render(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Generator[RenderedFrame]:
+    def render(
+        self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
+    ) -> Generator[RenderedFrame, None, None]:
         """Numbered frames with new mouths."""
         numbers = self.job.source.order(total, self.job.options.sync_mode, len(self.store))
         plans = self._planned(numbers, total)

@@ -32,7 +32,7 @@ class LandmarkStore:
     """The followed face of each frame, in the order of the frames; close it to remove its file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="wav2lip-landmarks-")
+        self._file = tempfile.TemporaryFile(prefix="wav2lip-landmarks-")  # noqa: SIM115  closed by close()
         self._usable = bytearray()
         self._openings: list[float] = []
 

@@ -104,7 +104,7 @@ def test_the_settings_say_what_the_figures_were_found_with(report):
     settings = json.loads((report[1] / "report.json").read_text())["settings"]
     assert len(settings["pairs_sha256"]) == 64
     assert settings["seconds"] == 1.2
-    assert "tiny.safetensors, SHA-256 " in settings["checkpoint of ours"]
+    assert "tiny.safetensors, SHA-256 " in settings["tiny of ours"]
     assert settings["judge"].startswith("judge.safetensors, SHA-256 ")
 
 

@@ -69,5 +69,5 @@ def job(media, tmp_path) -> Callable:
 def detector(monkeypatch) -> Sees:
     """Takes the place of every detector."""
     sees = Sees()
-    monkeypatch.setattr("inference.pipeline.load_detector", lambda *_, **__: sees)
+    monkeypatch.setattr("inference.engine.load_detector", lambda *_, **__: sees)
     return sees

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from inference.generator.backends import Backend
+from inference.generator.engine import GeneratorEngine
 from inference.generator.generation import FaceGenerator
 from inference.pipeline import LipSync
 from preprocessing.faces.crops import CropGeometry
@@ -28,7 +29,7 @@ def loud_mouth(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def stub(run: Callable = loud_mouth, kind: str = "box") -> LipSync:
     backend = Backend("stub", torch.device("cpu"), "fp32", run)
-    return LipSync(FaceGenerator(backend, GeneratorConfig(), CropGeometry(kind)), AudioConfig())
+    return LipSync(GeneratorEngine(FaceGenerator(backend, GeneratorConfig(), CropGeometry(kind)), AudioConfig()))
 
 
 def mouth(picture: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
     finally:
         for process in runs:
             process.kill()
-    assert [process.returncode for process in runs] == [1, 1, 0], told
+    assert [process.returncode for process in runs] == [-signal.SIGKILL, 130, 0], told
     assert [told[0][0], told[1][0], told[2][1]] == ["", "", ""]
     assert "out.mp4 cannot be written: ffmpeg was killed (SIGKILL)" in one_line(told[0][1])
     assert "interrupted: no output was written" in one_line(told[1][1])
@@ -168,7 +168,7 @@ def test_terminated_in_the_middle(media, tmp_path, out):
         told = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, told[0]) == (1, "")
+    assert (process.returncode, told[0]) == (130, "")
     assert "interrupted: no output was written" in one_line(told[1])
     assert not list(out.iterdir())
 

@@ -16,6 +16,7 @@ import pytest
 from inference import pipeline
 from inference.face_source import Framing
 from inference.generator import compositing
+from inference.generator.face_track_buffer import FaceTrackBuffer
 from inference.pipeline import LipSync
 from tests.inference.stub import Sees, loud_mouth, stub
 from tests.material import moving_photo, pictures_of, write_speech, write_video
@@ -104,7 +105,7 @@ def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, t
     places = {
         "detect": (Sees, "__call__", 2), "decode": (Framing, "apply", 25), "composite": (compositing, "composite", 6),
         "encode": (pipeline.VideoWriter, "write", 6), "preview": (pipeline.Preview, "save", 1),
-        "track": (pipeline.FaceTrackBuffer, "track", 1),
+        "track": (FaceTrackBuffer, "track", 1),
     }  # fmt: skip
     options = {"progress": lambda *_: None, "model": stub()}
     if stage in places:

@@ -16,6 +16,7 @@ import torch
 from skimage.data import astronaut
 from torch import Tensor
 
+from inference.generator.engine import GeneratorEngine
 from inference.pipeline import LipSync
 from preprocessing.dataset.windows import CropRegion
 from preprocessing.faces.face_track import Detection
@@ -369,7 +370,7 @@ def test_what_adapt_does_not_go_with(made, media, refuse):
 
 def test_a_generator_of_unknown_origin_cannot_adapt(made, media, tmp_path):
     loaded = LipSync.load(made / "tiny.safetensors", "cpu", "torch")
-    model = LipSync(loaded.generator, loaded.audio)
+    model = LipSync(GeneratorEngine(loaded.engine.generator, loaded.engine.audio))
     with pytest.raises(ValueError, match="adapt needs a generator loaded with"):
         model(made / "talk.mp4", media / "speech.wav", tmp_path / "out.mp4", adapt=True, detector="haar")
     assert not (tmp_path / "out.mp4").exists()

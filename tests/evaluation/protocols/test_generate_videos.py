@@ -17,7 +17,7 @@ from evaluation.protocols.generate_videos import VideoMaker, find_made, still_in
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, COPY, MATCHED, OURS, REAL, SILENT, STATIC, STILLS, SWAPPED, UNSYNCED
 from inference.generator.compositing import crop_mask
-from inference.pipeline import ModelOrigin
+from inference.generator.engine import ModelOrigin
 from preprocessing.errors import MediaError
 from tests.inference.stub import Sees, loud_mouth, mouth, psnr, stub
 from tests.material import (
@@ -212,7 +212,9 @@ def counting(maker, media) -> list[int]:
         return loud_mouth(mel, faces)
 
     maker.models[OURS] = stub(run)
-    maker.models[OURS].origin = ModelOrigin(write_generator(maker.out.parent / "generator.safetensors"), "cpu", "stub")
+    maker.models[OURS].engine.origin = ModelOrigin(
+        write_generator(maker.out.parent / "generator.safetensors"), "cpu", "stub"
+    )
     return calls
 
 
@@ -238,7 +240,7 @@ def test_a_video_is_taken_again_only_if_it_is_whole_and_of_the_same_inputs(maker
     assert not again()
     path.with_suffix(".json").write_text("{")
     assert again()
-    write_generator(maker.models[OURS].origin.checkpoint, width=4)
+    write_generator(maker.models[OURS].engine.origin.checkpoint, width=4)
     assert again(like())
     assert {file.suffix for file in path.parent.iterdir()} == {".mp4", ".json"}
     assert json.loads(path.with_suffix(".json").read_text())["made"]["system"] == OURS
