@@ -1,4 +1,4 @@
-"""What a judge of sync says of a real video: as it is, with its sound moved, and with worse and worse pictures."""
+"""A sync judge's scores of a real video: unchanged, with shifted audio, and with degraded frames."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from evaluation.judge.degradation import ladder
-from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading
+from evaluation.judge.degradation import degradations
+from evaluation.judge.judge_report import ANOTHER, AS_IT_IS, JudgeFindings, JudgeReading
 from evaluation.metrics.face_crops import SourceVideo
-from evaluation.metrics.sync import look
+from evaluation.metrics.sync import crop_region
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
 from preprocessing.errors import MediaError, display_path
@@ -20,52 +20,53 @@ from syncnet.lse import SPAN
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.video_scoring import ExpertScorer, Scorer
 
-PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the sound is made late
-LATE = (1, 2, 3)  # those of them that stand in the ladder too
-ANOTHER = "another's sound"
-SHORTEST = CLIP_FPS  # frames with face and sound
+PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the audio is delayed
+DELAYS = (1, 2, 3)  # those that are also listed among the degradations
+MIN_FRAMES = CLIP_FPS  # with both face and audio
 
 
 @dataclass(frozen=True)
 class SyncJudge:
-    """A judge and how it is shown a source.
+    """A judge and its preprocessing of a source video.
 
     Attributes:
-        name: "judge" for one of ours, "syncnet" for syncnet_python's.
+        name: "judge" for our expert, "syncnet" for syncnet_python's network.
         scorer: see `syncnet.video_scoring`.
     """
 
     name: str
     scorer: Scorer
 
-    def see(self, source: SourceVideo) -> tuple[np.ndarray, float]:
-        """The run's pictures, (N, S, S, 3) uint8 BGR, before anything is done to them, and how many of their pixels
-        show a pixel of a points crop of 128. For one of ours these crops themselves."""
+    def crop(self, source: SourceVideo) -> tuple[np.ndarray, float]:
+        """The judge's face crops of the run, (N, S, S, 3) uint8 BGR, and their scale relative to the points crops.
+
+        The scale is in crop pixels per pixel of a 128-pixel points crop. Our experts use the points crops themselves.
+        """
         if isinstance(self.scorer, ExpertScorer):
             return source.faces, 1.0
         places, last = self.scorer.places(source.track), source.start + len(source.track)
         frames = read_frames(source.path, fps=Fraction(CLIP_FPS), end=(last + 1) / CLIP_FPS)
         run = (frame for index, frame in enumerate(frames) if source.start <= index < last)
-        pictures = np.stack([self.scorer.cut(frame, place) for frame, place in zip(run, places, strict=False)])
-        maps = source.maps(source.info.width, source.info.height)
-        wide = 2 * (1 + SPAN) * float(np.median(places[:, 2]))  # pixels of the video across the square
-        return pictures, pictures.shape[1] / (wide * float(np.median(np.sqrt(np.linalg.det(maps[:, :, :2])))))
+        crops = np.stack([self.scorer.cut(frame, place) for frame, place in zip(run, places, strict=False)])
+        matrices = source.crop_matrices(source.info.width, source.info.height)
+        width = 2 * (1 + SPAN) * float(np.median(places[:, 2]))  # of the crop, in video pixels
+        return crops, crops.shape[1] / (width * float(np.median(np.sqrt(np.linalg.det(matrices[:, :, :2])))))
 
-    def embed(self, pictures: np.ndarray) -> np.ndarray:
-        """(N, S, S, 3) pictures of `see` to (W, D) embeddings of the windows that the judge's protocol takes."""
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        """Map (N, S, S, 3) crops to (W, D) embeddings of the windows that the judge's protocol uses."""
         if isinstance(self.scorer, ExpertScorer):
-            pictures = look(pictures, self.scorer.expert.region)
-        return self.scorer.embed(pictures)[: self.scorer.windows(len(pictures))]
+            crops = crop_region(crops, self.scorer.expert.region)
+        return self.scorer.embed(crops)[: self.scorer.windows(len(crops))]
 
     def read(
         self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None
     ) -> JudgeReading:
-        """What it says of embedded windows and a sound.
+        """Score embedded windows against audio.
 
         Args:
-            video: (W, D), of the run that begins at frame `start` and is `frames` long.
-            samples: (n,) int16, the sound from the file's beginning on.
-            own: the offset at which `near` is taken; None: the one that is found.
+            video: (W, D) embeddings of the run that starts at frame `start` and is `frames` long.
+            samples: (n,) int16, the audio from the start of the file.
+            own: the offset at which `near` is taken; None for the one that is found.
 
         Raises:
             UsageError: nothing can be compared.
@@ -73,12 +74,12 @@ class SyncJudge:
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
         counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))
         score, curve = sync_score(distances, counted), shift_curve(distances[counted])
-        return JudgeReading(score.offset, score.confidence, float(curve[REACH - (score.offset if own is None else own)]),
-                       curve)  # fmt: skip
+        near = float(curve[REACH - (score.offset if own is None else own)])
+        return JudgeReading(score.offset, score.confidence, near, curve)
 
 
-def late(samples: np.ndarray, frames: int) -> np.ndarray:
-    """A sound (n,) so many frames later (negative: earlier), as long as before; what is missing is silent."""
+def delay(samples: np.ndarray, frames: int) -> np.ndarray:
+    """Delay audio (n,) by this many frames (negative: advance), keeping its length and filling with silence."""
     moved, distance = np.zeros_like(samples), abs(frames) * FRAME_SAMPLES
     if frames >= 0:
         moved[distance:] = samples[: max(len(samples) - distance, 0)]
@@ -88,29 +89,29 @@ def late(samples: np.ndarray, frames: int) -> np.ndarray:
 
 
 def examine(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFindings:
-    """All about one video; the pictures are embedded once for all planted shifts.
+    """Run all tests on one video; the frames are embedded once for all planted shifts.
 
     Args:
-        other: (n,) int16, somebody else's sound, repeated where it is shorter; empty: there is none.
+        other: (n,) int16, another speaker's audio, repeated if shorter; empty if there is none.
 
     Raises:
-        MediaError: face and sound do not last a second together, or nobody speaks.
+        MediaError: less than a second with both face and audio, or no speech.
     """
     samples = source.samples
     frames = min(len(source.track), len(samples) // FRAME_SAMPLES - source.start)
-    if frames < SHORTEST:
-        raise MediaError(f"{display_path(source.path)} has no second with a face and sound")
+    if frames < MIN_FRAMES:
+        raise MediaError(f"{display_path(source.path)} has less than 1 s with both a face and audio")
     if not speech_columns(samples).any():
-        raise MediaError(f"{display_path(source.path)} is silent: without speech there is no sync to judge")
-    pictures, scale = judge.see(source)
-    pictures = pictures[:frames]
-    video, run = judge.embed(pictures), (source.start, frames)
+        raise MediaError(f"{display_path(source.path)} has no speech")
+    crops, scale = judge.crop(source)
+    crops = crops[:frames]
+    video, run = judge.embed(crops), (source.start, frames)
     own = judge.read(video, *run, samples)
-    planted = {shift: judge.read(video, *run, late(samples, shift), own.offset) for shift in PLANTED}
+    planted = {shift: judge.read(video, *run, delay(samples, shift), own.offset) for shift in PLANTED}
     changed = {AS_IT_IS: own}
-    for name, change in ladder().items():
-        changed[name] = judge.read(judge.embed(change(pictures, scale)), *run, samples, own.offset)
-    changed |= {f"sound {shift} frame{'s' * (shift > 1)} late": planted[shift] for shift in LATE}
+    for name, degrade in degradations().items():
+        changed[name] = judge.read(judge.embed(degrade(crops, scale)), *run, samples, own.offset)
+    changed |= {f"sound {shift} frame{'s' * (shift > 1)} late": planted[shift] for shift in DELAYS}
     if len(other):
         changed[ANOTHER] = judge.read(video, *run, np.resize(other, len(samples)), own.offset)
     lasting = min(len(source.track), frames_with_sound(source.start + len(source.track), len(samples)) - source.start)

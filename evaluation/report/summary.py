@@ -1,4 +1,4 @@
-"""What the rows of an evaluation come to: means by system with their intervals, differences, reasons."""
+"""Aggregation of result rows: means with intervals, paired differences, failure reasons."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRo
 
 
 def ordered(rows: Iterable[ResultRow | SystemFigure | StressResult]) -> list[str]:
-    """The systems that occur: real, the other baselines, ours, others as they come."""
+    """The systems present: real, the other baselines, ours, then others in order of appearance."""
     known = (*BASELINES, OURS)
     found = list(dict.fromkeys(row.system for row in rows))
     return sorted(found, key=lambda system: known.index(system) if system in known else len(known))
 
 
 def of(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
-    """The rows of a protocol and, unless it is None, of a system."""
+    """The rows of a protocol and, unless None, of a system."""
     return [row for row in rows if row.protocol == protocol and system in (None, row.system)]
 
 
 def figures(rows: Iterable[ResultRow], key: str) -> dict[Hashable, float]:
-    """A figure of one system in one protocol, by pair; only of the pairs that have it."""
+    """A metric by pair, for one system in one protocol; pairs without a finite value are omitted."""
     found = {row.pair: row.figures.get(key, math.nan) for row in rows}
     return {pair: value for pair, value in found.items() if math.isfinite(value)}
 
 
 def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval]]]:
-    """By protocol, system and key: the mean over clips with its interval; what no clip has is absent."""
+    """Mean over clips with its interval, by protocol, system and key; metrics that no clip has are absent."""
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for protocol in PROTOCOLS:
         some = of(rows, protocol)
@@ -43,7 +43,7 @@ def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a figure of a system is than that of another, over the clips that have both."""
+    """Mean difference of a metric between a system and another, over the clips that have both."""
 
     protocol: str
     system: str
@@ -53,7 +53,7 @@ class Difference:
 
 
 def differences(rows: Sequence[ResultRow]) -> list[Difference]:
-    """Of each model from the real video and from the first model: ours where it takes part."""
+    """Differences of each model from the real video and from the first model, which is "ours" if present."""
     found = []
     for protocol in PROTOCOLS:
         some = of(rows, protocol)
@@ -67,7 +67,7 @@ def differences(rows: Sequence[ResultRow]) -> list[Difference]:
 
 
 def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
-    """The rows without figures by why, the most frequent reason first."""
+    """Failed rows by reason, most frequent first."""
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.reason:
@@ -76,6 +76,6 @@ def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
 
 
 def share(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
-    """How many hard inputs gave a system a whole, valid video, and how many it was given."""
+    """Number of hard inputs that a system passed, and number it was run on."""
     some = [trial.passed for trial in trials if trial.system == system]
     return sum(some), len(some)

@@ -73,8 +73,8 @@ def test_all_videos_are_there_and_baselines_are_folded(monkeypatch):
 
 def test_all_but_the_real_video_are_called_synthetic():
     text = "".join(Reader(page(Evaluation({}, []))).text)
-    assert "All videos here but the real ones are synthetic" in text
-    assert "consented" in text
+    assert "All videos on this page except the real ones are synthetic" in text
+    assert "consent" in text
 
 
 def test_nothing_is_asked_of_the_net():
@@ -121,7 +121,7 @@ def test_what_failed_is_shown_with_its_reason(monkeypatch):
     assert ["<video" in figure for figure in figures] == [True, False, True]
     assert ['class="why"' in figure for figure in figures] == [False, True, True]
     assert "no face at all" in figures[1]
-    assert "3 videos: 1 measured, 2 without figures" in text
+    assert "3 videos: 1 measured, 2 failed" in text
 
 
 def test_a_pair_without_videos_has_no_button(monkeypatch):
@@ -134,7 +134,7 @@ def test_without_matplotlib_there_is_a_page_that_says_so(monkeypatch):
     monkeypatch.setattr(pages, "can_plot", lambda: False)
     text = page(Evaluation({}, [row("real", "r.mp4")]))
     assert "<svg" not in text
-    assert "There are no plots: they need matplotlib" in text
+    assert "No plots: they require matplotlib" in text
     monkeypatch.undo()
     assert page(Evaluation({}, [row("real", "r.mp4")])).count("<svg") == 2
 
