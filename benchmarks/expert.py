@@ -87,7 +87,7 @@ def delay(clip: Clip, frames: int) -> tuple[np.ndarray, np.ndarray]:
     return mel_spectrogram(moved), speech_columns(moved)
 
 
-def plant(findings: Findings, expert: SyncExpert, clip: Clip, video: np.ndarray, own: int) -> None:
+def find_planted(findings: Findings, expert: SyncExpert, clip: Clip, video: np.ndarray, own: int) -> None:
     """Shift the audio of a clip whose offset is `own`, and try to recover the shift."""
     starts = np.arange(len(video))
     for shift in PLANTED:
@@ -99,7 +99,7 @@ def plant(findings: Findings, expert: SyncExpert, clip: Clip, video: np.ndarray,
             findings.planted[shift].append(abs(found - expected) <= 1)
 
 
-def modify(
+def measure_modified(
     findings: Findings,
     expert: SyncExpert,
     clip: Clip,
@@ -111,8 +111,8 @@ def modify(
     """Record the cosine of one clip, unchanged and with modified frames and audio."""
     here, cosines = -judgement.score.offset, findings.cosines
     cosines[ORIGINAL].append(cosine_at(video, audio, here, judgement.windows_with_speech))
-    for name, pictures in modifications(expert.region.scale).items():
-        changed = [expert.embed_mouths(make(clip, expert)) for make in pictures]
+    for name, makers in modifications(expert.region.scale).items():
+        changed = [expert.embed_mouths(make(clip, expert)) for make in makers]
         cosines[name].append(
             float(np.mean([cosine_at(each, audio, here, judgement.windows_with_speech) for each in changed]))
         )
@@ -123,7 +123,7 @@ def modify(
     cosines[ANOTHER].append(cosine_at(video[starts], expert.embed_speech(other.mel, starts), 0, both))
 
 
-def examine(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
+def evaluate_expert(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
     """Run all tests on one expert; a clip's other sentence is that of the next clip."""
     findings = Findings()
     for index, clip in enumerate(tqdm(clips, unit="clip", disable=None)):
@@ -131,8 +131,8 @@ def examine(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
         judgement = judge(clip, video, audio)
         findings.judgements.append(judgement)
         if clip.frames >= LONG:
-            plant(findings, expert, clip, video, judgement.score.offset)
-        modify(findings, expert, clip, clips[(index + 1) % len(clips)], video, audio, judgement)
+            find_planted(findings, expert, clip, video, judgement.score.offset)
+        measure_modified(findings, expert, clip, clips[(index + 1) % len(clips)], video, audio, judgement)
     return findings
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people")
     judgements = []
     for name, expert in experts.items():
-        findings = examine(expert, clips)
+        findings = evaluate_expert(expert, clips)
         print(f"\n## {name}: {getattr(args, name).name}, {expert.step} steps\n")
         print_speakers(findings.judgements)
         print_planted(findings.planted)

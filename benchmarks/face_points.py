@@ -76,14 +76,14 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     yunet, haar = load_detector("yunet", yunet=args.yunet), load_detector("haar")
-    seen, pairs = [], []
+    detected, pairs = [], []
     for clip in one_clip_each(args.clips, args.speakers):
         for frame in sample_frames(clip, args.frames):
             faces, squares = yunet([frame])[0], haar([frame])[0]
-            seen += faces[:1]
+            detected += faces[:1]
             square = same_face(faces[0], squares) if faces else None
             pairs += [(faces[0], square)] if square else []
-    report("yunet", np.array([f.box for f in seen]), np.array([f.points for f in seen]))
+    report("yunet", np.array([f.box for f in detected]), np.array([f.points for f in detected]))
     points = np.array([face.points for face, _ in pairs])
     report("haar", np.array([square.box for _, square in pairs]), points)
     corners = np.array([fractions(square.box, face.box.reshape(2, 2)) for face, square in pairs])

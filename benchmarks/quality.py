@@ -97,7 +97,7 @@ def document(evaluation: Evaluation, judged: str, command: str) -> str:
     total = counts(evaluation.rows)
     parts = [HEAD.format(command=command), f"{total['measured']} of {total['videos']} videos were measured.\n"]
     parts += [markdown(table, 2) for table in tables(evaluation)]
-    keys = {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.system_figures}
+    keys = {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.system_metrics}
     nested = f"\n{judged}".replace("\n#", "\n##").strip()  # headings one level down
     parts += ["## Validation of the judge\n", f"{nested}\n", markdown(legend(keys), 2)]
     hashes = [f"* {key}: {value}" for key, value in evaluation.settings.items()]

@@ -20,7 +20,7 @@ from preprocessing.faces.detectors.flags import add_detector_flags
 from training.run import INSTALL
 
 if TYPE_CHECKING:
-    from evaluation.protocols.measure import Instruments
+    from evaluation.protocols.measure import MetricNetworks
     from evaluation.protocols.pairs import Pair
     from evaluation.report.results import Evaluation, StressResult
     from inference.pipeline import LipSync
@@ -121,18 +121,18 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     two = _two_people(pairs) if args.stress else None
     planned = make_trials(pairs, args.protocol, args.seconds)
     checkpoints, made = _systems(args.checkpoint, args.made)
-    instruments = _instruments(args)
+    networks = _metric_networks(args)
     detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
     options = {"detector": args.detector, "yunet": args.yunet, "s3fd": args.s3fd}
     models = {name: LipSync.load(path, args.device) for name, path in checkpoints.items()}
     fps = args.fps or (None if args.list == "pairs" else ORIGINAL_FPS)
     maker = VideoMaker(args.out, detector, models, args.seconds, options, fps)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows, system_figures = EvaluationRun(maker, made, instruments).evaluate(planned)
+    rows, system_metrics = EvaluationRun(maker, made, networks).evaluate(planned)
     stress = _stress_trials(args.out, two, models, detector, options) if two else []
     settings = {"pairs": display_path(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "source"}
     settings |= _settings(args, checkpoints)
-    return Evaluation(settings, rows, system_figures, stress)
+    return Evaluation(settings, rows, system_metrics, stress)
 
 
 def _pairs(args: argparse.Namespace) -> list[Pair]:
@@ -182,16 +182,16 @@ def _add(found: dict[str, Path | None], name: str, path: Path) -> None:
     found[name] = path
 
 
-def _instruments(args: argparse.Namespace) -> Instruments:
+def _metric_networks(args: argparse.Namespace) -> MetricNetworks:
     from evaluation.metrics.face_encoder import FaceEncoder
     from evaluation.metrics.inception import InceptionEncoder
-    from evaluation.protocols.measure import Instruments
+    from evaluation.protocols.measure import MetricNetworks
     from syncnet.lse import PublishedScorer, load_published
     from syncnet.sync_expert import JUDGE, SyncExpert
 
     published = PublishedScorer(load_published(args.syncnet)) if args.syncnet else None
     inception = InceptionEncoder.load(args.inception) if args.inception else None
-    return Instruments(SyncExpert.load(args.judge or JUDGE), FaceEncoder.load(), published, inception)
+    return MetricNetworks(SyncExpert.load(args.judge or JUDGE), FaceEncoder.load(), published, inception)
 
 
 def _two_people(pairs: Sequence[Pair]) -> tuple[Pair, Pair]:

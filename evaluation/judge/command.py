@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.judge.examination import SyncJudge, examine
 from evaluation.judge.judge_report import ANOTHER, AS_IT_IS, JudgeFindings, label, summary, tables
+from evaluation.judge.validation import SyncJudge, validate
 from evaluation.metrics.face_crops import open_source
 from preprocessing.build.sources import find_sources
 from preprocessing.commands import Parser, run_command, write_whole
@@ -116,7 +116,7 @@ def judge_all(
     for index, path in enumerate(tqdm(videos, unit="video", disable=None)):
         try:
             source, other = open_source(path, detector, seconds), _load_samples(pick_other(videos, index))
-            both = [examine(judge, source, other) for judge in judges]
+            both = [validate(judge, source, other) for judge in judges]
         except (MediaError, OSError, ValueError) as error:
             reasons[path] = " ".join(str(error).split())
             continue

@@ -25,7 +25,7 @@ def label(change: str) -> str:
 
 
 @dataclass(frozen=True)
-class JudgeReading:
+class JudgeScore:
     """A judge's scores of one video with one audio track.
 
     Attributes:
@@ -53,8 +53,8 @@ class JudgeFindings:
 
     video: Path
     frames: int
-    planted: Mapping[int, JudgeReading]
-    changed: Mapping[str, JudgeReading]
+    planted: Mapping[int, JudgeScore]
+    changed: Mapping[str, JudgeScore]
 
     @property
     def own(self) -> int:
@@ -218,13 +218,13 @@ def _plain_interval(found: Interval | None) -> dict[str, float | int | None] | N
 def _video(one: JudgeFindings) -> dict[str, object]:
     return {
         "video": one.video.name, "frames": one.frames, "offset": one.own,
-        "planted": {str(shift): reading.offset for shift, reading in one.planted.items()},
-        "changed": {name: _reading(reading) for name, reading in one.changed.items()},
+        "planted": {str(shift): score.offset for shift, score in one.planted.items()},
+        "changed": {name: _score(score) for name, score in one.changed.items()},
     }  # fmt: skip
 
 
-def _reading(reading: JudgeReading) -> dict[str, object]:
+def _score(score: JudgeScore) -> dict[str, object]:
     """Unavailable distances are null."""
-    near, *curve = (None if np.isnan(value) else round(float(value), 5) for value in (reading.near, *reading.curve))
-    confidence = round(reading.confidence, 5)
-    return {"offset": reading.offset, "confidence": confidence, "distance": near, "curve": curve}
+    near, *curve = (None if np.isnan(value) else round(float(value), 5) for value in (score.near, *score.curve))
+    confidence = round(score.confidence, 5)
+    return {"offset": score.offset, "confidence": confidence, "distance": near, "curve": curve}

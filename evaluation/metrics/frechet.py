@@ -35,7 +35,7 @@ class Moments:
     outer: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, times: np.ndarray | None = None) -> Moments:
+    def from_features(cls, features: np.ndarray, times: np.ndarray | None = None) -> Moments:
         """Moments of (N, D) features, each counted `times` (N,), or once if None."""
         values = features.astype(np.float64)
         weights = np.ones(len(values)) if times is None else times.astype(np.float64)
@@ -127,10 +127,10 @@ class _ClipMoments:
     def __init__(self, features: Sequence[np.ndarray]) -> None:
         self.lengths = [len(each) for each in features]
         self.all = np.concatenate(features)
-        self.cached = [Moments.of(each) for each in features] if self.all.shape[1] <= MAX_CACHED_DIM else []
+        self.cached = [Moments.from_features(each) for each in features] if self.all.shape[1] <= MAX_CACHED_DIM else []
 
     def moments(self, times: np.ndarray) -> Moments:
         """Moments with clip k counted times[k]."""
         if self.cached:
             return reduce(add, (each * float(n) for each, n in zip(self.cached, times, strict=True) if n))
-        return Moments.of(self.all, np.repeat(times, self.lengths))
+        return Moments.from_features(self.all, np.repeat(times, self.lengths))

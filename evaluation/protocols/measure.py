@@ -24,7 +24,7 @@ QUIET_MARGIN = 2  # frames on either side of a quiet frame that are free of spee
 
 
 @dataclass(frozen=True)
-class Instruments:
+class MetricNetworks:
     """Networks that the metrics use.
 
     Attributes:
@@ -56,21 +56,21 @@ class GroundTruth:
     features: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, source: SourceVideo, instruments: Instruments) -> GroundTruth:
+    def measure(cls, source: SourceVideo, networks: MetricNetworks) -> GroundTruth:
         """Measure the real video."""
-        embedding = instruments.encoder.embed(source.faces)
-        return cls(source, motion.opening(source.faces), embedding, features(source.faces, instruments))
+        embedding = networks.encoder.embed(source.faces)
+        return cls(source, motion.opening(source.faces), embedding, features(source.faces, networks))
 
 
-def features(faces: np.ndarray, instruments: Instruments) -> dict[str, np.ndarray]:
+def features(faces: np.ndarray, networks: MetricNetworks) -> dict[str, np.ndarray]:
     """Features for system-level distances: (N, D) by metric key."""
-    found = {"frechet": instruments.encoder.features(faces)}
-    if instruments.inception:
-        found["fid"] = instruments.inception.features(faces)
+    found = {"frechet": networks.encoder.features(faces)}
+    if networks.inception:
+        found["fid"] = networks.inception.features(faces)
     return found
 
 
-def measure(row: ResultRow, path: Path, truth: GroundTruth, instruments: Instruments) -> FaceFootage:
+def measure(row: ResultRow, path: Path, truth: GroundTruth, networks: MetricNetworks) -> FaceFootage:
     """Fill in a row's metrics and curves from its video and return its footage; not for stills.
 
     Raises:
@@ -85,11 +85,11 @@ def measure(row: ResultRow, path: Path, truth: GroundTruth, instruments: Instrum
     else:
         row.curves["envelope"] = motion.envelope(_run_audio(made), len(opening)).tolist()
         row.figures |= dict(_motion_metrics(row, opening, real))
-        row.figures |= dict(_image_metrics(row, made, truth, instruments))
-        scores, row.curves["offsets"] = judge_sync(made.faces, made.samples, made.start, instruments.judge)
+        row.figures |= dict(_image_metrics(row, made, truth, networks))
+        scores, row.curves["offsets"] = judge_sync(made.faces, made.samples, made.start, networks.judge)
         row.figures |= scores
-        if instruments.published:
-            row.figures |= published_sync(path, truth.source, made.samples, instruments.published)[0]
+        if networks.published:
+            row.figures |= published_sync(path, truth.source, made.samples, networks.published)[0]
     return made
 
 
@@ -120,13 +120,13 @@ def _motion_metrics(row: ResultRow, opening: np.ndarray, real: np.ndarray) -> Fi
         yield "articulation", articulation
 
 
-def _image_metrics(row: ResultRow, made: FaceFootage, truth: GroundTruth, instruments: Instruments) -> Figures:
+def _image_metrics(row: ResultRow, made: FaceFootage, truth: GroundTruth, networks: MetricNetworks) -> Figures:
     faces, real = made.faces, truth.source.faces[: len(made.faces)]
     if row.protocol == MATCHED:
         yield "psnr", image_quality.psnr(*(image_quality.crop_box(each, image_quality.MOUTH) for each in (faces, real)))
         yield "ssim", image_quality.ssim(faces, real)
     yield "seam_colour", image_quality.seam_color(faces, real)
-    yield "identity", identity_distance(instruments.encoder.embed(faces), truth.embedding)
+    yield "identity", identity_distance(networks.encoder.embed(faces), truth.embedding)
     quiet = _quiet(made.samples, made.start, len(faces)) & _quiet(truth.source.samples, made.start, len(faces))
     for key, found in (
         ("sharpness", image_quality.sharpness(faces, real)),

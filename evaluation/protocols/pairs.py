@@ -186,7 +186,7 @@ def speaker_of(path: Path) -> str:
     return path.stem.split("__")[0] or path.stem
 
 
-def is_own(face: Path, audio: Path) -> bool:
+def is_own_audio(face: Path, audio: Path) -> bool:
     """Whether audio is a face's own: the same file, or the same name in the same folder (a.mp4 and a.wav)."""
     one, other = (Path(os.path.realpath(path)) for path in (face, audio))
     return one == other or ((one.parent, one.stem) == (other.parent, other.stem) and one.suffix != other.suffix)
@@ -215,7 +215,7 @@ def _named(path: Path, entries: Sequence[_Entry]) -> list[Pair]:
 
 
 def _default_name(entry: _Entry) -> str:
-    return safe_name(entry.labels[0] if is_own(entry.face, entry.audio) else "+".join(entry.labels))
+    return safe_name(entry.labels[0] if is_own_audio(entry.face, entry.audio) else "+".join(entry.labels))
 
 
 def _unique(name: str, taken: set[str]) -> str:

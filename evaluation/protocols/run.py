@@ -14,9 +14,9 @@ from evaluation.metrics import motion
 from evaluation.metrics.face_crops import read_still_footage
 from evaluation.metrics.frechet import frechet_interval
 from evaluation.protocols.generate_videos import STILL_POSITIONS, VideoMaker, find_video, still_index
-from evaluation.protocols.measure import GroundTruth, Instruments, features, measure
+from evaluation.protocols.measure import GroundTruth, MetricNetworks, features, measure
 from evaluation.protocols.trials import Trial
-from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemFigure
+from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemMetric
 from preprocessing.errors import MediaError
 
 Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
@@ -30,13 +30,13 @@ class EvaluationRun:
     Attributes:
         maker: generates the videos of its models and of the baselines.
         made: folders of existing videos by system name.
-        instruments: networks that the metrics use.
+        networks: networks that the metrics use.
         rows: results so far.
     """
 
     maker: VideoMaker
     made: Mapping[str, Path]
-    instruments: Instruments
+    networks: MetricNetworks
     rows: list[ResultRow] = field(default_factory=list)
     _features: Features = field(default_factory=dict)
 
@@ -50,16 +50,16 @@ class EvaluationRun:
         excluded = {STILLS: BASELINES, SILENT: (UNSYNCED,)}.get(trial.protocol, ())
         return [system for system in self.systems if system not in excluded]
 
-    def evaluate(self, trials: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemFigure]]:
+    def evaluate(self, trials: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemMetric]]:
         """The rows of all trials, which must be grouped by face, and the system-level metrics."""
         with tqdm(total=len(trials), unit="trial", disable=None) as bar:
             for face, theirs in groupby(trials, key=lambda trial: trial.face):
                 self._evaluate_face(face, list(theirs), bar)
-        return self.rows, list(self._system_figures())
+        return self.rows, list(self._system_metrics())
 
     def _evaluate_face(self, face: Path, trials: Sequence[Trial], bar: tqdm) -> None:
         try:
-            truth = GroundTruth.of(self.maker.source(face), self.instruments)
+            truth = GroundTruth.measure(self.maker.source(face), self.networks)
         except (MediaError, OSError) as error:
             for trial in trials:
                 for system in self._systems_for(trial):
@@ -93,13 +93,13 @@ class EvaluationRun:
         if found is None:
             return
         try:
-            made = measure(row, found, truth, self.instruments)
+            made = measure(row, found, truth, self.networks)
         except (MediaError, OSError) as error:
             row.reason = _one_line(error)
             row.figures.clear()
             return
         if row.protocol != SILENT:
-            for key, values in features(made.faces, self.instruments).items():
+            for key, values in features(made.faces, self.networks).items():
                 pair = values, truth.features[key][: len(values)]
                 self._features.setdefault((row.protocol, row.system, key), []).append(pair)
 
@@ -137,10 +137,10 @@ class EvaluationRun:
         """The path relative to the report's folder if the video is inside it."""
         return video.relative_to(self.maker.out).as_posix() if video.is_relative_to(self.maker.out) else str(video)
 
-    def _system_figures(self) -> Iterator[SystemFigure]:
+    def _system_metrics(self) -> Iterator[SystemMetric]:
         for (protocol, system, key), clips in self._features.items():
             if found := frechet_interval([made for made, _ in clips], [real for _, real in clips]):
-                yield SystemFigure(protocol, system, key, *found)
+                yield SystemMetric(protocol, system, key, *found)
 
 
 def _one_line(error: Exception) -> str:

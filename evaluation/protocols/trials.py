@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from evaluation.protocols.pairs import Pair, is_own, speaker_of
+from evaluation.protocols.pairs import Pair, is_own_audio, speaker_of
 from evaluation.report.results import MATCHED, PROTOCOLS, SECONDS, SILENT, SWAPPED
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
@@ -89,7 +89,7 @@ def _distinct_faces(pairs: Sequence[Pair]) -> dict[str, _Face]:
     for pair in pairs:
         speaker = pair.speaker or speaker_of(pair.face)
         face = faces.setdefault(os.path.realpath(pair.face), _Face(pair.name, pair.face, speaker, pair.face))
-        if not is_own(pair.face, pair.audio):
+        if not is_own_audio(pair.face, pair.audio):
             face.others.append(pair)
         elif not face.with_own:
             face.name, face.own, face.with_own = pair.name, pair.audio, True

@@ -7,7 +7,7 @@ from typing import Literal
 
 from evaluation.report.results import MATCHED, SILENT, STILLS, SWAPPED
 
-SPOKEN = (MATCHED, SWAPPED)
+SPEECH_PROTOCOLS = (MATCHED, SWAPPED)
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,33 @@ class Column:
 
 
 COLUMNS = (
-    Column("offset", "AV offset", "sync", SPOKEN, "zero", "+.1f", "judge",
+    Column("offset", "AV offset", "sync", SPEECH_PROTOCOLS, "zero", "+.1f", "judge",
            "Frames of 40 ms by which the audio is early (positive) or late (negative), at the judge's minimum "
            "distance."),
-    Column("within_1", "within 1 frame", "sync", SPOKEN, "higher", ".2f", "judge",
+    Column("within_1", "within 1 frame", "sync", SPEECH_PROTOCOLS, "higher", ".2f", "judge",
            "Share of videos whose offset is -1, 0 or 1."),
-    Column("distance", "distance", "sync", SPOKEN, "lower", ".3f", "judge",
+    Column("distance", "distance", "sync", SPEECH_PROTOCOLS, "lower", ".3f", "judge",
            "The judge's minimum mean cosine distance over offsets, computed like LSE-D; blind to a constant offset."),
-    Column("confidence", "confidence", "sync", SPOKEN, "higher", ".3f", "judge",
+    Column("confidence", "confidence", "sync", SPEECH_PROTOCOLS, "higher", ".3f", "judge",
            "Median distance over the offsets minus the minimum, computed like LSE-C."),
-    Column("cosine", "cosine", "sync", SPOKEN, "higher", ".3f", "judge",
+    Column("cosine", "cosine", "sync", SPEECH_PROTOCOLS, "higher", ".3f", "judge",
            "The judge's mean cosine similarity of video and audio at zero shift."),
-    Column("lse_offset", "AV offset", "sync", SPOKEN, "zero", "+.1f", "syncnet",
+    Column("lse_offset", "AV offset", "sync", SPEECH_PROTOCOLS, "zero", "+.1f", "syncnet",
            "AV offset by syncnet_python's network and protocol."),
-    Column("lse_d", "LSE-D", "sync", SPOKEN, "lower", ".3f", "syncnet",
+    Column("lse_d", "LSE-D", "sync", SPEECH_PROTOCOLS, "lower", ".3f", "syncnet",
            "Lip sync error, distance; tends to favor generated videos over real ones."),
-    Column("lse_c", "LSE-C", "sync", SPOKEN, "higher", ".3f", "syncnet",
+    Column("lse_c", "LSE-C", "sync", SPEECH_PROTOCOLS, "higher", ".3f", "syncnet",
            "Lip sync error, confidence; tends to favor generated videos over real ones."),
     Column("opening_r", "opening vs. real, r", "motion", (MATCHED,), "higher", ".2f", "",
            "Correlation of the mouth opening with the real one, at the best lag of at most 3 frames."),
     Column("opening_lag", "lag vs. real", "motion", (MATCHED,), "zero", "+.1f", "",
            "Best lag of the opening vs. real, in frames; positive: the generated mouth is early."),
-    Column("sound_r", "opening vs. audio, r", "motion", SPOKEN, "real", ".2f", "",
+    Column("sound_r", "opening vs. audio, r", "motion", SPEECH_PROTOCOLS, "real", ".2f", "",
            "Correlation of the mouth opening with the audio level, at the best lag of at most 3 frames; chance level "
            "is above zero, see unsynced."),
-    Column("sound_lag", "lag vs. audio", "motion", SPOKEN, "real", "+.1f", "",
+    Column("sound_lag", "lag vs. audio", "motion", SPEECH_PROTOCOLS, "real", "+.1f", "",
            "Best lag of the opening vs. audio, in frames; positive: the mouth is early."),
-    Column("articulation", "articulation", "motion", SPOKEN, "one", ".2f", "",
+    Column("articulation", "articulation", "motion", SPEECH_PROTOCOLS, "one", ".2f", "",
            "Standard deviation of the opening, relative to the real mouth."),
     Column("moving", "moving in silence", "motion", (SILENT,), "zero", ".2f", "",
            "Share of the silent frames in which the mouth moves."),
@@ -75,32 +75,32 @@ COLUMNS = (
     Column("psnr", "PSNR, dB", "picture", (MATCHED,), "higher", ".2f", "",
            "On the mouth square, against the real frames."),
     Column("ssim", "SSIM", "picture", (MATCHED,), "higher", ".3f", "", "On the mouth square, against the real frames."),
-    Column("sharpness", "sharpness", "picture", SPOKEN, "one", ".2f", "",
+    Column("sharpness", "sharpness", "picture", SPEECH_PROTOCOLS, "one", ".2f", "",
            "Variance of the Laplacian on the mouth square, relative to the real video."),
-    Column("palest_lips", "lip redness, p5", "picture", SPOKEN, "one", ".2f", "",
+    Column("palest_lips", "lip redness, p5", "picture", SPEECH_PROTOCOLS, "one", ".2f", "",
            "Contrast in redness between lips and skin, 5th percentile over frames, relative to the real video; near 0 "
            "the lips have vanished."),
-    Column("seam_colour", "seam color", "picture", SPOKEN, "zero", ".2f", "",
+    Column("seam_colour", "seam color", "picture", SPEECH_PROTOCOLS, "zero", ".2f", "",
            "Deviation from the real video of the color step across our mask's border, in levels of 255."),
-    Column("seam_gradient", "seam gradient", "picture", SPOKEN, "one", ".2f", "",
+    Column("seam_gradient", "seam gradient", "picture", SPEECH_PROTOCOLS, "one", ".2f", "",
            "Gradient across our mask's border, relative to the real video."),
-    Column("flicker", "flicker", "picture", SPOKEN, "zero", ".2f", "",
+    Column("flicker", "flicker", "picture", SPEECH_PROTOCOLS, "zero", ".2f", "",
            "Frame-to-frame change of the mouth square where nobody speaks, minus that of the real video, in levels of "
            "255; negative: calmer than the real video."),
-    Column("identity", "identity", "picture", SPOKEN, "real", ".3f", "encoder",
+    Column("identity", "identity", "picture", SPEECH_PROTOCOLS, "real", ".3f", "encoder",
            "Mean cosine distance from the real video's mean embedding in our encoder, which separates people only "
            "roughly; frames of the real video differ from their mean, too."),
 )  # fmt: skip
 
-# Computed over all frames of a system, see `evaluation.report.results.SystemFigure`.
-WHOLES = (
-    Column("frechet", "Fréchet distance, our encoder", "picture", SPOKEN, "lower", ".2f", "encoder",
+# Computed over all frames of a system, see `evaluation.report.results.SystemMetric`.
+SYSTEM_COLUMNS = (
+    Column("frechet", "Fréchet distance, our encoder", "picture", SPEECH_PROTOCOLS, "lower", ".2f", "encoder",
            "Fréchet distance between face features of our encoder; not comparable with a published FID."),
-    Column("fid", "FID", "picture", SPOKEN, "lower", ".1f", "",
+    Column("fid", "FID", "picture", SPEECH_PROTOCOLS, "lower", ".1f", "",
            "Fréchet distance between Inception features of the face crops."),
 )  # fmt: skip
 
 
 def column(key: str) -> Column:
     """The column with this key."""
-    return next(each for each in (*COLUMNS, *WHOLES) if each.key == key)
+    return next(each for each in (*COLUMNS, *SYSTEM_COLUMNS) if each.key == key)

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.report.columns import COLUMNS, WHOLES
+from evaluation.report.columns import COLUMNS, SYSTEM_COLUMNS
 from evaluation.report.page import page
 from evaluation.report.results import Evaluation, ResultRow, StressResult
-from evaluation.report.summary import differences, of, ordered, reasons, share, summary
+from evaluation.report.summary import differences, ordered_systems, pass_count, reasons, select_rows, summary
 from evaluation.report.table import JUDGES
 from preprocessing.commands import write_whole
 
@@ -47,7 +47,9 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "settings": dict(evaluation.settings),
         "counts": counts(evaluation.rows),
-        "columns": {each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *WHOLES)},
+        "columns": {
+            each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *SYSTEM_COLUMNS)
+        },
         "summary": {
             protocol: {system: {key: found._asdict() for key, found in keys.items()} for system, keys in some.items()}
             for protocol, some in summary(evaluation.rows).items()
@@ -57,7 +59,7 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
             | each.found._asdict()
             for each in differences(evaluation.rows)
         ],
-        "wholes": [asdict(each) for each in evaluation.system_figures],
+        "wholes": [asdict(each) for each in evaluation.system_metrics],
         "passed": _passed(evaluation.trials),
         "trials": [asdict(each) for each in evaluation.trials],
         "rows": [asdict(each) for each in evaluation.rows],
@@ -67,7 +69,10 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
 def counts(rows: Sequence[ResultRow]) -> dict[str, Any]:
     """Number of measured and failed videos, in total and by protocol and system; failures by reason."""
     by_protocol = {
-        protocol: {system: _counted(of(rows, protocol, system)) for system in ordered(of(rows, protocol))}
+        protocol: {
+            system: _counted(select_rows(rows, protocol, system))
+            for system in ordered_systems(select_rows(rows, protocol))
+        }
         for protocol in dict.fromkeys(row.protocol for row in rows)
     }
     why = {reason: len(some) for reason, some in reasons(rows).items()}
@@ -81,7 +86,7 @@ def _counted(rows: Sequence[ResultRow]) -> dict[str, int]:
 
 def _passed(trials: Sequence[StressResult]) -> dict[str, dict[str, float]]:
     """Pass rate on hard inputs by system."""
-    shares = {system: share(trials, system) for system in ordered(trials)}
+    shares = {system: pass_count(trials, system) for system in ordered_systems(trials)}
     return {system: {"passed": p, "given": given, "share": p / given} for system, (p, given) in shares.items()}
 
 

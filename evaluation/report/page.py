@@ -21,7 +21,7 @@ from evaluation.report.results import (
     ResultRow,
     StressResult,
 )
-from evaluation.report.summary import of, ordered
+from evaluation.report.summary import ordered_systems, select_rows
 from evaluation.report.table import PROTOCOL_MEANINGS, SYSTEM_MEANINGS, TITLES, Table, head, legend, number, tables
 from preprocessing.errors import display_path
 from training.run import INSTALL
@@ -154,11 +154,11 @@ def _note(text: str) -> str:
 
 def _keys(evaluation: Evaluation) -> set[str]:
     keys = {key for row in evaluation.rows for key in row.figures}
-    return keys | {figure.key for figure in evaluation.system_figures}
+    return keys | {figure.key for figure in evaluation.system_metrics}
 
 
 def _systems(rows: Sequence[ResultRow]) -> Table:
-    lines = [[system, _meaning(system)] for system in ordered(rows)]
+    lines = [[system, _meaning(system)] for system in ordered_systems(rows)]
     return Table("Systems", ["system", "description"], lines)
 
 
@@ -176,13 +176,13 @@ def _by_pair(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
 def _pair(index: int, name: str, rows: Sequence[ResultRow]) -> str:
     speakers = ", ".join(dict.fromkeys(display_path(row.speaker) for row in rows if row.speaker))
     title = display_path(name) + (f" ({speakers})" if speakers else "")
-    blocks = [_block(protocol, of(rows, protocol)) for protocol in PROTOCOLS if of(rows, protocol)]
+    blocks = [_block(protocol, select_rows(rows, protocol)) for protocol in PROTOCOLS if select_rows(rows, protocol)]
     return f'<section id="pair-{index}">\n<h3>{escape(title)}</h3>\n' + "\n".join(blocks) + "\n</section>"
 
 
 def _block(protocol: str, rows: Sequence[ResultRow]) -> str:
     """A pair in one protocol: real and models side by side, the other baselines collapsed, plots, metrics."""
-    rows = [row for system in ordered(rows) for row in rows if row.system == system]
+    rows = [row for system in ordered_systems(rows) for row in rows if row.system == system]
     others = [row for row in rows if row.system in BASELINES and row.system != REAL]
     first = next((row for row in rows if row.system not in BASELINES and row.video), None)
     shown_first = "".join(_video(row, row is first) for row in rows if row not in others)

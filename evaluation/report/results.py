@@ -39,7 +39,7 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class SystemFigure:
+class SystemMetric:
     """A metric over all videos of a system, with its 95 % interval over clips."""
 
     protocol: str
@@ -75,5 +75,5 @@ class Evaluation:
 
     settings: Mapping[str, object]
     rows: Sequence[ResultRow]
-    system_figures: Sequence[SystemFigure] = ()
+    system_metrics: Sequence[SystemMetric] = ()
     trials: Sequence[StressResult] = ()

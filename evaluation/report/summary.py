@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from evaluation.metrics.statistics import Interval, interval, paired
 from evaluation.report.columns import COLUMNS
-from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRow, StressResult, SystemFigure
+from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRow, StressResult, SystemMetric
 
 
-def ordered(rows: Iterable[ResultRow | SystemFigure | StressResult]) -> list[str]:
+def ordered_systems(rows: Iterable[ResultRow | SystemMetric | StressResult]) -> list[str]:
     """The systems present: real, the other baselines, ours, then others in order of appearance."""
     known = (*BASELINES, OURS)
     found = list(dict.fromkeys(row.system for row in rows))
     return sorted(found, key=lambda system: known.index(system) if system in known else len(known))
 
 
-def of(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
+def select_rows(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
     """The rows of a protocol and, unless None, of a system."""
     return [row for row in rows if row.protocol == protocol and system in (None, row.system)]
 
@@ -33,9 +33,9 @@ def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval
     """Mean over clips with its interval, by protocol, system and key; metrics that no clip has are absent."""
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for protocol in PROTOCOLS:
-        some = of(rows, protocol)
-        for system in ordered(some):
-            theirs = of(some, protocol, system)
+        some = select_rows(rows, protocol)
+        for system in ordered_systems(some):
+            theirs = select_rows(some, protocol, system)
             means = {each.key: interval(list(figures(theirs, each.key).values())) for each in COLUMNS}
             found.setdefault(protocol, {})[system] = {key: mean for key, mean in means.items() if mean}
     return found
@@ -56,10 +56,10 @@ def differences(rows: Sequence[ResultRow]) -> list[Difference]:
     """Differences of each model from the real video and from the first model, which is "ours" if present."""
     found = []
     for protocol in PROTOCOLS:
-        some = of(rows, protocol)
-        models = [system for system in ordered(some) if system not in BASELINES]
+        some = select_rows(rows, protocol)
+        models = [system for system in ordered_systems(some) if system not in BASELINES]
         for system, against in [(s, REAL) for s in models] + [(s, models[0]) for s in models[1:]]:
-            one, two = of(some, protocol, system), of(some, protocol, against)
+            one, two = select_rows(some, protocol, system), select_rows(some, protocol, against)
             for each in COLUMNS:
                 if difference := paired(figures(one, each.key), figures(two, each.key)):
                     found.append(Difference(protocol, system, against, each.key, difference))
@@ -75,7 +75,7 @@ def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def share(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
+def pass_count(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
     """Number of hard inputs that a system passed, and number it was run on."""
     some = [trial.passed for trial in trials if trial.system == system]
     return sum(some), len(some)

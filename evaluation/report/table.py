@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evaluation.metrics.statistics import Interval
-from evaluation.report.columns import COLUMNS, WHOLES, Column, column
+from evaluation.report.columns import COLUMNS, SYSTEM_COLUMNS, Column, column
 from evaluation.report.results import (
     COPY,
     MATCHED,
@@ -26,9 +26,18 @@ from evaluation.report.results import (
     Evaluation,
     ResultRow,
     StressResult,
-    SystemFigure,
+    SystemMetric,
 )
-from evaluation.report.summary import Difference, differences, figures, of, ordered, reasons, share, summary
+from evaluation.report.summary import (
+    Difference,
+    differences,
+    figures,
+    ordered_systems,
+    pass_count,
+    reasons,
+    select_rows,
+    summary,
+)
 from preprocessing.errors import display_path
 
 GROUPS = {"sync": "sync", "motion": "motion", "picture": "image quality"}
@@ -81,7 +90,7 @@ def tables(evaluation: Evaluation) -> list[Table]:
     found = [table for protocol in PROTOCOLS for table in _protocol(evaluation, protocol)]
     compared = differences(evaluation.rows)
     found += [table for protocol in PROTOCOLS for table in _differences(compared, protocol)]
-    found += [table for protocol in PROTOCOLS for table in _speakers(of(evaluation.rows, protocol), protocol)]
+    found += [table for protocol in PROTOCOLS for table in _speakers(select_rows(evaluation.rows, protocol), protocol)]
     return found + _failures(evaluation.rows) + _stress(evaluation.trials)
 
 
@@ -97,7 +106,7 @@ def number(value: float | None, form: str) -> str:
     return f"{value:{form.replace('.', 'z.', 1)}}"
 
 
-def cell(found: Interval | SystemFigure | None, form: str, clips: int | None = None) -> str:
+def cell(found: Interval | SystemMetric | None, form: str, clips: int | None = None) -> str:
     """A mean with its interval, and the number of clips if it differs from `clips`."""
     if found is None:
         return ABSENT
@@ -115,12 +124,12 @@ def _count(how_many: int, name: str) -> str:
 
 def _protocol(evaluation: Evaluation, protocol: str) -> list[Table]:
     """One table per group, one line per system."""
-    rows = of(evaluation.rows, protocol)
-    wholes = {(each.system, each.key): each for each in evaluation.system_figures if each.protocol == protocol}
+    rows = select_rows(evaluation.rows, protocol)
+    wholes = {(each.system, each.key): each for each in evaluation.system_metrics if each.protocol == protocol}
     means, found = summary(rows).get(protocol, {}), []
-    measured = {system: sum(not row.reason for row in of(rows, protocol, system)) for system in means}
+    measured = {system: sum(not row.reason for row in select_rows(rows, protocol, system)) for system in means}
     for group in GROUPS:
-        asked = [each for each in (*COLUMNS, *WHOLES) if each.group == group and protocol in each.protocols]
+        asked = [each for each in (*COLUMNS, *SYSTEM_COLUMNS) if each.group == group and protocol in each.protocols]
         have = {key for theirs in means.values() for key in theirs} | {key for _, key in wholes}
         columns = [each for each in asked if each.key in have]
         if not rows or not columns:
@@ -128,7 +137,7 @@ def _protocol(evaluation: Evaluation, protocol: str) -> list[Table]:
         lines = []
         for system, theirs in means.items():
             cells = [cell(theirs.get(c.key) or wholes.get((system, c.key)), c.form, measured[system]) for c in columns]
-            lines.append([system, f"{measured[system]} of {len(of(rows, protocol, system))}", *cells])
+            lines.append([system, f"{measured[system]} of {len(select_rows(rows, protocol, system))}", *cells])
         absent = ", ".join(head(each) for each in asked if each not in columns)
         title = f"{TITLES[protocol]}: {GROUPS[group]}"
         notes = [f"Not measured: {absent}."] if absent else []
@@ -164,14 +173,14 @@ def _marked(found: Interval | None, form: str, clips: int) -> str:
 
 def _speakers(rows: Sequence[ResultRow], protocol: str) -> list[Table]:
     """One line per speaker with the means of some metrics, system by system; no table for a single speaker."""
-    speakers, systems = sorted({row.speaker for row in rows}), ordered(rows)
+    speakers, systems = sorted({row.speaker for row in rows}), ordered_systems(rows)
     columns = [each for key in SPEAKER_KEYS[protocol] if figures(rows, (each := column(key)).key)]
     if len(speakers) < 2 or not columns:
         return []
     lines = []
     for speaker in speakers:
         theirs = [row for row in rows if row.speaker == speaker]
-        means = [[(_mean(of(theirs, protocol, system), c), c) for c in columns] for system in systems]
+        means = [[(_mean(select_rows(theirs, protocol, system), c), c) for c in columns] for system in systems]
         cells = ["; ".join(number(mean, c.form) for mean, c in some) for some in means]
         lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in theirs})), *cells])
     title = f"{TITLES[protocol]}, by speaker: " + "; ".join(map(head, columns))
@@ -192,7 +201,7 @@ def _failures(rows: Sequence[ResultRow]) -> list[Table]:
     for reason, some in found.items():
         protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in some))
         pairs = str(len({row.pair for row in some}))
-        lines.append([display_path(reason), str(len(some)), pairs, ", ".join(ordered(some)), protocols])
+        lines.append([display_path(reason), str(len(some)), pairs, ", ".join(ordered_systems(some)), protocols])
     without = sum(map(len, found.values()))
     heads = ["reason", "videos", "pairs", "systems", "protocols"]
     return [Table(f"Not measured: {without} of {_count(len(rows), 'video')}", heads, lines)]
@@ -202,9 +211,9 @@ def _stress(trials: Sequence[StressResult]) -> list[Table]:
     """Results on hard inputs: one line per kind, one column per system, pass rates at the bottom."""
     if not trials:
         return []
-    systems, kinds = ordered(trials), list(dict.fromkeys(trial.kind for trial in trials))
+    systems, kinds = ordered_systems(trials), list(dict.fromkeys(trial.kind for trial in trials))
     lines = [[kind, *(_passed(trials, kind, system) for system in systems)] for kind in kinds]
-    counts = [share(trials, system) for system in systems]
+    counts = [pass_count(trials, system) for system in systems]
     lines.append(["pass rate", *(f"{passed / given:.0%} ({passed} of {given})" for passed, given in counts)])
     failed = Counter(f"{t.kind}, {t.system}: {display_path(t.reason)}" for t in trials if not t.passed)
     notes = [f"Failed: {name}." + (f" ({count} times)" if count > 1 else "") for name, count in failed.items()]
@@ -212,7 +221,7 @@ def _stress(trials: Sequence[StressResult]) -> list[Table]:
 
 
 def _passed(trials: Iterable[StressResult], kind: str, system: str) -> str:
-    passed, given = share((trial for trial in trials if trial.kind == kind), system)
+    passed, given = pass_count((trial for trial in trials if trial.kind == kind), system)
     if given < 2:
         return ABSENT if not given else "passed" if passed else "failed"
     return f"{passed} of {given}"
@@ -221,7 +230,7 @@ def _passed(trials: Iterable[StressResult], kind: str, system: str) -> str:
 def legend(used: Iterable[str]) -> Table:
     """The meaning of the columns with these keys, and the network behind each."""
     keys = set(used)
-    lines = [[head(c), JUDGES[c.judge], c.meaning] for c in (*COLUMNS, *WHOLES) if c.key in keys]
+    lines = [[head(c), JUDGES[c.judge], c.meaning] for c in (*COLUMNS, *SYSTEM_COLUMNS) if c.key in keys]
     return Table("Column legend", ["column", "network", "meaning"], lines)
 
 

@@ -76,7 +76,7 @@ def test_one_picture_is_everybodys_reference_while_the_head_stays(clips, model):
     for mels in (np.zeros((12, 1, 80, 16), np.float32), silent_mels(12)):
         made = model.speak(footage, mels)
         assert np.array_equal(made[:, :ROW], real[:, :ROW])
-        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
+        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # 5 % of it is painted
         assert temporal_change(made, MASKED) < 0.1 * temporal_change(real, MASKED)
 
 
@@ -107,7 +107,7 @@ class StubClip:
 def test_a_swapped_sound_is_another_persons_and_long_enough_and_not_always_the_same():
     clips = [StubClip("a", 50), StubClip("a", 90), StubClip("b", 60), StubClip("b", 70), StubClip("c", 95, speech=0.2)]
     found = assign_donors(clips, [50, 90, 60, 70, 95])
-    assert found[1] == 4  # none is both long and talkative: the longest
+    assert found[1] == 4  # none has both the length and enough speech: the longest
     assert [clips[k].speaker != clip.speaker for k, clip in zip(found, clips, strict=True)] == [True] * 5
     assert found[0] in (2, 3)
     assert found[2] == found[3] == 1
@@ -118,7 +118,7 @@ def test_a_swapped_sound_is_another_persons_and_long_enough_and_not_always_the_s
 
 def test_the_most_spoken_two_seconds_are_found():
     clip = StubClip("a", 90)
-    clip.speech = np.arange(288) >= 64  # columns, 3.2 a frame: from frame 20 on
+    clip.speech = np.arange(288) >= 64  # columns, 3.2 per frame: from frame 20 on
     assert most_spoken(clip, 90) == 20
     assert most_spoken(clip, 60) == 10
 

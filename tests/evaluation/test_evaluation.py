@@ -82,7 +82,7 @@ def test_baselines_get_what_they_must(rows):
 
 def test_a_video_of_somebody_else_is_measured_like_ours(rows, report):
     theirs, real = (rows["anna__a_talk", "matched", name] for name in ("others", "real"))
-    assert float(theirs["psnr"]) > float(real["psnr"])  # the source itself, not encoded again
+    assert float(theirs["psnr"]) > float(real["psnr"])  # the source itself, not re-encoded
     assert theirs["offset"] == real["offset"]
     assert theirs["video"].endswith("theirs/matched/anna__a_talk.mp4")
 
@@ -128,7 +128,7 @@ def test_systems_have_names(tmp_path):
         (["--checkpoint", "a=b.pth", "a=c.pth"], "two systems are named 'a'"),
         (["--made", "none"], "--made none is not a folder"),
         (["--list", "lrs2"], "--list lrs2 requires --data-root"),
-        (["--seconds", "0.5"], "1 s or more"),
+        (["--seconds", "0.5"], "must be 1 or more"),
         (["--syncnet", "none.model"], "none.model"),
         (["--checkpoint", "none.pth"], "none.pth"),
     ],

@@ -1,4 +1,4 @@
-"""A source's run and what is cut of videos that were made of it."""
+"""The run of a source video and the crops of videos generated from it."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""The face encoder: its shapes, that it learns, what ships, and what its figures do."""
+"""The face encoder: shapes, training, bundled weights and behavior of its metrics."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def encoder():
 
 
 def swaying(count):
-    """(count, SIDE, SIDE, 3): the astronaut's face, moved by up to 3 pixels."""
+    """(count, SIDE, SIDE, 3): the astronaut's face, shifted by up to 3 pixels."""
     faces = []
     for k in range(count):
         shift = np.array([[0.9, 0, 3 * np.sin(k)], [0, 0.9, 2 * np.cos(k)]])
@@ -45,7 +45,7 @@ def swaying(count):
 
 
 def strangers(count=3, side=144):
-    """Pictures (n, side, side, 3) by person: each has stripes of another width."""
+    """Images (n, side, side, 3) by person, each with stripes of a different width."""
     rng, ramp = np.random.default_rng(0), np.arange(side)
     people = []
     for k in range(count):
@@ -64,7 +64,7 @@ def test_features_and_embeddings_have_their_shapes(encoder):
 
 
 def test_each_face_is_looked_at_alone(encoder):
-    faces = swaying(35)  # more than a block
+    faces = swaying(35)  # more than a batch
     np.testing.assert_allclose(encoder.features(faces)[[0, 34]], encoder.features(faces[[0, 34]]), atol=1e-5)
     np.testing.assert_allclose(encoder.embed(faces)[[0, 34]], encoder.embed(faces[[0, 34]]), atol=1e-5)
 
@@ -102,12 +102,12 @@ def test_distance_is_one_minus_the_cosine_with_the_mean():
     assert identity_distance(made, real) == pytest.approx(1 - (1.4 * half + half - half) / 3)
     assert identity_distance(real[:1], real[:1]) == pytest.approx(0, abs=1e-6)
     assert identity_distance(-real[:1], real[:1]) == pytest.approx(2)
-    assert identity_distance(real, np.array([[1, 0], [-1, 0]], np.float32)) == 1  # a mean that points nowhere
+    assert identity_distance(real, np.array([[1, 0], [-1, 0]], np.float32)) == 1  # a zero mean
 
 
 def test_a_face_is_nearer_to_itself_than_to_another(encoder):
     faces = swaying(6)
-    other = faces[:, :, :, ::-1]  # blue skin; a view whose strides are negative
+    other = faces[:, :, :, ::-1]  # blue skin; a view with negative strides
     assert 0 <= identity(faces[::2], faces[1::2], encoder) < identity(other, faces, encoder)
 
 
@@ -119,11 +119,11 @@ def test_the_frechet_distance_rises_as_pictures_get_worse(encoder, kind):
         return cv2.imdecode(cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, (50, 20, 6)[level]])[1], 1)
 
     real = swaying(30)
-    moments = Moments.of(encoder.features(real))
+    moments = Moments.from_features(encoder.features(real))
     distances = [moments_distance(moments, moments)]
     for level in range(3):
         changed = np.stack([worse(face, level) for face in real])
-        distances.append(moments_distance(Moments.of(encoder.features(changed)), moments))
+        distances.append(moments_distance(Moments.from_features(encoder.features(changed)), moments))
     assert distances == sorted(distances)
     assert distances[1] > distances[0] + 1e-6
 
@@ -215,8 +215,8 @@ def test_the_command_trains_what_opens(tmp_path):
 
 
 def test_a_video_is_nearer_to_itself_than_to_videos_of_others(encoder, shared):
-    """Of people who took no part in training. Two videos of one person it often takes for two people's, see its card:
-    what it measures is how far a generated face leaves its own video."""
+    """Held-out people. Two videos of one person often look like two people to the encoder, see its model card: it
+    measures how far a generated face drifts from its own video."""
     detector = load_detector("yunet", yunet=shared / "weights/face_detection_yunet_2026may.onnx")
     names = ("obama__st_clip2", "hdtf_katiehill__wda", "hdtf_edmarkey__wda", "grid_m_b__sbia1a")
     videos = [open_source(shared / "data/val" / f"{name}.mp4", detector, seconds=1.6).faces for name in names]

@@ -1,4 +1,4 @@
-"""What is seen in generated faces: numbers worked out by hand, closed forms, and faces spoilt on purpose."""
+"""Image quality metrics: hand-computed values, closed forms, and deliberately degraded faces."""
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ from tests.material import photo
 
 @pytest.fixture(scope="module")
 def real() -> np.ndarray:
-    """A real face, six times with noise of its own, (6, 128, 128, 3) uint8."""
+    """A real face, six times with independent noise, (6, 128, 128, 3) uint8."""
     face = cv2.resize(photo()[16:124, 26:134], (128, 128), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).normal(0, 1, (6, *face.shape))
     return np.clip(np.rint(face + noise), 20, 235).astype(np.uint8)
@@ -47,7 +47,7 @@ def set_in(pictures: np.ndarray, levels: float, mask: np.ndarray) -> np.ndarray:
 
 
 def mirrored(pictures: np.ndarray) -> np.ndarray:
-    """The mouth's square with half a window around it, which scikit-image leaves out of its mean."""
+    """The mouth square padded by half a window, which scikit-image excludes from its mean."""
     return np.pad(crop_box(pictures, MOUTH), ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect")
 
 
@@ -114,7 +114,7 @@ def test_blur_takes_sharpness_and_noise_adds_it(real):
 
 
 def lipped(reds: list[int]) -> np.ndarray:
-    """Grey-skinned faces with lips so much redder, in 8-bit a of L*a*b*."""
+    """Gray faces with lips that are redder by `reds`, in 8-bit a of L*a*b*."""
     lab = np.full((len(reds), 128, 128, 3), (150, 128, 128), np.uint8)
     for picture, red in zip(lab, reds, strict=True):
         picture[70:84, 48:80, 1] += red
@@ -198,7 +198,7 @@ def test_a_mouth_that_is_far_from_the_border_makes_no_seam(real):
 
 
 def test_the_gradient_across_the_border_by_hand():
-    """The mask itself as a picture has its own slope there, of which half is a half."""
+    """With the mask itself as the image, half the contrast gives half the gradient."""
     mask = crop_mask("points", 128)
     ramp, half = (np.rint(np.repeat(level * mask[None, ..., None], 3, axis=3)).astype(np.uint8) for level in (200, 100))
     assert seam_gradient(half, ramp) == pytest.approx(0.5, abs=0.01)

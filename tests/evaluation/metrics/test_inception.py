@@ -1,4 +1,4 @@
-"""FID's Inception network: its layers, what its patches do, and what of a user's file is taken."""
+"""FID's Inception network: layers, differences from the paper, and loading of weights files."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def published():
-    """A state dict like the published file's: with its classifier, without batch norm's counters."""
+    """A state dict like the published one: with the classifier, without batch norm counters."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in Inception().state_dict().items() if "num_batches" not in key}

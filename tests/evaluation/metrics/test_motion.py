@@ -1,4 +1,4 @@
-"""Motion of mouths: planted mouths, planted lags, and curves whose figures are worked out by hand."""
+"""Mouth motion: synthetic mouths, planted lags, and hand-computed curves."""
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ def face() -> np.ndarray:
 
 
 def stretched(face: np.ndarray, pixels: float, head: float = 0.0) -> np.ndarray:
-    """The face `head` pixels lower, and all below the mouth by `pixels` more, less and less up to the upper lip."""
+    """The face shifted down by `head` pixels, and by `pixels` more below the mouth, tapering to the upper lip."""
     x, y = np.meshgrid(np.arange(128, dtype=np.float32), np.arange(128, dtype=np.float32))
     down = pixels * np.clip((y / 128 - 0.54) / 0.04, 0, 1)
     return cv2.remap(face, x, (y - down - head).astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -126,7 +126,7 @@ def test_two_stills_agree_as_far_as_their_openings_correlate():
 
 
 def test_a_mouth_held_still_does_not_move_and_a_talking_one_does(face):
-    """Noise of a camera and an encoder is no motion; a mouth that opens by 3 pixels twice a second is."""
+    """Camera and encoder noise is not motion; a mouth that opens by 3 pixels twice a second is."""
     rng = np.random.default_rng(0)
     beat = 1.5 - 1.5 * np.cos(np.arange(25) * 2 * np.pi / 12)
     still, talking = (

@@ -1,4 +1,4 @@
-"""Intervals over clips: against textbooks, by hand, and with nothing to draw from."""
+"""Intervals over clips: against textbook formulas, hand-computed values and empty input."""
 
 import numpy as np
 import pytest

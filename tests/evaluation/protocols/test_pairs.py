@@ -1,4 +1,4 @@
-"""Lists of faces and sounds, and the takes that are made of them."""
+"""Pair lists, and the trials made of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def listed(*names: str) -> list[Pair]:
-    """Faces with their own sounds; the files do not exist."""
+    """Faces with their own audio; the files do not exist."""
     return [Pair(name, Path(f"/none/{name}.mp4"), Path(f"/none/{name}.mp4"), speaker_of(Path(name))) for name in names]
 
 
@@ -56,7 +56,7 @@ def test_a_table_with_names_and_speakers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("l.txt", "a.mp4 b.wav\na.mp4\n", "l.txt:2: expected a face and an audio path, got 1 words"),
         ("l.txt", "# only\n\na.mp4 b c.wav", "l.txt:3: expected a face and an audio path, got 3 words"),
@@ -74,17 +74,17 @@ def test_a_table_with_names_and_speakers(tmp_path):
         ("l.csv", "face,audio,name\na,b,One\na,c,one\n", "l.csv:3: duplicate name 'one'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path, name, text, told):
+def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=r"l[.]") as error:
         read_pairs(write(tmp_path / name, text))
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "video.mp4").write_bytes(b"\x00\xff\xfe\x80")
-    for name, told in (("video.mp4", "not UTF-8 text"), ("absent.txt", "No such file"), ("", "Is a directory")):
-        with pytest.raises(ValueError, match=told):
+    for name, message in (("video.mp4", "not UTF-8 text"), ("absent.txt", "No such file"), ("", "Is a directory")):
+        with pytest.raises(ValueError, match=message):
             read_pairs(tmp_path / name)
 
 
@@ -141,7 +141,7 @@ def test_names_are_unique_on_systems_that_do_not_see_capitals(tmp_path):
     assert [pair.name for pair in read_pairs(write(tmp_path / "l.csv", lines))] == ["a", "A-3", "a-4", "a-2"]
 
 
-# Takes ---------------------------------------------------------------------------------------------------------------
+# Trials --------------------------------------------------------------------------------------------------------------
 
 
 def test_each_face_once_with_its_own_sound_none_and_its_own():
@@ -193,7 +193,7 @@ def test_given_sounds_are_anothers_and_evenly_taken(sizes):
     assert all(trial.audio_speaker != trial.speaker for trial in found)
     taken = Counter(trial.audio for trial in found)
     largest, rest = max(sizes), sum(sizes) - max(sizes)
-    # Nobody but the others can speak for the largest group, so they speak at least so often; else once each.
+    # Only the others can be donors for the largest group, so each is used at least this often; else once.
     assert max(taken.values()) == max(1, -(-largest // rest))
 
 

@@ -1,4 +1,4 @@
-"""Hard inputs are as hard as they say, and a video that is not whole is told from one that is."""
+"""Hard inputs have the intended properties, and incomplete videos are detected."""
 
 import json
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def test_the_dark_has_at_most_a_quarter_of_the_light() -> None:
 
 def test_the_turn_leaves_its_axis_and_squeezes_its_sides() -> None:
     person, far = _person(), 1.2 * SIDE
-    person.frames[:] = np.arange(SIDE, dtype=np.uint8)[None, None, :, None]  # each pixel says where it was
+    person.frames[:] = np.arange(SIDE, dtype=np.uint8)[None, None, :, None]  # each pixel encodes its column
     made = profile(person)[0, 75, :, 0].astype(float)
     assert made[72] == pytest.approx(72, abs=1)
     for distance in (-30, 30):
@@ -176,12 +176,12 @@ def test_a_wrong_list_is_named(tmp_path: Path, text: str, words: str) -> None:
         read_hard_inputs(tmp_path / "mine.csv")
 
 
-# Whole and valid -----------------------------------------------------------------------------------------------------
+# Validity ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A face of 20 pictures, a photo, 0.8 s of speech, and the video that is made of face and speech."""
+    """A face video of 20 frames, a photo, 0.8 s of speech, and a video of that face and speech."""
     folder = tmp_path_factory.mktemp("inputs")
     write_video(folder / "face.mp4", moving_photo(20))
     write_photo(folder / "photo.png")
@@ -224,7 +224,7 @@ FAULTS: dict[str, Made] = {
     "16 frames": lambda path, inputs: _with(path, inputs, moving_photo(16)),
     "size is 120x160": lambda path, inputs: _with(path, inputs, [p[:, :120].copy() for p in moving_photo(20)]),
     "rate is 30 fps": lambda path, inputs: _with(path, inputs, moving_photo(24), fps=30),
-    "no audio track": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=""),
+    "no sound track": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=""),
     "frame 7 is blank": lambda path, inputs: _with(path, inputs, _painted(7, slice(None), slice(None), 0)),
     "frame 5 has a black": lambda path, inputs: _with(path, inputs, _painted(5, slice(60, 100), slice(50, 90), 0)),
     "does not match the face video": lambda path, inputs: _with(path, inputs, [255 - p for p in moving_photo(20)]),

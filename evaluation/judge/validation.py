@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from evaluation.judge.degradation import degradations
-from evaluation.judge.judge_report import ANOTHER, AS_IT_IS, JudgeFindings, JudgeReading
+from evaluation.judge.judge_report import ANOTHER, AS_IT_IS, JudgeFindings, JudgeScore
 from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import crop_region
 from preprocessing.dataset.clip_header import CLIP_FPS
@@ -58,9 +58,9 @@ class SyncJudge:
             crops = crop_region(crops, self.scorer.expert.region)
         return self.scorer.embed(crops)[: self.scorer.windows(len(crops))]
 
-    def read(
+    def score(
         self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None
-    ) -> JudgeReading:
+    ) -> JudgeScore:
         """Score embedded windows against audio.
 
         Args:
@@ -73,9 +73,9 @@ class SyncJudge:
         """
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
         counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))
-        score, curve = sync_score(distances, counted), shift_curve(distances[counted])
-        near = float(curve[REACH - (score.offset if own is None else own)])
-        return JudgeReading(score.offset, score.confidence, near, curve)
+        found, curve = sync_score(distances, counted), shift_curve(distances[counted])
+        near = float(curve[REACH - (found.offset if own is None else own)])
+        return JudgeScore(found.offset, found.confidence, near, curve)
 
 
 def delay(samples: np.ndarray, frames: int) -> np.ndarray:
@@ -88,7 +88,7 @@ def delay(samples: np.ndarray, frames: int) -> np.ndarray:
     return moved
 
 
-def examine(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFindings:
+def validate(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFindings:
     """Run all tests on one video; the frames are embedded once for all planted shifts.
 
     Args:
@@ -106,13 +106,13 @@ def examine(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFi
     crops, scale = judge.crop(source)
     crops = crops[:frames]
     video, run = judge.embed(crops), (source.start, frames)
-    own = judge.read(video, *run, samples)
-    planted = {shift: judge.read(video, *run, delay(samples, shift), own.offset) for shift in PLANTED}
+    own = judge.score(video, *run, samples)
+    planted = {shift: judge.score(video, *run, delay(samples, shift), own.offset) for shift in PLANTED}
     changed = {AS_IT_IS: own}
     for name, degrade in degradations().items():
-        changed[name] = judge.read(judge.embed(degrade(crops, scale)), *run, samples, own.offset)
+        changed[name] = judge.score(judge.embed(degrade(crops, scale)), *run, samples, own.offset)
     changed |= {f"sound {shift} frame{'s' * (shift > 1)} late": planted[shift] for shift in DELAYS}
     if len(other):
-        changed[ANOTHER] = judge.read(video, *run, np.resize(other, len(samples)), own.offset)
+        changed[ANOTHER] = judge.score(video, *run, np.resize(other, len(samples)), own.offset)
     lasting = min(len(source.track), frames_with_sound(source.start + len(source.track), len(samples)) - source.start)
     return JudgeFindings(source.path, lasting, planted, changed)
