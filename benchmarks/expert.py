@@ -151,13 +151,13 @@ def print_speakers(judgements: Sequence[ClipJudgement]) -> None:
     people = defaultdict(list)
     for judgement in judgements:
         people[judgement.speaker].append(judgement)
-    for name, some in [*sorted(people.items()), ("**all**", judgements)]:
-        theirs = Validation(some)
-        accuracy = balanced_accuracy(*theirs.cosines(), np.array([values["threshold"]]))[0]
-        offsets = " ".join(f"{offset}×{n}" for offset, n in sorted(Counter(s.score.offset for s in some).items()))
-        figures = [accuracy, theirs.values()["pairwise"], theirs.within_1(SHORT), theirs.within_1(LONG)]
-        windows = sum(judgement.windows for judgement in some)
-        print(f"| {name} | {len(some)} | {windows} | {' | '.join(map(share, figures))} | {offsets} |")
+    for name, group in [*sorted(people.items()), ("**all**", judgements)]:
+        validation = Validation(group)
+        accuracy = balanced_accuracy(*validation.cosines(), np.array([values["threshold"]]))[0]
+        offsets = " ".join(f"{offset}×{n}" for offset, n in sorted(Counter(s.score.offset for s in group).items()))
+        figures = [accuracy, validation.values()["pairwise"], validation.within_1(SHORT), validation.within_1(LONG)]
+        windows = sum(judgement.windows for judgement in group)
+        print(f"| {name} | {len(group)} | {windows} | {' | '.join(map(share, figures))} | {offsets} |")
 
 
 def print_planted(planted: dict[int, list[bool]]) -> None:

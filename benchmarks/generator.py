@@ -91,9 +91,9 @@ def print_all(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     """Print a line for each system."""
     print("| | clips | " + " | ".join(column.title for column in columns) + " |")
     print("|---" * (len(columns) + 2) + "|")
-    for name, some in group_by(rows, "system").items():
-        cells = " | ".join(_cell(figures(some, column.key), column.form) for column in columns)
-        print(f"| {name} | {len(some)} | {cells} |")
+    for name, system_rows in group_by(rows, "system").items():
+        cells = " | ".join(_cell(figures(system_rows, column.key), column.form) for column in columns)
+        print(f"| {name} | {len(system_rows)} | {cells} |")
 
 
 def _cell(values: np.ndarray, form: str) -> str:
@@ -108,11 +108,11 @@ def print_speakers(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     columns, systems = [column for column in columns if column.by_speaker], list(group_by(rows, "system"))
     print("\nBy speaker: " + "; ".join(column.title for column in columns) + ".\n")
     print("| speaker | clips | " + " | ".join(systems) + " |\n" + "|---" * (len(systems) + 2) + "|")
-    for speaker, theirs in sorted(group_by(rows, "speaker").items()):
-        by_system = group_by(theirs, "system")
+    for speaker, speaker_rows in sorted(group_by(rows, "speaker").items()):
+        by_system = group_by(speaker_rows, "system")
         means = [[(figures(by_system[name], c.key), c.form) for c in columns] for name in systems]
-        cells = ["; ".join(f"{v.mean():{form}}" if len(v) else "–" for v, form in some) for some in means]
-        print(f"| {speaker} | {len(group_by(theirs, 'clip'))} | {' | '.join(cells)} |")
+        cells = ["; ".join(f"{v.mean():{form}}" if len(v) else "–" for v, form in values) for values in means]
+        print(f"| {speaker} | {len(group_by(speaker_rows, 'clip'))} | {' | '.join(cells)} |")
 
 
 def print_ratios(protocol: str, protocols: Mapping[str, Sequence[Row]], model: str) -> None:
@@ -125,8 +125,8 @@ def print_ratios(protocol: str, protocols: Mapping[str, Sequence[Row]], model: s
     if protocol == SWAPPED:  # how well a mouth can match this particular audio
         real = {row["clip"]: row for row in group_by(protocols[OWN], "system")[REAL]}
         known = [row for row in systems[model] if row["sound"] in real]
-        theirs = [real[row["sound"]] for row in known]
-        _print_ratio(f"{model}: r of opening and audio, relative to the audio's own video", known, theirs, "opening")
+        own_rows = [real[row["sound"]] for row in known]
+        _print_ratio(f"{model}: r of opening and audio, relative to the audio's own video", known, own_rows, "opening")
     if protocol == SILENCE:
         silent, spoken = (systems[f"{model}, {name}"] for name in (SILENCE, OWN))
         for key, what in (("motion", "motion"), ("travel", "opening's motion")):
@@ -151,10 +151,10 @@ def report(rows: Sequence[Row], models: Sequence[Model]) -> None:
     print_costs(models)
     protocols = group_by(rows, "protocol")
     for protocol, columns in TABLES.items():
-        if some := protocols.get(protocol):
+        if protocol_rows := protocols.get(protocol):
             print(f"\n## {protocol.capitalize()}\n")
-            print_all(some, columns)
-            print_speakers(some, columns)
+            print_all(protocol_rows, columns)
+            print_speakers(protocol_rows, columns)
             print()
             for model in models:
                 print_ratios(protocol, protocols, model.name)

@@ -86,8 +86,8 @@ def main() -> None:
         parser.error(f"{args.clips} contains no clip of any of these videos")
     print(f"{len(clips)} clips, {len(known)} of the {len(videos)} videos; faces of {clips[0].header.side} pixels")
 
-    def stream(draw: Callable, some: list[Clip], workers: int) -> Iterable:
-        draws: WindowDataset = WindowDataset(some, speaker_weights(some), draw, seed=0)
+    def stream(draw: Callable, subset: list[Clip], workers: int) -> Iterable:
+        draws: WindowDataset = WindowDataset(subset, speaker_weights(subset), draw, seed=0)
         return batches(draws, BATCH, range(10**6), workers=workers, collate=lambda windows: windows)
 
     video = rate(stream(partial(from_video, videos=videos), known, 0), args.seconds, BATCH)

@@ -57,9 +57,9 @@ class Bench:
         """Five-frame windows from one frame of similar pose elsewhere, averaged over the clip's `WINDOWS`."""
         clip, found = footage.clip, []
         for number in range(WINDOWS):
-            first, theirs = (_window_start(each, number) for each in (clip, other))
+            first, other_first = (_window_start(each, number) for each in (clip, other))
             reference, _ = reference_frames(clip, first, MASK_TOP, np.random.default_rng((7, seed, number)))
-            swapped = mel_inputs(other, range(theirs, theirs + WINDOW))
+            swapped = mel_inputs(other, range(other_first, other_first + WINDOW))
             found.append(list(self._window(footage, first, reference, swapped)))
         return [_mean(rows) for rows in zip(*found, strict=True)]
 
@@ -97,10 +97,10 @@ class Bench:
         for name, faces in {UNSYNCED: real, STATIC: still, **swapped}.items():
             yield SWAPPED, self._speech(name, faces[:shorter], other, openings[:shorter])
         start = most_spoken(clip, count)
-        some = slice(start, start + SILENT_FRAMES)
-        yield SILENCE, _motion(REAL, real[some])
+        span = slice(start, start + SILENT_FRAMES)
+        yield SILENCE, _motion(REAL, real[span])
         for model in self.models:
-            yield SILENCE, _motion(f"{model.name}, {OWN}", spoken[model.name][some])
+            yield SILENCE, _motion(f"{model.name}, {OWN}", spoken[model.name][span])
             yield SILENCE, _motion(f"{model.name}, {SILENCE}", model.speak(footage, silent_mels(SILENT_FRAMES), start))
 
     def _speech(self, name: str, faces: np.ndarray, driving: Clip, real: np.ndarray) -> Row:

@@ -33,8 +33,8 @@ Prints three tables per judge. Unchanged: the offsets found in the videos, which
 audio is shifted by -10 to 10 frames; how often the shift is recovered within one frame, relative to zero (which blames
 the judge for recordings that are out of sync) and to the judge's own answer to the unchanged video. Degraded: how
 increasingly degraded frames, delayed audio and another speaker's audio change its scores. A reliable judge is robust to
-the first and sensitive to the last; the confidence, computed like LSE-C, is blind to delayed audio. Intervals are 95 %
-over videos.
+degraded frames and sensitive to wrong audio; the confidence, computed like LSE-C, is blind to delayed audio. Intervals
+are 95 % over videos.
 
 exit codes: 0 all videos were scored; 1 some could not be; 2 invalid flag or model.
 """
@@ -139,17 +139,17 @@ def _report(found: Mapping[str, list[JudgeFindings]], reasons: Mapping[Path, str
     for path, reason in reasons.items():
         print(f"skipped {display_path(path)}: {reason}", file=sys.stderr)
     files = {"judge": args.judge, "syncnet": args.syncnet}
-    for name, some in found.items():
-        print(f"## {name}: {display_path(files[name].name)}, {len(some)} videos, {len(reasons)} skipped\n")
-        print(tables(some, cosine=name == "judge") if some else "No video could be scored.\n")
+    for name, findings in found.items():
+        print(f"## {name}: {display_path(files[name].name)}, {len(findings)} videos, {len(reasons)} skipped\n")
+        print(tables(findings, cosine=name == "judge") if findings else "No video could be scored.\n")
     if args.json:
-        everything = {name: summary(some) for name, some in found.items() if some}
+        everything = {name: summary(findings) for name, findings in found.items() if findings}
         skipped = [{"video": str(path), "reason": reason} for path, reason in reasons.items()]
         content = {"judges": everything, "left_out": skipped}
         write_whole(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     if args.plot:
         curves = {
-            f"{name}, {label(key)}": np.mean([one.changed[key].curve for one in some if key in one.changed], axis=0)
-            for name, some in found.items() for key in PLOTTED if any(key in one.changed for one in some)
+            f"{name}, {label(key)}": np.mean([one.changed[key].curve for one in findings if key in one.changed], axis=0)
+            for name, findings in found.items() for key in PLOTTED if any(key in one.changed for one in findings)
         }  # fmt: skip
         plot_curves(curves, args.plot)

@@ -110,11 +110,11 @@ def tables(found: Sequence[JudgeFindings], *, cosine: bool) -> str:
 def _unchanged(found: Sequence[JudgeFindings]) -> list[str]:
     lines = ["Unchanged videos, shares in %:", "", "| videos | number | offset within 1 frame | confidence | offsets |"]
     lines.append("|---|---|---|---|---|")
-    for name, some in groups(found).items():
-        counts = Counter(one.own for one in some)
+    for name, group in groups(found).items():
+        counts = Counter(one.own for one in group)
         offsets = " ".join(f"{offset}×{count}" for offset, count in sorted(counts.items()))
-        confidence = over(some, lambda one: one.changed[AS_IT_IS].confidence)
-        lines.append(f"| {name} | {len(some)} | {percent(over(some, in_sync))} | {plain(confidence)} | {offsets} |")
+        confidence = over(group, lambda one: one.changed[AS_IT_IS].confidence)
+        lines.append(f"| {name} | {len(group)} | {percent(over(group, in_sync))} | {plain(confidence)} | {offsets} |")
     return lines
 
 
@@ -124,16 +124,16 @@ def _planted(found: Sequence[JudgeFindings]) -> list[str]:
         "| audio delay, frames | videos | relative to zero | relative to its own answer |",
         "|---|---|---|---|",
     ]
-    some = long_ones(found)
+    group = long_ones(found)
     for shift in sorted(found[0].planted):
-        lines.append(f"| {shift:+d}, 3 s or more | {len(some)} | {_both(some, [shift])} |")
-    for name, some in groups(found).items():
-        lines.append(f"| **all shifts, {name}** | {len(some)} | {_both(some, None)} |")
+        lines.append(f"| {shift:+d}, 3 s or more | {len(group)} | {_both(group, [shift])} |")
+    for name, group in groups(found).items():
+        lines.append(f"| **all shifts, {name}** | {len(group)} | {_both(group, None)} |")
     return lines
 
 
-def _both(some: Sequence[JudgeFindings], shifts: Sequence[int] | None) -> str:
-    zero, own = over(some, lambda one: one.found(0, shifts)), over(some, lambda one: one.found(one.own, shifts))
+def _both(group: Sequence[JudgeFindings], shifts: Sequence[int] | None) -> str:
+    zero, own = over(group, lambda one: one.found(0, shifts)), over(group, lambda one: one.found(one.own, shifts))
     return f"{percent(zero)} | {percent(own)}"
 
 
@@ -151,21 +151,21 @@ def _changed(found: Sequence[JudgeFindings], cosine: bool) -> list[str]:
 
 
 def _changed_cells(found: Sequence[JudgeFindings], name: str, cosine: bool) -> list[str]:
-    some = [one for one in found if name in one.changed and not np.isnan(one.changed[name].near)]
+    group = [one for one in found if name in one.changed and not np.isnan(one.changed[name].near)]
     figures: list[str] = []
     for figure in (partial(_near, cosine=cosine), _confidence):
-        mean = over(some, partial(figure, name=name))
+        mean = over(group, partial(figure, name=name))
         figures += [plain(mean and mean._replace(low=None))]
-        figures += ["–" if name == AS_IT_IS else plain(_change(some, name, figure), "+.3f")]
-    zero = over(some, lambda one: float(abs(one.changed[name].offset) <= 1))
-    own = over(some, lambda one: float(abs(one.changed[name].offset - one.own) <= 1))
-    return [str(len(some)), *figures, percent(zero), percent(own)]
+        figures += ["–" if name == AS_IT_IS else plain(_change(group, name, figure), "+.3f")]
+    zero = over(group, lambda one: float(abs(one.changed[name].offset) <= 1))
+    own = over(group, lambda one: float(abs(one.changed[name].offset - one.own) <= 1))
+    return [str(len(group)), *figures, percent(zero), percent(own)]
 
 
-def _change(some: Sequence[JudgeFindings], name: str, figure: Callable[..., float]) -> Interval | None:
+def _change(group: Sequence[JudgeFindings], name: str, figure: Callable[..., float]) -> Interval | None:
     """Mean difference of a score from that of the same videos unchanged."""
     changed, unchanged = (
-        dict[Hashable, float]((one.video, figure(one, name=key)) for one in some) for key in (name, AS_IT_IS)
+        dict[Hashable, float]((one.video, figure(one, name=key)) for one in group) for key in (name, AS_IT_IS)
     )
     return paired(changed, unchanged)
 
@@ -201,12 +201,12 @@ def summary(found: Sequence[JudgeFindings]) -> dict[str, object]:
     """Everything as plain JSON: shares with their intervals, and each video's scores."""
     shares = {
         name: {
-            "videos": len(some),
-            "within_1": _plain_interval(over(some, in_sync)),
-            "planted_from_zero": _plain_interval(over(some, lambda one: one.found(0))),
-            "planted_from_own": _plain_interval(over(some, lambda one: one.found(one.own))),
+            "videos": len(group),
+            "within_1": _plain_interval(over(group, in_sync)),
+            "planted_from_zero": _plain_interval(over(group, lambda one: one.found(0))),
+            "planted_from_own": _plain_interval(over(group, lambda one: one.found(one.own))),
         }
-        for name, some in {"all": found, "long": long_ones(found)}.items()
+        for name, group in {"all": found, "long": long_ones(found)}.items()
     }
     return {"shares": shares, "videos": [_video(one) for one in found]}
 

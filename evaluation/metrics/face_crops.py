@@ -131,8 +131,8 @@ def _read_generated(path: Path, source: SourceVideo) -> tuple[VideoInfo, np.ndar
     info = _probe_video(path)
     if not info.has_audio:
         raise MediaError(f"{display_path(path)} has no audio track")
-    theirs, ours = info.width / info.height, source.info.width / source.info.height
-    if abs(theirs / ours - 1) > ASPECT_TOLERANCE:
+    aspect, source_aspect = info.width / info.height, source.info.width / source.info.height
+    if abs(aspect / source_aspect - 1) > ASPECT_TOLERANCE:
         size = f"{source.info.width}x{source.info.height}"
         raise MediaError(
             f"{display_path(path)} has another aspect ratio than its face: {info.width}x{info.height}, not {size}"

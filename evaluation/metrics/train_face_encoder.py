@@ -84,7 +84,9 @@ def load_faces(clips: Sequence[Clip], count: int) -> list[np.ndarray]:
         people[clip.speaker].append(clip)
     if len(people) < 2:
         raise UsageError(f"training a face encoder requires clips of at least two people, not {len(people)}")
-    return [_spread(theirs, count) for _, theirs in tqdm(sorted(people.items()), unit="person", disable=None)]
+    return [
+        _spread(person_clips, count) for _, person_clips in tqdm(sorted(people.items()), unit="person", disable=None)
+    ]
 
 
 def _spread(clips: Sequence[Clip], count: int) -> np.ndarray:

@@ -93,9 +93,9 @@ def table(trials: Sequence[StressResult]) -> str:
     lines = [f"| input | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
     for kind in dict.fromkeys(trial.kind for trial in trials):
         cells = [[t for t in trials if (t.kind, t.system) == (kind, system)] for system in systems]
-        lines.append(f"| {_cell(kind)} | {' | '.join('; '.join(map(_outcome, some)) for some in cells)} |")
+        lines.append(f"| {_cell(kind)} | {' | '.join('; '.join(map(_outcome, group)) for group in cells)} |")
     shares = [[trial.passed for trial in trials if trial.system == system] for system in systems]
-    lines.append(f"| **complete and valid** | {' | '.join(f'{sum(some)} of {len(some)}' for some in shares)} |")
+    lines.append(f"| **complete and valid** | {' | '.join(f'{sum(group)} of {len(group)}' for group in shares)} |")
     return "\n".join(lines)
 
 

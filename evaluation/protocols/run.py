@@ -53,8 +53,8 @@ class EvaluationRun:
     def evaluate(self, trials: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemMetric]]:
         """The rows of all trials, which must be grouped by face, and the system-level metrics."""
         with tqdm(total=len(trials), unit="trial", disable=None) as bar:
-            for face, theirs in groupby(trials, key=lambda trial: trial.face):
-                self._evaluate_face(face, list(theirs), bar)
+            for face, face_trials in groupby(trials, key=lambda trial: trial.face):
+                self._evaluate_face(face, list(face_trials), bar)
         return self.rows, list(self._system_metrics())
 
     def _evaluate_face(self, face: Path, trials: Sequence[Trial], bar: tqdm) -> None:

@@ -187,7 +187,7 @@ def make_hard_inputs(
     speech = _write_wav(folder / "speech.wav", load_audio(audio)[: SECONDS * RATE])
     made = {kind: change(one) for kind, change in SINGLE.items()}
     made |= {kind: change(one, other) for kind, change in PAIRED.items()}
-    inputs = [HardInput(kind, _write(folder / f"{kind}.mp4", some, kind), speech) for kind, some in made.items()]
+    inputs = [HardInput(kind, _write(folder / f"{kind}.mp4", frames, kind), speech) for kind, frames in made.items()]
     photo = folder / "photo.png"
     photo.write_bytes(cv2.imencode(".png", one.frames[len(one.frames) // 2])[1].tobytes())
     plain = _write(folder / "plain.mp4", one.frames)

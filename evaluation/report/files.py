@@ -51,8 +51,10 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
             each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *SYSTEM_COLUMNS)
         },
         "summary": {
-            protocol: {system: {key: found._asdict() for key, found in keys.items()} for system, keys in some.items()}
-            for protocol, some in summary(evaluation.rows).items()
+            protocol: {
+                system: {key: found._asdict() for key, found in keys.items()} for system, keys in systems.items()
+            }
+            for protocol, systems in summary(evaluation.rows).items()
         },
         "paired": [
             {"protocol": each.protocol, "system": each.system, "against": each.against, "key": each.key}
@@ -75,7 +77,7 @@ def counts(rows: Sequence[ResultRow]) -> dict[str, Any]:
         }
         for protocol in dict.fromkeys(row.protocol for row in rows)
     }
-    why = {reason: len(some) for reason, some in reasons(rows).items()}
+    why = {reason: len(failed) for reason, failed in reasons(rows).items()}
     return _counted(rows) | {"protocols": by_protocol, "reasons": why}
 
 

@@ -125,13 +125,13 @@ def _tables(found: Sequence[Table]) -> list[str]:
     """The tables under a heading per protocol, the others at the end."""
     parts = []
     for protocol in (*PROTOCOLS, ""):
-        some = [table for table in found if table.protocol == protocol]
-        if some and protocol:
+        matching = [table for table in found if table.protocol == protocol]
+        if matching and protocol:
             meaning = PROTOCOL_MEANINGS[protocol]
             parts += [f"<h2>{escape(TITLES[protocol])}</h2>", _note(meaning[0].upper() + meaning[1:] + ".")]
-        elif some:
+        elif matching:
             parts.append("<h2>Failures and hard inputs</h2>")
-        parts += map(_table, some)
+        parts += map(_table, matching)
     return parts
 
 

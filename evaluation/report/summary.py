@@ -33,10 +33,10 @@ def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval
     """Mean over clips with its interval, by protocol, system and key; metrics that no clip has are absent."""
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for protocol in PROTOCOLS:
-        some = select_rows(rows, protocol)
-        for system in ordered_systems(some):
-            theirs = select_rows(some, protocol, system)
-            means = {each.key: interval(list(figures(theirs, each.key).values())) for each in COLUMNS}
+        protocol_rows = select_rows(rows, protocol)
+        for system in ordered_systems(protocol_rows):
+            system_rows = select_rows(protocol_rows, protocol, system)
+            means = {each.key: interval(list(figures(system_rows, each.key).values())) for each in COLUMNS}
             found.setdefault(protocol, {})[system] = {key: mean for key, mean in means.items() if mean}
     return found
 
@@ -56,10 +56,10 @@ def differences(rows: Sequence[ResultRow]) -> list[Difference]:
     """Differences of each model from the real video and from the first model, which is "ours" if present."""
     found = []
     for protocol in PROTOCOLS:
-        some = select_rows(rows, protocol)
-        models = [system for system in ordered_systems(some) if system not in BASELINES]
+        protocol_rows = select_rows(rows, protocol)
+        models = [system for system in ordered_systems(protocol_rows) if system not in BASELINES]
         for system, against in [(s, REAL) for s in models] + [(s, models[0]) for s in models[1:]]:
-            one, two = select_rows(some, protocol, system), select_rows(some, protocol, against)
+            one, two = select_rows(protocol_rows, protocol, system), select_rows(protocol_rows, protocol, against)
             for each in COLUMNS:
                 if difference := paired(figures(one, each.key), figures(two, each.key)):
                     found.append(Difference(protocol, system, against, each.key, difference))
@@ -77,5 +77,5 @@ def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
 
 def pass_count(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
     """Number of hard inputs that a system passed, and number it was run on."""
-    some = [trial.passed for trial in trials if trial.system == system]
-    return sum(some), len(some)
+    passed = [trial.passed for trial in trials if trial.system == system]
+    return sum(passed), len(passed)

@@ -130,13 +130,13 @@ def _protocol(evaluation: Evaluation, protocol: str) -> list[Table]:
     measured = {system: sum(not row.reason for row in select_rows(rows, protocol, system)) for system in means}
     for group in GROUPS:
         asked = [each for each in (*COLUMNS, *SYSTEM_COLUMNS) if each.group == group and protocol in each.protocols]
-        have = {key for theirs in means.values() for key in theirs} | {key for _, key in wholes}
+        have = {key for values in means.values() for key in values} | {key for _, key in wholes}
         columns = [each for each in asked if each.key in have]
         if not rows or not columns:
             continue
         lines = []
-        for system, theirs in means.items():
-            cells = [cell(theirs.get(c.key) or wholes.get((system, c.key)), c.form, measured[system]) for c in columns]
+        for system, values in means.items():
+            cells = [cell(values.get(c.key) or wholes.get((system, c.key)), c.form, measured[system]) for c in columns]
             lines.append([system, f"{measured[system]} of {len(select_rows(rows, protocol, system))}", *cells])
         absent = ", ".join(head(each) for each in asked if each not in columns)
         title = f"{TITLES[protocol]}: {GROUPS[group]}"
@@ -153,9 +153,9 @@ def _differences(compared: Sequence[Difference], protocol: str) -> list[Table]:
         pairs = list(dict.fromkeys((one, two) for one, two, key in by_key if column(key).group == group))
         lines = []
         for one, two in pairs:
-            some = [by_key.get((one, two, each.key)) for each in columns]
-            most = max(each.clips for each in some if each)
-            cells = [_marked(each, c.form, most) for each, c in zip(some, columns, strict=True)]
+            changes = [by_key.get((one, two, each.key)) for each in columns]
+            most = max(each.clips for each in changes if each)
+            cells = [_marked(each, c.form, most) for each, c in zip(changes, columns, strict=True)]
             lines.append([f"{one} minus {two}", str(most), *cells])
         if lines:
             title = f"{TITLES[protocol]}: {GROUPS[group]}, paired differences"
@@ -179,10 +179,10 @@ def _speakers(rows: Sequence[ResultRow], protocol: str) -> list[Table]:
         return []
     lines = []
     for speaker in speakers:
-        theirs = [row for row in rows if row.speaker == speaker]
-        means = [[(_mean(select_rows(theirs, protocol, system), c), c) for c in columns] for system in systems]
-        cells = ["; ".join(number(mean, c.form) for mean, c in some) for some in means]
-        lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in theirs})), *cells])
+        speaker_rows = [row for row in rows if row.speaker == speaker]
+        means = [[(_mean(select_rows(speaker_rows, protocol, system), c), c) for c in columns] for system in systems]
+        cells = ["; ".join(number(mean, c.form) for mean, c in values) for values in means]
+        lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in speaker_rows})), *cells])
     title = f"{TITLES[protocol]}, by speaker: " + "; ".join(map(head, columns))
     return [Table(title, ["speaker", "pairs", *systems], lines, protocol=protocol)]
 
@@ -198,10 +198,10 @@ def _failures(rows: Sequence[ResultRow]) -> list[Table]:
     if not found:
         return []
     lines = []
-    for reason, some in found.items():
-        protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in some))
-        pairs = str(len({row.pair for row in some}))
-        lines.append([display_path(reason), str(len(some)), pairs, ", ".join(ordered_systems(some)), protocols])
+    for reason, failed in found.items():
+        protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in failed))
+        pairs = str(len({row.pair for row in failed}))
+        lines.append([display_path(reason), str(len(failed)), pairs, ", ".join(ordered_systems(failed)), protocols])
     without = sum(map(len, found.values()))
     heads = ["reason", "videos", "pairs", "systems", "protocols"]
     return [Table(f"Not measured: {without} of {_count(len(rows), 'video')}", heads, lines)]

@@ -28,6 +28,7 @@ def test_the_document_has_the_tables_the_judge_and_the_settings():
     trials = [StressResult("dark", "ours", True), StressResult("small", "ours", False, "it has no sound")]
     text = document(Evaluation({"seconds": 4}, [*rows, failed], (), trials), "## judge: all well\n", "run it")
     for expected in (
-        "    run it", "2 of 3 videos", "| real | 1 of 1 |", "0.250", "shows no face", "no sound", "### judge", "* seconds: 4"
+        "    run it", "2 of 3 videos", "| real | 1 of 1 |", "0.250", "shows no face", "no sound", "### judge",
+        "* seconds: 4",
     ):  # fmt: skip
         assert expected in text, expected
