@@ -168,10 +168,10 @@ def _border(size: int) -> _Border:
 def seam_color(made: np.ndarray, real: np.ndarray) -> float:
     """Deviation from the real video of the color step across our mask's border, in levels of 255; 0 matches it.
 
-    The border is that of `inference.generator.compositing.crop_mask`. A strip on each side of its soft edge, 1/32 of the crop's
-    side wide, is divided into 16 segments. For each segment, channel and frame: the mean inside minus the mean outside,
-    minus the same in the real frame, as an absolute value; then the mean of all. A chin that moves across the border
-    contributes a little. For a system with another mask it says less.
+    The border is that of `inference.generator.compositing.crop_mask`. A strip on each side of its soft edge, 1/32 of
+    the crop's side wide, is divided into 16 segments. For each segment, channel and frame: the mean inside minus the
+    mean outside, minus the same in the real frame, as an absolute value; then the mean of all. A chin that moves across
+    the border contributes a little. For a system with another mask it says less.
     """
     border = _border(made.shape[1])
     steps = [
