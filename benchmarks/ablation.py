@@ -1,12 +1,12 @@
-"""What each loss, each kind of reference and each objective does to the same generator in the same few steps.
+"""Ablation: the effect of each loss, reference sampling and adversarial objective on the same short training run.
 
     .venv/bin/python benchmarks/ablation.py CLIPS --init GENERATOR --out FOLDER [--steps 200] [--only NAME ...]
 
-Every variant goes on from the same weights with the same windows; it differs from the first row by what its name says.
-Measured on one window of each held-out clip, see `wav2lip.generator.validation`: the mean difference of the masked rows (x 1000),
-the mouth's PSNR, the judge's cosine with the own sound and with another (real mouths stand in the last row), the
-sharpness of the mouth (variance of its Laplacian, share of the real mouth's) and its flicker (mean error of the change
-from frame to frame, levels of 255). Variants that are in FOLDER already are measured again, not trained again.
+All variants start from the same weights and see the same windows; each differs from the first row as its name says.
+Measured on one window per held-out clip, see `wav2lip.generator.validation`: L1 of the masked rows (x 1000), PSNR of
+the mouth, the judge's cosine with own and with other audio (real mouths in the last rows), mouth sharpness (variance of
+the Laplacian, relative to the real mouth) and flicker (mean error of the frame-to-frame change, levels of 255).
+Variants that already exist in FOLDER are measured again but not retrained.
 """
 
 from __future__ import annotations
@@ -68,45 +68,45 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def sharpness(pictures: Tensor) -> Tensor:
-    """Variance of the Laplacian of the grey mouths of (N, 3, S, S) crops, 0 to 1: (N,)."""
+def sharpness(faces: Tensor) -> Tensor:
+    """Variance of the Laplacian of the gray mouths of (N, 3, S, S) crops in [0, 1]: (N,)."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return F.conv2d(mouth(pictures).mean(1, keepdim=True), kernel).flatten(1).var(1)
+    return F.conv2d(mouth(faces).mean(1, keepdim=True), kernel).flatten(1).var(1)
 
 
-def mouth(pictures: Tensor) -> Tensor:
-    """The mouth's square of (N, 3, S, S) crops."""
-    top, bottom, left, right = (round(share * pictures.shape[-1]) for share in MOUTH)
-    return pictures[..., top:bottom, left:right]
+def mouth(faces: Tensor) -> Tensor:
+    """The mouth square of (N, 3, S, S) crops."""
+    top, bottom, left, right = (round(share * faces.shape[-1]) for share in MOUTH)
+    return faces[..., top:bottom, left:right]
 
 
 def flicker(made: Tensor, real: Tensor) -> Tensor:
-    """Mean error of the mouth's change from frame to frame, (5 B, 3, S, S) to (B,), levels of 255."""
+    """Mean error of the mouth's frame-to-frame change, (5 B, 3, S, S) to (B,), in levels of 255."""
     error = mouth(made - real).unflatten(0, (-1, WINDOW))
     return 255 * (error[:, 1:] - error[:, :-1]).abs().flatten(1).mean(1)
 
 
 @torch.inference_mode()
-def looks(model: AnyGenerator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Sharpness as a share of the real mouths', (5 B,), and flicker, (B,)."""
+def image_metrics(model: AnyGenerator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Sharpness relative to the real mouths, (5 B,), and flicker, (B,)."""
     made = picture_of(model(batch.mels, batch.faces), batch.faces, model.config)
     share = sharpness(made) / sharpness(batch.target).clamp_min(1e-8)
     return share.numpy(), flicker(made, batch.target).numpy()
 
 
-def row(name: str, exam: HeldOutEvaluation, path: Path) -> str:
+def row(name: str, evaluation: HeldOutEvaluation, path: Path) -> str:
     """A line of the table."""
     model = load_generator(path)[0]
-    values = exam.measure(model)
-    found = [looks(model, collate([window], exam.config.mask_row)) for window in exam.windows]
-    sharp, unsteady = np.median(np.concatenate([x for x, _ in found])), np.mean(np.concatenate([x for _, x in found]))
+    values = evaluation.measure(model)
+    found = [image_metrics(model, collate([window], evaluation.config.mask_row)) for window in evaluation.windows]
+    sharp, flickering = np.median(np.concatenate([x for x, _ in found])), np.mean(np.concatenate([x for _, x in found]))
     cells = [f"{1000 * values['l1']:.2f}", f"{values['psnr']:.2f}", f"{values['judge_own']:.3f}"]
-    cells += [f"{values['judge_swapped']:.3f}", f"{sharp:.2f}", f"{unsteady:.2f}"]
+    cells += [f"{values['judge_swapped']:.3f}", f"{sharp:.2f}", f"{flickering:.2f}"]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Trains what is missing and prints the table."""
+    """Train missing variants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--val", type=Path, help="clips of other people (default: the split val of CLIPS)")
@@ -118,12 +118,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     held_out = open_splits(args.clips, args.val, 3 * WINDOW)[1]
-    exam = HeldOutEvaluation(held_out, load_generator(args.init)[0].config, SyncExpert.load(JUDGE))
+    evaluation = HeldOutEvaluation(held_out, load_generator(args.init)[0].config, SyncExpert.load(JUDGE))
     print(
         "| variant | L1 x 1000 | PSNR | judge, own | judge, other | sharpness | flicker |"
         "\n|---|---|---|---|---|---|---|"
     )
-    print(row("(the start)", exam, args.init), flush=True)
+    print(row("(initial weights)", evaluation, args.init), flush=True)
     for name in args.only:
         folder = args.out / name.replace(" ", "-")
         path = folder / "generator.safetensors"
@@ -132,10 +132,10 @@ def main() -> None:
             val = ["--val", str(args.val)] if args.val else []
             job = [str(args.clips), "--out", str(folder), "--init", str(args.init), *val, *flags]
             if code := train.main(job):
-                print(f"| {name} | did not finish (exit code {code}) |", flush=True)
+                print(f"| {name} | failed (exit code {code}) |", flush=True)
                 continue
-        print(row(name, exam, path), flush=True)
-    values = exam.measure(load_generator(args.init)[0])
+        print(row(name, evaluation, path), flush=True)
+    values = evaluation.measure(load_generator(args.init)[0])
     print(f"| (real mouths) | 0 | | {values['judge_real']:.3f} | | 1 | 0 |")
     print(f"| (the reference) | {1000 * values['copy']:.2f} | | {values['judge_still']:.3f} | | | |")
 

@@ -1,10 +1,10 @@
-"""What making clips costs: seconds of video per second of work by stage, with one and two workers, and the memory.
+"""Cost of building clips: throughput by stage and by number of workers, and peak memory.
 
     .venv/bin/python benchmarks/build.py VIDEOS [--detector yunet --yunet FILE] [--workers 1 2] [--times 10]
 
-By stage: CPU seconds of one process that makes the clips of all videos, start-up left out. By workers: the whole
-command, start-up included. Memory: the peak of a process that makes the clips of one video (the longest), and of the
-same video played several times over.
+By stage: CPU seconds of one process that builds the clips of all videos, without start-up. By workers: the whole
+command, including start-up. Memory: peak of a process that builds the clips of the longest video, and of the same video
+looped several times.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from preprocessing.media.video_writer import ffmpeg_binary  # noqa: E402
 
 
 def looped(source: Path, target: Path, times: int) -> Path:
-    """The video played that many times over, not encoded anew."""
+    """Loop a video this many times without re-encoding."""
     command = [ffmpeg_binary(), "-v", "error", "-y", "-stream_loop", str(times - 1), "-i", str(source), "-c", "copy"]
     subprocess.run([*command, str(target)], check=True)
     return target
 
 
 def make(sources: list[VideoSource], recipe: ClipRecipe, pipe: Any) -> None:
-    """A worker's life: makes the clips, one video after the other, and sends the outcomes and its peak memory, MB."""
+    """Worker: build the clips of one video after the other, then send the outcomes and peak memory in MB."""
     import cv2
     import torch
 
@@ -50,8 +50,8 @@ def make(sources: list[VideoSource], recipe: ClipRecipe, pipe: Any) -> None:
     pipe.send((outcomes, int(peak[1]) / 1024 if peak else float("nan")))
 
 
-def in_process_of_its_own(sources: list[VideoSource], recipe: ClipRecipe) -> tuple[list[VideoOutcome], float]:
-    """What `make` sends; its stages are CPU seconds, of all threads."""
+def run_in_process(sources: list[VideoSource], recipe: ClipRecipe) -> tuple[list[VideoOutcome], float]:
+    """Run `make` in a separate process; stage times are CPU seconds of all threads."""
     context = multiprocessing.get_context("spawn")
     pipe, end = context.Pipe()
     process = context.Process(target=make, args=(sources, recipe, end))
@@ -64,7 +64,7 @@ def in_process_of_its_own(sources: list[VideoSource], recipe: ClipRecipe) -> tup
 
 
 def command_seconds(arguments: list[str]) -> tuple[float, float]:
-    """Wall seconds and CPU seconds, those of its workers included, of preprocessing.build.command."""
+    """Wall and CPU seconds, including those of its workers, of preprocessing.build."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "preprocessing.build", *arguments]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -102,13 +102,13 @@ def print_memory(source: VideoSource, recipe: ClipRecipe, times: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = looped(source.path, Path(folder, "long" + source.path.suffix), times)
         for name, each in ((source.video, source), (f"{times} times", replace(source, path=path, id="long"))):
-            (outcome,), peak = in_process_of_its_own([each], recipe)
+            (outcome,), peak = run_in_process([each], recipe)
             passed = sum(row.passes for row in outcome.rows)
             print(f"| {name} | {outcome.seconds:.1f} | {passed} | {peak:.0f} |", flush=True)
 
 
 def main() -> None:
-    """Prints Markdown tables."""
+    """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", type=Path)
     parser.add_argument("--detector", default="auto")
@@ -118,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = ClipRecipe(detector=args.detector, yunet=args.yunet.resolve() if args.yunet else None)
     sources = find_sources(args.videos, Labels(speaker="file"))
-    outcomes, _ = in_process_of_its_own(sources, recipe)
+    outcomes, _ = run_in_process(sources, recipe)
     print_stages(outcomes)
     print_workers(args.videos, args.workers, recipe, sum(outcome.seconds for outcome in outcomes))
     longest = max(zip(outcomes, sources, strict=True), key=lambda pair: pair[0].seconds)[1]

@@ -1,10 +1,10 @@
-"""What the face encoder is worth on people it was not trained on.
+"""Quality of the face encoder on held-out people.
 
     .venv/bin/python benchmarks/encoder.py CLIPS [--split val] [--encoder FILE] [--frames 60]
 
-Whose face it is: clips compared by their mean embedding, one person's with each other and with all others', the pairs
-of one video apart from those of two. How good the picture is: the Fréchet distance and the identity of pictures that
-are made worse step by step. What no change at all gives: frames in between, and the other half of each clip.
+Verification: pairs of clips compared by mean embedding, separately for clips of one video, of two videos of one person,
+and of two people. Image quality: Fréchet distance and identity of increasingly degraded frames. Controls without any
+change: interleaved frames, and the two halves of each clip.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tqdm import tqdm
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from evaluation.judge.degradation import ladder  # noqa: E402
+from evaluation.judge.degradation import degradations  # noqa: E402
 from evaluation.metrics.face_crops import SIDE  # noqa: E402
-from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, distance  # noqa: E402
+from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, identity_distance  # noqa: E402
 from evaluation.metrics.frechet import frechet_interval  # noqa: E402
 from inference.generator.compositing import crop_mask  # noqa: E402
 from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
 from preprocessing.dataset.windows import CropRegion, resample  # noqa: E402
 
-DARKER = (-10, -20)  # levels of 255 within the mask
+DARKER = (-10, -20)  # levels of 255 inside the mask
 
 
 @dataclass
-class Seen:
-    """A clip: who, of which video, its pictures (N, SIDE, SIDE, 3), and what the encoder makes of them."""
+class EncodedClip:
+    """A clip's speaker, video and faces (N, SIDE, SIDE, 3), with their features and embeddings."""
 
     speaker: str
     video: str
@@ -47,95 +47,95 @@ class Seen:
 
     @property
     def mean(self) -> np.ndarray:
-        """(E,) unit embedding of the whole clip."""
+        """(E,) normalized mean embedding of the clip."""
         mean = self.embeddings.mean(axis=0)
         return mean / np.linalg.norm(mean)
 
 
-def see(clip: Clip, encoder: FaceEncoder, most: int) -> Seen:
-    """At most so many frames of a clip, at equal distances."""
-    step = max(1, -(-clip.frames // most))
+def encode(clip: Clip, encoder: FaceEncoder, max_frames: int) -> EncodedClip:
+    """Encode at most `max_frames` evenly spaced frames of a clip."""
+    step = max(1, -(-clip.frames // max_frames))
     matrix = CropRegion(size=SIDE).matrix(clip)[:2]
     faces = np.stack([resample(face, matrix, SIDE) for face in clip.faces(0, (clip.frames - 1) // step + 1, step)])
-    return Seen(clip.speaker, clip.header.source, faces, encoder.features(faces), encoder.embed(faces))
+    return EncodedClip(clip.speaker, clip.header.source, faces, encoder.features(faces), encoder.embed(faces))
 
 
-def area(same: np.ndarray, other: np.ndarray) -> float:
-    """Area under the ROC curve: how often one of `same` is above one of `other`, 0.5 by chance."""
+def roc_auc(same: np.ndarray, other: np.ndarray) -> float:
+    """Area under the ROC curve: probability that one of `same` exceeds one of `other`; chance level 0.5."""
     return float((same[:, None] > other).mean() + (same[:, None] == other).mean() / 2)
 
 
-def equal_error(same: np.ndarray, other: np.ndarray) -> float:
-    """The error where as large a share of `same` is refused as of `other` is accepted."""
-    bars = np.sort(np.concatenate([same, other]))
-    refused = np.searchsorted(np.sort(same), bars) / len(same)
-    accepted = 1 - np.searchsorted(np.sort(other), bars) / len(other)
-    nearest = np.abs(refused - accepted).argmin()
-    return float(refused[nearest] + accepted[nearest]) / 2
+def equal_error_rate(same: np.ndarray, other: np.ndarray) -> float:
+    """The error rate at the threshold where false rejections and false acceptances are equal."""
+    thresholds = np.sort(np.concatenate([same, other]))
+    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
+    accepted = 1 - np.searchsorted(np.sort(other), thresholds) / len(other)
+    nearest = np.abs(rejected - accepted).argmin()
+    return float(rejected[nearest] + accepted[nearest]) / 2
 
 
-def print_verification(clips: Sequence[Seen]) -> None:
-    """AUC and equal error rate of pairs of clips."""
+def print_verification(clips: Sequence[EncodedClip]) -> None:
+    """Print AUC and equal error rate over pairs of clips."""
     cosines: dict[str, list[float]] = {"one video": [], "two videos of one person": [], "two people": []}
     for one, two in combinations(clips, 2):
-        alike = "one video" if one.video == two.video else "two videos of one person"
-        cosines[alike if one.speaker == two.speaker else "two people"].append(float(one.mean @ two.mean))
+        same_person = "one video" if one.video == two.video else "two videos of one person"
+        cosines[same_person if one.speaker == two.speaker else "two people"].append(float(one.mean @ two.mean))
     other = np.array(cosines["two people"])
-    print("| pairs of clips of | pairs | mean cosine | AUC | equal error, % |\n|---|---|---|---|---|")
+    print("| clips of | pairs | mean cosine | AUC | EER, % |\n|---|---|---|---|---|")
     for name, values in cosines.items():
         same = np.array(values)
-        scores = f"{area(same, other):.3f} | {100 * equal_error(same, other):.1f}"
+        scores = f"{roc_auc(same, other):.3f} | {100 * equal_error_rate(same, other):.1f}"
         print(f"| {name} | {len(same)} | {same.mean():.3f} | {'– | –' if name == 'two people' else scores} |")
 
 
-def lit(faces: np.ndarray, levels: int) -> np.ndarray:
-    """The masked part, mouth and chin, by so many levels of 255 brighter (negative: darker)."""
+def brighten_mouth(faces: np.ndarray, levels: int) -> np.ndarray:
+    """Brighten the masked part, mouth and chin, by this many levels of 255 (negative: darken)."""
     mask = crop_mask("points", SIDE)[..., None]
     return np.clip(np.rint(faces + levels * mask), 0, 255).astype(np.uint8)
 
 
-def print_ladder(clips: Sequence[Seen], encoder: FaceEncoder) -> None:
-    """Fréchet distance and identity of changed pictures against those as they are."""
-    print("\n| pictures | Fréchet distance | 95 % interval | identity |\n|---|---|---|---|")
+def print_degradations(clips: Sequence[EncodedClip], encoder: FaceEncoder) -> None:
+    """Print Fréchet distance and identity of degraded frames against the unchanged ones."""
+    print("\n| frames | Fréchet distance | 95 % interval | identity |\n|---|---|---|---|")
     halves = [(clip.features[::2], clip.features[1::2], clip.embeddings[::2], clip.embeddings[1::2]) for clip in clips]
-    show("every other frame against the others", halves)
+    print_row("every other frame against the others", halves)
     cuts = [len(clip.faces) // 2 for clip in clips]
-    show(
+    print_row(
         "second half of each clip against the first",
         [
             (c.features[k:], c.features[:k], c.embeddings[k:], c.embeddings[:k])
             for c, k in zip(clips, cuts, strict=True)
         ],
     )
-    changes = {name: (lambda faces, change=change: change(faces, 1.0)) for name, change in ladder().items()}
-    changes |= {f"mouth {levels} levels": (lambda faces, n=levels: lit(faces, n)) for levels in DARKER}
+    changes = {name: (lambda faces, change=change: change(faces, 1.0)) for name, change in degradations().items()}
+    changes |= {f"mouth {levels} levels": (lambda faces, n=levels: brighten_mouth(faces, n)) for levels in DARKER}
     for name, change in changes.items():
         rows = []
         for clip in tqdm(clips, unit="clip", desc=name, leave=False, disable=None):
-            worse = change(clip.faces)
-            rows.append((encoder.features(worse), clip.features, encoder.embed(worse), clip.embeddings))
-        show(name, rows)
+            degraded = change(clip.faces)
+            rows.append((encoder.features(degraded), clip.features, encoder.embed(degraded), clip.embeddings))
+        print_row(name, rows)
     others = [next(two for two in (*clips[k:], *clips) if two.speaker != one.speaker) for k, one in enumerate(clips)]
-    show(
+    print_row(
         "another person",
         [(b.features, a.features, b.embeddings, a.embeddings) for a, b in zip(clips, others, strict=True)],
     )
 
 
-def show(name: str, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A line: (features, real features, embeddings, real embeddings) of each clip."""
+def print_row(name: str, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """Print a line of the table from (features, real features, embeddings, real embeddings) of each clip."""
     found = frechet_interval([row[0] for row in rows], [row[1] for row in rows])
     figures = "– | –" if found is None else f"{found[0]:.3f} | {found[1]:.3f} to {found[2]:.3f}"
-    print(f"| {name} | {figures} | {np.mean([distance(row[2], row[3]) for row in rows]):.3f} |", flush=True)
+    print(f"| {name} | {figures} | {np.mean([identity_distance(row[2], row[3]) for row in rows]):.3f} |", flush=True)
 
 
 def main() -> None:
-    """Prints Markdown."""
+    """Print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--split", help="only the clips of this split, e.g. val (default: all)")
     parser.add_argument("--encoder", type=Path, default=WEIGHTS)
-    parser.add_argument("--frames", type=int, default=60, help="of each clip at most (default: 60)")
+    parser.add_argument("--frames", type=int, default=60, help="max frames per clip (default: 60)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
@@ -144,11 +144,11 @@ def main() -> None:
         opened = open_clips(args.clips, 2, args.split)
     except ValueError as error:
         parser.error(str(error))
-    clips = [see(clip, encoder, args.frames) for clip in tqdm(opened, unit="clip", disable=None)]
+    clips = [encode(clip, encoder, args.frames) for clip in tqdm(opened, unit="clip", disable=None)]
     people, frames = len({clip.speaker for clip in clips}), sum(len(clip.faces) for clip in clips)
     print(f"{len(clips)} clips of {people} people, {frames} frames; {encoder.step} steps\n")
     print_verification(clips)
-    print_ladder(clips, encoder)
+    print_degradations(clips, encoder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Where eyes, nose and mouth lie in a detector's box: medians over real clips, measured against YuNet's points.
+"""Median positions of eyes, nose and mouth within a detector's box over real clips, measured with YuNet's points.
 
     python -m benchmarks.face_points CLIPS --yunet MODEL
 
-prints, for YuNet's own boxes and for those made of the cascade's squares, the medians of the points as fractions of the
-box (the constants of preprocessing/faces/face_track.py) and how far points so placed are from YuNet's, in percent of the distance
-of the eyes.
+For YuNet's own boxes and for those derived from the Haar cascade's squares, prints the median points as fractions of
+the box (the constants of preprocessing/faces/face_track.py) and the error of points placed this way compared with
+YuNet's, in percent of the interocular distance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from preprocessing.faces.face_track import Detection, reduce_frame
 
 
 def sample_frames(clip: Path, count: int) -> Iterator[np.ndarray]:
-    """Frames spread evenly over a clip, longest side at most 640 pixels."""
+    """Evenly spaced frames of a clip, longest side at most 640 pixels."""
     video = cv2.VideoCapture(str(clip))
     total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     for index in (total * (2 * i + 1) // (2 * count) for i in range(count)):
@@ -33,7 +33,7 @@ def sample_frames(clip: Path, count: int) -> Iterator[np.ndarray]:
 
 
 def one_clip_each(folder: Path, speakers: int, seed: int = 0) -> list[Path]:
-    """One clip of each speaker (the name up to "__"), of up to so many speakers; more clips where there are fewer."""
+    """One clip per speaker (the file name up to "__"), for at most `speakers` speakers."""
     clips = sorted(folder.rglob("*.mp4"))
     random.Random(seed).shuffle(clips)
     first = {clip.name.split("__")[0]: clip for clip in reversed(clips)}
@@ -41,12 +41,12 @@ def one_clip_each(folder: Path, speakers: int, seed: int = 0) -> list[Path]:
 
 
 def fractions(box: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (n, 2) as fractions of the box's width and height."""
+    """Points (n, 2) as fractions of the box size."""
     return (points - box[:2]) / (box[2:] - box[:2])
 
 
 def same_face(one: Detection, others: list[Detection]) -> Detection | None:
-    """The first of the others whose centre is near the centre of `one`."""
+    """The first of the others whose center is close to that of `one`."""
     for other in others:
         a, b = (one.box[:2] + one.box[2:]) / 2, (other.box[:2] + other.box[2:]) / 2
         if np.abs(a - b).max() < 0.3 * (one.box[2] - one.box[0]):
@@ -55,7 +55,7 @@ def same_face(one: Detection, others: list[Detection]) -> Detection | None:
 
 
 def report(name: str, boxes: np.ndarray, points: np.ndarray) -> None:
-    """Prints the medians and the residual of one detector: boxes (n, 4), YuNet's points (n, 5, 2)."""
+    """Print medians and residuals of one detector: boxes (n, 4), YuNet's points (n, 5, 2)."""
     shares = np.array([fractions(box, five) for box, five in zip(boxes, points, strict=True)])
     medians = np.median(shares, axis=0)
     guess = boxes[:, None, :2] + medians * (boxes[:, None, 2:] - boxes[:, None, :2])
@@ -67,28 +67,28 @@ def report(name: str, boxes: np.ndarray, points: np.ndarray) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder of clips named SPEAKER__ANYTHING.mp4")
     parser.add_argument("--yunet", type=Path, help="YuNet's model file")
     parser.add_argument("--speakers", type=int, default=40)
-    parser.add_argument("--frames", type=int, default=5, help="frames of each clip")
+    parser.add_argument("--frames", type=int, default=5, help="frames per clip")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     yunet, haar = load_detector("yunet", yunet=args.yunet), load_detector("haar")
-    seen, pairs = [], []
+    detected, pairs = [], []
     for clip in one_clip_each(args.clips, args.speakers):
         for frame in sample_frames(clip, args.frames):
             faces, squares = yunet([frame])[0], haar([frame])[0]
-            seen += faces[:1]
+            detected += faces[:1]
             square = same_face(faces[0], squares) if faces else None
             pairs += [(faces[0], square)] if square else []
-    report("yunet", np.array([f.box for f in seen]), np.array([f.points for f in seen]))
+    report("yunet", np.array([f.box for f in detected]), np.array([f.points for f in detected]))
     points = np.array([face.points for face, _ in pairs])
     report("haar", np.array([square.box for _, square in pairs]), points)
     corners = np.array([fractions(square.box, face.box.reshape(2, 2)) for face, square in pairs])
     print(
-        "yunet's box in haar's, 0 0 1 1 when the cascade's TIGHT fits:",
+        "YuNet's box relative to Haar's, 0 0 1 1 if the cascade's TIGHT fits:",
         np.round(np.median(corners, axis=0), 3).ravel().tolist(),
     )
 

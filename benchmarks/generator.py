@@ -1,18 +1,18 @@
-"""What generators do on clips of people whom they have not met.
+"""Generators on clips of held-out people.
 
     .venv/bin/python benchmarks/generator.py CLIPS [--split val] [--checkpoint FILE ...] [--json FILE]
 
-Everything is measured on points crops of 128 pixels, beside the real video, a copy of what the generator is given and
-a static mouth, that of the clip's first frame. The judge is an expert that took no part in training. Figures are means
-over clips; in brackets their 95 % bootstrap intervals over clips.
+Everything is measured on points crops of 128 pixels and compared with the real video, a copy of the generator's input,
+and a static mouth, that of the clip's first frame. The judge is a sync expert that took no part in training. Values are
+means over clips with 95 % bootstrap intervals over clips in brackets.
 
-Reconstruction: windows of five frames, made of one frame of like pose elsewhere in the clip with their own sound; the
-generator's picture is brought from its own size to 128. The mouth is a square around (0.5, 0.56) of 0.46 of the crop.
-In use: clips of 3 s and more as inference speaks them, each frame being its own reference. The true mouth is in the
-input, so that only what belongs to the sound says anything; a copy is the real video, with another's sound `unsynced`.
-Opening: how the mouth's opening goes with the sound's level, at the best lag of at most three frames, so that chance is
-above zero: see `unsynced`. Silence: how a mouth moves in the 2 s of a clip with the most speech when it is given none;
-what moves above the mask is the head, which has no part in the opening's motion.
+Reconstruction: five-frame windows, generated from one frame of similar pose elsewhere in the clip with their own audio;
+the output is resized to 128 pixels. The mouth is a square around (0.5, 0.56) with a side of 0.46 of the crop.
+Inference: clips of 3 s and more, each frame being its own reference. The true mouth is in the input, so only metrics
+that depend on the audio are meaningful; a copy is the real video, which is `unsynced` with swapped audio.
+Opening: correlation of the mouth opening with the audio level, at the best lag of at most three frames, so that chance
+is above zero: see `unsynced`. Silence: mouth motion in the 2 s of a clip with the most speech, driven by silence;
+motion above the mask is that of the head, which does not affect the motion of the opening.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from syncnet.validation import LONG  # noqa: E402
 
 @dataclass(frozen=True)
 class Column:
-    """A figure's key in the rows, its title, how it is printed, and whether the table by speaker has it."""
+    """A metric's key in the rows, its title, its format, and whether it is in the table by speaker."""
 
     key: str
     title: str
@@ -55,27 +55,27 @@ class Column:
 
 SPEECH = (
     Column("within_1", "offset within 1 frame, share", by_speaker=True), Column("confidence", "judge's confidence"),
-    Column("cosine", "judge's cosine", ".3f"), Column("opening", "opening and sound, r", by_speaker=True),
-    Column("opening_real", "opening and the real one, r"), Column("spread", "opening's spread, 1/100 of the side"),
+    Column("cosine", "judge's cosine", ".3f"), Column("opening", "opening vs. audio, r", by_speaker=True),
+    Column("opening_real", "opening vs. real, r"), Column("spread", "opening, std, % of side"),
 )  # fmt: skip
 TABLES = {
     RECONSTRUCTION: (
         Column("l1", "L1, masked rows", ".4f", by_speaker=True), Column("psnr", "PSNR, masked rows, dB"),
         Column("l1_mouth", "L1, mouth", ".4f"), Column("psnr_mouth", "PSNR, mouth, dB", by_speaker=True),
-        Column("cosine", "judge's cosine", ".3f"), Column("cosine_other", "made with another's sound", ".3f"),
-        Column("own_nearer", "own sound nearer to real, share"), Column("own_higher", "own sound's cosine higher"),
+        Column("cosine", "judge's cosine", ".3f"), Column("cosine_other", "with swapped audio", ".3f"),
+        Column("own_nearer", "own audio closer to real, share"), Column("own_higher", "own audio's cosine higher"),
     ),
     OWN: SPEECH,
     SWAPPED: SPEECH,
     SILENCE: (
-        Column("motion", "mouth's motion, levels of 255", by_speaker=True), Column("head", "above the mask"),
-        Column("travel", "opening's, 1/100 of the side", ".3f", by_speaker=True),
+        Column("motion", "mouth motion, levels of 255", by_speaker=True), Column("head", "motion above the mask"),
+        Column("travel", "opening's motion, % of side", ".3f", by_speaker=True),
     ),
 }  # fmt: skip
 
 
-def gathered(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
-    """The rows by one of their texts, in the order in which it first comes up."""
+def group_by(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    """The rows grouped by a text field, in order of first appearance."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(str(row[key]), []).append(row)
@@ -83,17 +83,17 @@ def gathered(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
 
 
 def figures(rows: Sequence[Row], key: str) -> np.ndarray:
-    """(N,) of those rows that have the figure."""
+    """(N,) values of the rows that have the metric."""
     return np.array([row[key] for row in rows if key in row], float)
 
 
 def print_all(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    """A line for each system."""
+    """Print a line for each system."""
     print("| | clips | " + " | ".join(column.title for column in columns) + " |")
     print("|---" * (len(columns) + 2) + "|")
-    for name, some in gathered(rows, "system").items():
-        cells = " | ".join(_cell(figures(some, column.key), column.form) for column in columns)
-        print(f"| {name} | {len(some)} | {cells} |")
+    for name, system_rows in group_by(rows, "system").items():
+        cells = " | ".join(_cell(figures(system_rows, column.key), column.form) for column in columns)
+        print(f"| {name} | {len(system_rows)} | {cells} |")
 
 
 def _cell(values: np.ndarray, form: str) -> str:
@@ -104,31 +104,33 @@ def _cell(values: np.ndarray, form: str) -> str:
 
 
 def print_speakers(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    """A line for each speaker with the means of some columns, system by system."""
-    columns, systems = [column for column in columns if column.by_speaker], list(gathered(rows, "system"))
+    """Print a line for each speaker with the means of some columns, system by system."""
+    columns, systems = [column for column in columns if column.by_speaker], list(group_by(rows, "system"))
     print("\nBy speaker: " + "; ".join(column.title for column in columns) + ".\n")
     print("| speaker | clips | " + " | ".join(systems) + " |\n" + "|---" * (len(systems) + 2) + "|")
-    for speaker, theirs in sorted(gathered(rows, "speaker").items()):
-        by_system = gathered(theirs, "system")
+    for speaker, speaker_rows in sorted(group_by(rows, "speaker").items()):
+        by_system = group_by(speaker_rows, "system")
         means = [[(figures(by_system[name], c.key), c.form) for c in columns] for name in systems]
-        cells = ["; ".join(f"{v.mean():{form}}" if len(v) else "–" for v, form in some) for some in means]
-        print(f"| {speaker} | {len(gathered(theirs, 'clip'))} | {' | '.join(cells)} |")
+        cells = ["; ".join(f"{v.mean():{form}}" if len(v) else "–" for v, form in values) for values in means]
+        print(f"| {speaker} | {len(group_by(speaker_rows, 'clip'))} | {' | '.join(cells)} |")
 
 
 def print_ratios(protocol: str, protocols: Mapping[str, Sequence[Row]], model: str) -> None:
-    """The ratios of means by which a model is judged."""
-    systems = gathered(protocols[protocol], "system")
+    """Print ratios of means that characterize a model."""
+    systems = group_by(protocols[protocol], "system")
     if protocol in (OWN, SWAPPED):
-        _print_ratio(f"{model}: r of opening and sound, by the real video's", systems[model], systems[REAL], "opening")
-    if protocol == SWAPPED:  # how well a mouth can go with this very sound
-        real = {row["clip"]: row for row in gathered(protocols[OWN], "system")[REAL]}
+        _print_ratio(
+            f"{model}: r of opening and audio, relative to the real video", systems[model], systems[REAL], "opening"
+        )
+    if protocol == SWAPPED:  # how well a mouth can match this particular audio
+        real = {row["clip"]: row for row in group_by(protocols[OWN], "system")[REAL]}
         known = [row for row in systems[model] if row["sound"] in real]
-        theirs = [real[row["sound"]] for row in known]
-        _print_ratio(f"{model}: r of opening and sound, by that of the sound's own video", known, theirs, "opening")
+        own_rows = [real[row["sound"]] for row in known]
+        _print_ratio(f"{model}: r of opening and audio, relative to the audio's own video", known, own_rows, "opening")
     if protocol == SILENCE:
         silent, spoken = (systems[f"{model}, {name}"] for name in (SILENCE, OWN))
         for key, what in (("motion", "motion"), ("travel", "opening's motion")):
-            _print_ratio(f"{model}: {what} in silence, by that in speech", silent, spoken, key)
+            _print_ratio(f"{model}: {what} in silence, relative to speech", silent, spoken, key)
 
 
 def _print_ratio(what: str, top: Sequence[Row], bottom: Sequence[Row], key: str) -> None:
@@ -138,28 +140,28 @@ def _print_ratio(what: str, top: Sequence[Row], bottom: Sequence[Row], key: str)
 
 
 def print_costs(models: Sequence[Model]) -> None:
-    """What each network takes."""
-    print("\n| generator | parameters | GMAC a frame | MB in fp16 |\n|---|---|---|---|")
+    """Print the cost of each network."""
+    print("\n| generator | parameters | GMAC per frame | MB in fp16 |\n|---|---|---|---|")
     for model in models:
         print(f"| {model.name} | {model.cost.parameters:,} | {model.cost.gmac:.2f} | {model.cost.megabytes:.1f} |")
 
 
 def report(rows: Sequence[Row], models: Sequence[Model]) -> None:
-    """Prints all tables."""
+    """Print all tables."""
     print_costs(models)
-    protocols = gathered(rows, "protocol")
+    protocols = group_by(rows, "protocol")
     for protocol, columns in TABLES.items():
-        if some := protocols.get(protocol):
+        if protocol_rows := protocols.get(protocol):
             print(f"\n## {protocol.capitalize()}\n")
-            print_all(some, columns)
-            print_speakers(some, columns)
+            print_all(protocol_rows, columns)
+            print_speakers(protocol_rows, columns)
             print()
             for model in models:
                 print_ratios(protocol, protocols, model.name)
 
 
 def write(path: Path, rows: Sequence[Row], models: Sequence[Model]) -> None:
-    """Writes all rows as JSON, beside its name first."""
+    """Write all rows as JSON, atomically."""
     found = {"models": {model.name: asdict(model.cost) for model in models}, "rows": rows}
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -167,15 +169,15 @@ def write(path: Path, rows: Sequence[Row], models: Sequence[Model]) -> None:
 
 
 def main() -> None:
-    """Prints Markdown."""
+    """Print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--split", help="only the clips of this split, e.g. val (default: all)")
     parser.add_argument("--checkpoint", type=Path, nargs="+", default=[None], help="default: the embedded generator")
-    parser.add_argument("--judge", type=Path, default=JUDGE, help="an expert's file (default: the embedded judge)")
-    parser.add_argument("--seconds", type=float, default=5, help="of a clip in use at most (default: 5)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="for the generators (default: auto)")
-    parser.add_argument("--json", type=Path, help="write every clip's figures here")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="sync expert (default: the embedded judge)")
+    parser.add_argument("--seconds", type=float, default=5, help="max seconds per clip in inference (default: 5)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device for the generators (default: auto)")
+    parser.add_argument("--json", type=Path, help="write the metrics of every clip")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_flush_denormal(True)
@@ -188,7 +190,7 @@ def main() -> None:
     except (MediaError, ValueError) as error:
         parser.error(str(error))
     print(f"{len(clips)} clips of {len({clip.speaker for clip in clips})} people;", end=" ")
-    print(f"in use those of {LONG / CLIP_FPS:g} s and more, their first {args.seconds:g} s.")
+    print(f"inference on those of {LONG / CLIP_FPS:g} s and more, first {args.seconds:g} s.")
     report(rows, models)
     if args.json:
         write(args.json, rows, models)

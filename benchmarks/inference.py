@@ -1,10 +1,10 @@
-"""What the main job costs: seconds by stage, frames per second and peak memory, by length and size of the video.
+"""Cost of inference: seconds by stage, frames per second and peak memory, by length and size of the video.
 
     .venv/bin/python benchmarks/inference.py --clip talk.mp4 [--lengths 10 60 300] [--sizes 512x512 1920x1080]
 
-The clip is looped to each length and scaled and padded to each size; the speech is the repository's, looped. Each job
-is a fresh `python inference.py`, so start-up is part of it. "released" runs the released network's shape with random
-weights (they cost the same), "embedded" the model that the repository brings.
+The clip is looped to each length and scaled and padded to each size; the speech is assets/speech.wav, looped. Each job
+is a fresh `python inference.py` process, including start-up. "released" uses the released network's architecture with
+random weights, which cost the same; "embedded" is the bundled model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wav2lip.generator.model import Generator  # noqa: E402
 
 
 def looped(source: Path, target: Path, seconds: float, size: str | None = None) -> Path:
-    """`source` again and again for `seconds`; a video is scaled into `size` (WxH) and padded at 25 fps."""
+    """Loop `source` for `seconds`; a video is scaled to fit `size` (WxH), padded and converted to 25 fps."""
     command = [ffmpeg_binary(), "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source), "-t", str(seconds)]
     if size is not None:
         width, height = size.split("x")
@@ -39,7 +39,7 @@ def looped(source: Path, target: Path, seconds: float, size: str | None = None) 
 
 
 def measure(command: list[str]) -> tuple[float, float, float, str]:
-    """Wall seconds, CPU seconds (children included), peak memory of the largest process in MB, and what it printed."""
+    """Wall seconds, CPU seconds (with children), peak memory of the largest process in MB, and standard output."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
     assert process.stdout is not None
@@ -51,7 +51,7 @@ def measure(command: list[str]) -> tuple[float, float, float, str]:
 
 
 def main() -> None:
-    """Prints a Markdown table."""
+    """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, required=True, help="a video with a face")
     parser.add_argument("--lengths", type=float, nargs="+", default=[10, 60, 300], metavar="SECONDS")

@@ -1,12 +1,12 @@
-"""How fast windows come out of the clips, and how fast they would come out of the videos.
+"""Window loading speed from clips, compared with loading from the original videos.
 
     .venv/bin/python benchmarks/loader.py CLIPS VIDEO... [--seconds 5]
 
-A window is five consecutive frames at 96 pixels with their mels. From the clips, by 0, 1 and 2 worker processes: as
-they are; with the default augmentation; and as the two trainers draw them (the expert draws 16 at a time from a clip).
-From the videos, by this process: at random places of VIDEOs of which CLIPS holds clips, whose tracks say where the
-face is; each time the video is opened, decoded from the key frame before, and the face is cut out of five frames. That
-is to be compared with the clips' windows as they are.
+A window is five consecutive frames at 96 pixels with their mels. From the clips, with 0, 1 and 2 worker processes:
+unchanged; with the default augmentation; and as sampled by the two trainers (the expert samples 16 windows of a clip at
+once). From the videos, in this process: at random positions of VIDEOs that have clips in CLIPS, whose tracks locate the
+face; each time the video is opened, decoded from the previous key frame, and the face is cropped from five frames.
+Compare this with the unchanged windows from the clips.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def from_clip(clip: Clip, rng: np.random.Generator, how: Augmentation) -> tuple[
 
 
 def from_video(clip: Clip, rng: np.random.Generator, videos: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
-    """The same out of the clip's video; track and mel are the clip's, for these are made once in any case."""
+    """The same from the clip's video; track and mel come from the clip, since they are computed only once anyway."""
     first, track = int(random_starts(clip.frames, 1, rng, length=WINDOW)[0]), clip.track
     start, fps = clip.start + first / CLIP_FPS, Fraction(CLIP_FPS)
     video, geometry = videos[Path(clip.header.source).name], CropGeometry("points", REGION.size)
@@ -60,7 +60,7 @@ def from_video(clip: Clip, rng: np.random.Generator, videos: dict[str, Path]) ->
 
 
 def rate(stream: Iterable, seconds: float, windows: int) -> float:
-    """Windows a second, of `windows` an item, after the first item."""
+    """Windows per second, with `windows` per item, excluding the first item."""
     items = iter(stream)
     next(items)
     begun, count = time.monotonic(), 0
@@ -71,11 +71,11 @@ def rate(stream: Iterable, seconds: float, windows: int) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of each measurement (default: 5)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -83,18 +83,18 @@ def main() -> None:
     videos = {video.name: video for video in args.videos}
     known = [clip for clip in clips if Path(clip.header.source).name in videos]
     if not known:
-        parser.error(f"{args.clips} holds no clip of any of these videos")
-    print(f"{len(clips)} clips, {len(known)} of the {len(videos)} videos; pictures of {clips[0].header.side} pixels")
+        parser.error(f"{args.clips} contains no clip of any of these videos")
+    print(f"{len(clips)} clips, {len(known)} of the {len(videos)} videos; faces of {clips[0].header.side} pixels")
 
-    def stream(draw: Callable, some: list[Clip], workers: int) -> Iterable:
-        draws: WindowDataset = WindowDataset(some, speaker_weights(some), draw, seed=0)
+    def stream(draw: Callable, subset: list[Clip], workers: int) -> Iterable:
+        draws: WindowDataset = WindowDataset(subset, speaker_weights(subset), draw, seed=0)
         return batches(draws, BATCH, range(10**6), workers=workers, collate=lambda windows: windows)
 
     video = rate(stream(partial(from_video, videos=videos), known, 0), args.seconds, BATCH)
     print(f"{'from':32}{'workers':>8}{'windows/s':>12}{'ms/window':>12}")
     print(f"{'videos':32}{0:8}{video:12.1f}{1000 / video:12.2f}")
     jobs: list[tuple[str, Callable, int]] = [
-        ("clips, as they are", partial(from_clip, how=Augmentation.none()), 1),
+        ("clips, unchanged", partial(from_clip, how=Augmentation.none()), 1),
         ("clips, default augmentation", partial(from_clip, how=Augmentation()), 1),
         ("clips, the generator's windows", generator_sample, 1),
         ("clips, the expert's windows", partial(expert_sample, windows=16), 16),

@@ -1,9 +1,9 @@
-"""Speaks real clips with each other's speech and checks the results: length, untouched area, contact sheet.
+"""Drive real clips with each other's speech and check the results: length, untouched area, contact sheet.
 
     .venv/bin/python benchmarks/outputs.py FOLDER --out results/outputs [--count 10] [--detector NAME]
 
-Clip k of the chosen ones gets the sound of clip k + 1. "Untouched" is all that lies outside the mask; its PSNR says
-what the encoder alone costs.
+Clip k of the selection gets the audio of clip k + 1. The untouched area is everything outside the mask; its PSNR shows
+the cost of video encoding alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from preprocessing.media.video_reader import read_frames  # noqa: E402
 
 
 def untouched_psnr(made: Path, source: FaceSource, track: FaceTrack, model: LipSync) -> tuple[float, int]:
-    """Mean PSNR (dB) outside the mask, over every tenth frame, and the number of frames that decode."""
+    """Mean PSNR (dB) outside the mask over every tenth frame, and the number of decoded frames."""
     geometry, errors, count = model.engine.generator.geometry, [], 0
     mask = (crop_mask(geometry.kind, geometry.size) > 0).astype(np.uint8)
     pairs = zip(source.play(10**6, "bounce"), read_frames(made), strict=False)
@@ -45,7 +45,7 @@ def untouched_psnr(made: Path, source: FaceSource, track: FaceTrack, model: LipS
 
 
 def main() -> None:
-    """Prints a Markdown table and writes videos and contact sheets."""
+    """Print a Markdown table and write videos and contact sheets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -58,7 +58,7 @@ def main() -> None:
     clips = sorted(args.folder.glob("*.mp4"))
     clips = [clips[i] for i in np.linspace(0, len(clips) - 1, args.count).round().astype(int)]
     model = LipSync.load(args.checkpoint)
-    print("| face | sound | frames | expected | decoded | with a face | untouched PSNR dB | seconds |")
+    print("| face | audio | frames | expected | decoded | with a face | untouched PSNR dB | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for face, audio in zip(clips, clips[1:] + clips[:1], strict=True):
         made, track = args.out / face.name, args.out / (face.stem + ".json")

@@ -1,4 +1,4 @@
-"""Generators that speak clips, at their own size or as they are used, and what stands beside them in every table."""
+"""Generators applied to clips, as in training or as in inference, and the baselines they are compared with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.metrics.picture import MASK
+from evaluation.metrics.image_quality import MASK_TOP
 from inference.generator.backends import load_backend
 from inference.generator.generation import FaceCrop, FaceGenerator, ReferenceSelector
 from preprocessing.dataset.clips import Clip
@@ -21,14 +21,14 @@ from preprocessing.media.audio import AudioConfig, rest_in_silence
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.unet import AnyGenerator
 
-SIDE = 128  # pixels at which every system is measured
+SIDE = 128  # pixels, resolution at which every system is measured
 BATCH = 16
 SILENT = -AudioConfig().max_abs_value
 
 
 @dataclass
 class Footage:
-    """A clip's pictures as points crops of any size, each size cut once."""
+    """A clip's frames as points crops of any size, each size cached."""
 
     clip: Clip
     _cut: dict[int, np.ndarray] = field(default_factory=dict)
@@ -40,19 +40,19 @@ class Footage:
         return self._cut[size]
 
 
-def sounds(clip: Clip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(N, 1, 80, 16) float32 of a clip's frames as inference hears them: where nobody speaks, silence."""
+def mel_inputs(clip: Clip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Mel windows (N, 1, 80, 16) float32 of a clip's frames as in inference: silence where nobody speaks."""
     return mel_windows(rest_in_silence(clip.mel, clip.speech), frames)
 
 
-def silence(frames: int) -> np.ndarray:
-    """(N, 1, 80, 16) float32 of so many silent frames."""
+def silent_mels(frames: int) -> np.ndarray:
+    """Mel windows (N, 1, 80, 16) float32 of silent frames."""
     return np.full((frames, 1, 80, 16), SILENT, np.float32)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A network's parameters, 10^9 multiplications and additions for one frame, and 10^6 bytes in 16-bit floats."""
+    """Parameters, GMAC (10^9 multiply-adds) per frame, and size in 10^6 bytes at fp16."""
 
     parameters: int
     gmac: float
@@ -60,7 +60,7 @@ class Cost:
 
 
 def cost(network: AnyGenerator) -> Cost:
-    """Counts; convolutions and matrix products only, as papers count."""
+    """Count the cost of a network; convolutions and matrix products only, as is customary."""
     size = network.config.size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
@@ -71,7 +71,7 @@ def cost(network: AnyGenerator) -> Cost:
 
 @dataclass
 class Model:
-    """A generator under a name for the tables."""
+    """A generator with a name for the tables."""
 
     name: str
     generator: FaceGenerator
@@ -79,88 +79,86 @@ class Model:
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "auto", backend: str = "auto") -> Model:
-        """Opens a checkpoint, None for the embedded one.
+        """Load a checkpoint, or the embedded one if None.
 
         Raises:
-            MediaError: the file is missing or no generator.
-            ValueError: it is made for other crops than those of clips; or no such device or backend.
+            MediaError: the file is missing or not a generator.
+            ValueError: the generator uses another crop geometry than clips; unknown device or backend.
         """
         network, audio, geometry = load_generator(path)
         if geometry.kind != "points":
-            raise ValueError(
-                f"{display_path(path or EMBEDDED)} speaks crops of the kind {geometry.kind!r}, not 'points'"
-            )
+            raise ValueError(f"{display_path(path or EMBEDDED)} uses crops of the kind {geometry.kind!r}, not 'points'")
         AudioConfig().require(audio, display_path(path or EMBEDDED))
         name = "embedded" if path is None else str(path)
         engine = load_backend(network, backend, device)
         return cls(name, FaceGenerator(engine, network.config, geometry), cost(network))
 
     def reconstruct(self, footage: Footage, frames: np.ndarray, reference: int, mels: np.ndarray) -> np.ndarray:
-        """Frames (N,) made of one reference frame at the network's own size, then brought to (N, SIDE, SIDE, 3)."""
-        pictures = footage.faces(self.generator.config.size)
-        held = _cut(pictures[reference], pictures[reference])
-        cuts = [_cut(pictures[frame], pictures[frame]) for frame in frames]
-        return self._finish(self.generator.generate(cuts, [held] * len(cuts), mels, BATCH), footage.faces()[frames])
+        """Generate frames (N,) from one reference frame at the network's resolution, resized to (N, SIDE, SIDE, 3)."""
+        faces = footage.faces(self.generator.config.size)
+        shared = _as_crop(faces[reference], faces[reference])
+        crops = [_as_crop(faces[frame], faces[frame]) for frame in frames]
+        return self._finish(self.generator.generate(crops, [shared] * len(crops), mels, BATCH), footage.faces()[frames])
 
     def speak(self, footage: Footage, mels: np.ndarray, start: int = 0) -> np.ndarray:
-        """N frames from `start` on with N windows of sound, as inference makes them to be blended: (N, SIDE, SIDE, 3).
+        """Generate N frames from `start` on with N mel windows, as inference does before blending: (N, SIDE, SIDE, 3).
 
-        `ReferenceSelector` chooses whose pixels each frame is made of, and a flow moves pixels of the full SIDE.
+        `ReferenceSelector` chooses the reference of each frame; a flow warps pixels at the full SIDE.
         """
         config = self.generator.config
-        pictures, fine = (footage.faces(size)[start : start + len(mels)] for size in (config.size, SIDE))
-        cuts = [_cut(small, large) for small, large in zip(pictures, fine, strict=True)]
-        choice, made = ReferenceSelector(config.mask_row, SILENT, hold=config.output == "warp"), []
-        references = [choice.reference(cut, mel, 0) for cut, mel in zip(cuts, mels, strict=True)]
-        for first in range(0, len(cuts), BATCH):
-            some = slice(first, first + BATCH)
-            made += self.generator.generate(cuts[some], references[some], mels[some], BATCH)
+        small, fine = (footage.faces(size)[start : start + len(mels)] for size in (config.size, SIDE))
+        crops = [_as_crop(pixels, large) for pixels, large in zip(small, fine, strict=True)]
+        selector, made = ReferenceSelector(config.mask_row, SILENT, hold=config.output == "warp"), []
+        references = [selector.reference(crop, mel, 0) for crop, mel in zip(crops, mels, strict=True)]
+        for first in range(0, len(crops), BATCH):
+            batch = slice(first, first + BATCH)
+            made += self.generator.generate(crops[batch], references[batch], mels[batch], BATCH)
         return self._finish(made, fine)
 
     def _finish(self, made: Sequence[np.ndarray], real: np.ndarray) -> np.ndarray:
-        """To uint8 at SIDE, under the real frames' own upper parts."""
+        """Convert to uint8 at SIDE and keep the upper part of the real frames."""
         done = real.copy()
         top = round(self.generator.config.mask_row * SIDE / self.generator.config.size)
-        for target, picture in zip(done, made, strict=True):
-            whole = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-            target[top:] = np.clip(np.rint(whole[top:]), 0, 255)
+        for target, face in zip(done, made, strict=True):
+            resized = cv2.resize(face, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+            target[top:] = np.clip(np.rint(resized[top:]), 0, 255)
         return done
 
 
-def _cut(pixels: np.ndarray, fine: np.ndarray) -> FaceCrop:
-    """The crop as it is: where it lies in its picture is of no interest here."""
+def _as_crop(pixels: np.ndarray, fine: np.ndarray) -> FaceCrop:
+    """Wrap pixels as a crop; its position in the frame is irrelevant here."""
     return FaceCrop(pixels, np.eye(2, 3), fine, np.eye(2, 3))
 
 
-def held(pictures: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """Pictures (N, S, S, 3) whose masked rows are all those of one other, (S, S, 3)."""
-    done, top = pictures.copy(), round(MASK * pictures.shape[1])
+def freeze_mouth(faces: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """Faces (N, S, S, 3) with all masked rows replaced by those of one face, (S, S, 3)."""
+    done, top = faces.copy(), round(MASK_TOP * faces.shape[1])
     done[:, top:] = mouth[top:]
     return done
 
 
-def swaps(clips: Sequence[Clip], frames: Sequence[int], least_speech: float = 0.5) -> list[int]:
-    """For each clip the number of one of another person whose sound it is given, always the same.
+def assign_donors(clips: Sequence[Clip], frames: Sequence[int], min_speech: float = 0.5) -> list[int]:
+    """For each clip, the index of a clip of another person that provides its swapped audio; deterministic.
 
-    Of those that are long enough and in which there is speech enough, the one that has been taken least often; where
-    there is none, the longest.
+    Among those that are long enough and contain enough speech, the one used least so far; if there is none, the
+    longest.
 
     Args:
-        frames: how many of each clip's are spoken.
-        least_speech: share of the sound.
+        frames: number of frames needed for each clip.
+        min_speech: required share of speech in the audio.
 
     Raises:
-        ValueError: there are not two people.
+        ValueError: all clips are of one person.
     """
     if len({clip.speaker for clip in clips}) < 2:
-        raise ValueError("a sound of somebody else needs clips of two people, and these are all of one")
-    talkative = [clip.speech.mean() >= least_speech for clip in clips]
-    taken, chosen = [0] * len(clips), []
+        raise ValueError("swapped audio requires clips of two people, but all are of one")
+    enough_speech = [clip.speech.mean() >= min_speech for clip in clips]
+    used, chosen = [0] * len(clips), []
     for index, clip in enumerate(clips):
         others = [k for k, other in enumerate(clips) if other.speaker != clip.speaker]
-        fit = [k for k in others if talkative[k] and clips[k].frames >= frames[index]]
-        if not fit:
-            fit = [max(others, key=lambda k: clips[k].frames)]
-        chosen.append(min(fit, key=lambda k: (taken[k], (k - index) % len(clips))))
-        taken[chosen[-1]] += 1
+        suitable = [k for k in others if enough_speech[k] and clips[k].frames >= frames[index]]
+        if not suitable:
+            suitable = [max(others, key=lambda k: clips[k].frames)]
+        chosen.append(min(suitable, key=lambda k: (used[k], (k - index) % len(clips))))
+        used[chosen[-1]] += 1
     return chosen

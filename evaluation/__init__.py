@@ -1,1 +1,1 @@
-"""Videos in, tables out: how well generated mouths fit the sound, move, look, and how often there is a video at all."""
+"""Evaluation: sync, mouth motion, image quality and robustness of lip-sync systems, measured on their videos."""

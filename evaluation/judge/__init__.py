@@ -1,1 +1,1 @@
-"""How far a sync judge can be trusted."""
+"""Validation of a sync judge."""

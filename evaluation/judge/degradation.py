@@ -1,4 +1,4 @@
-"""Worse and worse pictures of the same mouth: what a judge of sync should see through, and what it cannot see."""
+"""Image degradations of increasing strength that a sync judge should be robust to."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ import numpy as np
 
 from preprocessing.dataset.augmentation import ImageTransform
 
-Change = Callable[[np.ndarray, float], np.ndarray]
-"""(N, S, S, 3) uint8 BGR and the pixels of S that show a pixel of a points crop of 128, to the same shape."""
+Degradation = Callable[[np.ndarray, float], np.ndarray]
+"""Maps (N, S, S, 3) uint8 BGR and the scale of these frames, relative to a 128-pixel points crop, to the same shape."""
 
-BLURS, SHIFTS = (1, 2, 4), (1, 2, 4)  # pixels of a crop of 128
+BLURS, SHIFTS = (1, 2, 4), (1, 2, 4)  # pixels of a 128-pixel crop
 QUALITIES = (50, 20, 10)
-PARTS = (2, 4)  # by which width and height are divided
+FACTORS = (2, 4)  # reduction of width and height
 
 
-def ladder() -> dict[str, Change]:
-    """By name, the changes of pictures, each kind from mild to strong."""
-    blurs = {f"blur, sigma {sigma} px": _seen(blur=sigma) for sigma in BLURS}
-    jpegs = {f"JPEG, quality {quality}": _compressed(quality) for quality in QUALITIES}
-    shifts = {f"crop moved by {pixels} px": _moved(pixels) for pixels in SHIFTS}
-    return blurs | jpegs | shifts | {f"1/{part} of the resolution": _coarse(part) for part in PARTS}
+def degradations() -> dict[str, Degradation]:
+    """Degradations by name, each kind from mild to strong."""
+    blurs = {f"blur, sigma {sigma} px": _blur(sigma) for sigma in BLURS}
+    jpegs = {f"JPEG, quality {quality}": _compress(quality) for quality in QUALITIES}
+    shifts = {f"crop moved by {pixels} px": _shift(pixels) for pixels in SHIFTS}
+    return blurs | jpegs | shifts | {f"1/{factor} of the resolution": _downsample(factor) for factor in FACTORS}
 
 
-def _seen(blur: float) -> Change:
-    """A Gaussian blur whose sigma is given in pixels of a crop of 128."""
-    return lambda pictures, scale: ImageTransform(blur=blur * scale).paint(pictures)
+def _blur(sigma: float) -> Degradation:
+    """Gaussian blur with sigma in pixels of a 128-pixel crop."""
+    return lambda frames, scale: ImageTransform(blur=sigma * scale).paint(frames)
 
 
-def _compressed(quality: int) -> Change:
-    return lambda pictures, _: ImageTransform(quality=quality).paint(pictures)
+def _compress(quality: int) -> Degradation:
+    return lambda frames, _: ImageTransform(quality=quality).paint(frames)
 
 
-def _moved(pixels: float) -> Change:
-    """The face moved right and down, each by so many pixels; where it came from its edge is repeated."""
+def _shift(pixels: float) -> Degradation:
+    """Shift the face right and down by this many pixels each, replicating the border."""
 
-    def change(pictures: np.ndarray, scale: float) -> np.ndarray:
+    def degrade(frames: np.ndarray, scale: float) -> np.ndarray:
         shift = np.array([[1, 0, pixels * scale], [0, 1, pixels * scale]])
-        size = pictures.shape[2], pictures.shape[1]
-        return np.stack([cv2.warpAffine(each, shift, size, borderMode=cv2.BORDER_REPLICATE) for each in pictures])
+        size = frames.shape[2], frames.shape[1]
+        return np.stack([cv2.warpAffine(each, shift, size, borderMode=cv2.BORDER_REPLICATE) for each in frames])
 
-    return change
+    return degrade
 
 
-def _coarse(part: int) -> Change:
-    """Averaged down and enlarged again, bilinearly."""
+def _downsample(factor: int) -> Degradation:
+    """Area-average down and upsample bilinearly."""
 
-    def change(pictures: np.ndarray, scale: float) -> np.ndarray:
-        whole = pictures.shape[2], pictures.shape[1]
-        size = tuple(max(1, round(side / (part * scale))) for side in whole)
-        size = min(size[0], whole[0]), min(size[1], whole[1])
-        small = [cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in pictures]
-        return np.stack([cv2.resize(each, whole, interpolation=cv2.INTER_LINEAR) for each in small])
+    def degrade(frames: np.ndarray, scale: float) -> np.ndarray:
+        full = frames.shape[2], frames.shape[1]
+        size = tuple(max(1, round(side / (factor * scale))) for side in full)
+        size = min(size[0], full[0]), min(size[1], full[1])
+        small = [cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in frames]
+        return np.stack([cv2.resize(each, full, interpolation=cv2.INTER_LINEAR) for each in small])
 
-    return change
+    return degrade

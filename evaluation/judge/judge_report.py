@@ -1,4 +1,4 @@
-"""What a judge's answers to real and changed videos amount to: figures, JSON and Markdown tables."""
+"""Aggregation of a judge's scores of real and modified videos: statistics, JSON and Markdown tables."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from evaluation.metrics.statistics import Interval, interval, paired
 from preprocessing.dataset.clip_header import CLIP_FPS
 from syncnet.offset import REACH
 
-AS_IT_IS = "as it is"
-LONG = 3 * CLIP_FPS  # frames of a video whose offset is to be found for certain
+AS_IT_IS, ANOTHER = "as it is", "another's sound"  # keys in the JSON, see `label`
+LONG = 3 * CLIP_FPS  # frames above which the offset should be found reliably
+
+
+def label(change: str) -> str:
+    """The name of a change in tables and plots; the JSON keeps the keys of `JudgeFindings.changed`."""
+    names = {AS_IT_IS: "unchanged", ANOTHER: "another speaker's audio"}
+    return names.get(change, change.replace("sound ", "audio "))
 
 
 @dataclass(frozen=True)
-class JudgeReading:
-    """A judge's answer to one picture with one sound.
+class JudgeScore:
+    """A judge's scores of one video with one audio track.
 
     Attributes:
-        offset, confidence: as of `syncnet.offset.SyncScore`.
+        offset, confidence: see `syncnet.offset.SyncScore`.
         near: mean distance at the offset of the unchanged video.
-        curve: (31,) mean distances, of the AV offsets 15 to -15.
+        curve: (31,) mean distances at the AV offsets 15 to -15.
     """
 
     offset: int
@@ -36,18 +42,19 @@ class JudgeReading:
 
 @dataclass(frozen=True)
 class JudgeFindings:
-    """A judge's answers to one video.
+    """A judge's scores of one video and its modifications.
 
     Attributes:
-        video: the file. frames: of the run with face and sound, see `preprocessing.dataset.segmentation.frames_with_sound`.
-        planted: by the frames by which its sound was made late.
-        changed: by the name of what was done to picture or sound; `AS_IT_IS` is always there.
+        video: the file.
+        frames: length of the run with face and audio, see `preprocessing.dataset.segmentation.frames_with_sound`.
+        planted: scores by audio delay in frames.
+        changed: scores by name of the modification; always contains `AS_IT_IS`.
     """
 
     video: Path
     frames: int
-    planted: Mapping[int, JudgeReading]
-    changed: Mapping[str, JudgeReading]
+    planted: Mapping[int, JudgeScore]
+    changed: Mapping[str, JudgeScore]
 
     @property
     def own(self) -> int:
@@ -55,9 +62,9 @@ class JudgeFindings:
         return self.changed[AS_IT_IS].offset
 
     def found(self, truth: int, shifts: Iterable[int] | None = None) -> float | None:
-        """The share of planted shifts that are found within one frame, if the unchanged video's offset is `truth`.
+        """Share of planted shifts recovered within one frame, taking `truth` as the unchanged video's offset.
 
-        Those that lie beyond the offsets that a judge tries are not counted; None: there is no other.
+        Shifts beyond the judge's search range are ignored; None if no others remain.
         """
         wanted = {shift: truth - shift for shift in (self.planted if shifts is None else shifts)}
         hits = [abs(self.planted[shift].offset - at) <= 1 for shift, at in wanted.items() if abs(at) <= REACH]
@@ -68,22 +75,22 @@ Share = Callable[[JudgeFindings], float | None]
 
 
 def over(found: Sequence[JudgeFindings], share: Share) -> Interval | None:
-    """The mean over the videos that have the figure, with its interval."""
+    """The mean over the videos that have a value, with its interval."""
     return interval([value for one in found if (value := share(one)) is not None])
 
 
 def long_ones(found: Sequence[JudgeFindings]) -> list[JudgeFindings]:
-    """The videos of three seconds or more."""
+    """The videos of at least three seconds."""
     return [one for one in found if one.frames >= LONG]
 
 
 def groups(found: Sequence[JudgeFindings]) -> dict[str, list[JudgeFindings]]:
-    """All videos, and the long ones, by the name of the group."""
+    """All videos and the long ones, by group name."""
     return {"all": list(found), "3 s or more": long_ones(found)}
 
 
 def in_sync(one: JudgeFindings) -> float:
-    """1 where the unchanged video's offset is -1, 0 or 1."""
+    """1 if the unchanged video's offset is -1, 0 or 1, else 0."""
     return float(abs(one.own) <= 1)
 
 
@@ -94,73 +101,73 @@ def tables(found: Sequence[JudgeFindings], *, cosine: bool) -> str:
     """The three tables.
 
     Args:
-        found: of one video or more.
-        cosine: whether distances are 1 less a cosine, which is then shown.
+        found: findings of at least one video.
+        cosine: whether distances are 1 minus a cosine, which is then shown instead.
     """
-    return "\n".join([*_as_they_are(found), "", *_planted(found), "", *_changed(found, cosine), ""])
+    return "\n".join([*_unchanged(found), "", *_planted(found), "", *_changed(found, cosine), ""])
 
 
-def _as_they_are(found: Sequence[JudgeFindings]) -> list[str]:
-    lines = ["As they are, shares in %:", "", "| videos | number | offset within 1 frame | confidence | offsets |"]
+def _unchanged(found: Sequence[JudgeFindings]) -> list[str]:
+    lines = ["Unchanged videos, shares in %:", "", "| videos | number | offset within 1 frame | confidence | offsets |"]
     lines.append("|---|---|---|---|---|")
-    for name, some in groups(found).items():
-        counts = Counter(one.own for one in some)
+    for name, group in groups(found).items():
+        counts = Counter(one.own for one in group)
         offsets = " ".join(f"{offset}×{count}" for offset, count in sorted(counts.items()))
-        confidence = over(some, lambda one: one.changed[AS_IT_IS].confidence)
-        lines.append(f"| {name} | {len(some)} | {percent(over(some, in_sync))} | {plain(confidence)} | {offsets} |")
+        confidence = over(group, lambda one: one.changed[AS_IT_IS].confidence)
+        lines.append(f"| {name} | {len(group)} | {percent(over(group, in_sync))} | {plain(confidence)} | {offsets} |")
     return lines
 
 
 def _planted(found: Sequence[JudgeFindings]) -> list[str]:
-    lines = ["Sound moved, found within one frame, %:", ""]
+    lines = ["Planted audio shifts recovered within one frame, %:", ""]
     lines += [
-        "| sound late by, frames | videos | counted from zero | counted from its own answer |",
+        "| audio delay, frames | videos | relative to zero | relative to its own answer |",
         "|---|---|---|---|",
     ]
-    some = long_ones(found)
+    group = long_ones(found)
     for shift in sorted(found[0].planted):
-        lines.append(f"| {shift:+d}, 3 s or more | {len(some)} | {_both(some, [shift])} |")
-    for name, some in groups(found).items():
-        lines.append(f"| **every shift, {name}** | {len(some)} | {_both(some, None)} |")
+        lines.append(f"| {shift:+d}, 3 s or more | {len(group)} | {_both(group, [shift])} |")
+    for name, group in groups(found).items():
+        lines.append(f"| **all shifts, {name}** | {len(group)} | {_both(group, None)} |")
     return lines
 
 
-def _both(some: Sequence[JudgeFindings], shifts: Sequence[int] | None) -> str:
-    zero, own = over(some, lambda one: one.found(0, shifts)), over(some, lambda one: one.found(one.own, shifts))
+def _both(group: Sequence[JudgeFindings], shifts: Sequence[int] | None) -> str:
+    zero, own = over(group, lambda one: one.found(0, shifts)), over(group, lambda one: one.found(one.own, shifts))
     return f"{percent(zero)} | {percent(own)}"
 
 
 def _changed(found: Sequence[JudgeFindings], cosine: bool) -> list[str]:
     near = "cosine" if cosine else "distance"
-    lines = ["Degraded, shares in %; change of the same videos:", ""]
+    lines = ["Degraded videos, shares in %; changes are paired by video:", ""]
     lines.append(
-        f"| picture or sound | videos | {near} at its own offset | change | confidence | change "
+        f"| degradation | videos | {near} at its own offset | change | confidence | change "
         "| offset within 1 of zero | of its own |"
     )
     lines.append("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(name for one in found for name in one.changed):
-        lines.append(f"| {name} | {' | '.join(_rung(found, name, cosine))} |")
+        lines.append(f"| {label(name)} | {' | '.join(_changed_cells(found, name, cosine))} |")
     return lines
 
 
-def _rung(found: Sequence[JudgeFindings], name: str, cosine: bool) -> list[str]:
-    some = [one for one in found if name in one.changed and not np.isnan(one.changed[name].near)]
+def _changed_cells(found: Sequence[JudgeFindings], name: str, cosine: bool) -> list[str]:
+    group = [one for one in found if name in one.changed and not np.isnan(one.changed[name].near)]
     figures: list[str] = []
     for figure in (partial(_near, cosine=cosine), _confidence):
-        mean = over(some, partial(figure, name=name))
+        mean = over(group, partial(figure, name=name))
         figures += [plain(mean and mean._replace(low=None))]
-        figures += ["–" if name == AS_IT_IS else plain(_change(some, name, figure), "+.3f")]
-    zero = over(some, lambda one: float(abs(one.changed[name].offset) <= 1))
-    own = over(some, lambda one: float(abs(one.changed[name].offset - one.own) <= 1))
-    return [str(len(some)), *figures, percent(zero), percent(own)]
+        figures += ["–" if name == AS_IT_IS else plain(_change(group, name, figure), "+.3f")]
+    zero = over(group, lambda one: float(abs(one.changed[name].offset) <= 1))
+    own = over(group, lambda one: float(abs(one.changed[name].offset - one.own) <= 1))
+    return [str(len(group)), *figures, percent(zero), percent(own)]
 
 
-def _change(some: Sequence[JudgeFindings], name: str, figure: Callable[..., float]) -> Interval | None:
-    """By how much a figure is more than in the same videos as they are."""
-    here, there = (
-        dict[Hashable, float]((one.video, figure(one, name=rung)) for one in some) for rung in (name, AS_IT_IS)
+def _change(group: Sequence[JudgeFindings], name: str, figure: Callable[..., float]) -> Interval | None:
+    """Mean difference of a score from that of the same videos unchanged."""
+    changed, unchanged = (
+        dict[Hashable, float]((one.video, figure(one, name=key)) for one in group) for key in (name, AS_IT_IS)
     )
-    return paired(here, there)
+    return paired(changed, unchanged)
 
 
 def _confidence(one: JudgeFindings, name: str) -> float:
@@ -172,7 +179,7 @@ def _near(one: JudgeFindings, name: str, cosine: bool) -> float:
 
 
 def percent(share: Interval | None) -> str:
-    """A share from 0 to 1 with its interval; a dash where there is none."""
+    """A share in [0, 1] as a percentage with its interval; a dash for None."""
     if share is None:
         return "–"
     ends = "" if share.low is None or share.high is None else f" [{100 * share.low:.0f}, {100 * share.high:.0f}]"
@@ -180,7 +187,7 @@ def percent(share: Interval | None) -> str:
 
 
 def plain(found: Interval | None, form: str = ".3f") -> str:
-    """A mean with its interval; a dash where there is none."""
+    """A mean with its interval; a dash for None."""
     if found is None:
         return "–"
     ends = "" if found.low is None or found.high is None else f" [{found.low:{form}}, {found.high:{form}}]"
@@ -191,15 +198,15 @@ def plain(found: Interval | None, form: str = ".3f") -> str:
 
 
 def summary(found: Sequence[JudgeFindings]) -> dict[str, object]:
-    """All of it as plain JSON: shares with their intervals, and each video's readings."""
+    """Everything as plain JSON: shares with their intervals, and each video's scores."""
     shares = {
         name: {
-            "videos": len(some),
-            "within_1": _plain_interval(over(some, in_sync)),
-            "planted_from_zero": _plain_interval(over(some, lambda one: one.found(0))),
-            "planted_from_own": _plain_interval(over(some, lambda one: one.found(one.own))),
+            "videos": len(group),
+            "within_1": _plain_interval(over(group, in_sync)),
+            "planted_from_zero": _plain_interval(over(group, lambda one: one.found(0))),
+            "planted_from_own": _plain_interval(over(group, lambda one: one.found(one.own))),
         }
-        for name, some in {"all": found, "long": long_ones(found)}.items()
+        for name, group in {"all": found, "long": long_ones(found)}.items()
     }
     return {"shares": shares, "videos": [_video(one) for one in found]}
 
@@ -211,13 +218,13 @@ def _plain_interval(found: Interval | None) -> dict[str, float | int | None] | N
 def _video(one: JudgeFindings) -> dict[str, object]:
     return {
         "video": one.video.name, "frames": one.frames, "offset": one.own,
-        "planted": {str(shift): reading.offset for shift, reading in one.planted.items()},
-        "changed": {name: _reading(reading) for name, reading in one.changed.items()},
+        "planted": {str(shift): score.offset for shift, score in one.planted.items()},
+        "changed": {name: _score(score) for name, score in one.changed.items()},
     }  # fmt: skip
 
 
-def _reading(reading: JudgeReading) -> dict[str, object]:
-    """A distance that could not be had is null."""
-    near, *curve = (None if np.isnan(value) else round(float(value), 5) for value in (reading.near, *reading.curve))
-    confidence = round(reading.confidence, 5)
-    return {"offset": reading.offset, "confidence": confidence, "distance": near, "curve": curve}
+def _score(score: JudgeScore) -> dict[str, object]:
+    """Unavailable distances are null."""
+    near, *curve = (None if np.isnan(value) else round(float(value), 5) for value in (score.near, *score.curve))
+    confidence = round(score.confidence, 5)
+    return {"offset": score.offset, "confidence": confidence, "distance": near, "curve": curve}

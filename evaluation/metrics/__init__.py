@@ -1,1 +1,1 @@
-"""Metrics: arrays in, numbers out."""
+"""Metrics on arrays."""

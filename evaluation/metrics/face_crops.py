@@ -1,7 +1,7 @@
-"""A face's video and all that were made of it, seen in the same square: points crops at 25 frames a second.
+"""Points crops of a source video and of the videos generated from it, at 25 fps and at the same place.
 
-What is measured is the longest run of frames in one shot in which the face is found; where it lies in the picture is
-looked up in the face's own video once, and all others are cut there too.
+Metrics cover the longest single-shot run of frames in which the face is found. The face is tracked once, in the source
+video; all generated videos are cropped with the same track.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from preprocessing.faces.tracking import track_face
 from preprocessing.media.audio import as_int16, load_audio
 from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
-SIDE = 128  # pixels of the square in which everything is measured
-SHORTEST = CLIP_FPS  # frames: a second
+SIDE = 128  # pixels, side of the crop in which everything is measured
+MIN_FRAMES = CLIP_FPS  # one second
 GEOMETRY = CropGeometry("points", SIDE)
-SHAPE = 0.01  # by which width to height may differ between a video and what was made of it
+ASPECT_TOLERANCE = 0.01  # relative difference in aspect ratio allowed between a source and a generated video
 
 
 @dataclass
 class SourceVideo:
-    """A face's own video, the truth that others are measured against.
+    """The original video of a face, the ground truth for all videos generated from it.
 
     Attributes:
-        path, info: the file.
-        start: first frame of the run, at 25 a second.
-        track: the run's boxes and points, in the video's pixels; N frames, the face found in all.
+        path, info: the file and its properties.
+        start: first frame of the run, at 25 fps.
+        track: boxes and points of the run in video pixels; N frames, the face found in every one.
         faces: (N, SIDE, SIDE, 3) uint8 BGR.
-        samples: (n,) int16 at 16 kHz, the sound from the file's beginning on; of a silent file none.
+        samples: (n,) int16 at 16 kHz, the audio from the start of the file; empty without an audio track.
     """
 
     path: Path
@@ -47,29 +47,29 @@ class SourceVideo:
     faces: np.ndarray
     samples: np.ndarray
 
-    def maps(self, width: int, height: int) -> np.ndarray:
-        """(N, 2, 3): from the pixels of a picture of that size to the square."""
+    def crop_matrices(self, width: int, height: int) -> np.ndarray:
+        """(N, 2, 3) affine matrices from the pixels of a frame of this size to the crop."""
         size = self.info.width, self.info.height
-        maps = np.stack(
+        matrices = np.stack(
             [
                 GEOMETRY.matrix(box, points, size)
                 for box, points in zip(self.track.boxes, self.track.points, strict=True)
             ]
         )
         scale = np.array([size[0] / width, size[1] / height])
-        maps[:, :, 2] += maps[:, :, :2] @ (scale / 2 - 0.5)  # between the middles of pixels
-        maps[:, :, :2] *= scale
-        return maps
+        matrices[:, :, 2] += matrices[:, :, :2] @ (scale / 2 - 0.5)  # coordinates refer to pixel centers
+        matrices[:, :, :2] *= scale
+        return matrices
 
 
 @dataclass
 class FaceFootage:
-    """A video of a source's face.
+    """The measured part of a video generated from a source.
 
     Attributes:
         faces: (N, SIDE, SIDE, 3) uint8 BGR, frames `start` to `start` + N - 1; N is at most the source's.
-        samples: (n,) int16 at 16 kHz, the file's sound from its beginning on.
-        start: first frame of the run, at 25 a second.
+        samples: (n,) int16 at 16 kHz, the audio from the start of the file.
+        start: first frame of the run, at 25 fps.
     """
 
     faces: np.ndarray
@@ -78,87 +78,84 @@ class FaceFootage:
 
 
 def open_source(path: Path, detector: FaceDetector, seconds: float | None = None) -> SourceVideo:
-    """Looks for the face in the first `seconds` of a video, None: in all of it.
+    """Track the face in the first `seconds` of a video, or in all of it if None.
 
     Raises:
-        MediaError: it is no video, too short, or does not show a face for a second.
+        MediaError: not a video, too short, or no face for a full second.
     """
-    info = _video(path)
+    info = _probe_video(path)
     track = track_face(read_frames(path, fps=Fraction(CLIP_FPS), end=seconds), detector)
     runs = face_runs(track, len(track))
     first, last = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
-    if last - first < SHORTEST:
-        raise MediaError(
-            f"{display_path(path)} shows no face " + ("for a second without a break" if runs else "at all")
-        )
+    if last - first < MIN_FRAMES:
+        raise MediaError(f"no face {'for one continuous second ' if runs else ''}in {display_path(path)}")
     part = slice(first, last)
     run = FaceTrack(track.boxes[part], track.points[part], track.found[part], track.shot[part], track.size)
     samples = as_int16(load_audio(path)) if info.has_audio else np.zeros(0, np.int16)
     source = SourceVideo(path, info, first, run, np.zeros((0, SIDE, SIDE, 3), np.uint8), samples)
-    source.faces = _cut(path, first, source.maps(info.width, info.height))
+    source.faces = _crop_frames(path, first, source.crop_matrices(info.width, info.height))
     return source
 
 
-def look(path: Path, source: SourceVideo) -> FaceFootage:
-    """Reads a video that was made of a source.
+def read_footage(path: Path, source: SourceVideo) -> FaceFootage:
+    """Read a video generated from a source.
 
     Raises:
-        MediaError: it is no video with sound, shorter than a second, of another shape than the source, or its sound and
-            its picture last differently long.
+        MediaError: not a video with audio, shorter than a second, another aspect ratio than the source, or audio and
+            video differ in length.
     """
-    info, samples = _fitting(path, source)
-    maps = source.maps(info.width, info.height)
-    faces = _cut(path, source.start, maps)
-    if len(faces) < SHORTEST:
+    info, samples = _read_generated(path, source)
+    matrices = source.crop_matrices(info.width, info.height)
+    faces = _crop_frames(path, source.start, matrices)
+    if len(faces) < MIN_FRAMES:
         raise MediaError(
-            f"{display_path(path)} shows less than a second of what is measured of {display_path(source.path)}"
+            f"{display_path(path)} covers less than one second of the measured run of {display_path(source.path)}"
         )
     return FaceFootage(faces, samples, source.start)
 
 
-def look_at_still(path: Path, source: SourceVideo, index: int) -> FaceFootage:
-    """Reads a video that was made of one frame of a source's run, `index`, and is as long as its sound.
+def read_still_footage(path: Path, source: SourceVideo, index: int) -> FaceFootage:
+    """Read a video generated from the single frame `index` of a source's run; it is as long as its audio.
 
     Raises:
-        MediaError: as `look`.
+        MediaError: as for `read_footage`.
     """
-    info, samples = _fitting(path, source)
-    maps = source.maps(info.width, info.height)[index]
-    return FaceFootage(_cut(path, 0, np.broadcast_to(maps, (round(info.duration * CLIP_FPS), 2, 3))), samples, 0)
+    info, samples = _read_generated(path, source)
+    matrix = source.crop_matrices(info.width, info.height)[index]
+    matrices = np.broadcast_to(matrix, (round(info.duration * CLIP_FPS), 2, 3))
+    return FaceFootage(_crop_frames(path, 0, matrices), samples, 0)
 
 
-def _fitting(path: Path, source: SourceVideo) -> tuple[VideoInfo, np.ndarray]:
-    """What a video made of a source is, and its sound; MediaError as `look`."""
-    info = _video(path)
+def _read_generated(path: Path, source: SourceVideo) -> tuple[VideoInfo, np.ndarray]:
+    """Properties and audio of a generated video; raises MediaError as `read_footage` does."""
+    info = _probe_video(path)
     if not info.has_audio:
-        raise MediaError(f"{display_path(path)} has no sound track")
-    theirs, ours = info.width / info.height, source.info.width / source.info.height
-    if abs(theirs / ours - 1) > SHAPE:
+        raise MediaError(f"{display_path(path)} has no audio track")
+    aspect, source_aspect = info.width / info.height, source.info.width / source.info.height
+    if abs(aspect / source_aspect - 1) > ASPECT_TOLERANCE:
         size = f"{source.info.width}x{source.info.height}"
         raise MediaError(
-            f"{display_path(path)} is of another shape than its face: {info.width}x{info.height} against {size}"
+            f"{display_path(path)} has another aspect ratio than its face: {info.width}x{info.height}, not {size}"
         )
     samples = as_int16(load_audio(path))
-    heard = len(samples) / (CLIP_FPS * FRAME_SAMPLES)
-    if abs(heard - info.duration) > 2 * MAX_SILENT_END:
-        raise MediaError(
-            f"{display_path(path)} has unequal lengths: {info.duration:.2f} s of picture, {heard:.2f} s of sound"
-        )
+    seconds = len(samples) / (CLIP_FPS * FRAME_SAMPLES)
+    if abs(seconds - info.duration) > 2 * MAX_SILENT_END:
+        raise MediaError(f"{display_path(path)} has {info.duration:.2f} s of video but {seconds:.2f} s of audio")
     return info, samples
 
 
-def _video(path: Path) -> VideoInfo:
+def _probe_video(path: Path) -> VideoInfo:
     info = probe(path)
     if info.is_image:
         raise MediaError(f"{display_path(path)} is a photo, not a video")
-    if info.duration < SHORTEST / CLIP_FPS:
-        raise MediaError(f"{display_path(path)} lasts {info.duration:.2f} s: 1 s is needed")
+    if info.duration < MIN_FRAMES / CLIP_FPS:
+        raise MediaError(f"{display_path(path)} is {info.duration:.2f} s long; at least 1 s is required")
     return info
 
 
-def _cut(path: Path, start: int, maps: np.ndarray) -> np.ndarray:
-    """(N, SIDE, SIDE, 3) of the frames from `start` on, one a map, (M, 2, 3); as many as the video has."""
-    frames = read_frames(path, fps=Fraction(CLIP_FPS), end=(start + len(maps) + 1) / CLIP_FPS)
-    run = islice(frames, start, start + len(maps))
-    faces = [crop(frame, each, SIDE) for frame, each in zip(run, maps, strict=False)]
+def _crop_frames(path: Path, start: int, matrices: np.ndarray) -> np.ndarray:
+    """(N, SIDE, SIDE, 3) crops from frame `start` on, one per matrix, (M, 2, 3); N < M if the video ends early."""
+    frames = read_frames(path, fps=Fraction(CLIP_FPS), end=(start + len(matrices) + 1) / CLIP_FPS)
+    run = islice(frames, start, start + len(matrices))
+    faces = [crop(frame, matrix, SIDE) for frame, matrix in zip(run, matrices, strict=False)]
     return np.stack(faces) if faces else np.zeros((0, SIDE, SIDE, 3), np.uint8)

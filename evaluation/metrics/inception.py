@@ -1,9 +1,9 @@
-"""The network of published FIDs: Inception v3 as TensorFlow's 2015 release has it, with the user's own weights.
+"""The network behind published FID scores: Inception v3 as released for TensorFlow in 2015; weights not included.
 
 The architecture is that of Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (arXiv
-1512.00567), with the names that torchvision gave its layers. The released graph departs from it, and so does its port
-to PyTorch, pt_inception-2015-12-05-6726825d.pth, which this opens: averages leave the border's padding out, and the
-last block's pooling takes the largest value instead of the average.
+1512.00567), with torchvision's layer names. The released graph differs in two ways, and so does its PyTorch port,
+pt_inception-2015-12-05-6726825d.pth, which is loaded here: average pooling excludes the padding, and the last block
+uses max pooling instead of average pooling.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from preprocessing.errors import UsageError
 from training.safe_pickle import differences, read_pickle, single
 
-SIDE = 299  # pixels to which every picture is resized
-BLOCK = 16  # pictures that are looked at together
+SIDE = 299  # input resolution in pixels
+BATCH = 16  # images per forward pass
 FEATURES = 2048
-LEFT_OUT = ("fc.", "AuxLogits.")  # the classifiers: features come from before them
-COUNTERS = "num_batches_tracked"  # of batch norm, which the file lacks and use does not need
+CLASSIFIERS = ("fc.", "AuxLogits.")  # unused: the features are taken before them
+COUNTERS = "num_batches_tracked"  # batch norm buffers that the file lacks and inference does not need
 
 Kernel = int | tuple[int, int]
 
@@ -43,17 +43,17 @@ class Conv(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-def average(x: Tensor) -> Tensor:
-    """The mean of each 3x3 neighbourhood, at the border of those pixels that there are."""
+def avg_pool(x: Tensor) -> Tensor:
+    """3x3 average pooling with stride 1, padding excluded."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def largest(x: Tensor) -> Tensor:
-    """The largest of each 3x3 neighbourhood."""
+def max_pool(x: Tensor) -> Tensor:
+    """3x3 max pooling with stride 1."""
     return F.max_pool2d(x, 3, stride=1, padding=1)
 
 
-class Grid35(nn.Module):
+class InceptionA(nn.Module):
     """Figure 5 of the paper with a 5x5 branch, on the 35x35 grid."""
 
     def __init__(self, channels: int, pooled: int) -> None:
@@ -70,11 +70,11 @@ class Grid35(nn.Module):
         """(B, channels, H, W) to (B, 224 + pooled, H, W)."""
         five = self.branch5x5_2(self.branch5x5_1(x))
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(average(x))], 1)
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(avg_pool(x))], 1)
 
 
-class To17(nn.Module):
-    """Figure 10: halves the 35x35 grid."""
+class InceptionB(nn.Module):
+    """Figure 10: reduces the 35x35 grid to 17x17."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class To17(nn.Module):
         return torch.cat([self.branch3x3(x), three, F.max_pool2d(x, 3, 2)], 1)
 
 
-class Grid17(nn.Module):
+class InceptionC(nn.Module):
     """Figure 6: 7x7 convolutions as 1x7 and 7x1, on the 17x17 grid."""
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -112,7 +112,7 @@ class Grid17(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) to (B, 768, H, W)."""
         single_, double = self._chain("branch7x7", 3, x), self._chain("branch7x7dbl", 5, x)
-        return torch.cat([self.branch1x1(x), single_, double, self.branch_pool(average(x))], 1)
+        return torch.cat([self.branch1x1(x), single_, double, self.branch_pool(avg_pool(x))], 1)
 
     def _chain(self, name: str, length: int, x: Tensor) -> Tensor:
         for number in range(1, length + 1):
@@ -120,8 +120,8 @@ class Grid17(nn.Module):
         return x
 
 
-class To8(nn.Module):
-    """Halves the 17x17 grid."""
+class InceptionD(nn.Module):
+    """Reduces the 17x17 grid to 8x8."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,12 +139,12 @@ class To8(nn.Module):
         return torch.cat([three, seven, F.max_pool2d(x, 3, 2)], 1)
 
 
-class Grid8(nn.Module):
-    """Figure 7: 3x3 convolutions as 1x3 beside 3x1, on the 8x8 grid; `last` pools the largest values."""
+class InceptionE(nn.Module):
+    """Figure 7: 3x3 convolutions as 1x3 and 3x1 in parallel, on the 8x8 grid; `last` selects max pooling."""
 
     def __init__(self, channels: int, last: bool = False) -> None:
         super().__init__()
-        self.pool = largest if last else average
+        self.pool = max_pool if last else avg_pool
         self.branch1x1 = Conv(channels, 320, 1)
         self.branch3x3_1 = Conv(channels, 384, 1)
         self.branch3x3_2a = Conv(384, 384, (1, 3), padding=(0, 1))
@@ -159,13 +159,13 @@ class Grid8(nn.Module):
         """(B, channels, H, W) to (B, 2048, H, W)."""
         three = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        beside = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
-        beside += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
-        return torch.cat([self.branch1x1(x), *beside, self.branch_pool(self.pool(x))], 1)
+        parallel = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        parallel += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
+        return torch.cat([self.branch1x1(x), *parallel, self.branch_pool(self.pool(x))], 1)
 
 
 class Inception(nn.Module):
-    """Inception v3 up to its last pooling; 21.8 M parameters."""
+    """Inception v3 up to its last pooling layer; 21.8 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,16 +174,16 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = Conv(32, 64, 3, padding=1)
         self.Conv2d_3b_1x1 = Conv(64, 80, 1)
         self.Conv2d_4a_3x3 = Conv(80, 192, 3)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = Grid35(192, 32), Grid35(256, 64), Grid35(288, 64)
-        self.Mixed_6a = To17(288)
-        self.Mixed_6b, self.Mixed_6c = Grid17(768, 128), Grid17(768, 160)
-        self.Mixed_6d, self.Mixed_6e = Grid17(768, 160), Grid17(768, 192)
-        self.Mixed_7a = To8(768)
-        self.Mixed_7b, self.Mixed_7c = Grid8(1280), Grid8(2048, last=True)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = InceptionA(192, 32), InceptionA(256, 64), InceptionA(288, 64)
+        self.Mixed_6a = InceptionB(288)
+        self.Mixed_6b, self.Mixed_6c = InceptionC(768, 128), InceptionC(768, 160)
+        self.Mixed_6d, self.Mixed_6e = InceptionC(768, 160), InceptionC(768, 192)
+        self.Mixed_7a = InceptionD(768)
+        self.Mixed_7b, self.Mixed_7c = InceptionE(1280), InceptionE(2048, last=True)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB, 0 to 1, of any size to (B, 2048)."""
-        x = 2 * F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) RGB in [0, 1], any size, to (B, 2048)."""
+        x = 2 * F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))
@@ -193,34 +193,34 @@ class Inception(nn.Module):
 
 @dataclass
 class InceptionEncoder:
-    """The network with a user's weights, in eval mode."""
+    """The network with user-supplied weights, in eval mode."""
 
     network: Inception
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> InceptionEncoder:
-        """Opens pt_inception-2015-12-05-6726825d.pth, or another state dict of that network.
+        """Load pt_inception-2015-12-05-6726825d.pth or another state dict of this network.
 
         Raises:
-            UsageError: one line that says what the file is instead, or which weights are missing or of another shape.
+            UsageError: the file holds something else, or weights are missing or have another shape.
         """
         weights = single(read_pickle(path)[0])
-        weights = {key: weight for key, weight in weights.items() if not key.startswith(LEFT_OUT)}
+        weights = {key: weight for key, weight in weights.items() if not key.startswith(CLASSIFIERS)}
         with torch.device("meta"):
             network = Inception()
         weights |= {key: torch.tensor(0) for key in network.state_dict() if key.endswith(COUNTERS)}
         if wrong := differences(weights, Inception):
-            raise UsageError(f"{path} does not hold the weights of FID's Inception v3: {wrong}")
+            raise UsageError(f"{path} does not match the FID Inception v3: {wrong}")
         network.load_state_dict(weights, assign=True)
         return cls(network.to(device).eval().requires_grad_(False))
 
     @torch.inference_mode()
-    def features(self, pictures: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8 BGR, N >= 1, to (N, 2048) float32 features for `evaluation.metrics.frechet`."""
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Map (N, H, W, 3) uint8 BGR, N >= 1, to (N, 2048) float32 features for `evaluation.metrics.frechet`."""
         device = self.network.Conv2d_1a_3x3.conv.weight.device
-        blocks = []
-        for first in range(0, len(pictures), BLOCK):
-            rgb = np.ascontiguousarray(pictures[first : first + BLOCK, :, :, ::-1])
-            block = torch.from_numpy(rgb).to(device).permute(0, 3, 1, 2).float() / 255
-            blocks.append(self.network(block).cpu().numpy())
-        return np.concatenate(blocks)
+        outputs = []
+        for first in range(0, len(images), BATCH):
+            rgb = np.ascontiguousarray(images[first : first + BATCH, :, :, ::-1])
+            batch = torch.from_numpy(rgb).to(device).permute(0, 3, 1, 2).float() / 255
+            outputs.append(self.network(batch).cpu().numpy())
+        return np.concatenate(outputs)

@@ -1,8 +1,8 @@
-"""How a mouth moves, by itself, beside the real one and with the sound: arrays in, numbers out.
+"""Mouth motion: on its own, compared with the real mouth, and correlated with the audio.
 
-Pictures are points crops, (N, S, S, 3) uint8 BGR, of consecutive frames at 25 a second. Openings are curves of
-`opening`, (N,), in hundredths of the crop's side. A mouth at rest has a curve with a standard deviation below STILL:
-what is a share of its motion, or goes with it, does not exist and is None, unless the function says otherwise.
+Frames are points crops, (N, S, S, 3) uint8 BGR, consecutive at 25 fps. Openings are curves from `opening`, (N,), in
+percent of the crop's side. A mouth is at rest if the standard deviation of its curve is below REST_STD. Ratios to the
+motion of a resting mouth and correlations with it are undefined and None, unless the function says otherwise.
 """
 
 from __future__ import annotations
@@ -10,90 +10,89 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from evaluation.metrics.picture import Box, part
+from evaluation.metrics.image_quality import Box, crop_box
 from preprocessing.dataset.clip_header import CLIP_FPS
 
-AROUND: Box = (0.2, 0.3, 0.8, 0.95)  # where the flow for the opening is looked for
-UPPER: Box = (0.42, 0.46, 0.58, 0.53)  # upper lip and the skin above it
-LOWER: Box = (0.4, 0.59, 0.6, 0.72)  # lower lip and the upper half of the chin
+FLOW_BOX: Box = (0.2, 0.3, 0.8, 0.95)  # region where optical flow is computed
+UPPER_LIP: Box = (0.42, 0.46, 0.58, 0.53)  # upper lip and the skin above it
+LOWER_LIP: Box = (0.4, 0.59, 0.6, 0.72)  # lower lip and the upper half of the chin
 
-STILL = 0.1  # hundredths of the side: a curve of openings with a smaller standard deviation is of a mouth at rest
-MOVING = 0.7  # hundredths of the side, see `moving_share`
-MOMENT = 2  # frames to either side that it looks at
-SILENCE = 10 ** (-60 / 20)  # root mean square below which an envelope does not fall
+REST_STD = 0.1  # percent of the side: below this standard deviation a mouth is at rest
+MOTION_THRESHOLD = 0.7  # percent of the side, see `moving_share`
+HALF_WINDOW = 2  # frames on either side that `moving_share` looks at
+ENVELOPE_FLOOR = 10 ** (-60 / 20)  # lower limit of the RMS in an envelope
 
 
-def opening(pictures: np.ndarray) -> np.ndarray:
-    """How far the mouth is open in each frame, against the middle frame, in hundredths of the crop's side.
+def opening(frames: np.ndarray) -> np.ndarray:
+    """Mouth opening in each frame relative to the middle frame, in percent of the crop's side.
 
-    By how much farther down the lower lip and chin lie than there, less the same of the upper lip: optical flow (DIS,
-    arXiv 1603.03590) from the middle frame to each. A head that moves takes both along. It compares the frames of one
-    clip alone, for its zero is the middle frame's; pouting lips, whose lower one hangs, count as open a little.
+    Downward shift of the lower lip and chin minus that of the upper lip, by optical flow (DIS, arXiv 1603.03590) from
+    the middle frame; head motion shifts both and cancels out. Values are comparable within one clip only, since zero is
+    the middle frame. Pouting lips, with the lower lip hanging, count as slightly open.
 
     Returns:
         (N,) float64.
     """
-    grey = np.stack([cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in pictures])
-    seen = np.ascontiguousarray(part(grey, AROUND))
-    search, middle = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM), seen[len(seen) // 2]
-    down = np.zeros(grey.shape, np.float32)
-    flows = [search.calc(middle, each, None) for each in seen]  # type: ignore[call-overload]  # None: no guess
-    part(down, AROUND)[:] = np.stack(flows)[..., 1]
-    lower, upper = (part(down, box).mean((1, 2), dtype=np.float64) for box in (LOWER, UPPER))
-    return (lower - upper) * 100 / grey.shape[1]
+    gray = np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames])
+    view = np.ascontiguousarray(crop_box(gray, FLOW_BOX))
+    flow, middle = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM), view[len(view) // 2]
+    down = np.zeros(gray.shape, np.float32)
+    flows = [flow.calc(middle, each, None) for each in view]  # type: ignore[call-overload]  # None: no initial flow
+    crop_box(down, FLOW_BOX)[:] = np.stack(flows)[..., 1]
+    lower, upper = (crop_box(down, box).mean((1, 2), dtype=np.float64) for box in (LOWER_LIP, UPPER_LIP))
+    return (lower - upper) * 100 / gray.shape[1]
 
 
-def travel(openings: np.ndarray) -> float:
-    """Mean absolute change of an opening, (N,), from frame to frame; the head's motion has no part in it."""
+def mean_speed(openings: np.ndarray) -> float:
+    """Mean absolute frame-to-frame change of an opening, (N,); independent of head motion."""
     return float(np.abs(np.diff(openings)).mean())
 
 
 def at_rest(openings: np.ndarray) -> bool:
-    """Whether a mouth, (N,), does not move beyond what the flow finds in a mouth at rest."""
-    return bool(np.std(openings) < STILL)
+    """Whether a mouth, (N,), moves no more than the flow noise of a resting mouth."""
+    return bool(np.std(openings) < REST_STD)
 
 
 def articulation(openings: np.ndarray, real: np.ndarray) -> float | None:
-    """How far a mouth's opening varies by how far the real one's does: the ratio of their standard deviations.
+    """Standard deviation of the mouth opening relative to the real mouth's.
 
-    0 for a mouth at rest; None where the real one is at rest.
+    0 for a mouth at rest; None if the real mouth is at rest.
     """
     return None if at_rest(real) else float(np.std(openings) / np.std(real))
 
 
 def moving_share(openings: np.ndarray) -> float:
-    """The share of frames, 0 to 1, in which the mouth moves: within two frames to either side its opening varies by
-    more than MOVING, 0.7 hundredths of the side.
+    """Share of frames, 0 to 1, in which the mouth moves.
 
-    In 107 clips of 62 people, real mouths did so in 90 % of the frames in the midst of speech, and in 24 % of those
-    where nobody had spoken for a quarter of a second and nobody was about to: some of these smile, breathe or swallow.
-    The median there was 0.2, in speech 2.4; 0.5 would be 94 % and 31 %, 1.0 82 % and 18 %.
+    A frame counts if the opening varies by more than MOTION_THRESHOLD, 0.7 % of the side, within two frames on either
+    side. In 107 clips of 62 people, real mouths moved in 90 % of the frames amid speech, and in 24 % of those at least
+    a quarter of a second away from any speech: some people smile, breathe or swallow. The median variation was 2.4 in
+    speech and 0.2 in silence; a threshold of 0.5 would give 94 % and 31 %, 1.0 would give 82 % and 18 %.
     """
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(openings, MOMENT, mode="edge"), 2 * MOMENT + 1)
-    return float((np.ptp(around, axis=1) > MOVING).mean())
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(openings, HALF_WINDOW, mode="edge"), 2 * HALF_WINDOW + 1)
+    return float((np.ptp(windows, axis=1) > MOTION_THRESHOLD).mean())
 
 
 def leak(share: float, real_share: float) -> float | None:
-    """How much a mouth moves in silence by how much the real one moves when it speaks, both by `moving_share`: people
-    who move their mouths much leak much of it. None where the real one does not move.
+    """Motion in silence relative to the motion of the real mouth in speech, both from `moving_share`.
 
-    Above 1 is possible.
+    The ratio corrects for people who move their mouths a lot. May exceed 1; None if the real mouth does not move.
     """
     return share / real_share if real_share > 0 else None
 
 
 def response(own: np.ndarray, other: np.ndarray) -> float:
-    """1 - r of a face's openings, (N,) each, with its own sound and with another: 0 is a mouth that does not listen, 1
-    one that does something else, 2 the opposite.
+    """1 - r between the openings, (N,) each, of a face driven by its own audio and by another audio.
 
-    If both are at rest, 0; if one of them is, 1.
+    0 means that the mouth ignores the audio, 1 that the motions are unrelated, 2 that they are opposite. 0 if both are
+    at rest, 1 if only one is.
     """
     resting = at_rest(own) + at_rest(other)
     return resting % 2 if resting else 1 - _correlation(own, other)
 
 
 def agreement(one: np.ndarray, two: np.ndarray) -> float | None:
-    """r of two openings, (N,) each, frame by frame, -1 to 1; None where one of them is at rest."""
+    """Pearson's r between two openings, (N,) each, -1 to 1; None if either is at rest."""
     return None if at_rest(one) or at_rest(two) else _correlation(one, two)
 
 
@@ -102,35 +101,34 @@ def _correlation(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def envelope(samples: np.ndarray, frames: int, rate: int = 16000) -> np.ndarray:
-    """The level of the sound at each frame: root mean square, smoothed over three frames, as its natural logarithm.
+    """Audio level per frame: natural logarithm of the RMS, smoothed over three frames.
 
     Args:
-        samples: (n,) int16; beyond them there is silence.
+        samples: (n,) int16, padded with silence.
 
     Returns:
         (frames,) float64; the floor is -60 dBFS.
     """
     size = frames * rate // CLIP_FPS
-    sound = np.zeros(size)
-    sound[: len(samples)] = samples[:size] / 32768
-    level = np.log(np.sqrt(np.square(sound.reshape(frames, -1)).mean(1)) + SILENCE)
+    audio = np.zeros(size)
+    audio[: len(samples)] = samples[:size] / 32768
+    level = np.log(np.sqrt(np.square(audio.reshape(frames, -1)).mean(1)) + ENVELOPE_FLOOR)
     return np.convolve(np.pad(level, 1, mode="edge"), np.full(3, 1 / 3), mode="valid")
 
 
-def lagged_correlation(picture: np.ndarray, sound: np.ndarray, reach: int = 3) -> tuple[float, int]:
-    """How a mouth's opening goes with another curve, (N,) each: Pearson's correlation at the lag of at most `reach`
-    frames that makes it greatest.
+def lagged_correlation(openings: np.ndarray, other: np.ndarray, reach: int = 3) -> tuple[float, int]:
+    """Maximum Pearson correlation of a mouth opening with another curve, (N,) each, over lags up to `reach` frames.
 
-    The best of seven is above zero even for curves that have nothing to do with each other: compare with a picture and
-    another's sound.
+    The best of seven lags is above zero even for unrelated curves: compare with an unsynced video.
 
     Returns:
-        The correlation, 0 for a mouth at rest or a constant sound; the lag: `picture[i]` goes with `sound[i + lag]`.
+        The correlation, 0 for a mouth at rest or a constant other curve; the lag: `openings[i]` matches
+        `other[i + lag]`.
     """
     found = []
     for lag in sorted(range(-reach, reach + 1), key=abs):
-        here = slice(max(0, -lag), len(picture) - max(0, lag))
-        x, y = picture[here], sound[here.start + lag : here.stop + lag]
+        here = slice(max(0, -lag), len(openings) - max(0, lag))
+        x, y = openings[here], other[here.start + lag : here.stop + lag]
         still = at_rest(x) or np.std(y) < 1e-6
         found.append((0.0 if still else _correlation(x, y), lag))
     return max(found, key=lambda pair: pair[0])

@@ -1,4 +1,4 @@
-"""Figures of clips to what a table says of them: means, ratios and differences, with intervals over clips."""
+"""Means, ratios and paired differences of per-clip metrics, with bootstrap intervals over clips."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 
-DRAWS = 2000  # of the bootstrap
+DRAWS = 2000  # bootstrap draws
 
 
 class Interval(NamedTuple):
-    """A mean over clips with its 95 % interval; of a single clip there is no interval, and both ends are None."""
+    """A mean over clips with its 95 % interval; for a single clip both bounds are None."""
 
     mean: float
     low: float | None
@@ -22,17 +22,17 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval | None:
-    """The mean of (N,) figures, one a clip, with its 95 % bootstrap interval; None of none.
+    """The mean of (N,) values, one per clip, with its 95 % bootstrap interval; None if there are none.
 
-    It says how the mean would vary with other clips like these. Of a handful of clips it is too narrow, and clips of
-    the same person are counted as if they were of several.
+    It shows how the mean would vary with other clips of the same kind. With a handful of clips it is too narrow, and
+    clips of the same person are treated as independent.
 
     Raises:
-        UsageError: a figure is not finite: a clip without one is to be left out.
+        UsageError: a value is not finite; exclude clips without a value.
     """
     found = np.asarray(values, np.float64)
     if not np.isfinite(found).all():
-        raise UsageError("a figure that is not finite has no mean: leave its clip out")
+        raise UsageError("values must be finite: exclude clips without a value")
     if not len(found):
         return None
     low, high = bootstrap(found) if len(found) > 1 else (None, None)
@@ -40,13 +40,13 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval | None:
 
 
 def paired(one: Mapping[Hashable, float], two: Mapping[Hashable, float]) -> Interval | None:
-    """The mean of `one` less `two` over the clips that both have, with its 95 % interval; None if they share none.
+    """The mean of `one` - `two` over their common clips, with its 95 % interval; None if they share none.
 
-    The same clip is hard for both, so that their difference is known better than either mean: the two differ where
-    the interval leaves out 0.
+    Clips vary in difficulty for both alike, so the difference is known better than either mean. The two differ if the
+    interval excludes 0.
 
     Args:
-        one, two: a figure by what names its clip.
+        one, two: values by clip.
     """
     return interval([one[clip] - two[clip] for clip in one if clip in two])
 
@@ -54,11 +54,11 @@ def paired(one: Mapping[Hashable, float], two: Mapping[Hashable, float]) -> Inte
 def bootstrap(
     values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = np.asarray, seed: int = 0
 ) -> tuple[float, float]:  # fmt: skip
-    """The 95 % interval of a mean by drawing rows again, with replacement (percentile bootstrap, Efron 1979).
+    """The 95 % interval of a mean by resampling rows with replacement (percentile bootstrap, Efron 1979).
 
     Args:
-        values: (N,) or (N, K), one row a clip; the figures of one clip stay together.
-        statistic: of the K columns' means, (..., K) to (...), such as `ratio`.
+        values: (N,) or (N, K), one row per clip; the values of one clip stay together.
+        statistic: function of the K column means, (..., K) to (...), such as `ratio`.
     """
     chosen = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
     low, high = np.percentile(statistic(values[chosen].mean(axis=1)), (2.5, 97.5))
@@ -66,6 +66,6 @@ def bootstrap(
 
 
 def ratio(means: np.ndarray) -> np.ndarray:
-    """(..., 2) to the first by the second, nan where that is 0."""
+    """Divide the first of (..., 2) by the second; nan where that is 0."""
     top, bottom = means[..., 0], means[..., 1]
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)

@@ -1,4 +1,4 @@
-"""How a face fits its sound, by an expert of ours that judges and by syncnet_python's network."""
+"""Audio-visual sync, scored by our judge (a sync expert) and by syncnet_python's network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.sync_expert import SyncExpert
 from syncnet.video_scoring import ExpertScorer, score_tracks
 
-Said = tuple[dict[str, float], list[float]]
-"""Figures by their keys in `evaluation.report.columns`, and the 31 mean distances of the AV offsets 15 to -15, nan where no
-window has a sound; both empty where there is no speech, and thus no sync."""
+SyncResult = tuple[dict[str, float], list[float]]
+"""Metrics by their keys in `evaluation.report.columns`, and the 31 mean distances at the AV offsets 15 to -15, nan
+where no window has audio. Both are empty without speech, since there is no sync to measure."""
 
 
 @dataclass(frozen=True)
 class SyncMetrics:
-    """What a judge says of a run of windows.
+    """Sync scores of a run of windows.
 
     Attributes:
         offset, distance, confidence: see `syncnet.offset.SyncScore`.
@@ -40,17 +40,17 @@ class SyncMetrics:
 
     @property
     def within_1(self) -> float:
-        """1 if the sound is at most a frame early or late, else 0."""
+        """1 if the audio is at most one frame early or late, else 0."""
         return float(abs(self.offset) <= 1)
 
     @property
     def cosine(self) -> float:
-        """Of cosine distances alone: the mean cosine of pictures and sounds as they are, -1 to 1."""
+        """Mean cosine similarity of video and audio at zero shift, -1 to 1; valid for cosine distances only."""
         return float(1 - self.curve[REACH])
 
 
 def sync(distances: np.ndarray, counted: np.ndarray) -> SyncMetrics:
-    """From the distances of W windows, (W, 31), see `syncnet.offset.cosine_distances`, and which count, (W,) bool.
+    """Scores from the distances of W windows, (W, 31), see `syncnet.offset.cosine_distances`, and a mask, (W,) bool.
 
     Raises:
         UsageError: there is nothing to compare.
@@ -59,67 +59,67 @@ def sync(distances: np.ndarray, counted: np.ndarray) -> SyncMetrics:
     return SyncMetrics(score.offset, score.distance, score.confidence, shift_curve(distances[counted]))
 
 
-def look(pictures: np.ndarray, region: CropRegion) -> np.ndarray:
-    """What an expert sees of whole points crops: (N, s, s, 3) uint8, s the region's size."""
-    side = pictures.shape[1]
+def crop_region(faces: np.ndarray, region: CropRegion) -> np.ndarray:
+    """Cut an expert's input region out of whole points crops: (N, s, s, 3) uint8, s being the region's size."""
+    side = faces.shape[1]
     scale = region.size / (region.side * side)
     left, top = ((0.5 - start * side) * scale - 0.5 for start in (region.left, region.top))
     matrix = np.array([[scale, 0, left], [0, scale, top]])
-    return np.stack([resample(picture, matrix, region.size) for picture in pictures])
+    return np.stack([resample(face, matrix, region.size) for face in faces])
 
 
-def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncExpert) -> Said:
-    """What one of our experts says, as `python -m syncnet.score` asks it: windows with speech count, and they are
-    compared with the sounds before and after the run too.
+def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncExpert) -> SyncResult:
+    """Score a run with one of our experts, like `python -m syncnet.score`.
+
+    Only windows with speech count; they are compared with the audio before and after the run as well.
 
     Args:
         faces: (N, S, S, 3) uint8 BGR points crops of a run, from frame `start` of the video on.
-        samples: (n,) int16 at 16 kHz, the sound from the video's beginning on.
+        samples: (n,) int16 at 16 kHz, the audio from the start of the video.
     """
-    heard = faces[: max(len(samples) // FRAME_SAMPLES - start, 0)]  # the pictures that have a sound
-    speech = speech_columns(samples) if len(heard) >= WINDOW else np.zeros(1, bool)
+    faces = faces[: max(len(samples) // FRAME_SAMPLES - start, 0)]  # frames that have audio
+    speech = speech_columns(samples) if len(faces) >= WINDOW else np.zeros(1, bool)
     if not speech.any():
         return {}, []
     scorer = ExpertScorer(judge)
-    video = scorer.embed(look(heard, judge.region))
-    distances = scorer.compare(video, start, (start, start + len(heard)), samples)
-    said = sync(distances, scorer.counted(speech, start + np.arange(len(video))))
+    video = scorer.embed(crop_region(faces, judge.region))
+    distances = scorer.compare(video, start, (start, start + len(faces)), samples)
+    metrics = sync(distances, scorer.counted(speech, start + np.arange(len(video))))
     figures = {
-        "offset": float(said.offset), "within_1": said.within_1, "distance": said.distance,
-        "confidence": said.confidence, "cosine": said.cosine,
+        "offset": float(metrics.offset), "within_1": metrics.within_1, "distance": metrics.distance,
+        "confidence": metrics.confidence, "cosine": metrics.cosine,
     }  # fmt: skip
-    return figures, said.curve.tolist()
+    return figures, metrics.curve.tolist()
 
 
-def published_sync(path: Path, source: SourceVideo, samples: np.ndarray, scorer: PublishedScorer) -> Said:
-    """LSE-D, LSE-C and the AV offset of a video that was made of a source, by syncnet_python's protocol.
+def published_sync(path: Path, source: SourceVideo, samples: np.ndarray, scorer: PublishedScorer) -> SyncResult:
+    """LSE-D, LSE-C and AV offset of a video generated from a source, by syncnet_python's protocol.
 
-    The face is looked for where the source has it, in the source's run; see `syncnet.lse.PublishedScorer` for what the
-    protocol does otherwise.
+    The face track is the source's; the rest of the protocol is described in `syncnet.lse.PublishedScorer`.
 
     Args:
-        samples: (n,) int16 at 16 kHz, the sound from the video's beginning on.
+        samples: (n,) int16 at 16 kHz, the audio from the start of the video.
 
     Raises:
         MediaError: the video cannot be read.
     """
     if not speech_columns(samples).any():
         return {}, []
-    (person,) = score_tracks(path, [_whole_track(path, source)], samples, scorer)
+    (person,) = score_tracks(path, [_full_track(path, source)], samples, scorer)
     if person is None:
         return {}, []
-    said = sync(person.distances, np.ones(len(person.starts), bool))
-    figures = {"lse_offset": float(said.offset), "lse_d": said.distance, "lse_c": said.confidence}
-    return figures, said.curve.tolist()
+    metrics = sync(person.distances, np.ones(len(person.starts), bool))
+    figures = {"lse_offset": float(metrics.offset), "lse_d": metrics.distance, "lse_c": metrics.confidence}
+    return figures, metrics.curve.tolist()
 
 
-def _whole_track(path: Path, source: SourceVideo) -> FaceTrack:
-    """The source's run among all frames of a video, in the video's own pixels."""
+def _full_track(path: Path, source: SourceVideo) -> FaceTrack:
+    """The source's run as a track over all frames of a video, in that video's pixels."""
     info, run, first = probe(path), source.track, source.start
     scale = np.array([info.width / source.info.width, info.height / source.info.height], np.float32)
     boxes = np.full((first + len(run), 4), np.nan, np.float32)
     points = np.full((first + len(run), 5, 2), np.nan, np.float32)
     boxes[first:] = run.boxes * np.tile(scale, 2)
-    points[first:] = (run.points + 0.5) * scale - 0.5  # centres of pixels; the boxes are edges
+    points[first:] = (run.points + 0.5) * scale - 0.5  # points refer to pixel centers, boxes to edges
     found = np.arange(len(boxes)) >= first
     return FaceTrack(boxes, points, found, np.zeros(len(boxes), np.int32), (info.width, info.height))

@@ -1,1 +1,1 @@
-"""What is generated and compared: pairs, trials, baselines, hard inputs."""
+"""Evaluation protocols: pairs, trials, baselines and hard inputs."""

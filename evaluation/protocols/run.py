@@ -1,4 +1,4 @@
-"""A whole evaluation: every take's videos are made or looked up, measured, and compared."""
+"""An evaluation run: the videos of every trial are generated or looked up, measured and compared."""
 
 from __future__ import annotations
 
@@ -11,136 +11,137 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.metrics import motion
-from evaluation.metrics.face_crops import look_at_still
+from evaluation.metrics.face_crops import read_still_footage
 from evaluation.metrics.frechet import frechet_interval
-from evaluation.protocols.generate_videos import STILL_AT, VideoMaker, find_made, still_index
-from evaluation.protocols.measure import GroundTruth, Instruments, features, measure
+from evaluation.protocols.generate_videos import STILL_POSITIONS, VideoMaker, find_video, still_index
+from evaluation.protocols.measure import GroundTruth, MetricNetworks, features, measure
 from evaluation.protocols.trials import Trial
-from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemFigure
+from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemMetric
 from preprocessing.errors import MediaError
 
 Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
-"""By protocol, system and figure: a clip's (N, D) features, made and real."""
+"""By protocol, system and metric: (N, D) features of each clip, generated and real."""
 
 
 @dataclass
 class EvaluationRun:
-    """An evaluation under way.
+    """A running evaluation.
 
     Attributes:
-        maker: makes the baselines' videos and those of its models.
-        made: folders of videos that others made, by the names of their rows.
-        instruments: what is measured with.
-        rows: what has been found.
+        maker: generates the videos of its models and of the baselines.
+        made: folders of existing videos by system name.
+        networks: networks that the metrics use.
+        rows: results so far.
     """
 
     maker: VideoMaker
     made: Mapping[str, Path]
-    instruments: Instruments
+    networks: MetricNetworks
     rows: list[ResultRow] = field(default_factory=list)
     _features: Features = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
-        """All of them, the baselines first."""
+        """All systems, baselines first."""
         return [*BASELINES, *self.maker.models, *self.made]
 
-    def _taking_part(self, take: Trial) -> list[str]:
-        """Nobody is out of sync in silence, and of stills only generators make videos."""
-        left_out = {STILLS: BASELINES, SILENT: (UNSYNCED,)}.get(take.protocol, ())
-        return [system for system in self.systems if system not in left_out]
+    def _systems_for(self, trial: Trial) -> list[str]:
+        """Silence has no unsynced baseline, and only generators make videos from stills."""
+        excluded = {STILLS: BASELINES, SILENT: (UNSYNCED,)}.get(trial.protocol, ())
+        return [system for system in self.systems if system not in excluded]
 
-    def evaluate(self, takes: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemFigure]]:
-        """Rows of all takes, those of a face together, and the figures of whole systems."""
-        with tqdm(total=len(takes), unit="take", disable=None) as bar:
-            for face, theirs in groupby(takes, key=lambda take: take.face):
-                self._face(face, list(theirs), bar)
-        return self.rows, list(self._wholes())
+    def evaluate(self, trials: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemMetric]]:
+        """The rows of all trials, which must be grouped by face, and the system-level metrics."""
+        with tqdm(total=len(trials), unit="trial", disable=None) as bar:
+            for face, face_trials in groupby(trials, key=lambda trial: trial.face):
+                self._evaluate_face(face, list(face_trials), bar)
+        return self.rows, list(self._system_metrics())
 
-    def _face(self, face: Path, takes: Sequence[Trial], bar: tqdm) -> None:
+    def _evaluate_face(self, face: Path, trials: Sequence[Trial], bar: tqdm) -> None:
         try:
-            truth = GroundTruth.of(self.maker.source(face), self.instruments)
+            truth = GroundTruth.measure(self.maker.source(face), self.networks)
         except (MediaError, OSError) as error:
-            for take in takes:
-                for system in self._taking_part(take):
-                    self.rows.append(ResultRow(take.pair, take.protocol, take.speaker, system, reason=_line(error)))
+            for trial in trials:
+                for system in self._systems_for(trial):
+                    reason = _one_line(error)
+                    self.rows.append(ResultRow(trial.pair, trial.protocol, trial.speaker, system, reason=reason))
                 bar.update()
             return
-        openings: dict[str, np.ndarray] = {}  # with the face's own sound, by system
-        for take in sorted(takes, key=lambda take: take.protocol != MATCHED):
-            for system in self._taking_part(take):
-                self.rows.append(self._system(take, system, truth, openings))
+        openings: dict[str, np.ndarray] = {}  # by system, with the face's own audio
+        for trial in sorted(trials, key=lambda trial: trial.protocol != MATCHED):
+            for system in self._systems_for(trial):
+                self.rows.append(self._evaluate_system(trial, system, truth, openings))
             bar.update()
 
-    def _system(self, take: Trial, system: str, truth: GroundTruth, own: dict[str, np.ndarray]) -> ResultRow:
-        """A take's row; `own`: the openings with the face's own sound, by system, from the takes before."""
-        row = ResultRow(take.pair, take.protocol, take.speaker, system)
-        if take.protocol == STILLS:
-            self._stills(take, row, truth)
+    def _evaluate_system(self, trial: Trial, system: str, truth: GroundTruth, own: dict[str, np.ndarray]) -> ResultRow:
+        """The row of a trial; `own` collects the openings with the face's own audio by system."""
+        row = ResultRow(trial.pair, trial.protocol, trial.speaker, system)
+        if trial.protocol == STILLS:
+            self._measure_stills(trial, row, truth)
         else:
-            self._measure(take, row, truth)
+            self._measure(trial, row, truth)
         opening = np.array(row.curves.get("opening", ()))
-        if take.protocol == MATCHED:
+        if trial.protocol == MATCHED:
             own[system] = opening
-        elif take.protocol == SWAPPED and len(opening) and len(own.get(system, ())):
+        elif trial.protocol == SWAPPED and len(opening) and len(own.get(system, ())):
             both = min(len(opening), len(own[system]))
             row.figures["response"] = motion.response(own[system][:both], opening[:both])
         return row
 
-    def _measure(self, take: Trial, row: ResultRow, truth: GroundTruth) -> None:
-        found = self._video(take, row)
+    def _measure(self, trial: Trial, row: ResultRow, truth: GroundTruth) -> None:
+        found = self._video(trial, row)
         if found is None:
             return
         try:
-            made = measure(row, found, truth, self.instruments)
+            made = measure(row, found, truth, self.networks)
         except (MediaError, OSError) as error:
-            row.reason = _line(error)
+            row.reason = _one_line(error)
             row.figures.clear()
             return
         if row.protocol != SILENT:
-            for key, values in features(made.faces, self.instruments).items():
+            for key, values in features(made.faces, self.networks).items():
                 pair = values, truth.features[key][: len(values)]
                 self._features.setdefault((row.protocol, row.system, key), []).append(pair)
 
-    def _stills(self, take: Trial, row: ResultRow, truth: GroundTruth) -> None:
-        """Two videos with one sound make one figure."""
+    def _measure_stills(self, trial: Trial, row: ResultRow, truth: GroundTruth) -> None:
+        """Compare the videos of two stills driven by the same audio."""
         openings = []
-        for still in STILL_AT:
-            found = self._video(take, row, still)
+        for still in STILL_POSITIONS:
+            found = self._video(trial, row, still)
             if found is None:
                 return
             index = still_index(len(truth.source.track), still)
             try:
-                openings.append(motion.opening(look_at_still(found, truth.source, index).faces))
+                openings.append(motion.opening(read_still_footage(found, truth.source, index).faces))
             except (MediaError, OSError) as error:
-                row.reason = _line(error)
+                row.reason = _one_line(error)
                 return
         both = min(map(len, openings))
         row.curves["opening"] = openings[0].tolist()
         if (agreement := motion.agreement(openings[0][:both], openings[1][:both])) is not None:
             row.figures["other_frame"] = agreement
 
-    def _video(self, take: Trial, row: ResultRow, still: str = "") -> Path | None:
-        """Makes or finds a row's video, or says in the row why there is none."""
+    def _video(self, trial: Trial, row: ResultRow, still: str = "") -> Path | None:
+        """Generate or look up a row's video; without one, record the reason in the row."""
         if row.system in self.made:
-            found = find_made(self.made[row.system], take, still) or "no video was made of it"
+            found = find_video(self.made[row.system], trial, still) or "no video provided"
         else:
-            found = self.maker.make(take, row.system, still)
+            found = self.maker.make(trial, row.system, still)
         if isinstance(found, str):
             row.reason = found
             return None
-        row.video = row.video or self._address(found)
+        row.video = row.video or self._report_path(found)
         return found
 
-    def _address(self, video: Path) -> str:
-        """Relative to the report where it lies in its folder."""
+    def _report_path(self, video: Path) -> str:
+        """The path relative to the report's folder if the video is inside it."""
         return video.relative_to(self.maker.out).as_posix() if video.is_relative_to(self.maker.out) else str(video)
 
-    def _wholes(self) -> Iterator[SystemFigure]:
+    def _system_metrics(self) -> Iterator[SystemMetric]:
         for (protocol, system, key), clips in self._features.items():
             if found := frechet_interval([made for made, _ in clips], [real for _, real in clips]):
-                yield SystemFigure(protocol, system, key, *found)
+                yield SystemMetric(protocol, system, key, *found)
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

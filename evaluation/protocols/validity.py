@@ -1,4 +1,4 @@
-"""Whether a generated video is whole and valid, looked at as a player and a viewer would."""
+"""Checks that a generated video is complete and valid, as a player and a viewer would see it."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from preprocessing.media.audio import frame_count, load_audio
 from preprocessing.media.video_reader import open_media
 
 RATE = 16000
-SPARE = 2  # frames by which lengths may differ
-LOUDER = 3.0  # decibels by which levels may differ
-SILENT = -60.0  # decibels under full scale: what is quieter counts as silence
-OTHER = 8  # levels: a picture whose middle change is greater is another picture
-FLAT = 2.0  # levels: standard deviation under which a picture is plain
-CHANGED = 24  # levels that tell a repainted pixel
-PATCH = 16  # pixels, black or white ones that were not so, that make a patch, if they are a quarter of the changed ones
+FRAME_TOLERANCE = 2  # frames by which lengths may differ
+LEVEL_TOLERANCE = 3.0  # decibels by which levels may differ
+SILENCE_LEVEL = -60.0  # dBFS; anything quieter counts as silence
+MAX_MEDIAN_CHANGE = 8  # levels; above this median change a frame shows something else
+FLAT_STD = 2.0  # levels; below this standard deviation a frame is blank
+REPAINTED = 24  # levels; above this change a pixel counts as repainted
+PATCH = 16  # newly black or white pixels that count as a patch, if they are a quarter of the repainted ones
 
 
 def check_video(path: Path, face: Path, audio: Path) -> str:
-    """The first reason why a video that was made of a face and a sound is not whole and valid, "" if there is none.
+    """The first reason why a video generated from a face and audio is not complete and valid; "" if there is none.
 
-    It must open, with its index in front of its data; every frame must decode; size and rate must be the face's,
-    pictures and sound as long as the given sound, within two frames; the sound as loud, within 3 dB; and no picture
-    plain, another one, or with a black or white patch, where the face's is not so.
+    It must open and have its index before its data; every frame must decode; size and frame rate must match the face;
+    video and audio must be as long as the given audio within two frames, and as loud within 3 dB; and no frame may be
+    blank, show something else, or have a black or white patch, unless the face's frame does.
     """
     try:
         source, wanted = FaceSource(face, Framing()), load_audio(audio)
         frames = frame_count(len(wanted), source.fps)
-        checks = (_index(path), _pictures(path, source, frames), _sound(path, wanted, SPARE / float(source.fps)))
+        tolerance = FRAME_TOLERANCE / float(source.fps)
+        checks = (_check_index(path), _check_frames(path, source, frames), _check_audio(path, wanted, tolerance))
         return next((reason for check in checks for reason in check), "")
     except (MediaError, ValueError, OSError, av.FFmpegError) as error:
         return " ".join(str(error).split())
 
 
-def _index(path: Path) -> Iterator[str]:
-    """Of an .mp4 or .mov: the atom moov stands before mdat."""
+def _check_index(path: Path) -> Iterator[str]:
+    """In an .mp4 or .mov, the moov atom must precede mdat."""
     if path.suffix.lower() in (".mp4", ".mov"):
         order = [name for name in _atoms(path) if name in (b"moov", b"mdat")]
         if order != [b"moov", b"mdat"]:
-            yield f"{display_path(path.name)} has its index behind its data, or lacks one of them"
+            yield f"{display_path(path.name)} lacks an index or data, or has its index after its data"
 
 
 def _atoms(path: Path) -> Iterator[bytes]:
-    """Names of the outermost atoms (ISO 14496-12, 4.2: size, name, and 64 bits more of a size that is 1)."""
+    """Names of the top-level atoms (ISO 14496-12, 4.2: size, name, and a 64-bit size if the size is 1)."""
     with path.open("rb") as file:
         while len(head := file.read(8)) == 8:
             size, name = int.from_bytes(head[:4], "big"), head[4:]
@@ -59,66 +60,66 @@ def _atoms(path: Path) -> Iterator[bytes]:
             file.seek(size - 8, 1)
 
 
-def _pictures(path: Path, source: FaceSource, frames: int) -> Iterator[str]:
+def _check_frames(path: Path, source: FaceSource, frames: int) -> Iterator[str]:
     with open_media(path) as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
-            yield f"{display_path(path.name)} has no picture"
+            yield f"{display_path(path.name)} has no video track"
             return
         size = stream.codec_context.width, stream.codec_context.height
         if size != source.size:
-            yield f"it is {size[0]}x{size[1]}, the face {source.size[0]}x{source.size[1]}"
+            yield f"size is {size[0]}x{size[1]}, not {source.size[0]}x{source.size[1]}"
             return
         if stream.average_rate is None or abs(float(stream.average_rate / source.fps) - 1) > 0.01:
-            yield f"it has {float(stream.average_rate or 0):g} frames a second, the face {float(source.fps):g}"
-        count, decoded = 0, _decoded(container, stream)
-        for (_, given), made in zip(source.play(frames + SPARE, "bounce"), decoded, strict=False):
-            if reason := fault(made, given):
-                yield f"picture {count} {reason}"
+            yield f"frame rate is {float(stream.average_rate or 0):g} fps, not {float(source.fps):g}"
+        count, decoded = 0, _decode(container, stream)
+        for (_, given), made in zip(source.play(frames + FRAME_TOLERANCE, "bounce"), decoded, strict=False):
+            if reason := frame_fault(made, given):
+                yield f"frame {count} {reason}"
             count += 1
         count += sum(1 for _ in decoded)
-    if abs(count - frames) > SPARE:
-        yield f"it has {count} pictures, and its sound lasts {frames}"
+    if abs(count - frames) > FRAME_TOLERANCE:
+        yield f"video has {count} frames, but its audio lasts {frames}"
 
 
-def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[np.ndarray]:
-    """Every picture, (H, W, 3) uint8 BGR.
+def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[np.ndarray]:
+    """All frames, (H, W, 3) uint8 BGR.
 
     Raises:
-        MediaError: one is damaged.
+        MediaError: a frame is damaged.
     """
     stream.codec_context.options = {"err_detect": "explode"}
     for index, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:
-            raise MediaError(f"picture {index} is damaged")
+            raise MediaError(f"frame {index} is damaged")
         yield frame.to_ndarray(format="bgr24")
 
 
-def fault(made: np.ndarray, given: np.ndarray) -> str:
-    """What is wrong with a picture against the one that it was made of, (H, W, 3) uint8 each; "" if nothing is."""
-    if made.std() < FLAT <= given.std():
-        return "is plain, black for instance"
+def frame_fault(made: np.ndarray, given: np.ndarray) -> str:
+    """What is wrong with a frame compared with the one it was made from, (H, W, 3) uint8 each; "" if nothing."""
+    if made.std() < FLAT_STD <= given.std():
+        return "is blank"
     change = np.abs(made.astype(np.int16) - given.astype(np.int16)).max(axis=2)
-    if np.median(change) > OTHER:
-        return "is not the face's"
-    repainted = change > CHANGED
+    if np.median(change) > MAX_MEDIAN_CHANGE:
+        return "does not match the face video"
+    repainted = change > REPAINTED
     blank = repainted & ((made <= 2).all(axis=2) | (made >= 253).all(axis=2))
     if blank.sum() >= max(PATCH, 0.25 * repainted.sum()):
         return "has a black or white patch"
     return ""
 
 
-def _sound(path: Path, wanted: np.ndarray, spare: float) -> Iterator[str]:
-    """`spare`: seconds by which its length may differ."""
+def _check_audio(path: Path, wanted: np.ndarray, tolerance: float) -> Iterator[str]:
+    """`tolerance`: difference in length, in seconds."""
     found = load_audio(path)
-    if abs(len(found) - len(wanted)) > spare * RATE:
-        yield f"its sound lasts {len(found) / RATE:.2f} s, not {len(wanted) / RATE:.2f} s"
-    theirs, ours = level(found), level(wanted)
-    if max(theirs, ours) > SILENT and abs(theirs - ours) > LOUDER:
-        yield f"its sound has {theirs:.0f} dB, not {ours:.0f} dB"
+    if abs(len(found) - len(wanted)) > tolerance * RATE:
+        yield f"audio lasts {len(found) / RATE:.2f} s, not {len(wanted) / RATE:.2f} s"
+    actual, expected = level(found), level(wanted)
+    if max(actual, expected) > SILENCE_LEVEL and abs(actual - expected) > LEVEL_TOLERANCE:
+        yield f"audio level is {actual:.0f} dB, not {expected:.0f} dB"
 
 
 def level(samples: np.ndarray) -> float:
-    """Root mean square of (n,) samples, -1 to 1, in decibels under full scale, -100 at least."""
+    """RMS of (n,) samples in [-1, 1], in dBFS, at least -100."""
     power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
     return 10 * np.log10(max(power, 1e-10))

@@ -1,1 +1,1 @@
-"""Results as tables, CSV, JSON and a page."""
+"""Evaluation results as tables, CSV, JSON and an HTML page."""

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: all in report.json, a line a clip in clips.csv, a page to look at."""
+"""Output files of an evaluation: report.json with everything, clips.csv with a line per video, and report.html."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.report.columns import COLUMNS, WHOLES
+from evaluation.report.columns import COLUMNS, SYSTEM_COLUMNS
 from evaluation.report.page import page
 from evaluation.report.results import Evaluation, ResultRow, StressResult
-from evaluation.report.summary import differences, of, ordered, reasons, share, summary
+from evaluation.report.summary import differences, ordered_systems, pass_count, reasons, select_rows, summary
 from evaluation.report.table import JUDGES
 from preprocessing.commands import write_whole
 
@@ -23,7 +23,7 @@ NAMES = ("report.json", "clips.csv", "report.html")
 
 
 def write(evaluation: Evaluation, out: Path) -> None:
-    """Writes the three files of `NAMES` into the folder, which is made if need be; each whole or not at all.
+    """Write the files of `NAMES` atomically into the folder, which is created if missing.
 
     Raises:
         OSError: a file cannot be written.
@@ -35,29 +35,33 @@ def write(evaluation: Evaluation, out: Path) -> None:
 
 
 def contents(evaluation: Evaluation) -> dict[str, Any]:
-    """All of report.json.
+    """The contents of report.json.
 
     Returns:
-        settings: what the figures were found with. counts: videos asked for, measured and not, by protocol and system,
-        and why not. columns: what each key means, which way is better, and which judge gave it. summary: by protocol,
-        system and key the mean over clips with its 95 % interval (low and high are null for a single clip). paired:
-        the mean difference of each model from another system over the clips of both. wholes, trials, rows: as they
-        are, with nan as null.
+        settings: how the metrics were computed. counts: videos requested, measured and failed, by protocol and system,
+        and the reasons. columns: meaning of each key, better direction and network. summary: by protocol, system and
+        key, the mean over clips with its 95 % interval (low and high are null for a single clip). paired: the mean
+        difference of each model from another system over their common clips. wholes (system-level metrics), trials,
+        rows: unchanged, with nan as null.
     """
     return {
         "settings": dict(evaluation.settings),
         "counts": counts(evaluation.rows),
-        "columns": {each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *WHOLES)},
+        "columns": {
+            each.key: asdict(each) | {"measured_with": JUDGES[each.judge]} for each in (*COLUMNS, *SYSTEM_COLUMNS)
+        },
         "summary": {
-            protocol: {system: {key: found._asdict() for key, found in keys.items()} for system, keys in some.items()}
-            for protocol, some in summary(evaluation.rows).items()
+            protocol: {
+                system: {key: found._asdict() for key, found in keys.items()} for system, keys in systems.items()
+            }
+            for protocol, systems in summary(evaluation.rows).items()
         },
         "paired": [
             {"protocol": each.protocol, "system": each.system, "against": each.against, "key": each.key}
             | each.found._asdict()
             for each in differences(evaluation.rows)
         ],
-        "wholes": [asdict(each) for each in evaluation.wholes],
+        "wholes": [asdict(each) for each in evaluation.system_metrics],
         "passed": _passed(evaluation.trials),
         "trials": [asdict(each) for each in evaluation.trials],
         "rows": [asdict(each) for each in evaluation.rows],
@@ -65,12 +69,15 @@ def contents(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def counts(rows: Sequence[ResultRow]) -> dict[str, Any]:
-    """Videos with figures and without, in all and by protocol and system; those without by reason."""
+    """Number of measured and failed videos, in total and by protocol and system; failures by reason."""
     by_protocol = {
-        protocol: {system: _counted(of(rows, protocol, system)) for system in ordered(of(rows, protocol))}
+        protocol: {
+            system: _counted(select_rows(rows, protocol, system))
+            for system in ordered_systems(select_rows(rows, protocol))
+        }
         for protocol in dict.fromkeys(row.protocol for row in rows)
     }
-    why = {reason: len(some) for reason, some in reasons(rows).items()}
+    why = {reason: len(failed) for reason, failed in reasons(rows).items()}
     return _counted(rows) | {"protocols": by_protocol, "reasons": why}
 
 
@@ -80,13 +87,13 @@ def _counted(rows: Sequence[ResultRow]) -> dict[str, int]:
 
 
 def _passed(trials: Sequence[StressResult]) -> dict[str, dict[str, float]]:
-    """Of the hard inputs, by system."""
-    shares = {system: share(trials, system) for system in ordered(trials)}
+    """Pass rate on hard inputs by system."""
+    shares = {system: pass_count(trials, system) for system in ordered_systems(trials)}
     return {system: {"passed": p, "given": given, "share": p / given} for system, (p, given) in shares.items()}
 
 
 def clips_csv(rows: Sequence[ResultRow]) -> str:
-    """A line a video: what it is, and every column's figure, empty where there is none."""
+    """One line per video: its identification and all metrics, empty where unavailable."""
     keys = [each.key for each in COLUMNS]
     text = io.StringIO()
     table = csv.DictWriter(text, [*FIELDS, *keys], lineterminator="\n")
@@ -102,7 +109,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
+    """Replace non-finite numbers, which JSON cannot represent, by None."""
     if isinstance(value, Mapping):
         return {str(key): _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""report.html: the tables, and the videos of each pair side by side with their plots; it plays offline."""
+"""report.html: the tables, and for each pair the videos side by side with their plots; works offline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evaluation.report.results import (
     ResultRow,
     StressResult,
 )
-from evaluation.report.summary import of, ordered
+from evaluation.report.summary import ordered_systems, select_rows
 from evaluation.report.table import PROTOCOL_MEANINGS, SYSTEM_MEANINGS, TITLES, Table, head, legend, number, tables
 from preprocessing.errors import display_path
 from training.run import INSTALL
@@ -44,22 +44,22 @@ svg { max-width: 100%; height: auto; } details { margin: .5em 0; } summary { cur
 .consent { padding: .6em 1em; background: #fff6dd; }
 """
 
-# All videos of a block from the start, with the sound of one of them: the one last asked for, else the one marked.
+# Plays all videos of a block from the start, with the audio of one: the last one selected, else the one marked "first".
 SCRIPT = """
-function hear(block, video) {
+function unmute(block, video) {
   block.querySelectorAll('video').forEach(v => { v.muted = v !== video; });
   block.querySelectorAll('figure').forEach(f => f.classList.toggle('loud', f.contains(video)));
 }
 document.addEventListener('click', event => {
   const block = event.target.closest('.block');
   if (!block || !event.target.matches('button')) return;
-  const seen = [...block.querySelectorAll('video')].filter(v => v.checkVisibility());
+  const visible = [...block.querySelectorAll('video')].filter(v => v.checkVisibility());
   const figure = event.target.closest('figure');
-  if (figure) { hear(block, figure.querySelector('video')); return; }
-  if (event.target.matches('.stop')) { seen.forEach(v => v.pause()); return; }
-  hear(block, block.querySelector('.loud video') || block.querySelector('.first video') || seen[0]);
-  seen.forEach(v => { v.currentTime = 0; });
-  seen.forEach(v => v.play());
+  if (figure) { unmute(block, figure.querySelector('video')); return; }
+  if (event.target.matches('.stop')) { visible.forEach(v => v.pause()); return; }
+  unmute(block, block.querySelector('.loud video') || block.querySelector('.first video') || visible[0]);
+  visible.forEach(v => { v.currentTime = 0; });
+  visible.forEach(v => v.play());
 });
 const near = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { entry.target.preload = 'auto'; near.unobserve(entry.target); }
@@ -67,34 +67,34 @@ const near = new IntersectionObserver(entries => entries.forEach(entry => {
 document.querySelectorAll('video').forEach(video => near.observe(video));
 """
 
-LONG = 45  # letters from which a cell is broken into lines
+LONG = 45  # characters above which a cell wraps
 
 CONSENT = (
-    "All videos here but the real ones are synthetic: nobody did or said what they show. "
-    "Show them to others only where the people that are seen and heard have consented, and say that they are synthetic."
+    "All videos on this page except the real ones are synthetic: nobody did or said what they show. "
+    "Share them only with the consent of the people shown and heard, and label them as synthetic."
 )
 BOOTSTRAP = (
-    "Means over clips; in brackets their 95 % intervals by bootstrap over clips. Clips of one person are counted as if "
-    "they were of several, so that few people make intervals too narrow. ↑ higher is better, ↓ lower, → the nearer to "
-    "it. In brackets behind a column: the network that gave it; without brackets it needs none."
+    "Means over clips with 95 % bootstrap intervals over clips in brackets. Clips of one person are treated as "
+    "independent, so with few people the intervals are too narrow. ↑ higher is better, ↓ lower is better, → closer to "
+    "the target is better. In parentheses: the network behind a metric, if any."
 )
 
 
 def page(evaluation: Evaluation) -> str:
-    """The whole page: one file that asks for nothing but the videos beside it."""
+    """The complete HTML page, self-contained except for the videos next to it."""
     found = tables(evaluation)
     parts = [
         "<h1>Lip sync: evaluation</h1>",
         f'<p class="consent">{escape(CONSENT)}</p>',
-        _given(evaluation),
+        _overview(evaluation),
         *_tables(found),
         *_stress_videos(evaluation.trials),
-        "<h2>What is what</h2>",
+        "<h2>Legend</h2>",
         _table(legend(_keys(evaluation))),
         _table(_systems(evaluation.rows)),
         "<h2>Pairs</h2>",
-        "" if can_plot() else _note(f"There are no plots: they need matplotlib ({INSTALL})."),
-        _note("Click a name to hear that video; ‘play all’ starts all that are open together."),
+        "" if can_plot() else _note(f"No plots: they require matplotlib ({INSTALL})."),
+        _note("Click a name to hear that video; ‘play all’ starts all visible videos of a block together."),
         *(_pair(index, name, rows) for index, (name, rows) in enumerate(_by_pair(evaluation.rows).items())),
         "<h2>Settings</h2>",
         _settings(evaluation.settings),
@@ -108,30 +108,30 @@ def page(evaluation: Evaluation) -> str:
 
 
 def address(path: str) -> str:
-    """A path within the report's folder as a relative link, whatever its name holds."""
+    """A path within the report's folder as a relative link, quoted for any file name."""
     link = quote(os.fsencode(path.replace(os.sep, "/")), safe="/")
-    return "/" + link.lstrip("/") if link.startswith("/") else f"./{link}"  # two slashes would name a host
+    return "/" + link.lstrip("/") if link.startswith("/") else f"./{link}"  # a link with two slashes names a host
 
 
-def _given(evaluation: Evaluation) -> str:
+def _overview(evaluation: Evaluation) -> str:
     rows = evaluation.rows
     failed = sum(bool(row.reason) for row in rows)
     speakers, pairs = len({row.speaker for row in rows}), len({row.pair for row in rows})
-    videos = f"{len(rows)} videos: {len(rows) - failed} measured, {failed} without figures"
+    videos = f"{len(rows)} videos: {len(rows) - failed} measured, {failed} failed"
     return f"<p>{pairs} pairs, {speakers} speakers, {videos}.</p>{_note(BOOTSTRAP)}"
 
 
 def _tables(found: Sequence[Table]) -> list[str]:
-    """Under a heading for each protocol, the others at the end."""
+    """The tables under a heading per protocol, the others at the end."""
     parts = []
     for protocol in (*PROTOCOLS, ""):
-        some = [table for table in found if table.protocol == protocol]
-        if some and protocol:
+        matching = [table for table in found if table.protocol == protocol]
+        if matching and protocol:
             meaning = PROTOCOL_MEANINGS[protocol]
             parts += [f"<h2>{escape(TITLES[protocol])}</h2>", _note(meaning[0].upper() + meaning[1:] + ".")]
-        elif some:
+        elif matching:
             parts.append("<h2>Failures and hard inputs</h2>")
-        parts += map(_table, some)
+        parts += map(_table, matching)
     return parts
 
 
@@ -153,16 +153,17 @@ def _note(text: str) -> str:
 
 
 def _keys(evaluation: Evaluation) -> set[str]:
-    return {key for row in evaluation.rows for key in row.figures} | {whole.key for whole in evaluation.wholes}
+    keys = {key for row in evaluation.rows for key in row.figures}
+    return keys | {figure.key for figure in evaluation.system_metrics}
 
 
 def _systems(rows: Sequence[ResultRow]) -> Table:
-    lines = [[system, _meaning(system)] for system in ordered(rows)]
-    return Table("What the systems are", ["system", "what it is"], lines)
+    lines = [[system, _meaning(system)] for system in ordered_systems(rows)]
+    return Table("Systems", ["system", "description"], lines)
 
 
 def _meaning(system: str) -> str:
-    return SYSTEM_MEANINGS.get(system, "our generator" if system == OURS else "a system that was given, see Settings")
+    return SYSTEM_MEANINGS.get(system, "our generator" if system == OURS else "a user-provided system, see Settings")
 
 
 def _by_pair(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
@@ -175,13 +176,13 @@ def _by_pair(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
 def _pair(index: int, name: str, rows: Sequence[ResultRow]) -> str:
     speakers = ", ".join(dict.fromkeys(display_path(row.speaker) for row in rows if row.speaker))
     title = display_path(name) + (f" ({speakers})" if speakers else "")
-    blocks = [_block(protocol, of(rows, protocol)) for protocol in PROTOCOLS if of(rows, protocol)]
+    blocks = [_block(protocol, select_rows(rows, protocol)) for protocol in PROTOCOLS if select_rows(rows, protocol)]
     return f'<section id="pair-{index}">\n<h3>{escape(title)}</h3>\n' + "\n".join(blocks) + "\n</section>"
 
 
 def _block(protocol: str, rows: Sequence[ResultRow]) -> str:
-    """A pair in one protocol: real and models side by side, the other baselines behind a fold, plots, figures."""
-    rows = [row for system in ordered(rows) for row in rows if row.system == system]
+    """A pair in one protocol: real and models side by side, the other baselines collapsed, plots, metrics."""
+    rows = [row for system in ordered_systems(rows) for row in rows if row.system == system]
     others = [row for row in rows if row.system in BASELINES and row.system != REAL]
     first = next((row for row in rows if row.system not in BASELINES and row.video), None)
     shown_first = "".join(_video(row, row is first) for row in rows if row not in others)
@@ -195,7 +196,7 @@ def _block(protocol: str, rows: Sequence[ResultRow]) -> str:
 
 
 def _video(row: ResultRow | StressResult, first: bool) -> str:
-    """A video with its system's name; in its place, or below it, why there are no figures."""
+    """A video with its system's name; in its place, or below it, why it was not measured."""
     name, why = (
         escape(display_path(row.system)),
         f'<div class="why">{escape(display_path(row.reason))}</div>' if row.reason else "",
@@ -203,17 +204,16 @@ def _video(row: ResultRow | StressResult, first: bool) -> str:
     if not row.video:
         return f'<figure><div class="missing">{why or "no video"}</div><figcaption>{name}</figcaption></figure>'
     video = f'<video controls playsinline preload="none" src="{escape(address(row.video))}"></video>'
-    caption = f'<figcaption><button type="button" title="hear this one">{name}</button></figcaption>'
+    caption = f'<figcaption><button type="button" title="play audio of this video">{name}</button></figcaption>'
     return f"<figure{' class=first' if first else ''}>{video}{caption}{why}</figure>"
 
 
 def _plots(rows: Sequence[ResultRow]) -> str:
-    """What can be drawn of a pair: offsets of the real, the unsynced and the models' videos; openings without the copy,
-    which is the real one's, and the static mouth's."""
+    """Plots of a pair: offset curves of real, unsynced and the models; openings of real and the models."""
     if not can_plot():
         return ""
-    told = [row for row in rows if row.system in (REAL, UNSYNCED) or row.system not in BASELINES]
-    drawn = offset_curves(told), opening_over_time([row for row in told if row.system not in (UNSYNCED, STATIC)])
+    shown = [row for row in rows if row.system in (REAL, UNSYNCED) or row.system not in BASELINES]
+    drawn = offset_curves(shown), opening_over_time([row for row in shown if row.system not in (UNSYNCED, STATIC)])
     return '<div class="row">' + "".join(f"<div>{svg}</div>" for svg in drawn if svg) + "</div>"
 
 
@@ -223,7 +223,7 @@ def _figures(rows: Sequence[ResultRow]) -> str:
         return ""
     lines = [[row.system, *(number(row.figures.get(c.key), c.form) for c in columns)] for row in rows if row.figures]
     table = _table(Table("", ["system", *map(head, columns)], lines))
-    return f"<details><summary>Figures</summary>{table}</details>"
+    return f"<details><summary>Metrics</summary>{table}</details>"
 
 
 def _stress_videos(trials: Sequence[StressResult]) -> list[str]:
@@ -234,7 +234,7 @@ def _stress_videos(trials: Sequence[StressResult]) -> list[str]:
         )
         for trial in made
     )
-    fold = "<details><summary>Videos of hard inputs</summary>"
+    fold = "<details><summary>Videos from hard inputs</summary>"
     return [f'{fold}<div class="block row">{videos}</div></details>'] if made else []
 
 

@@ -1,4 +1,4 @@
-"""Small plots for the page, as SVG: distance over the offset, and the mouth's opening over time."""
+"""Small SVG plots for the page: distance over AV offset, and mouth opening over time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The same colour in all plots; models take those of `OTHERS` as they come.
-COLOURS = {REAL: "black", UNSYNCED: "0.55", COPY: "tan", STATIC: "0.8"}
-OTHERS = ("C0", "C1", "C2", "C4", "C5", "C6")
+# Colors are the same in all plots; models take those of `MODEL_COLORS` in order.
+COLORS = {REAL: "black", UNSYNCED: "0.55", COPY: "tan", STATIC: "0.8"}
+MODEL_COLORS = ("C0", "C1", "C2", "C4", "C5", "C6")
 SIZE = 4.6, 2.6  # inches
-LONGEST = 24  # letters of a name in a legend
-ACROSS = 4  # names side by side in it
+MAX_NAME = 24  # characters of a name in the legend
+LEGEND_COLUMNS = 4
 
 
 def can_plot() -> bool:
@@ -32,13 +32,13 @@ def can_plot() -> bool:
 
 
 def offset_curves(rows: Sequence[ResultRow]) -> str:
-    """The mean distance of picture and sound over the AV offset, a line a system, its least marked.
+    """Mean distance between video and audio over the AV offset, one line per system, minimum marked.
 
     Args:
         rows: videos of one pair; those without the curve "offsets" have no line.
 
     Returns:
-        An <svg> element without a prolog; "" where no row has the curve.
+        An <svg> element without a prolog; "" if no row has the curve.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -48,44 +48,44 @@ def offset_curves(rows: Sequence[ResultRow]) -> str:
         return ""
     figure = _figure()
     axes = figure.subplots()
-    for row, colour in zip(rows, _colours(rows), strict=True):
+    for row, color in zip(rows, _colors(rows), strict=True):
         curve = np.array(row.curves["offsets"], float)  # None becomes nan
         offsets = len(curve) // 2 - np.arange(len(curve))
-        axes.plot(offsets, curve, color=colour, linewidth=1.2, label=_name(row))
+        axes.plot(offsets, curve, color=color, linewidth=1.2, label=_name(row))
         if not np.isnan(curve).all():
             best = int(np.nanargmin(curve))
-            axes.plot(offsets[best], curve[best], "o", color=colour, markersize=4)
+            axes.plot(offsets[best], curve[best], "o", color=color, markersize=4)
     axes.axvline(0, color="grey", linewidth=0.6)
-    axes.set(xlabel="AV offset, frames of 40 ms (positive: sound early)", ylabel="distance")
+    axes.set(xlabel="AV offset, frames of 40 ms (positive: audio early)", ylabel="distance")
     return _svg(figure, axes, rows)
 
 
 def opening_over_time(rows: Sequence[ResultRow]) -> str:
-    """The mouth's opening over time, a line a system, above the sound's level as an area.
+    """Mouth opening over time, one line per system, over the audio level as an area.
 
     Args:
-        rows: videos of one pair; those without the curve "opening" have no line. The level is the first model's, else
-            the first row's, for the real video may have another sound.
+        rows: videos of one pair; those without the curve "opening" have no line. The level is that of the first model,
+            else of the first row, since the real video may have other audio.
 
     Returns:
-        As `offset_curves`; "" where no row has the curve.
+        As for `offset_curves`; "" if no row has the curve.
 
     Raises:
-        UsageError: as `offset_curves`.
+        UsageError: as for `offset_curves`.
     """
     rows = [row for row in rows if row.curves.get("opening")]
     if not rows:
         return ""
     figure = _figure()
     axes = figure.subplots()
-    for row, colour in zip(rows, _colours(rows), strict=True):
-        axes.plot(*_timed(row.curves["opening"]), color=colour, linewidth=1.2, label=_name(row))
+    for row, color in zip(rows, _colors(rows), strict=True):
+        axes.plot(*_timed(row.curves["opening"]), color=color, linewidth=1.2, label=_name(row))
     spoken = sorted((row for row in rows if row.curves.get("envelope")), key=lambda row: row.system in BASELINES)
     if spoken:
         level = axes.twinx()
         level.fill_between(*_timed(spoken[0].curves["envelope"]), -7, color="C3", alpha=0.15, linewidth=0)
         level.set(ylim=(-7, 0), yticks=[])  # from the envelope's floor, -60 dBFS, to full scale
-    axes.set(xlabel="seconds (red area: the sound's level)", ylabel="opening, % of the side")
+    axes.set(xlabel="seconds (red area: audio level)", ylabel="opening, % of crop side")
     return _svg(figure, axes, rows)
 
 
@@ -93,40 +93,42 @@ def _timed(curve: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(curve)) / CLIP_FPS, np.array(curve, float)
 
 
-def _colours(rows: Sequence[ResultRow]) -> list[str]:
+def _colors(rows: Sequence[ResultRow]) -> list[str]:
     models = [row.system for row in rows if row.system not in BASELINES]
-    return [COLOURS.get(row.system) or OTHERS[models.index(row.system) % len(OTHERS)] for row in rows]
+    return [COLORS.get(row.system) or MODEL_COLORS[models.index(row.system) % len(MODEL_COLORS)] for row in rows]
 
 
 def _name(row: ResultRow) -> str:
-    """For the legend, where a dollar would set a formula and a first underscore hide the line."""
+    """A label for the legend; matplotlib would parse $ as math and hide labels that start with an underscore."""
     name = display_path(row.system)
-    name = (name if len(name) <= LONGEST else name[: LONGEST - 3] + "...").replace("$", r"\$")
+    name = (name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "...").replace("$", r"\$")
     return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _figure() -> Figure:
-    """An empty figure of its own: pyplot, which chooses a display and remembers every figure, takes no part."""
+    """An empty figure, created without pyplot, which would select a display and keep every figure alive."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(f"plots need matplotlib: {INSTALL}") from None
+        raise UsageError(f"plots require matplotlib: {INSTALL}") from None
     figure = Figure(figsize=SIZE)
-    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.17)  # an automatic layout doubles the time
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.17)  # automatic layout would double the time
     return figure
 
 
 def _svg(figure: Figure, axes: Axes, rows: Sequence[ResultRow]) -> str:
-    """The drawing with a legend; its text stays text, and its names clash with no other drawing's on the page."""
+    """The figure as SVG with a legend; text stays text, and element ids are unique on the page."""
     import matplotlib
 
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.tick_params(labelsize=7)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(8)
-    lines = -(-len(rows) // ACROSS)
+    lines = -(-len(rows) // LEGEND_COLUMNS)
     figure.subplots_adjust(top=0.97 - 0.07 * lines)
-    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=ACROSS, frameon=False, borderaxespad=0)
+    axes.legend(
+        fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=LEGEND_COLUMNS, frameon=False, borderaxespad=0
+    )
     drawn = io.StringIO()
     salt = "/".join([axes.get_xlabel(), *(f"{row.pair}/{row.protocol}/{row.system}" for row in rows)])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):

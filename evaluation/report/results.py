@@ -1,4 +1,4 @@
-"""What an evaluation found: a row for each video, figures of whole systems, and what they were found with."""
+"""Results of an evaluation: a row per video, system-level metrics, and the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 MATCHED, SWAPPED, SILENT, STILLS = "matched", "swapped", "silent", "stills"
 PROTOCOLS = (MATCHED, SWAPPED, SILENT, STILLS)
 REAL, UNSYNCED, COPY, STATIC, OURS = "real", "unsynced", "copy", "static", "ours"
-SECONDS = 6.0  # of each video that are made at most
+SECONDS = 6.0  # default maximum length of each video
 BASELINES = (REAL, UNSYNCED, COPY, STATIC)
 
 
@@ -17,15 +17,15 @@ class ResultRow:
     """One video of one system, measured or not.
 
     Attributes:
-        pair: the pair's name.
-        protocol: of `PROTOCOLS`.
-        speaker: who is seen, "" where nobody said.
-        system: of `BASELINES`, "ours" or a name that the user gave.
-        video: its path within the report's folder, "" where there is none.
-        reason: why there are no figures, "" where there are.
-        figures: by the keys of `evaluation.report.columns.COLUMNS`; a figure that could not be had is absent, never nan.
-        curves: "offsets" (31 mean distances, of the AV offsets 15 to -15), "opening" and "envelope" (a value a frame at
-            25 a second).
+        pair: name of the pair.
+        protocol: one of `PROTOCOLS`.
+        speaker: the person in the video, "" if unknown.
+        system: one of `BASELINES`, "ours" or a user-defined name.
+        video: path within the report's folder, "" if there is none.
+        reason: why the video has no metrics, "" if it has.
+        figures: metrics by the keys of `evaluation.report.columns.COLUMNS`; unavailable ones are absent, never nan.
+        curves: "offsets" (31 mean distances at the AV offsets 15 to -15), "opening" and "envelope" (one value per
+            frame at 25 fps).
     """
 
     pair: str
@@ -39,8 +39,8 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class SystemFigure:
-    """A figure of all of a system's videos together, with its 95 % interval over clips."""
+class SystemMetric:
+    """A metric over all videos of a system, with its 95 % interval over clips."""
 
     protocol: str
     system: str
@@ -52,14 +52,14 @@ class SystemFigure:
 
 @dataclass(frozen=True)
 class StressResult:
-    """One hard input of the stress list: whether a whole, valid video came out.
+    """The outcome of one system on one hard input.
 
     Attributes:
-        kind: what is hard about it, e.g. "dark".
-        system: who was to make it.
-        passed: whether there is a whole, valid video.
+        kind: what makes the input hard, e.g. "dark".
+        system: name of the system.
+        passed: whether the result is a complete, valid video.
         reason: why not; "" if passed.
-        video: its path within the report's folder, "" where there is none.
+        video: path within the report's folder, "" if there is none.
     """
 
     kind: str
@@ -71,9 +71,9 @@ class StressResult:
 
 @dataclass
 class Evaluation:
-    """All that a report is written from; `settings` is plain JSON: what the figures were found with."""
+    """Everything a report is written from; `settings` is JSON-serializable and describes how metrics were computed."""
 
     settings: Mapping[str, object]
     rows: Sequence[ResultRow]
-    wholes: Sequence[SystemFigure] = ()
+    system_metrics: Sequence[SystemMetric] = ()
     trials: Sequence[StressResult] = ()

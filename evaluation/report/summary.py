@@ -1,4 +1,4 @@
-"""What the rows of an evaluation come to: means by system with their intervals, differences, reasons."""
+"""Aggregation of result rows: means with intervals, paired differences, failure reasons."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from dataclasses import dataclass
 
 from evaluation.metrics.statistics import Interval, interval, paired
 from evaluation.report.columns import COLUMNS
-from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRow, StressResult, SystemFigure
+from evaluation.report.results import BASELINES, OURS, PROTOCOLS, REAL, ResultRow, StressResult, SystemMetric
 
 
-def ordered(rows: Iterable[ResultRow | SystemFigure | StressResult]) -> list[str]:
-    """The systems that occur: real, the other baselines, ours, others as they come."""
+def ordered_systems(rows: Iterable[ResultRow | SystemMetric | StressResult]) -> list[str]:
+    """The systems present: real, the other baselines, ours, then others in order of appearance."""
     known = (*BASELINES, OURS)
     found = list(dict.fromkeys(row.system for row in rows))
     return sorted(found, key=lambda system: known.index(system) if system in known else len(known))
 
 
-def of(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
-    """The rows of a protocol and, unless it is None, of a system."""
+def select_rows(rows: Iterable[ResultRow], protocol: str, system: str | None = None) -> list[ResultRow]:
+    """The rows of a protocol and, unless None, of a system."""
     return [row for row in rows if row.protocol == protocol and system in (None, row.system)]
 
 
 def figures(rows: Iterable[ResultRow], key: str) -> dict[Hashable, float]:
-    """A figure of one system in one protocol, by pair; only of the pairs that have it."""
+    """A metric by pair, for one system in one protocol; pairs without a finite value are omitted."""
     found = {row.pair: row.figures.get(key, math.nan) for row in rows}
     return {pair: value for pair, value in found.items() if math.isfinite(value)}
 
 
 def summary(rows: Sequence[ResultRow]) -> dict[str, dict[str, dict[str, Interval]]]:
-    """By protocol, system and key: the mean over clips with its interval; what no clip has is absent."""
+    """Mean over clips with its interval, by protocol, system and key; metrics that no clip has are absent."""
     found: dict[str, dict[str, dict[str, Interval]]] = {}
     for protocol in PROTOCOLS:
-        some = of(rows, protocol)
-        for system in ordered(some):
-            theirs = of(some, protocol, system)
-            means = {each.key: interval(list(figures(theirs, each.key).values())) for each in COLUMNS}
+        protocol_rows = select_rows(rows, protocol)
+        for system in ordered_systems(protocol_rows):
+            system_rows = select_rows(protocol_rows, protocol, system)
+            means = {each.key: interval(list(figures(system_rows, each.key).values())) for each in COLUMNS}
             found.setdefault(protocol, {})[system] = {key: mean for key, mean in means.items() if mean}
     return found
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher a figure of a system is than that of another, over the clips that have both."""
+    """Mean difference of a metric between a system and another, over the clips that have both."""
 
     protocol: str
     system: str
@@ -53,13 +53,13 @@ class Difference:
 
 
 def differences(rows: Sequence[ResultRow]) -> list[Difference]:
-    """Of each model from the real video and from the first model: ours where it takes part."""
+    """Differences of each model from the real video and from the first model, which is "ours" if present."""
     found = []
     for protocol in PROTOCOLS:
-        some = of(rows, protocol)
-        models = [system for system in ordered(some) if system not in BASELINES]
+        protocol_rows = select_rows(rows, protocol)
+        models = [system for system in ordered_systems(protocol_rows) if system not in BASELINES]
         for system, against in [(s, REAL) for s in models] + [(s, models[0]) for s in models[1:]]:
-            one, two = of(some, protocol, system), of(some, protocol, against)
+            one, two = select_rows(protocol_rows, protocol, system), select_rows(protocol_rows, protocol, against)
             for each in COLUMNS:
                 if difference := paired(figures(one, each.key), figures(two, each.key)):
                     found.append(Difference(protocol, system, against, each.key, difference))
@@ -67,7 +67,7 @@ def differences(rows: Sequence[ResultRow]) -> list[Difference]:
 
 
 def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
-    """The rows without figures by why, the most frequent reason first."""
+    """Failed rows by reason, most frequent first."""
     found: dict[str, list[ResultRow]] = {}
     for row in rows:
         if row.reason:
@@ -75,7 +75,7 @@ def reasons(rows: Iterable[ResultRow]) -> dict[str, list[ResultRow]]:
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
-def share(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
-    """How many hard inputs gave a system a whole, valid video, and how many it was given."""
-    some = [trial.passed for trial in trials if trial.system == system]
-    return sum(some), len(some)
+def pass_count(trials: Iterable[StressResult], system: str) -> tuple[int, int]:
+    """Number of hard inputs that a system passed, and number it was run on."""
+    passed = [trial.passed for trial in trials if trial.system == system]
+    return sum(passed), len(passed)

@@ -1,6 +1,6 @@
-"""An evaluation as tables: means with their intervals, differences, speakers, failures, the stress list.
+"""Tables of an evaluation: means with intervals, paired differences, speakers, failures, hard inputs.
 
-A table is text in cells, for the page and, as Markdown, for documents.
+Cells are text, rendered as HTML for the page or as Markdown for documents.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evaluation.metrics.statistics import Interval
-from evaluation.report.columns import COLUMNS, WHOLES, Column, column
+from evaluation.report.columns import COLUMNS, SYSTEM_COLUMNS, Column, column
 from evaluation.report.results import (
     COPY,
     MATCHED,
@@ -26,30 +26,39 @@ from evaluation.report.results import (
     Evaluation,
     ResultRow,
     StressResult,
-    SystemFigure,
+    SystemMetric,
 )
-from evaluation.report.summary import Difference, differences, figures, of, ordered, reasons, share, summary
+from evaluation.report.summary import (
+    Difference,
+    differences,
+    figures,
+    ordered_systems,
+    pass_count,
+    reasons,
+    select_rows,
+    summary,
+)
 from preprocessing.errors import display_path
 
-GROUPS = ("sync", "motion", "picture")
-TITLES = {MATCHED: "Own sound", SWAPPED: "Another's sound", SILENT: "Silence", STILLS: "Two stills"}
+GROUPS = {"sync": "sync", "motion": "motion", "picture": "image quality"}
+TITLES = {MATCHED: "Own audio", SWAPPED: "Swapped audio", SILENT: "Silence", STILLS: "Two stills"}
 PROTOCOL_MEANINGS = {
-    MATCHED: "each face speaks the sound of its own video, which is the truth to compare with",
-    SWAPPED: "each face speaks a sound that is not its own",
-    SILENT: "each face is given a sound of nothing but silence",
-    STILLS: "two stills of each face speak its own sound",
+    MATCHED: "each face is driven by the audio of its own video, which is the ground truth",
+    SWAPPED: "each face is driven by another speaker's audio",
+    SILENT: "each face is driven by silence",
+    STILLS: "two stills of each face are driven by its own audio",
 }
 SYSTEM_MEANINGS = {
-    REAL: "the face's own video with its own sound",
-    UNSYNCED: "the face's own video with another's sound: what any measure of sync must refuse",
-    COPY: "the face's own video under the sound that is to be spoken: a system that does nothing",
-    STATIC: "the mouth of the first frame in all frames: a system that does not move",
+    REAL: "the original video with its own audio",
+    UNSYNCED: "the original video with another speaker's audio: every sync metric must reject it",
+    COPY: "the original video with the driving audio: a system that does nothing",
+    STATIC: "the mouth of the first frame in every frame: a system that does not move",
 }
 JUDGES = {
     "": "no network",
-    "judge": "our judge, an expert in lip sync",
+    "judge": "our judge, a sync expert",
     "syncnet": "syncnet_python's network",
-    "encoder": "our own encoder of faces",
+    "encoder": "our face encoder",
 }
 BETTER = {"higher": "↑", "lower": "↓", "real": "→ real", "one": "→ 1", "zero": "→ 0"}
 ABSENT = "–"
@@ -63,10 +72,10 @@ SPEAKER_KEYS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Text in cells: `rows` have a cell for each of `head`; `notes` are sentences that stand below.
+    """A table of text: `rows` have one cell per entry of `head`; `notes` are sentences below the table.
 
     Attributes:
-        protocol: the one that it tells of, "" of all.
+        protocol: the protocol it belongs to, "" for all.
     """
 
     title: str
@@ -77,28 +86,28 @@ class Table:
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
-    """All of them, in the order of reading."""
+    """All tables, in display order."""
     found = [table for protocol in PROTOCOLS for table in _protocol(evaluation, protocol)]
     compared = differences(evaluation.rows)
     found += [table for protocol in PROTOCOLS for table in _differences(compared, protocol)]
-    found += [table for protocol in PROTOCOLS for table in _speakers(of(evaluation.rows, protocol), protocol)]
+    found += [table for protocol in PROTOCOLS for table in _speakers(select_rows(evaluation.rows, protocol), protocol)]
     return found + _failures(evaluation.rows) + _stress(evaluation.trials)
 
 
 def head(each: Column) -> str:
-    """A column's title, its better way, and in brackets the network that gave it."""
+    """A column's title, its better direction and, in parentheses, the network behind it."""
     return f"{each.title} {BETTER[each.better]}" + (f" ({each.judge})" if each.judge else "")
 
 
 def number(value: float | None, form: str) -> str:
-    """A figure as its column prints it, a zero without a minus; a dash for None and nan."""
+    """A value in its column's format, without negative zero; a dash for None and nan."""
     if value is None or not math.isfinite(value):
         return ABSENT
     return f"{value:{form.replace('.', 'z.', 1)}}"
 
 
-def cell(found: Interval | SystemFigure | None, form: str, clips: int | None = None) -> str:
-    """A mean with its interval; how many clips have it is told where they are not `clips`."""
+def cell(found: Interval | SystemMetric | None, form: str, clips: int | None = None) -> str:
+    """A mean with its interval, and the number of clips if it differs from `clips`."""
     if found is None:
         return ABSENT
     text = number(found.mean if isinstance(found, Interval) else found.value, form)
@@ -114,44 +123,44 @@ def _count(how_many: int, name: str) -> str:
 
 
 def _protocol(evaluation: Evaluation, protocol: str) -> list[Table]:
-    """A table for each group: a line a system."""
-    rows = of(evaluation.rows, protocol)
-    wholes = {(each.system, each.key): each for each in evaluation.wholes if each.protocol == protocol}
+    """One table per group, one line per system."""
+    rows = select_rows(evaluation.rows, protocol)
+    wholes = {(each.system, each.key): each for each in evaluation.system_metrics if each.protocol == protocol}
     means, found = summary(rows).get(protocol, {}), []
-    measured = {system: sum(not row.reason for row in of(rows, protocol, system)) for system in means}
+    measured = {system: sum(not row.reason for row in select_rows(rows, protocol, system)) for system in means}
     for group in GROUPS:
-        asked = [each for each in (*COLUMNS, *WHOLES) if each.group == group and protocol in each.protocols]
-        have = {key for theirs in means.values() for key in theirs} | {key for _, key in wholes}
+        asked = [each for each in (*COLUMNS, *SYSTEM_COLUMNS) if each.group == group and protocol in each.protocols]
+        have = {key for values in means.values() for key in values} | {key for _, key in wholes}
         columns = [each for each in asked if each.key in have]
         if not rows or not columns:
             continue
         lines = []
-        for system, theirs in means.items():
-            cells = [cell(theirs.get(c.key) or wholes.get((system, c.key)), c.form, measured[system]) for c in columns]
-            lines.append([system, f"{measured[system]} of {len(of(rows, protocol, system))}", *cells])
+        for system, values in means.items():
+            cells = [cell(values.get(c.key) or wholes.get((system, c.key)), c.form, measured[system]) for c in columns]
+            lines.append([system, f"{measured[system]} of {len(select_rows(rows, protocol, system))}", *cells])
         absent = ", ".join(head(each) for each in asked if each not in columns)
-        title = f"{TITLES[protocol]}: {group}"
+        title = f"{TITLES[protocol]}: {GROUPS[group]}"
         notes = [f"Not measured: {absent}."] if absent else []
         found.append(Table(title, ["system", "clips", *map(head, columns)], lines, notes, protocol))
     return found
 
 
 def _differences(compared: Sequence[Difference], protocol: str) -> list[Table]:
-    """A table for each group, of the clips that both have; marked where the interval leaves out zero."""
+    """One table per group over the clips that both systems have; marked where the interval excludes zero."""
     found, by_key = [], {(d.system, d.against, d.key): d.found for d in compared if d.protocol == protocol}
     for group in GROUPS:
         columns = [each for each in COLUMNS if each.group == group and any(key == each.key for *_, key in by_key)]
         pairs = list(dict.fromkeys((one, two) for one, two, key in by_key if column(key).group == group))
         lines = []
         for one, two in pairs:
-            some = [by_key.get((one, two, each.key)) for each in columns]
-            most = max(each.clips for each in some if each)
-            cells = [_marked(each, c.form, most) for each, c in zip(some, columns, strict=True)]
-            lines.append([f"{one} less {two}", str(most), *cells])
+            changes = [by_key.get((one, two, each.key)) for each in columns]
+            most = max(each.clips for each in changes if each)
+            cells = [_marked(each, c.form, most) for each, c in zip(changes, columns, strict=True)]
+            lines.append([f"{one} minus {two}", str(most), *cells])
         if lines:
-            title = f"{TITLES[protocol]}: {group}, differences over the same clips"
+            title = f"{TITLES[protocol]}: {GROUPS[group]}, paired differences"
             heads = ["", "clips", *map(head, columns)]
-            notes = ["≠: the 95 % interval leaves out zero (not corrected for the number of comparisons)."]
+            notes = ["≠: the 95 % interval excludes zero (not corrected for multiple comparisons)."]
             found.append(Table(title, heads, lines, notes, protocol))
     return found
 
@@ -163,17 +172,17 @@ def _marked(found: Interval | None, form: str, clips: int) -> str:
 
 
 def _speakers(rows: Sequence[ResultRow], protocol: str) -> list[Table]:
-    """A line for each speaker with the means of some figures, system by system; of one speaker there is no table."""
-    speakers, systems = sorted({row.speaker for row in rows}), ordered(rows)
+    """One line per speaker with the means of some metrics, system by system; no table for a single speaker."""
+    speakers, systems = sorted({row.speaker for row in rows}), ordered_systems(rows)
     columns = [each for key in SPEAKER_KEYS[protocol] if figures(rows, (each := column(key)).key)]
     if len(speakers) < 2 or not columns:
         return []
     lines = []
     for speaker in speakers:
-        theirs = [row for row in rows if row.speaker == speaker]
-        means = [[(_mean(of(theirs, protocol, system), c), c) for c in columns] for system in systems]
-        cells = ["; ".join(number(mean, c.form) for mean, c in some) for some in means]
-        lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in theirs})), *cells])
+        speaker_rows = [row for row in rows if row.speaker == speaker]
+        means = [[(_mean(select_rows(speaker_rows, protocol, system), c), c) for c in columns] for system in systems]
+        cells = ["; ".join(number(mean, c.form) for mean, c in values) for values in means]
+        lines.append([display_path(speaker) or ABSENT, str(len({row.pair for row in speaker_rows})), *cells])
     title = f"{TITLES[protocol]}, by speaker: " + "; ".join(map(head, columns))
     return [Table(title, ["speaker", "pairs", *systems], lines, protocol=protocol)]
 
@@ -184,49 +193,49 @@ def _mean(rows: Sequence[ResultRow], each: Column) -> float | None:
 
 
 def _failures(rows: Sequence[ResultRow]) -> list[Table]:
-    """A line a reason: what has no figures is never left out silently."""
+    """One line per failure reason: no video is dropped silently."""
     found = reasons(rows)
     if not found:
         return []
     lines = []
-    for reason, some in found.items():
-        protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in some))
-        pairs = str(len({row.pair for row in some}))
-        lines.append([display_path(reason), str(len(some)), pairs, ", ".join(ordered(some)), protocols])
+    for reason, failed in found.items():
+        protocols = ", ".join(each for each in PROTOCOLS if any(row.protocol == each for row in failed))
+        pairs = str(len({row.pair for row in failed}))
+        lines.append([display_path(reason), str(len(failed)), pairs, ", ".join(ordered_systems(failed)), protocols])
     without = sum(map(len, found.values()))
     heads = ["reason", "videos", "pairs", "systems", "protocols"]
-    return [Table(f"Without figures: {without} of {_count(len(rows), 'video')}", heads, lines)]
+    return [Table(f"Not measured: {without} of {_count(len(rows), 'video')}", heads, lines)]
 
 
 def _stress(trials: Sequence[StressResult]) -> list[Table]:
-    """What became of hard inputs: a line a kind, a column a system, the share passed below."""
+    """Results on hard inputs: one line per kind, one column per system, pass rates at the bottom."""
     if not trials:
         return []
-    systems, kinds = ordered(trials), list(dict.fromkeys(trial.kind for trial in trials))
+    systems, kinds = ordered_systems(trials), list(dict.fromkeys(trial.kind for trial in trials))
     lines = [[kind, *(_passed(trials, kind, system) for system in systems)] for kind in kinds]
-    counts = [share(trials, system) for system in systems]
-    lines.append(["share passed", *(f"{passed / given:.0%} ({passed} of {given})" for passed, given in counts)])
+    counts = [pass_count(trials, system) for system in systems]
+    lines.append(["pass rate", *(f"{passed / given:.0%} ({passed} of {given})" for passed, given in counts)])
     failed = Counter(f"{t.kind}, {t.system}: {display_path(t.reason)}" for t in trials if not t.passed)
     notes = [f"Failed: {name}." + (f" ({count} times)" if count > 1 else "") for name, count in failed.items()]
-    return [Table("Hard inputs: whole, valid videos", ["what is hard", *systems], lines, notes)]
+    return [Table("Hard inputs: valid videos", ["input", *systems], lines, notes)]
 
 
 def _passed(trials: Iterable[StressResult], kind: str, system: str) -> str:
-    passed, given = share((trial for trial in trials if trial.kind == kind), system)
+    passed, given = pass_count((trial for trial in trials if trial.kind == kind), system)
     if given < 2:
         return ABSENT if not given else "passed" if passed else "failed"
     return f"{passed} of {given}"
 
 
 def legend(used: Iterable[str]) -> Table:
-    """What the columns of these keys mean and who measured them."""
+    """The meaning of the columns with these keys, and the network behind each."""
     keys = set(used)
-    lines = [[head(c), JUDGES[c.judge], c.meaning] for c in (*COLUMNS, *WHOLES) if c.key in keys]
-    return Table("What the columns mean", ["column", "measured with", "meaning"], lines)
+    lines = [[head(c), JUDGES[c.judge], c.meaning] for c in (*COLUMNS, *SYSTEM_COLUMNS) if c.key in keys]
+    return Table("Column legend", ["column", "network", "meaning"], lines)
 
 
 def markdown(table: Table, level: int = 3) -> str:
-    """The table under a heading of that level, with a newline at its end."""
+    """The table as Markdown under a heading of this level, ending with a newline."""
     lines = [[_escaped(text) for text in line] for line in (table.head, *table.rows)]
     rule = ["---"] * len(table.head)
     drawn = "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
@@ -235,6 +244,6 @@ def markdown(table: Table, level: int = 3) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As Markdown that reads as the text: on one line, nothing in it a cell, a tag, a link or emphasis."""
+    """Escape text for one Markdown table cell: no cell separators, tags, links or emphasis."""
     text = re.sub(r"[\\|*_`]|\[(?![-+0-9])", r"\\\g<0>", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""Generators measured on clips: what they are given, what stands beside them, and the tables of it."""
+"""Generators measured on clips: inputs, baselines and tables."""
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmarks.generator import Column, main, print_all, report, write
 from benchmarks.protocols import OWN, RECONSTRUCTION, SILENCE, SWAPPED, Bench, Row, most_spoken
-from benchmarks.speaking import Cost, Footage, Model, cost, held, silence, sounds, swaps
-from evaluation.metrics.picture import MASK, MASKED, change
+from benchmarks.speaking import Cost, Footage, Model, assign_donors, cost, freeze_mouth, mel_inputs, silent_mels
+from evaluation.metrics.image_quality import MASK_TOP, MASKED, temporal_change
 from preprocessing.dataset.clips import Clip, open_clips
 from syncnet.model import SmallSyncNet
 from syncnet.sync_expert import SyncExpert
@@ -20,7 +20,7 @@ from training.checkpoint import Checkpoint
 from wav2lip.generator.model import GeneratorConfig
 from wav2lip.generator.unet import build_generator
 
-FRAMES, ROW = 76, round(MASK * 128)
+FRAMES, ROW = 76, round(MASK_TOP * 128)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def clips(tmp_path_factory) -> list[Clip]:
 
 @pytest.fixture(scope="module", params=["released", "unet"])
 def model(request, tmp_path_factory) -> Model:
-    """An untrained generator, which moves its reference hardly at all."""
+    """An untrained generator, which barely moves its reference."""
     path = tmp_path_factory.mktemp("model") / "generator.safetensors"
     if request.param == "released":
         write_generator(path, output="warp", mask_row=40, audio_encoder="syncnet")
@@ -61,64 +61,64 @@ def rows(clips, tmp_path_factory) -> tuple[list[Row], list[Model]]:
 def test_a_reconstruction_has_the_references_mouth_under_the_real_eyes(clips, model):
     footage = Footage(clips[0])
     real = footage.faces()
-    closed, *_, wide = np.argsort(-real[:, ROW:].mean(axis=(1, 2, 3)))  # what is drawn into an open mouth is dark
-    made = model.reconstruct(footage, np.array([closed]), int(wide), silence(1))[0]
+    closed, *_, wide = np.argsort(-real[:, ROW:].mean(axis=(1, 2, 3)))  # an open mouth is drawn dark
+    made = model.reconstruct(footage, np.array([closed]), int(wide), silent_mels(1))[0]
     assert np.array_equal(made[:ROW], real[closed, :ROW])
     far, near = (np.abs(made[ROW:].astype(int) - real[k, ROW:]).mean() for k in (closed, wide))
     assert near < 0.8 * far
 
 
 def test_one_picture_is_everybodys_reference_while_the_head_stays(clips, model):
-    """Drawn heads stay; an untrained generator shows its reference."""
+    """Drawn heads do not move; an untrained generator shows its reference."""
     footage = Footage(clips[0])
     real = footage.faces()[:12]
-    assert change(real, MASKED) > 0.1
-    for mels in (np.zeros((12, 1, 80, 16), np.float32), silence(12)):
+    assert temporal_change(real, MASKED) > 0.1
+    for mels in (np.zeros((12, 1, 80, 16), np.float32), silent_mels(12)):
         made = model.speak(footage, mels)
         assert np.array_equal(made[:, :ROW], real[:, :ROW])
-        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # a twentieth of it is painted
-        assert change(made, MASKED) < 0.1 * change(real, MASKED)
+        assert np.abs(made[:, ROW + 8 :].astype(int) - real[:1, ROW + 8 :]).mean() < 6  # 5 % of it is painted
+        assert temporal_change(made, MASKED) < 0.1 * temporal_change(real, MASKED)
 
 
 def test_sounds_are_silent_where_nobody_speaks(clips):
     clip = clips[0]
-    heard = sounds(clip, range(FRAMES))
+    mels = mel_inputs(clip, range(FRAMES))
     quiet = [k for k in range(1, FRAMES - 5) if not clip.speech[int(3.2 * (k - 1)) : int(3.2 * (k - 1)) + 16].any()]
     assert quiet
-    assert (heard[quiet] == -4).all()
-    assert (heard.max(axis=(1, 2, 3)) > -4).sum() > FRAMES / 2
+    assert (mels[quiet] == -4).all()
+    assert (mels.max(axis=(1, 2, 3)) > -4).sum() > FRAMES / 2
 
 
 def test_a_held_mouth_leaves_the_eyes():
     pictures, mouth = np.zeros((2, 128, 128, 3), np.uint8), np.full((128, 128, 3), 9, np.uint8)
-    done = held(pictures, mouth)
+    done = freeze_mouth(pictures, mouth)
     assert not done[:, :ROW].any()
     assert (done[:, ROW:] == 9).all()
     assert not pictures.any()
 
 
-class Said:
-    """As much of a clip as `swaps` looks at."""
+class StubClip:
+    """The attributes of a clip that `assign_donors` uses."""
 
     def __init__(self, speaker: str, frames: int, speech: float = 1.0) -> None:
         self.speaker, self.frames, self.speech = speaker, frames, np.arange(100) < 100 * speech
 
 
 def test_a_swapped_sound_is_another_persons_and_long_enough_and_not_always_the_same():
-    clips = [Said("a", 50), Said("a", 90), Said("b", 60), Said("b", 70), Said("c", 95, speech=0.2)]
-    found = swaps(clips, [50, 90, 60, 70, 95])
-    assert found[1] == 4  # none is both long and talkative: the longest
+    clips = [StubClip("a", 50), StubClip("a", 90), StubClip("b", 60), StubClip("b", 70), StubClip("c", 95, speech=0.2)]
+    found = assign_donors(clips, [50, 90, 60, 70, 95])
+    assert found[1] == 4  # none has both the length and enough speech: the longest
     assert [clips[k].speaker != clip.speaker for k, clip in zip(found, clips, strict=True)] == [True] * 5
     assert found[0] in (2, 3)
     assert found[2] == found[3] == 1
-    assert swaps([Said(name, 50) for name in "abcd"], [50] * 4) == [1, 2, 3, 0]
+    assert assign_donors([StubClip(name, 50) for name in "abcd"], [50] * 4) == [1, 2, 3, 0]
     with pytest.raises(ValueError, match="of two people"):
-        swaps([Said("a", 50), Said("a", 60)], [50, 60])
+        assign_donors([StubClip("a", 50), StubClip("a", 60)], [50, 60])
 
 
 def test_the_most_spoken_two_seconds_are_found():
-    clip = Said("a", 90)
-    clip.speech = np.arange(288) >= 64  # columns, 3.2 a frame: from frame 20 on
+    clip = StubClip("a", 90)
+    clip.speech = np.arange(288) >= 64  # columns, 3.2 per frame: from frame 20 on
     assert most_spoken(clip, 90) == 20
     assert most_spoken(clip, 60) == 10
 
@@ -129,7 +129,7 @@ def test_every_clip_has_its_rows(rows, clips):
     assert names == [
         *((RECONSTRUCTION, name) for name in ("real", "copy", "static", "tiny")),
         (OWN, "real"), (SWAPPED, "real"), (OWN, "static"), (OWN, "tiny"), (SWAPPED, "unsynced"),
-        (SWAPPED, "static"), (SWAPPED, "tiny"), (SILENCE, "real"), (SILENCE, "tiny, own sound"),
+        (SWAPPED, "static"), (SWAPPED, "tiny"), (SILENCE, "real"), (SILENCE, "tiny, own audio"),
         (SILENCE, "tiny, silence"),
     ]  # fmt: skip
     assert len(found) == 2 * len(names)
@@ -150,9 +150,9 @@ def test_the_tables_and_the_file_hold_the_rows(rows, tmp_path, capsys):
     found, models = rows
     report(found, models)
     text = capsys.readouterr().out
-    assert all(f"## {name}" in text for name in ("Reconstruction", "Own sound", "Another's sound", "Silence"))
+    assert all(f"## {name}" in text for name in ("Reconstruction", "Own audio", "Swapped audio", "Silence"))
     assert "| speaker0 | 1 |" in text
-    assert "tiny: motion in silence, by that in speech" in text
+    assert "tiny: motion in silence, relative to speech" in text
     write(tmp_path / "rows.json", found, models)
     assert '"protocol": "silence"' in (tmp_path / "rows.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
@@ -164,12 +164,12 @@ def test_a_table_by_hand(capsys):
 
 
 def test_the_command_refuses_in_one_line(tmp_path, capsys, monkeypatch):
-    for flags, said in (([], "holds no clip"), (["--seconds", "1"], "3 or more, not 1"), (["--judge", "no"], "no")):
+    for flags, message in (([], "holds no clip"), (["--seconds", "1"], "3 or more, not 1"), (["--judge", "no"], "no")):
         monkeypatch.setattr("sys.argv", ["generator.py", str(tmp_path), *flags])
         with pytest.raises(SystemExit, match="2"):
             main()
         *_, line = capsys.readouterr().err.splitlines()
-        assert said in line
+        assert message in line
 
 
 class OneLayer(nn.Module):

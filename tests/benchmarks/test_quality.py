@@ -1,4 +1,4 @@
-"""The benchmark that writes docs/results.md: its list of faces and its document."""
+"""The benchmark that writes docs/results.md: its pair list and its document."""
 
 import csv
 
@@ -27,6 +27,8 @@ def test_the_document_has_the_tables_the_judge_and_the_settings():
     failed = ResultRow("q", "matched", "bob", "ours", reason="q.mp4 shows no face at all")
     trials = [StressResult("dark", "ours", True), StressResult("small", "ours", False, "it has no sound")]
     text = document(Evaluation({"seconds": 4}, [*rows, failed], (), trials), "## judge: all well\n", "run it")
-    for said in ("    run it", "2 of 3 videos", "| real | 1 of 1 |", "0.250", "shows no face", "no sound", "### judge",
-                 "* seconds: 4"):  # fmt: skip
-        assert said in text, said
+    for expected in (
+        "    run it", "2 of 3 videos", "| real | 1 of 1 |", "0.250", "shows no face", "no sound", "### judge",
+        "* seconds: 4",
+    ):  # fmt: skip
+        assert expected in text, expected

@@ -1,4 +1,4 @@
-"""A whole evaluation of a tiny generator on a real face: every system has its row, and so has every failure."""
+"""End-to-end evaluation of a tiny generator on a real face: every system and every failure has its row."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.__main__ import _named, _systems, _trials, _two_people, main
+from evaluation.__main__ import _parse_named_path, _stress_trials, _systems, _two_people, main
 from evaluation.protocols.pairs import Pair
 from evaluation.report.results import BASELINES, OURS
 from preprocessing.faces.detectors import load_detector
@@ -20,7 +20,7 @@ FRAMES = 30
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """(exit code, the report's folder) of three faces: two that speak, and one that is no video."""
+    """(exit code, report folder) for three faces: two talking videos and one file that is not a video."""
     folder = tmp_path_factory.mktemp("evaluation")
     one = write_talk(folder / "anna__a talk.mp4", swaying_photo(FRAMES))
     two = write_talk(folder / "bob__talk.mp4", [picture[:, ::-1] for picture in swaying_photo(FRAMES + 10)])
@@ -59,7 +59,7 @@ def test_every_take_has_a_row_for_every_system_that_takes_part(report, rows):
 
 def test_what_cannot_be_measured_is_counted_with_its_reason(report, rows):
     assert all("carl__text.mp4" in row["reason"] for key, row in rows.items() if key[0] == "carl__text")
-    assert rows["bob__talk", "matched", "others"]["reason"] == "no video was made of it"
+    assert rows["bob__talk", "matched", "others"]["reason"] == "no video provided"
     counted = json.loads((report[1] / "report.json").read_text())["counts"]
     assert counted["failed"] == sum(bool(row["reason"]) for row in rows.values())
     assert sum(counted["reasons"].values()) == counted["failed"]
@@ -82,7 +82,7 @@ def test_baselines_get_what_they_must(rows):
 
 def test_a_video_of_somebody_else_is_measured_like_ours(rows, report):
     theirs, real = (rows["anna__a_talk", "matched", name] for name in ("others", "real"))
-    assert float(theirs["psnr"]) > float(real["psnr"])  # the source itself, not encoded again
+    assert float(theirs["psnr"]) > float(real["psnr"])  # the source itself, not re-encoded
     assert theirs["offset"] == real["offset"]
     assert theirs["video"].endswith("theirs/matched/anna__a_talk.mp4")
 
@@ -116,43 +116,43 @@ def test_systems_have_names(tmp_path):
     assert _systems(["a.pth", "b=c/d.pth"], [f"x={folder}"]) == (
         {OURS: Path("a.pth"), "b": Path("c/d.pth")}, {"x": folder},
     )  # fmt: skip
-    assert _named(str(folder), "") == ("made=here", folder)
-    assert _named(str(file), "") == ("b", file)
+    assert _parse_named_path(str(folder), "") == ("made=here", folder)
+    assert _parse_named_path(str(file), "") == ("b", file)
     assert EMBEDDED.is_file()
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        (["--checkpoint", "real=a.pth"], "cannot be called 'real'"),
-        (["--checkpoint", "a=b.pth", "a=c.pth"], "two systems are called 'a'"),
-        (["--made", "none"], "--made none is no folder"),
-        (["--list", "lrs2"], "--list lrs2 needs --data-root"),
-        (["--seconds", "0.5"], "1 s or more"),
+        (["--checkpoint", "real=a.pth"], "invalid system name 'real'"),
+        (["--checkpoint", "a=b.pth", "a=c.pth"], "two systems are named 'a'"),
+        (["--made", "none"], "--made none is not a folder"),
+        (["--list", "lrs2"], "--list lrs2 requires --data-root"),
+        (["--seconds", "0.5"], "must be 1 or more"),
         (["--syncnet", "none.model"], "none.model"),
         (["--checkpoint", "none.pth"], "none.pth"),
     ],
 )
-def test_a_wrong_flag_is_one_line_and_leaves_nothing(tmp_path, capsys, flags, said):
+def test_a_wrong_flag_is_one_line_and_leaves_nothing(tmp_path, capsys, flags, message):
     video = write_video(tmp_path / "a__a.mp4", swaying_photo(2), sound=write_speech(tmp_path / "s.wav", 0.1))
     shutil.copy(video, tmp_path / "b__b.mp4")
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("a__a.mp4 a__a.mp4\nb__b.mp4 b__b.mp4\n")
     before = set(tmp_path.iterdir())
     code = main([str(pairs), "--out", str(tmp_path / "out"), "--detector", "haar", *flags])
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code in (1, 2)
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    assert said in told.err
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
     assert set(tmp_path.iterdir()) == before
 
 
 def test_a_stress_list_that_cannot_be_made_costs_no_report(tmp_path):
     pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{name}.mp4", name) for name in ("a", "b")]
-    (trial,) = _trials(tmp_path, _two_people(pairs), {OURS: None}, load_detector("haar"), {})
+    (trial,) = _stress_trials(tmp_path, _two_people(pairs), {OURS: None}, load_detector("haar"), {})
     assert (trial.system, trial.passed) == (OURS, False)
-    assert "no hard inputs could be made" in trial.reason
+    assert "cannot make hard inputs" in trial.reason
     assert "a.mp4" in trial.reason
 
 
@@ -160,13 +160,13 @@ def test_hard_inputs_are_made_of_two_people_if_there_are_two(tmp_path):
     a, again, b = (Pair(name, Path(f"{name}.mp4"), Path("s.wav"), name[0]) for name in ("a1", "a2", "b1"))
     assert _two_people([a, again, b]) == (a, b)
     assert _two_people([a, again]) == (a, again)
-    with pytest.raises(ValueError, match="--stress needs two faces"):
+    with pytest.raises(ValueError, match="--stress requires two faces"):
         _two_people([a, a])
 
 
 def test_a_wrong_list_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "none.txt"), "--out", str(tmp_path / "out")]) == 2
-    assert "none.txt cannot be read" in capsys.readouterr().err
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_quiet_frames_are_those_far_from_speech():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluation.metrics.face_crops import GEOMETRY, SIDE, SourceVideo
-from evaluation.metrics.sync import judge_sync, look, sync
+from evaluation.metrics.sync import crop_region, judge_sync, sync
 from preprocessing.build.video_pipeline import read_sound
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window
@@ -46,7 +46,7 @@ def test_the_judge_sees_of_a_crop_what_it_sees_of_a_clip(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), np.uint8)
     clip = Clip.open(write_numbered_clip(tmp_path / "a.safetensors", noise))
     whole = face_window(clip, CropRegion(size=96), 0, 2)
-    assert np.array_equal(look(whole, MOUTH), face_window(clip, MOUTH, 0, 2))
+    assert np.array_equal(crop_region(whole, MOUTH), face_window(clip, MOUTH, 0, 2))
 
 
 def test_the_sync_of_planted_embeddings():
@@ -91,7 +91,7 @@ def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
 def test_a_run_in_the_middle_is_compared_with_the_sounds_around_it(source, expert):
     """A part's distances are those of the same windows in the whole, those to the sounds outside of the part too."""
     scorer, first, last = ExpertScorer(expert), 20, 50
-    video = scorer.embed(look(source.faces, expert.region))
+    video = scorer.embed(crop_region(source.faces, expert.region))
     whole = scorer.compare(video, 0, (0, FRAMES), source.samples)[first : last - 4]
     counted = scorer.counted(speech_columns(source.samples), np.arange(first, last - 4))
     _, found = judge_sync(source.faces[first:last], source.samples, first, expert)

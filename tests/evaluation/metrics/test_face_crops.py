@@ -1,4 +1,4 @@
-"""A source's run and what is cut of videos that were made of it."""
+"""The run of a source video and the crops of videos generated from it."""
 
 from fractions import Fraction
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.metrics.face_crops import SIDE, look, look_at_still, open_source
+from evaluation.metrics.face_crops import SIDE, open_source, read_footage, read_still_footage
 from preprocessing.errors import MediaError
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.detectors import load_detector
@@ -57,28 +57,28 @@ def test_only_the_first_seconds_are_looked_at(talk, detector):
 
 
 def test_a_video_of_itself_looks_the_same(source, talk):
-    made = look(talk, source)
+    made = read_footage(talk, source)
     assert np.array_equal(made.faces, source.faces)
     assert np.array_equal(made.samples, source.samples)
 
 
 def test_a_video_of_another_size_is_cut_at_the_same_place(source, tmp_path):
     large = [cv2.resize(picture, (320, 320), interpolation=cv2.INTER_CUBIC) for picture in swaying_photo(FRAMES)]
-    made = look(write_talk(tmp_path / "large.mp4", large), source)
+    made = read_footage(write_talk(tmp_path / "large.mp4", large), source)
     assert np.abs(made.faces.astype(int) - source.faces).mean() < 3
     moved = np.abs(np.roll(made.faces, 2, axis=2).astype(int) - source.faces).mean()
     assert moved > 2 * np.abs(made.faces.astype(int) - source.faces).mean()
 
 
 def test_a_shorter_video_has_fewer_faces(source, tmp_path):
-    made = look(write_talk(tmp_path / "short.mp4", swaying_photo(30)), source)
+    made = read_footage(write_talk(tmp_path / "short.mp4", swaying_photo(30)), source)
     assert np.abs(made.faces.astype(int) - source.faces[:30]).mean() < 3
     assert len(made.faces) == 30
 
 
 def test_a_video_of_a_still_is_cut_where_the_still_has_the_face(source, tmp_path):
     still = [swaying_photo(FRAMES)[12]] * 40
-    made = look_at_still(write_talk(tmp_path / "still.mp4", still), source, 12)
+    made = read_still_footage(write_talk(tmp_path / "still.mp4", still), source, 12)
     assert len(made.faces) == 40
     assert np.abs(made.faces.astype(int) - source.faces[12]).mean() < 3
 
@@ -89,20 +89,22 @@ def test_what_cannot_be_measured_says_why(source, tmp_path, detector):
             how(path)
 
     def seen(path):
-        return look(path, source)
+        return read_footage(path, source)
 
     refused(tmp_path / "missing.mp4", "missing.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     refused(tmp_path / "text.mp4", "text.mp4")
     refused(write_photo(tmp_path / "photo.png"), "photo.png is a photo, not a video")
-    refused(write_talk(tmp_path / "brief.mp4", swaying_photo(20)), "brief.mp4 lasts 0.80 s: 1 s is needed")
+    refused(write_talk(tmp_path / "brief.mp4", swaying_photo(20)), "brief.mp4 is 0.80 s long; at least 1 s")
     grey = [np.full((160, 160, 3), 128, np.uint8)] * 30
-    refused(write_talk(tmp_path / "grey.mp4", grey), "grey.mp4 shows no face at all")
-    refused(write_video(tmp_path / "mute.mp4", swaying_photo(30)), "mute.mp4 has no sound track", seen)
+    refused(write_talk(tmp_path / "grey.mp4", grey), "no face in .*grey.mp4")
+    refused(write_video(tmp_path / "mute.mp4", swaying_photo(30)), "mute.mp4 has no audio track", seen)
     wide = [picture[:80] for picture in swaying_photo(30)]
-    refused(write_talk(tmp_path / "wide.mp4", wide), "of another shape than its face: 160x80 against 160x160", seen)
+    refused(
+        write_talk(tmp_path / "wide.mp4", wide), "has another aspect ratio than its face: 160x80, not 160x160", seen
+    )
     apart = write_talk(tmp_path / "apart.mp4", swaying_photo(60), seconds=1.4)
-    refused(apart, r"unequal lengths: 2.40 s of picture, 1.\d\d s of sound", seen)
+    refused(apart, r"2.40 s of video but 1.\d\d s of audio", seen)
 
 
 def test_a_silent_source_has_no_samples(tmp_path, detector):
@@ -113,5 +115,5 @@ def test_sound_of_a_file_is_heard_from_its_beginning(tmp_path, source):
     tone = np.sin(np.arange(16000 * 2) / 5) * 0.3
     tone[:16000] = 0
     path = write_video(tmp_path / "late.mp4", swaying_photo(50), sound=write_sound(tmp_path / "t.wav", tone))
-    samples = look(path, source).samples
+    samples = read_footage(path, source).samples
     assert abs(int(np.argmax(np.abs(samples) > 2000)) - 16000) < 160

@@ -1,4 +1,4 @@
-"""The face encoder: its shapes, that it learns, what ships, and what its figures do."""
+"""The face encoder: shapes, training, bundled weights and behavior of its metrics."""
 
 import subprocess
 import sys
@@ -10,18 +10,18 @@ import torch
 from torch.nn import functional as F
 
 from evaluation.metrics.face_crops import SIDE, open_source
-from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, FaceNetwork, distance, identity
-from evaluation.metrics.frechet import Moments, distance_of
+from evaluation.metrics.face_encoder import WEIGHTS, FaceEncoder, FaceNetwork, identity, identity_distance
+from evaluation.metrics.frechet import Moments, moments_distance
 from evaluation.metrics.train_face_encoder import (
     AUGMENTATION,
     FaceEncoderRecipe,
-    augmented,
+    augment,
     cosface_loss,
-    draw,
-    gather,
+    load_faces,
     main,
+    sample_batch,
     train,
-    whitening,
+    whitening_matrix,
 )
 from preprocessing.dataset.clips import open_clips
 from preprocessing.faces.detectors import load_detector
@@ -36,7 +36,7 @@ def encoder():
 
 
 def swaying(count):
-    """(count, SIDE, SIDE, 3): the astronaut's face, moved by up to 3 pixels."""
+    """(count, SIDE, SIDE, 3): the astronaut's face, shifted by up to 3 pixels."""
     faces = []
     for k in range(count):
         shift = np.array([[0.9, 0, 3 * np.sin(k)], [0, 0.9, 2 * np.cos(k)]])
@@ -45,7 +45,7 @@ def swaying(count):
 
 
 def strangers(count=3, side=144):
-    """Pictures (n, side, side, 3) by person: each has stripes of another width."""
+    """Images (n, side, side, 3) by person, each with stripes of a different width."""
     rng, ramp = np.random.default_rng(0), np.arange(side)
     people = []
     for k in range(count):
@@ -64,7 +64,7 @@ def test_features_and_embeddings_have_their_shapes(encoder):
 
 
 def test_each_face_is_looked_at_alone(encoder):
-    faces = swaying(35)  # more than a block
+    faces = swaying(35)  # more than a batch
     np.testing.assert_allclose(encoder.features(faces)[[0, 34]], encoder.features(faces[[0, 34]]), atol=1e-5)
     np.testing.assert_allclose(encoder.embed(faces)[[0, 34]], encoder.embed(faces[[0, 34]]), atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_opens_again_and_another_crop_is_refused(tmp_path, encoder)
     checkpoint = Checkpoint.load(path)
     checkpoint.crop["size"] = 96
     checkpoint.save(path)
-    with pytest.raises(ValueError, match=r"encoder.safetensors looks at crops .*96"):
+    with pytest.raises(ValueError, match=r"encoder.safetensors was trained on crops .*96"):
         FaceEncoder.load(path)
     with pytest.raises(ValueError, match="does not exist"):
         FaceEncoder.load(tmp_path / "none.safetensors")
@@ -99,15 +99,15 @@ def test_distance_is_one_minus_the_cosine_with_the_mean():
     real = np.array([[1, 0], [0, 1]], np.float32)
     made = np.array([[0.6, 0.8], [1, 0], [-1, 0]], np.float32)
     half = np.sqrt(0.5)
-    assert distance(made, real) == pytest.approx(1 - (1.4 * half + half - half) / 3)
-    assert distance(real[:1], real[:1]) == pytest.approx(0, abs=1e-6)
-    assert distance(-real[:1], real[:1]) == pytest.approx(2)
-    assert distance(real, np.array([[1, 0], [-1, 0]], np.float32)) == 1  # a mean that points nowhere
+    assert identity_distance(made, real) == pytest.approx(1 - (1.4 * half + half - half) / 3)
+    assert identity_distance(real[:1], real[:1]) == pytest.approx(0, abs=1e-6)
+    assert identity_distance(-real[:1], real[:1]) == pytest.approx(2)
+    assert identity_distance(real, np.array([[1, 0], [-1, 0]], np.float32)) == 1  # a zero mean
 
 
 def test_a_face_is_nearer_to_itself_than_to_another(encoder):
     faces = swaying(6)
-    other = faces[:, :, :, ::-1]  # blue skin; a view whose strides are negative
+    other = faces[:, :, :, ::-1]  # blue skin; a view with negative strides
     assert 0 <= identity(faces[::2], faces[1::2], encoder) < identity(other, faces, encoder)
 
 
@@ -119,11 +119,11 @@ def test_the_frechet_distance_rises_as_pictures_get_worse(encoder, kind):
         return cv2.imdecode(cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, (50, 20, 6)[level]])[1], 1)
 
     real = swaying(30)
-    moments = Moments.of(encoder.features(real))
-    distances = [distance_of(moments, moments)]
+    moments = Moments.from_features(encoder.features(real))
+    distances = [moments_distance(moments, moments)]
     for level in range(3):
         changed = np.stack([worse(face, level) for face in real])
-        distances.append(distance_of(Moments.of(encoder.features(changed)), moments))
+        distances.append(moments_distance(Moments.from_features(encoder.features(changed)), moments))
     assert distances == sorted(distances)
     assert distances[1] > distances[0] + 1e-6
 
@@ -140,7 +140,7 @@ def test_the_margin_is_taken_off_the_right_cosine():
 def test_disguises_neither_blur_nor_compress_and_depend_on_the_seed():
     assert AUGMENTATION.blur == AUGMENTATION.jpeg == AUGMENTATION.noise == 0
     picture = strangers(1)[0][0]
-    one, again, other = (augmented(picture, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, again, other = (augment(picture, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == (SIDE, SIDE, 3)
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
@@ -148,11 +148,11 @@ def test_disguises_neither_blur_nor_compress_and_depend_on_the_seed():
 
 def test_a_step_is_drawn_from_seed_and_step_alone():
     people, recipe = strangers(), FaceEncoderRecipe(batch=5, seed=3)
-    (faces, names), (same, _) = draw(people, recipe, 7), draw(people, recipe, 7)
+    (faces, names), (same, _) = sample_batch(people, recipe, 7), sample_batch(people, recipe, 7)
     assert faces.shape == (5, 3, SIDE, SIDE)
     assert names.shape == (5,)
     assert torch.equal(faces, same)
-    assert not torch.equal(faces, draw(people, recipe, 8)[0])
+    assert not torch.equal(faces, sample_batch(people, recipe, 8)[0])
     assert faces.min() >= 0
     assert faces.max() <= 1
 
@@ -172,7 +172,7 @@ def test_a_step_teaches_and_the_same_seed_teaches_the_same():
 def test_whitened_features_are_uncorrelated_and_faint_ones_stay_faint():
     rng = np.random.default_rng(0)
     mixed = rng.standard_normal((500, 3)) * [10, 1, 0.001] @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    spread = np.linalg.eigvalsh(np.cov((mixed @ whitening(mixed)).T))
+    spread = np.linalg.eigvalsh(np.cov((mixed @ whitening_matrix(mixed)).T))
     np.testing.assert_allclose(spread[1:], 1, atol=0.05)
     assert spread[0] < 0.01
 
@@ -181,15 +181,15 @@ def test_people_are_learnt():
     people = strangers(2)
     encoder = train(people, FaceEncoderRecipe(steps=25, batch=8))
     striped = [encoder.embed(np.ascontiguousarray(each[:, 8:-8, 8:-8])) for each in people]
-    assert distance(striped[0][:2], striped[0][2:]) < distance(striped[1], striped[0])
-    assert distance(striped[1], striped[0]) > 0.3
+    assert identity_distance(striped[0][:2], striped[0][2:]) < identity_distance(striped[1], striped[0])
+    assert identity_distance(striped[1], striped[0]) > 0.3
 
 
 def test_pictures_of_a_person_are_spread_over_all_clips(tmp_path):
     for number, speaker in enumerate("aab"):
         greys = [np.full((96, 96, 3), 20 + 100 * number + 10 * k, np.uint8) for k in range(4)]
         write_numbered_clip(tmp_path / f"{number}.safetensors", np.stack(greys), speaker=speaker, margin=8)
-    first, second = gather(open_clips(tmp_path), 3)
+    first, second = load_faces(open_clips(tmp_path), 3)
     assert first.shape == (3, 144, 144, 3)
     np.testing.assert_allclose(first.mean(axis=(1, 2, 3)), [20, 50, 150], atol=1)
     np.testing.assert_allclose(second.mean(axis=(1, 2, 3)), [220, 230, 250], atol=1)
@@ -198,9 +198,9 @@ def test_pictures_of_a_person_are_spread_over_all_clips(tmp_path):
 def test_one_person_alone_is_refused_in_one_line(tmp_path, capsys):
     write_numbered_clip(tmp_path / "0.safetensors", np.stack([photo()[:96, :96]] * 3), speaker="a")
     assert main([str(tmp_path), "--out", str(tmp_path / "x.safetensors")]) == 2
-    assert "two people or more" in capsys.readouterr().err
+    assert "at least two people" in capsys.readouterr().err
     assert main([str(tmp_path), "--out", str(tmp_path / "none" / "x.safetensors")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -215,12 +215,12 @@ def test_the_command_trains_what_opens(tmp_path):
 
 
 def test_a_video_is_nearer_to_itself_than_to_videos_of_others(encoder, shared):
-    """Of people who took no part in training. Two videos of one person it often takes for two people's, see its card:
-    what it measures is how far a generated face leaves its own video."""
+    """Held-out people. Two videos of one person often look like two people to the encoder, see its model card: it
+    measures how far a generated face drifts from its own video."""
     detector = load_detector("yunet", yunet=shared / "weights/face_detection_yunet_2026may.onnx")
     names = ("obama__st_clip2", "hdtf_katiehill__wda", "hdtf_edmarkey__wda", "grid_m_b__sbia1a")
     videos = [open_source(shared / "data/val" / f"{name}.mp4", detector, seconds=1.6).faces for name in names]
     seen = [encoder.embed(faces) for faces in videos]
     halves = [(each[: len(each) // 2], each[len(each) // 2 :]) for each in seen]
-    distances = np.array([[distance(second, first) for first, _ in halves] for _, second in halves])
+    distances = np.array([[identity_distance(second, first) for first, _ in halves] for _, second in halves])
     assert distances.argmin(axis=1).tolist() == [0, 1, 2, 3]

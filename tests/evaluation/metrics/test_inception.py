@@ -1,11 +1,11 @@
-"""FID's Inception network: its layers, what its patches do, and what of a user's file is taken."""
+"""FID's Inception network: layers, differences from the paper, and loading of weights files."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from evaluation.metrics.inception import FEATURES, Grid8, Inception, InceptionEncoder, average, largest
+from evaluation.metrics.inception import FEATURES, Inception, InceptionE, InceptionEncoder, avg_pool, max_pool
 
 # Keys and shapes of pt_inception-2015-12-05-6726825d.pth that fix the architecture.
 SHAPES = {
@@ -21,7 +21,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def published():
-    """A state dict like the published file's: with its classifier, without batch norm's counters."""
+    """A state dict like the published one: with the classifier, without batch norm counters."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in Inception().state_dict().items() if "num_batches" not in key}
@@ -52,19 +52,19 @@ def test_keys_shapes_and_number_of_weights_are_the_published_ones():
 
 def test_averages_leave_the_padding_out():
     ones = torch.ones(1, 1, 4, 4)
-    assert torch.equal(average(ones), ones)
+    assert torch.equal(avg_pool(ones), ones)
     corner = torch.zeros(1, 1, 3, 3)
     corner[0, 0, 0, 0] = 36
-    assert average(corner)[0, 0].tolist() == [[9, 6, 0], [6, 4, 0], [0, 0, 0]]
+    assert avg_pool(corner)[0, 0].tolist() == [[9, 6, 0], [6, 4, 0], [0, 0, 0]]
 
 
 def test_the_last_block_pools_the_largest():
-    assert Grid8(8, last=True).pool is largest
-    assert Grid8(8).pool is average
+    assert InceptionE(8, last=True).pool is max_pool
+    assert InceptionE(8).pool is avg_pool
     spot = torch.zeros(1, 1, 4, 4)
     spot[0, 0, 0, 0] = 5
-    assert largest(spot)[0, 0, :2, :2].tolist() == [[5, 5], [5, 5]]
-    assert largest(spot).sum() == 20
+    assert max_pool(spot)[0, 0, :2, :2].tolist() == [[5, 5], [5, 5]]
+    assert max_pool(spot).sum() == 20
 
 
 def test_pictures_are_taken_as_rgb_at_299_from_minus_one_to_one(encoder):

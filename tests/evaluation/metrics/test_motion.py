@@ -1,4 +1,4 @@
-"""Motion of mouths: planted mouths, planted lags, and curves whose figures are worked out by hand."""
+"""Mouth motion: synthetic mouths, planted lags, and hand-computed curves."""
 
 import cv2
 import numpy as np
@@ -6,18 +6,18 @@ import pytest
 from skimage.data import astronaut
 
 from evaluation.metrics.motion import (
-    MOVING,
-    STILL,
+    MOTION_THRESHOLD,
+    REST_STD,
     agreement,
     articulation,
     at_rest,
     envelope,
     lagged_correlation,
     leak,
+    mean_speed,
     moving_share,
     opening,
     response,
-    travel,
 )
 from preprocessing.faces.crops import CropGeometry, crop
 
@@ -34,7 +34,7 @@ def face() -> np.ndarray:
 
 
 def stretched(face: np.ndarray, pixels: float, head: float = 0.0) -> np.ndarray:
-    """The face `head` pixels lower, and all below the mouth by `pixels` more, less and less up to the upper lip."""
+    """The face shifted down by `head` pixels, and by `pixels` more below the mouth, tapering to the upper lip."""
     x, y = np.meshgrid(np.arange(128, dtype=np.float32), np.arange(128, dtype=np.float32))
     down = pixels * np.clip((y / 128 - 0.54) / 0.04, 0, 1)
     return cv2.remap(face, x, (y - down - head).astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -56,7 +56,7 @@ def test_the_opening_does_not_see_a_moving_head(face):
 
 
 def test_travel_by_hand():
-    assert travel(np.array([0.0, 1.0, -1.0, -1.0])) == 1.0
+    assert mean_speed(np.array([0.0, 1.0, -1.0, -1.0])) == 1.0
 
 
 def test_the_envelope_is_the_level_at_each_frame():
@@ -83,8 +83,8 @@ def test_a_still_mouth_goes_with_nothing():
 
 def test_a_mouth_is_at_rest_below_a_tenth_of_a_hundredth():
     assert at_rest(np.zeros(9))
-    assert at_rest(5 + 0.99 * STILL * np.tile([1, -1], 9))
-    assert not at_rest(1.01 * STILL * np.tile([1, -1], 9))
+    assert at_rest(5 + 0.99 * REST_STD * np.tile([1, -1], 9))
+    assert not at_rest(1.01 * REST_STD * np.tile([1, -1], 9))
 
 
 def test_articulation_is_the_ratio_of_the_spreads():
@@ -95,11 +95,11 @@ def test_articulation_is_the_ratio_of_the_spreads():
 
 
 def test_a_mouth_moves_two_frames_around_a_step():
-    step = np.where(np.arange(20) < 10, 0, 1.01 * MOVING)
+    step = np.where(np.arange(20) < 10, 0, 1.01 * MOTION_THRESHOLD)
     assert moving_share(step) == 4 / 20  # frames 8 to 11 have both sides within two frames
     assert moving_share(0.98 * step) == 0
-    assert moving_share(np.arange(30) * 0.26 * MOVING) == 26 / 30  # two at each end see less
-    assert moving_share(np.arange(30) * 0.24 * MOVING) == 0
+    assert moving_share(np.arange(30) * 0.26 * MOTION_THRESHOLD) == 26 / 30  # two at each end see less
+    assert moving_share(np.arange(30) * 0.24 * MOTION_THRESHOLD) == 0
 
 
 def test_the_leak_is_the_share_by_the_real_ones():
@@ -126,7 +126,7 @@ def test_two_stills_agree_as_far_as_their_openings_correlate():
 
 
 def test_a_mouth_held_still_does_not_move_and_a_talking_one_does(face):
-    """Noise of a camera and an encoder is no motion; a mouth that opens by 3 pixels twice a second is."""
+    """Camera and encoder noise is not motion; a mouth that opens by 3 pixels twice a second is."""
     rng = np.random.default_rng(0)
     beat = 1.5 - 1.5 * np.cos(np.arange(25) * 2 * np.pi / 12)
     still, talking = (

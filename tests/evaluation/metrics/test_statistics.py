@@ -1,4 +1,4 @@
-"""Intervals over clips: against textbooks, by hand, and with nothing to draw from."""
+"""Intervals over clips: against textbook formulas, hand-computed values and empty input."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_an_interval_says_of_how_many_clips_it_is():
     assert interval(values) == Interval(3.0, *bootstrap(np.array(values)), 3)
     assert interval([4.0]) == Interval(4.0, None, None, 1)
     assert interval([]) is None
-    with pytest.raises(ValueError, match="leave its clip out"):
+    with pytest.raises(ValueError, match="exclude clips without a value"):
         interval([1.0, np.nan])
 
 

@@ -1,4 +1,4 @@
-"""Lists of faces and sounds, and the takes that are made of them."""
+"""Pair lists, and the trials made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.protocols.pairs import MISSING, Pair, digest, fingerprint, read_list, read_pairs, safe_name, speaker_of
-from evaluation.protocols.trials import trials
+from evaluation.protocols.trials import make_trials
 from evaluation.report.results import MATCHED, PROTOCOLS, SILENT, STILLS, SWAPPED
 from tests.material import photo, write_sound, write_speech, write_video
 
@@ -22,7 +22,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def listed(*names: str) -> list[Pair]:
-    """Faces with their own sounds; the files do not exist."""
+    """Faces with their own audio; the files do not exist."""
     return [Pair(name, Path(f"/none/{name}.mp4"), Path(f"/none/{name}.mp4"), speaker_of(Path(name))) for name in names]
 
 
@@ -56,35 +56,35 @@ def test_a_table_with_names_and_speakers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
-        ("l.txt", "a.mp4 b.wav\na.mp4\n", "l.txt:2: a face and a sound are wanted, not 1 words"),
-        ("l.txt", "# only\n\na.mp4 b c.wav", "l.txt:3: a face and a sound are wanted, not 3 words"),
-        ("l.txt", "a.mp4 ''", "l.txt:1: a face and a sound"),
+        ("l.txt", "a.mp4 b.wav\na.mp4\n", "l.txt:2: expected a face and an audio path, got 1 words"),
+        ("l.txt", "# only\n\na.mp4 b c.wav", "l.txt:3: expected a face and an audio path, got 3 words"),
+        ("l.txt", "a.mp4 ''", "l.txt:1: expected a face and an audio path"),
         ("l.txt", "a.mp4 'b.wav", "l.txt:1: no closing quotation"),
-        ("l.txt", "a.mp4 b\0.wav", "l.txt is no list of pairs: it holds a zero byte"),
-        ("l.txt", "\n # nothing\n", "l.txt holds no pair"),
-        ("l.csv", "", "l.csv:1: the header lacks face and audio"),
-        ("l.csv", "face,sound\na,b\n", "l.csv:1: the header lacks audio"),
-        ("l.csv", "face,audio\n", "l.csv holds no pair"),
-        ("l.csv", "face,audio\na.mp4,b.wav\na.mp4, \n", "l.csv:3: the line lacks audio"),
-        ("l.csv", "face,audio\na.mp4\n", "l.csv:2: the line lacks audio"),
+        ("l.txt", "a.mp4 b\0.wav", "l.txt is not a list of pairs: it contains a null byte"),
+        ("l.txt", "\n # nothing\n", "l.txt contains no pairs"),
+        ("l.csv", "", "l.csv:1: missing column face and audio"),
+        ("l.csv", "face,sound\na,b\n", "l.csv:1: missing column audio"),
+        ("l.csv", "face,audio\n", "l.csv contains no pairs"),
+        ("l.csv", "face,audio\na.mp4,b.wav\na.mp4, \n", "l.csv:3: audio is empty"),
+        ("l.csv", "face,audio\na.mp4\n", "l.csv:2: audio is empty"),
         ("l.csv", 'face,audio\n"a"b,c\n', "l.csv:2: "),
-        ("l.csv", "face,audio,name\na,b,../x\n", "l.csv:2: '../x' cannot be a file's name on every system"),
-        ("l.csv", "face,audio,name\na,b,One\na,c,one\n", "l.csv:3: the name 'one' is taken by an earlier line"),
+        ("l.csv", "face,audio,name\na,b,../x\n", "l.csv:2: '../x' is not a safe file name"),
+        ("l.csv", "face,audio,name\na,b,One\na,c,one\n", "l.csv:3: duplicate name 'one'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path, name, text, told):
+def test_what_is_wrong_with_a_list_is_said_with_its_line(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=r"l[.]") as error:
         read_pairs(write(tmp_path / name, text))
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "video.mp4").write_bytes(b"\x00\xff\xfe\x80")
-    for name, told in (("video.mp4", "not a text in UTF-8"), ("absent.txt", "No such file"), ("", "Is a directory")):
-        with pytest.raises(ValueError, match=told):
+    for name, message in (("video.mp4", "not UTF-8 text"), ("absent.txt", "No such file"), ("", "Is a directory")):
+        with pytest.raises(ValueError, match=message):
             read_pairs(tmp_path / name)
 
 
@@ -113,7 +113,7 @@ def test_lrw_ids_are_found_where_the_data_set_keeps_them(tmp_path):
 
 def test_what_is_wrong_with_an_original_list(tmp_path):
     text = write(tmp_path / "l.txt", "a b\na b c\n")
-    with pytest.raises(ValueError, match=r"l[.]txt:2: two ids are wanted, not 3"):
+    with pytest.raises(ValueError, match=r"l[.]txt:2: expected two ids, got 3"):
         read_list(text, tmp_path, "lrs3")
     with pytest.raises(ValueError, match="lrs2, lrs3, lrw, resynced, not 'voxceleb'"):
         read_list(text, tmp_path, "voxceleb")
@@ -141,18 +141,18 @@ def test_names_are_unique_on_systems_that_do_not_see_capitals(tmp_path):
     assert [pair.name for pair in read_pairs(write(tmp_path / "l.csv", lines))] == ["a", "A-3", "a-4", "a-2"]
 
 
-# Takes ---------------------------------------------------------------------------------------------------------------
+# Trials --------------------------------------------------------------------------------------------------------------
 
 
 def test_each_face_once_with_its_own_sound_none_and_its_own():
-    found = trials([*listed("a__1", "b__1"), *listed("a__1")], (MATCHED, SILENT, STILLS))
-    assert [(take.pair, take.protocol) for take in found] == [
+    found = make_trials([*listed("a__1", "b__1"), *listed("a__1")], (MATCHED, SILENT, STILLS))
+    assert [(trial.pair, trial.protocol) for trial in found] == [
         (name, protocol) for name in ("a__1", "b__1") for protocol in (MATCHED, SILENT, STILLS)
     ]
-    assert [take.audio for take in found[:3]] == [Path("/none/a__1.mp4"), None, Path("/none/a__1.mp4")]
-    assert [take.sound_of for take in found[:3]] == ["a", "", "a"]
-    assert [take.listed for take in found[:3]] == [True, False, False]
-    assert {take.other for take in found[:3]} == {Path("/none/b__1.mp4")}
+    assert [trial.audio for trial in found[:3]] == [Path("/none/a__1.mp4"), None, Path("/none/a__1.mp4")]
+    assert [trial.audio_speaker for trial in found[:3]] == ["a", "", "a"]
+    assert [trial.listed for trial in found[:3]] == [True, False, False]
+    assert {trial.other for trial in found[:3]} == {Path("/none/b__1.mp4")}
 
 
 def test_listed_sounds_of_others_are_swapped_and_a_lone_face_is_given_one(tmp_path):
@@ -161,19 +161,25 @@ def test_listed_sounds_of_others_are_swapped_and_a_lone_face_is_given_one(tmp_pa
         Pair("a+x", face, tmp_path / "x.wav"), Pair("a", face, tmp_path / "a__1.wav"), Pair("b", lone, lone),
         Pair("a+b", tmp_path / "." / "a__1.mp4", lone),
     ]  # fmt: skip
-    found = trials(pairs, (SWAPPED, MATCHED))
-    assert [(take.pair, take.protocol, take.audio.name, take.sound_of, take.listed) for take in found] == [
+    found = make_trials(pairs, (SWAPPED, MATCHED))
+    assert [(trial.pair, trial.protocol, trial.audio.name, trial.audio_speaker, trial.listed) for trial in found] == [
         ("a+x", SWAPPED, "x.wav", "x", True), ("a+b", SWAPPED, "b__1.mp4", "b", True),
         ("a", MATCHED, "a__1.wav", "a", True),
         ("b", SWAPPED, "a__1.wav", "a", False), ("b", MATCHED, "b__1.mp4", "b", True),
     ]  # fmt: skip
-    assert [take.other and take.other.name for take in found] == ["x.wav", "b__1.mp4", "x.wav", "a__1.wav", "a__1.wav"]
-    assert {take.own.name for take in found} == {"a__1.wav", "b__1.mp4"}
+    assert [trial.other and trial.other.name for trial in found] == [
+        "x.wav",
+        "b__1.mp4",
+        "x.wav",
+        "a__1.wav",
+        "a__1.wav",
+    ]
+    assert {trial.own.name for trial in found} == {"a__1.wav", "b__1.mp4"}
 
 
 def test_a_face_without_its_own_line_is_matched_under_its_first_name():
     pair = Pair("a+x", Path("/none/a.mp4"), Path("/none/x.wav"), "a")
-    matched, swapped = trials([pair], (MATCHED, SWAPPED))
+    matched, swapped = make_trials([pair], (MATCHED, SWAPPED))
     assert (matched.pair, matched.audio, matched.listed) == ("a+x", Path("/none/a.mp4"), False)
     assert (swapped.pair, swapped.listed) == ("a+x", True)
 
@@ -181,23 +187,23 @@ def test_a_face_without_its_own_line_is_matched_under_its_first_name():
 @pytest.mark.parametrize("sizes", [(8, 2, 2), (2, 8, 2), (1, 1), (5, 3, 3, 1), (6, 1)])
 def test_given_sounds_are_anothers_and_evenly_taken(sizes):
     pairs = listed(*(f"{speaker}__{n}" for speaker, size in zip("abcd", sizes, strict=False) for n in range(size)))
-    found = trials(pairs, (SWAPPED,))
-    assert found == trials(pairs, (SWAPPED,))
+    found = make_trials(pairs, (SWAPPED,))
+    assert found == make_trials(pairs, (SWAPPED,))
     assert len(found) == len(pairs)
-    assert all(take.sound_of != take.speaker for take in found)
-    taken = Counter(take.audio for take in found)
+    assert all(trial.audio_speaker != trial.speaker for trial in found)
+    taken = Counter(trial.audio for trial in found)
     largest, rest = max(sizes), sum(sizes) - max(sizes)
-    # Nobody but the others can speak for the largest group, so they speak at least so often; else once each.
+    # Only the others can be donors for the largest group, so each is used at least this often; else once.
     assert max(taken.values()) == max(1, -(-largest // rest))
 
 
 def test_a_lone_person_cannot_be_swapped_but_everything_else_can():
     pairs = listed("a__1", "a__2")
-    with pytest.raises(ValueError, match="nobody else in the list"):
-        trials(pairs, PROTOCOLS)
-    assert {take.other for take in trials(pairs, (MATCHED, SILENT))} == {None}
+    with pytest.raises(ValueError, match="all faces in the list belong to"):
+        make_trials(pairs, PROTOCOLS)
+    assert {trial.other for trial in make_trials(pairs, (MATCHED, SILENT))} == {None}
     with pytest.raises(ValueError, match="matched, swapped, silent, stills, not 'dubbed'"):
-        trials(pairs, ("dubbed",))
+        make_trials(pairs, ("dubbed",))
 
 
 def test_a_file_without_sound_is_given_to_nobody_while_there_is_another(tmp_path):
@@ -207,8 +213,8 @@ def test_a_file_without_sound_is_given_to_nobody_while_there_is_another(tmp_path
         Pair("a", tmp_path / "a.mp4", tmp_path / "a.mp4", "a"), Pair("mute", mute, mute, "mute"),
         Pair("spoken", tmp_path / "spoken.mp4", sound, "spoken"),
     ]  # fmt: skip
-    assert [take.audio for take in trials(pairs, (SWAPPED,))][:2] == [sound, sound]
-    assert trials(pairs[:2], (SWAPPED,))[0].audio == mute
+    assert [trial.audio for trial in make_trials(pairs, (SWAPPED,))][:2] == [sound, sound]
+    assert make_trials(pairs[:2], (SWAPPED,))[0].audio == mute
 
 
 def test_a_sound_that_begins_with_silence_is_given_to_nobody_while_another_speaks(tmp_path):
@@ -217,9 +223,9 @@ def test_a_sound_that_begins_with_silence_is_given_to_nobody_while_another_speak
     soon = write_sound(tmp_path / "soon.wav", speech[:48000])
     pairs = [Pair(name, tmp_path / f"{name}.mp4", tmp_path / f"{name}.wav", name) for name in ("late", "a", "soon")]
     (tmp_path / "a.wav").write_bytes(soon.read_bytes())
-    given = {take.pair: take.audio for take in trials(pairs, (SWAPPED,), seconds=2.5)}
+    given = {trial.pair: trial.audio for trial in make_trials(pairs, (SWAPPED,), seconds=2.5)}
     assert given == {"late": tmp_path / "a.wav", "a": soon, "soon": tmp_path / "a.wav"}
-    assert late in {take.audio for take in trials(pairs, (SWAPPED,), seconds=5)}
+    assert late in {trial.audio for trial in make_trials(pairs, (SWAPPED,), seconds=5)}
 
 
 # Hashes --------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Hard inputs are as hard as they say, and a video that is not whole is told from one that is."""
+"""Hard inputs have the intended properties, and incomplete videos are detected."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.protocols.robustness import main, table, try_all
+from evaluation.protocols.robustness import main, run_stress, table
 from evaluation.protocols.stress import (
     GAP,
     ODD,
@@ -22,16 +22,16 @@ from evaluation.protocols.stress import (
     cuts,
     dark,
     gaps,
+    make_hard_inputs,
     music,
     occluded,
     profile,
-    read_hards,
+    read_hard_inputs,
     slow,
     small,
-    stress,
     two_people,
 )
-from evaluation.protocols.validity import check_video, fault, level
+from evaluation.protocols.validity import check_video, frame_fault, level
 from evaluation.report.results import StressResult
 from preprocessing.errors import MediaError
 from preprocessing.faces.face_track import Detection, estimate_points
@@ -76,7 +76,7 @@ def test_the_small_face_is_24_pixels_high() -> None:
 def test_the_dark_has_at_most_a_quarter_of_the_light() -> None:
     person = _person(count=3)
     made = dark(person)
-    assert made.mean() < person.pictures.mean() / 4
+    assert made.mean() < person.frames.mean() / 4
     assert made.std() > 1, "something is left to be seen"
     assert (made[0] != made[1]).any(), "the noise of a sensor is never the same"
     np.testing.assert_array_equal(made, dark(person))
@@ -84,7 +84,7 @@ def test_the_dark_has_at_most_a_quarter_of_the_light() -> None:
 
 def test_the_turn_leaves_its_axis_and_squeezes_its_sides() -> None:
     person, far = _person(), 1.2 * SIDE
-    person.pictures[:] = np.arange(SIDE, dtype=np.uint8)[None, None, :, None]  # each pixel says where it was
+    person.frames[:] = np.arange(SIDE, dtype=np.uint8)[None, None, :, None]  # each pixel encodes its column
     made = profile(person)[0, 75, :, 0].astype(float)
     assert made[72] == pytest.approx(72, abs=1)
     for distance in (-30, 30):
@@ -96,8 +96,8 @@ def test_the_bar_hides_the_mouth_and_passes() -> None:
     person = _person()
     made = occluded(person)
     assert (made[0, 75, 72] == (96, 104, 112)).all()
-    np.testing.assert_array_equal(made[6, 75, 72], person.pictures[6, 75, 72])
-    assert (person.pictures[0] != made[0]).any(axis=2).mean() < 0.2
+    np.testing.assert_array_equal(made[6, 75, 72], person.frames[6, 75, 72])
+    assert (person.frames[0] != made[0]).any(axis=2).mean() < 0.2
 
 
 def test_gaps_are_plain_and_at_the_beginning_and_in_the_middle() -> None:
@@ -116,13 +116,13 @@ def test_two_people_stand_side_by_side() -> None:
     one, other = _person(), _person(100, width=80)
     both = two_people(one, other)
     assert both.shape == (COUNT, SIDE, SIDE + 80, 3)
-    np.testing.assert_array_equal(both[:, :, :SIDE], one.pictures)
-    np.testing.assert_array_equal(both[:, :, SIDE:], other.pictures)
+    np.testing.assert_array_equal(both[:, :, :SIDE], one.frames)
+    np.testing.assert_array_equal(both[:, :, SIDE:], other.frames)
 
 
 def test_15_frames_a_second_are_every_five_thirds_of_25() -> None:
     person = _person()
-    person.pictures[:] = np.arange(COUNT, dtype=np.uint8)[:, None, None, None]
+    person.frames[:] = np.arange(COUNT, dtype=np.uint8)[:, None, None, None]
     made = slow(person)
     assert made.shape == (24, ODD[1], ODD[0], 3)
     assert made[:7, 0, 0, 0].tolist() == [0, 1, 3, 5, 6, 8, 10]
@@ -147,14 +147,14 @@ def _detector(frames: list[np.ndarray]) -> list[list[Detection]]:
 
 def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
     talk = write_talk(tmp_path / "a talk.mp4", moving_photo(30))
-    hards = stress(talk, talk, talk, tmp_path / "hard", _detector)
-    assert [hard.kind for hard in hards] == [
+    inputs_ = make_hard_inputs(talk, talk, talk, tmp_path / "hard", _detector)
+    assert [hard.kind for hard in inputs_] == [
         "profile", "small", "dark", "occluded", "gaps", "slow-odd", "cuts", "two-people", "photo", "silence", "music"
     ]  # fmt: skip
-    infos = {hard.kind: probe(hard.face) for hard in hards}
+    infos = {hard.kind: probe(hard.face) for hard in inputs_}
     assert (infos["slow-odd"].width, infos["slow-odd"].height, infos["slow-odd"].fps) == (*ODD, 15)
     assert infos["photo"].is_image
-    sounds = {hard.kind: sound_of(hard.audio) for hard in hards}
+    sounds = {hard.kind: sound_of(hard.audio) for hard in inputs_}
     assert not sounds["silence"].any()
     assert len(sounds["music"]) == SECONDS * 16000
     assert len(sounds["dark"]) == pytest.approx(30 * 640, abs=1024), "no longer than the sound"
@@ -162,26 +162,26 @@ def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
 
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text('kind,face,audio\nfog,"a, b.mp4",c.wav\n')
-    assert read_hards(tmp_path / "mine.csv") == [HardInput("fog", tmp_path / "a, b.mp4", tmp_path / "c.wav")]
+    assert read_hard_inputs(tmp_path / "mine.csv") == [HardInput("fog", tmp_path / "a, b.mp4", tmp_path / "c.wav")]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("kind,face\nfog,a", "lacks the column audio"), ("kind,face,audio\nfog,,c", ":2: no face"),
-     ("kind,face,audio\n", "names no input")],
+    [("kind,face\nfog,a", "missing column audio"), ("kind,face,audio\nfog,,c", ":2: face is empty"),
+     ("kind,face,audio\n", "has no inputs")],
 )  # fmt: skip
 def test_a_wrong_list_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.csv").write_text(text)
     with pytest.raises(ValueError, match=words):
-        read_hards(tmp_path / "mine.csv")
+        read_hard_inputs(tmp_path / "mine.csv")
 
 
-# Whole and valid -----------------------------------------------------------------------------------------------------
+# Validity ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A face of 20 pictures, a photo, 0.8 s of speech, and the video that is made of face and speech."""
+    """A face video of 20 frames, a photo, 0.8 s of speech, and a video of that face and speech."""
     folder = tmp_path_factory.mktemp("inputs")
     write_video(folder / "face.mp4", moving_photo(20))
     write_photo(folder / "photo.png")
@@ -221,15 +221,15 @@ def _painted(index: int, rows: slice, columns: slice, value: int) -> list[np.nda
 
 
 FAULTS: dict[str, Made] = {
-    "16 pictures": lambda path, inputs: _with(path, inputs, moving_photo(16)),
-    "it is 120x160": lambda path, inputs: _with(path, inputs, [p[:, :120].copy() for p in moving_photo(20)]),
-    "30 frames a second": lambda path, inputs: _with(path, inputs, moving_photo(24), fps=30),
+    "16 frames": lambda path, inputs: _with(path, inputs, moving_photo(16)),
+    "size is 120x160": lambda path, inputs: _with(path, inputs, [p[:, :120].copy() for p in moving_photo(20)]),
+    "rate is 30 fps": lambda path, inputs: _with(path, inputs, moving_photo(24), fps=30),
     "no sound track": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=""),
-    "picture 7 is plain": lambda path, inputs: _with(path, inputs, _painted(7, slice(None), slice(None), 0)),
-    "picture 5 has a black": lambda path, inputs: _with(path, inputs, _painted(5, slice(60, 100), slice(50, 90), 0)),
-    "is not the face's": lambda path, inputs: _with(path, inputs, [255 - p for p in moving_photo(20)]),
+    "frame 7 is blank": lambda path, inputs: _with(path, inputs, _painted(7, slice(None), slice(None), 0)),
+    "frame 5 has a black": lambda path, inputs: _with(path, inputs, _painted(5, slice(60, 100), slice(50, 90), 0)),
+    "does not match the face video": lambda path, inputs: _with(path, inputs, [255 - p for p in moving_photo(20)]),
     "dB": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=_quiet(inputs)),
-    "its sound lasts": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=_short(inputs)),
+    "audio lasts": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=_short(inputs)),
 }
 
 
@@ -263,21 +263,21 @@ def test_damaged_files_are_not_whole(inputs: Path, tmp_path: Path) -> None:
         reason = _check(tmp_path / name, inputs)
         assert reason, name
         assert "\n" not in reason
-    assert "index behind" in _check(tmp_path / "behind.mp4", inputs)
+    assert "index after" in _check(tmp_path / "behind.mp4", inputs)
 
 
 def test_a_patch_counts_only_where_the_face_has_none() -> None:
     given = np.full((64, 64, 3), 120, np.uint8) + np.arange(64, dtype=np.uint8)[None, :, None]
     made = given.copy()
     made[30:40, 30:40] = 0
-    assert "patch" in fault(made, given)
-    assert fault(made, made) == ""
+    assert "patch" in frame_fault(made, given)
+    assert frame_fault(made, made) == ""
     lips = given.copy()
     lips[30:40, 30:40] -= 60  # repainted, but neither black nor white
     lips[34:36, 32:38] = 0  # the inside of a mouth
-    assert fault(lips, given) == ""
-    assert "plain" in fault(np.zeros_like(given), given)
-    assert fault(np.zeros_like(given), np.zeros_like(given)) == ""
+    assert frame_fault(lips, given) == ""
+    assert "blank" in frame_fault(np.zeros_like(given), given)
+    assert frame_fault(np.zeros_like(given), np.zeros_like(given)) == ""
 
 
 def test_levels_are_decibels_under_full_scale() -> None:
@@ -303,16 +303,16 @@ def test_every_failure_is_a_trial_that_did_not_pass(inputs: Path, tmp_path: Path
     def broken(*_: object, **__: object) -> None:
         raise IndexError("index 3 is out of bounds")
 
-    hards = [HardInput("f<o>g", inputs / "face.mp4", inputs / "speech.wav")] * 2
+    inputs_ = [HardInput("f<o>g", inputs / "face.mp4", inputs / "speech.wav")] * 2
     systems = {"good": good, "bad": bad, "refusing": refusing, "broken": broken}
-    trials = try_all(hards, systems, tmp_path, detector="haar")  # type: ignore[arg-type]
+    trials = run_stress(inputs_, systems, tmp_path, detector="haar")  # type: ignore[arg-type]
     assert [trial.passed for trial in trials] == [True, False, False, False] * 2
     assert [trial.video for trial in trials[::4]] == ["videos/stress/f_o_g/good.mp4", "videos/stress/f_o_g-2/good.mp4"]
-    assert "pictures" in trials[1].reason
+    assert "frames" in trials[1].reason
     assert trials[2] == StressResult("f<o>g", "refusing", False, "it shows no face at all")
     assert trials[3].reason == "IndexError: index 3 is out of bounds"
     text = table(trials)
-    assert "| **whole and valid** | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 |" in text
+    assert "| **complete and valid** | 2 of 2 | 0 of 2 | 0 of 2 | 0 of 2 |" in text
 
 
 def test_ctrl_c_ends_it(inputs: Path, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_it(inputs: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        try_all([HardInput("a", inputs / "face.mp4", inputs / "speech.wav")], {"x": interrupted}, tmp_path)  # type: ignore[dict-item]
+        run_stress([HardInput("a", inputs / "face.mp4", inputs / "speech.wav")], {"x": interrupted}, tmp_path)  # type: ignore[dict-item]
 
 
 def test_the_command_tries_a_list(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""The page: well-formed, offline, safe with any name; and its plots show what they are given."""
+"""The page is well-formed, works offline and is safe with any name; its plots show the given data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINES = np.abs(np.arange(31) - 15) / 20 + 0.3
 
 
 class Reader(HTMLParser):
-    """What a browser would find: links, scripts, text; fails where a tag closes that is not open."""
+    """Collects tags, links and text like a browser; fails on unbalanced tags."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -73,8 +73,8 @@ def test_all_videos_are_there_and_baselines_are_folded(monkeypatch):
 
 def test_all_but_the_real_video_are_called_synthetic():
     text = "".join(Reader(page(Evaluation({}, []))).text)
-    assert "All videos here but the real ones are synthetic" in text
-    assert "consented" in text
+    assert "All videos on this page except the real ones are synthetic" in text
+    assert "consent" in text
 
 
 def test_nothing_is_asked_of_the_net():
@@ -121,7 +121,7 @@ def test_what_failed_is_shown_with_its_reason(monkeypatch):
     assert ["<video" in figure for figure in figures] == [True, False, True]
     assert ['class="why"' in figure for figure in figures] == [False, True, True]
     assert "no face at all" in figures[1]
-    assert "3 videos: 1 measured, 2 without figures" in text
+    assert "3 videos: 1 measured, 2 failed" in text
 
 
 def test_a_pair_without_videos_has_no_button(monkeypatch):
@@ -134,7 +134,7 @@ def test_without_matplotlib_there_is_a_page_that_says_so(monkeypatch):
     monkeypatch.setattr(pages, "can_plot", lambda: False)
     text = page(Evaluation({}, [row("real", "r.mp4")]))
     assert "<svg" not in text
-    assert "There are no plots: they need matplotlib" in text
+    assert "No plots: they require matplotlib" in text
     monkeypatch.undo()
     assert page(Evaluation({}, [row("real", "r.mp4")])).count("<svg") == 2
 
@@ -147,7 +147,7 @@ def test_settings_are_shown():
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures that are drawn."""
+    """The matplotlib figures that are saved."""
     from matplotlib.figure import Figure
 
     figures: list = []
@@ -158,7 +158,7 @@ def drawn(monkeypatch) -> list:
 
 def test_offsets_run_from_early_to_late_with_the_least_marked(drawn):
     late = row("unsynced")
-    late.curves["offsets"] = np.roll(LINES, 4).tolist()  # the least in column 19: the offset -4
+    late.curves["offsets"] = np.roll(LINES, 4).tolist()  # the minimum in column 19: offset -4
     offset_curves([row("real"), late])
     line, mark, late_line, late_mark = drawn[0].axes[0].lines[:4]
     assert line.get_xdata().tolist() == list(range(15, -16, -1))
@@ -184,7 +184,7 @@ def test_gaps_in_curves_and_no_curves_are_no_error(drawn):
     holes.curves["offsets"] = [float("nan")] * 31
     empty.curves = {}
     assert offset_curves([holes, empty]).startswith("<svg")
-    assert len(drawn[0].axes[0].lines) == 2  # its own, and that of offset 0
+    assert len(drawn[0].axes[0].lines) == 2  # its own and the one at offset 0
     assert offset_curves([empty]) == opening_over_time([empty]) == ""
 
 

@@ -1,4 +1,4 @@
-"""Tables and files of an evaluation: counted and computed by hand, whole or not there, nothing left out."""
+"""Tables and files of an evaluation: hand-computed values, atomic writes, and complete counts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from evaluation.metrics.statistics import Interval
 from evaluation.report import files as report
 from evaluation.report.columns import COLUMNS, column
-from evaluation.report.results import Evaluation, ResultRow, StressResult, SystemFigure
-from evaluation.report.summary import differences, figures, ordered, reasons, summary
+from evaluation.report.results import Evaluation, ResultRow, StressResult, SystemMetric
+from evaluation.report.summary import differences, figures, ordered_systems, reasons, summary
 from evaluation.report.table import Table, cell, head, legend, markdown, number, tables
 
-SYSTEMS = ("zeta", "ours", "static", "real", "alpha")  # not in their order
+SYSTEMS = ("zeta", "ours", "static", "real", "alpha")  # not in display order
 
 
 def rows_of(key: str, values: dict[str, list[float | None]], protocol: str = "matched") -> list[ResultRow]:
-    """A row for each value of each system; pairs a, b, c …, two of a speaker."""
+    """A row for each value of each system; pairs a, b, c …, two per speaker."""
     return [
         ResultRow("abcdef"[k], protocol, f"s{k // 2}", system, figures={} if value is None else {key: value})
         for system, some in values.items()
@@ -41,7 +41,7 @@ def table_of(evaluation: Evaluation, title: str) -> Table:
 
 
 def test_systems_stand_in_one_order():
-    assert ordered([ResultRow("a", "matched", "", system) for system in SYSTEMS]) == [
+    assert ordered_systems([ResultRow("a", "matched", "", system) for system in SYSTEMS]) == [
         "real",
         "static",
         "ours",
@@ -55,7 +55,7 @@ def test_means_have_intervals_over_clips_and_a_single_clip_has_none():
     assert list(found) == ["real", "static", "ours", "other"]
     ours = found["ours"]["cosine"]
     assert (ours.mean, ours.clips) == (pytest.approx(0.5), 3)
-    assert (ours.low, ours.high) == (pytest.approx(0.3), pytest.approx(0.7))  # of three clips, three times the same
+    assert (ours.low, ours.high) == (pytest.approx(0.3), pytest.approx(0.7))  # of three clips, the same one three times
     assert found["static"]["cosine"][:3] == (0, 0, 0)
     assert found["other"]["cosine"].clips == 2
     alone = summary([ROWS[0]])["matched"]["ours"]["cosine"]
@@ -89,7 +89,7 @@ def test_protocols_are_not_mixed():
 
 
 def test_the_table_says_systems_clips_judges_and_intervals():
-    table = table_of(Evaluation({}, [*ROWS, FAILED]), "Own sound: sync")
+    table = table_of(Evaluation({}, [*ROWS, FAILED]), "Own audio: sync")
     assert list(table.head) == ["system", "clips", "cosine ↑ (judge)"]
     assert [line[:2] for line in table.rows] == [
         ["real", "3 of 3"],
@@ -105,12 +105,12 @@ def test_the_table_says_systems_clips_judges_and_intervals():
 
 def test_each_column_says_which_way_is_better_and_whose_it_is():
     assert head(column("lse_d")) == "LSE-D ↓ (syncnet)"
-    assert head(column("sound_r")) == "opening with the sound, r → real"
+    assert head(column("sound_r")) == "opening vs. audio, r → real"
     assert head(column("sharpness")) == "sharpness → 1"
     assert head(column("offset")) == "AV offset → 0 (judge)"
-    told = legend({"identity", "fid"})
-    assert [line[:2] for line in told.rows] == [
-        ["identity → real (encoder)", "our own encoder of faces"],
+    table = legend({"identity", "fid"})
+    assert [line[:2] for line in table.rows] == [
+        ["identity → real (encoder)", "our face encoder"],
         ["FID ↓", "no network"],
     ]
 
@@ -121,28 +121,28 @@ def test_numbers_are_printed_as_their_column_says():
     assert number(None, ".2f") == number(math.nan, ".2f") == "–"
     assert cell(Interval(0.5, 0.25, 1.0, 7), ".2f", 7) == "0.50 [0.25, 1.00]"
     assert cell(Interval(0.5, None, None, 1), ".2f", 7) == "0.50 (1 clip)"
-    assert cell(SystemFigure("matched", "ours", "fid", 12.34, 11, 14.06), ".1f", 7) == "12.3 [11.0, 14.1]"
+    assert cell(SystemMetric("matched", "ours", "fid", 12.34, 11, 14.06), ".1f", 7) == "12.3 [11.0, 14.1]"
     assert cell(None, ".2f") == "–"
 
 
 def test_a_difference_is_marked_where_its_interval_leaves_out_zero():
     rows = rows_of("cosine", {"real": [0.5, 0.5, 0.5], "ours": [0.3, 0.4, 0.3], "other": [0.3, 0.6, 0.4]})
-    table = table_of(Evaluation({}, rows), "Own sound: sync, differences over the same clips")
+    table = table_of(Evaluation({}, rows), "Own audio: sync, paired differences")
     cells = {line[0]: line[2] for line in table.rows}
-    assert cells["ours less real"] == "-0.167 [-0.200, -0.100] ≠"
-    assert cells["other less real"] == "-0.067 [-0.200, +0.100]"
+    assert cells["ours minus real"] == "-0.167 [-0.200, -0.100] ≠"
+    assert cells["other minus real"] == "-0.067 [-0.200, +0.100]"
 
 
 def test_wholes_stand_beside_the_means():
     rows = rows_of("psnr", {"ours": [30, 31], "real": [40, 40]})
-    whole = SystemFigure("matched", "ours", "frechet", 1.5, 1.25, 2.5)
-    table = table_of(Evaluation({}, rows, [whole]), "Own sound: picture")
+    whole = SystemMetric("matched", "ours", "frechet", 1.5, 1.25, 2.5)
+    table = table_of(Evaluation({}, rows, [whole]), "Own audio: image quality")
     assert table.head[-1] == "Fréchet distance, our encoder ↓ (encoder)"
     assert [line[-1] for line in table.rows] == ["–", "1.50 [1.25, 2.50]"]
 
 
 def test_speakers_have_their_own_means():
-    table = table_of(Evaluation({}, ROWS), "Own sound, by speaker: cosine ↑ (judge)")
+    table = table_of(Evaluation({}, ROWS), "Own audio, by speaker: cosine ↑ (judge)")
     assert list(table.head) == ["speaker", "pairs", "real", "static", "ours", "other"]
     assert table.rows == [
         ["s0", "2", "0.550", "0.000", "0.400", "0.100"],
@@ -158,7 +158,7 @@ def test_nothing_fails_silently():
         ResultRow("d", "swapped", "s1", "real", "", FAILED.reason),
         ResultRow("e", "silent", "", "ours", "", "no"),
     ]
-    table = table_of(Evaluation({}, rows), "Without figures: 3 of 15 videos")
+    table = table_of(Evaluation({}, rows), "Not measured: 3 of 15 videos")
     assert table.rows == [
         [FAILED.reason, "2", "1", "real, ours", "matched, swapped"],
         ["no", "1", "1", "ours", "silent"],
@@ -178,12 +178,12 @@ def test_the_stress_list_is_counted_by_kind_and_system():
         StressResult("cut", "ours", False, "black"),
         StressResult("music", "ours", True),
     ]
-    table = table_of(Evaluation({}, [], trials=trials), "Hard inputs: whole, valid videos")
+    table = table_of(Evaluation({}, [], trials=trials), "Hard inputs: valid videos")
     assert table.rows == [
         ["dark", "passed", "failed"],
         ["cut", "1 of 2", "–"],
         ["music", "passed", "–"],
-        ["share passed", "75% (3 of 4)", "0% (0 of 1)"],
+        ["pass rate", "75% (3 of 4)", "0% (0 of 1)"],
     ]
     assert table.notes == ["Failed: dark, other: no face.", "Failed: cut, ours: black."]
     assert report.contents(Evaluation({}, [], trials=trials))["passed"]["ours"]["share"] == 0.75
@@ -219,7 +219,7 @@ def test_a_line_a_video_comes_back_from_the_sheet(tmp_path):
 
 def test_the_report_holds_all_and_no_nan(tmp_path):
     curved = ResultRow("z", "stills", "s", "ours", curves={"offsets": [0.5, math.nan]}, figures={"cosine": math.inf})
-    whole = SystemFigure("matched", "ours", "fid", math.nan, 1, 2)
+    whole = SystemMetric("matched", "ours", "fid", math.nan, 1, 2)
     report.write(Evaluation({"seed": 0, "list": (1, {"x": math.nan})}, [*ROWS, curved, STRANGE], [whole]), tmp_path)
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
     assert not re.search(r"\b(NaN|Infinity)\b", text)

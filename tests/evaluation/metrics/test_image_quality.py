@@ -1,26 +1,26 @@
-"""What is seen in generated faces: numbers worked out by hand, closed forms, and faces spoilt on purpose."""
+"""Image quality metrics: hand-computed values, closed forms, and deliberately degraded faces."""
 
 import cv2
 import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from evaluation.metrics.picture import (
+from evaluation.metrics.image_quality import (
     HEAD,
     LIPS,
-    MASK,
+    MASK_TOP,
     MASKED,
     MOUTH,
-    change,
-    difference,
+    crop_box,
     flicker,
-    palest_lips,
-    part,
+    l1_distance,
+    lip_redness,
     psnr,
-    seam_colour,
+    seam_color,
     seam_gradient,
     sharpness,
     ssim,
+    temporal_change,
 )
 from inference.generator.compositing import crop_mask
 from tests.material import photo
@@ -28,7 +28,7 @@ from tests.material import photo
 
 @pytest.fixture(scope="module")
 def real() -> np.ndarray:
-    """A real face, six times with noise of its own, (6, 128, 128, 3) uint8."""
+    """A real face, six times with independent noise, (6, 128, 128, 3) uint8."""
     face = cv2.resize(photo()[16:124, 26:134], (128, 128), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).normal(0, 1, (6, *face.shape))
     return np.clip(np.rint(face + noise), 20, 235).astype(np.uint8)
@@ -47,24 +47,24 @@ def set_in(pictures: np.ndarray, levels: float, mask: np.ndarray) -> np.ndarray:
 
 
 def mirrored(pictures: np.ndarray) -> np.ndarray:
-    """The mouth's square with half a window around it, which scikit-image leaves out of its mean."""
-    return np.pad(part(pictures, MOUTH), ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect")
+    """The mouth square padded by half a window, which scikit-image excludes from its mean."""
+    return np.pad(crop_box(pictures, MOUTH), ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect")
 
 
 def test_a_box_is_cut_out_of_all_pictures():
     pictures = np.arange(2 * 128 * 128).reshape(2, 128, 128)
-    assert np.array_equal(part(pictures, MOUTH), pictures[:, 42:101, 35:93])
-    assert np.array_equal(part(pictures, MASKED), pictures[:, 53:])
+    assert np.array_equal(crop_box(pictures, MOUTH), pictures[:, 42:101, 35:93])
+    assert np.array_equal(crop_box(pictures, MASKED), pictures[:, 53:])
 
 
 def test_nothing_above_the_masked_rows_is_generated():
     rows = np.nonzero(crop_mask("points", 128).any(axis=1))[0]
-    assert rows[0] == round(MASK * 128)
+    assert rows[0] == round(MASK_TOP * 128)
 
 
 def test_difference_and_psnr_by_hand():
     black, grey = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 51, np.uint8)
-    assert difference(grey, black) == pytest.approx(0.2)
+    assert l1_distance(grey, black) == pytest.approx(0.2)
     assert psnr(grey, black) == pytest.approx(20 * np.log10(5))
     assert psnr(grey, grey) == pytest.approx(20 * np.log10(510))
 
@@ -114,7 +114,7 @@ def test_blur_takes_sharpness_and_noise_adds_it(real):
 
 
 def lipped(reds: list[int]) -> np.ndarray:
-    """Grey-skinned faces with lips so much redder, in 8-bit a of L*a*b*."""
+    """Gray faces with lips that are redder by `reds`, in 8-bit a of L*a*b*."""
     lab = np.full((len(reds), 128, 128, 3), (150, 128, 128), np.uint8)
     for picture, red in zip(lab, reds, strict=True):
         picture[70:84, 48:80, 1] += red
@@ -123,39 +123,41 @@ def lipped(reds: list[int]) -> np.ndarray:
 
 def test_half_as_red_lips_are_half_as_red():
     real = lipped([40] * 20)
-    assert palest_lips(real, real) == 1
-    assert palest_lips(lipped([20] * 20), real) == pytest.approx(0.5, abs=0.02)
-    assert palest_lips(lipped([0] * 20), real) == pytest.approx(0, abs=0.02)
+    assert lip_redness(real, real) == 1
+    assert lip_redness(lipped([20] * 20), real) == pytest.approx(0.5, abs=0.02)
+    assert lip_redness(lipped([0] * 20), real) == pytest.approx(0, abs=0.02)
 
 
 def test_lips_that_vanish_now_and_then_are_seen_and_a_single_frame_in_a_hundred_is_not():
     real = lipped([40] * 100)
-    assert palest_lips(lipped([40] * 90 + [0] * 10), real) == pytest.approx(0, abs=0.02)
-    assert palest_lips(lipped([40] * 99 + [0]), real) == pytest.approx(1, abs=0.02)
-    assert palest_lips(lipped([40] * 90 + [0] * 10), lipped([40] * 90 + [20] * 10)) == pytest.approx(0, abs=0.04)
+    assert lip_redness(lipped([40] * 90 + [0] * 10), real) == pytest.approx(0, abs=0.02)
+    assert lip_redness(lipped([40] * 99 + [0]), real) == pytest.approx(1, abs=0.02)
+    assert lip_redness(lipped([40] * 90 + [0] * 10), lipped([40] * 90 + [20] * 10)) == pytest.approx(0, abs=0.04)
 
 
 def test_a_real_mouth_that_is_painted_over_has_no_lips(real):
     over = real.copy()
-    part(over, (0.3, 0.48, 0.7, 0.76))[:] = np.median(part(real, (0.3, 0.76, 0.7, 0.8)), axis=(1, 2), keepdims=True)
-    assert palest_lips(over, real) < 0.2
-    assert palest_lips(blurred(real, 2), real) > 0.7
+    crop_box(over, (0.3, 0.48, 0.7, 0.76))[:] = np.median(
+        crop_box(real, (0.3, 0.76, 0.7, 0.8)), axis=(1, 2), keepdims=True
+    )
+    assert lip_redness(over, real) < 0.2
+    assert lip_redness(blurred(real, 2), real) > 0.7
 
 
 def test_grey_faces_tell_nothing_of_lips():
     grey = np.random.default_rng(0).integers(90, 160, (4, 128, 128, 1), np.uint8).repeat(3, axis=3)
-    assert palest_lips(grey, grey) is None
+    assert lip_redness(grey, grey) is None
 
 
 def test_change_is_that_of_its_box():
     pictures = np.zeros((3, 128, 128, 3), np.uint8)
-    part(pictures, LIPS)[1] = 6
-    part(pictures, HEAD)[2] = 2
-    assert change(pictures, LIPS) == pytest.approx(6)
-    assert change(pictures, HEAD) == pytest.approx(1)
+    crop_box(pictures, LIPS)[1] = 6
+    crop_box(pictures, HEAD)[2] = 2
+    assert temporal_change(pictures, LIPS) == pytest.approx(6)
+    assert temporal_change(pictures, HEAD) == pytest.approx(1)
     downwards = np.full((2, 128, 128, 3), 250, np.uint8)
     downwards[1] = 5
-    assert change(downwards, LIPS) == 245
+    assert temporal_change(downwards, LIPS) == 245
 
 
 def test_flicker_is_what_is_beyond_the_real_one_where_nobody_speaks():
@@ -177,26 +179,26 @@ def test_flicker_needs_five_changes_between_quiet_neighbours():
 
 @pytest.mark.parametrize("levels", [-10, 12])
 def test_a_mouth_of_another_brightness_has_a_seam_of_just_that(real, levels):
-    assert seam_colour(real, real) == 0
-    assert seam_colour(set_in(real, levels, crop_mask("points", 128)), real) == pytest.approx(abs(levels), abs=0.3)
+    assert seam_color(real, real) == 0
+    assert seam_color(set_in(real, levels, crop_mask("points", 128)), real) == pytest.approx(abs(levels), abs=0.3)
     everywhere = set_in(real, levels, np.ones((128, 128)))
-    assert seam_colour(everywhere, real) < 0.1
+    assert seam_color(everywhere, real) < 0.1
 
 
 def test_seams_that_are_brighter_here_and_darker_there_do_not_cancel_out(real):
     mask = crop_mask("points", 128) * np.where(np.arange(128) < 64, 1, -1)
-    assert seam_colour(set_in(real, 10, mask), real) == pytest.approx(10, abs=0.5)
+    assert seam_color(set_in(real, 10, mask), real) == pytest.approx(10, abs=0.5)
 
 
 def test_a_mouth_that_is_far_from_the_border_makes_no_seam(real):
     made = real.copy()
     made[:, 70:84, 52:76] = 0
-    assert seam_colour(made, real) == 0
+    assert seam_color(made, real) == 0
     assert seam_gradient(made, real) == 1
 
 
 def test_the_gradient_across_the_border_by_hand():
-    """The mask itself as a picture has its own slope there, of which half is a half."""
+    """With the mask itself as the image, half the contrast gives half the gradient."""
     mask = crop_mask("points", 128)
     ramp, half = (np.rint(np.repeat(level * mask[None, ..., None], 3, axis=3)).astype(np.uint8) for level in (200, 100))
     assert seam_gradient(half, ramp) == pytest.approx(0.5, abs=0.01)
@@ -214,4 +216,4 @@ def test_a_line_at_the_border_raises_its_gradient_and_blur_lowers_it(real):
 def test_the_border_is_found_at_any_size(real, size):
     small = np.stack([cv2.resize(picture, (size, size)) for picture in real])
     made = set_in(small, -10, crop_mask("points", size))
-    assert seam_colour(made, small) == pytest.approx(10, abs=0.3)
+    assert seam_color(made, small) == pytest.approx(10, abs=0.3)
