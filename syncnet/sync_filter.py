@@ -96,7 +96,7 @@ class FilterResult:
             by_speaker.setdefault(row.speaker, []).append(row)
         return {
             "clips": len(self.rows), "passed": len(self.passed), "moved": sum(row.shift != 0 for row in self.passed),
-            "dropped": _counted(row.screen for row in self.rows if not row.passes),
+            "dropped": _counted(row.sync_filter for row in self.rows if not row.passes),
             "minutes": {
                 "before": sum(row.frames for row in self.rows) / CLIP_FPS / 60,
                 "after": sum(row.usable for row in self.passed) / CLIP_FPS / 60,
@@ -190,7 +190,7 @@ def _judge(rows: Sequence[ClipRow], measurements: OffsetMeasurements, limits: Fi
     for row in rows:
         score = scores.get(OffsetTask.of(row))
         row.offset, row.confidence = (score.offset, score.confidence) if score else (None, None)
-        row.screen = limits.verdict(score)
+        row.sync_filter = limits.verdict(score)
     passed = [OffsetTask.of(row, row.shift) for row in rows if row.passes]
     left = measurements.scores(passed, "clip, repaired")
     return FilterResult(rows, [score.offset for score in left.values()])

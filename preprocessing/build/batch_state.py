@@ -10,7 +10,7 @@ from pathlib import Path
 from preprocessing.build.build_state import VideoRecord, load_all, remove_leftovers, remove_replaced, save
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
-from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_sync_filter, read_manifest, write_rows
 from preprocessing.errors import display_path
 
 
@@ -21,7 +21,7 @@ class BatchState:
         self.sources, self.clips, self.recipe = sources, clips, recipe
         digest = recipe.digest()
         manifest = clips / "manifest.csv"
-        self._screened = [row for row in read_manifest(manifest) if row.screen] if manifest.exists() else []
+        self._filtered = [row for row in read_manifest(manifest) if row.sync_filter] if manifest.exists() else []
         self._now = {source.id: VideoRecord.begin(source, digest) for source in sources}
         self._old = load_all(clips)
         remove_leftovers(clips, self._old.values())
@@ -45,7 +45,7 @@ class BatchState:
         # The split is no part of a clip, so that it may change without the clip being made again.
         rows = [replace(row, split=source.split) for source, outcome in done for row in outcome.rows]
         mark_duplicates(rows)
-        carry_screening(rows, self._screened)
+        carry_sync_filter(rows, self._filtered)
         by_video: dict[str, list[ClipRow]] = {}
         for row in rows:
             by_video.setdefault(row.video, []).append(row)

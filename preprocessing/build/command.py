@@ -159,7 +159,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, L
         given = parser.parse_args([ALIASES.get(word, word) for word in map(underscored, argv)]).as_dict()
     except ArgumentError as error:
         raise UsageError(str(error)) from error
-    given["gates"] = QualityFilters(**given["gates"])
+    given["filters"] = QualityFilters(**given["filters"])
 
     def group(kind: Any) -> Any:
         return kind(**{item.name: given[item.name] for item in fields(kind)})

@@ -86,7 +86,7 @@ def _groups(rows: Iterable[ClipRow], key: Callable[[ClipRow], str]) -> dict[str,
 
 def _gates(row: ClipRow) -> list[str]:
     """The names of what keeps a clip out: gates of the build, or of the later screening."""
-    return row.reason.split("+") if row.reason else [f"screen: {row.screen}"]
+    return row.reason.split("+") if row.reason else [f"screen: {row.sync_filter}"]
 
 
 def _kind(video: VideoRow) -> str:

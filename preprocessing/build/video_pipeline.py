@@ -81,7 +81,7 @@ class ClipRecipe:
     yunet: Path | None = None
     sfd: Path | None = None
     device: str = "cpu"
-    gates: QualityFilters = field(default_factory=QualityFilters)
+    filters: QualityFilters = field(default_factory=QualityFilters)
 
     def __post_init__(self) -> None:
         limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
@@ -144,7 +144,7 @@ def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOut
     try:
         _make(source, clips, recipe, detector, outcome, found, clock)
         outcome.rows = [_row(source, candidate) for candidate in found]
-        outcome.fate, outcome.reason = _verdict(found, recipe.gates)
+        outcome.fate, outcome.reason = _verdict(found, recipe.filters)
     except (MediaError, OSError) as error:
         for candidate in found:
             if candidate.clip:
@@ -166,10 +166,10 @@ def _make(
     with clock("track"):
         tracks = follow_faces(source.path, info, detector, recipe.max_faces)
     with clock("cut"):
-        found += cut_tracks(tracks, sound, recipe.gates)
+        found += cut_tracks(tracks, sound, recipe.filters)
     with clock("measure"):
         for candidate in found:
-            measure_track(candidate, sound, recipe.gates)
+            measure_track(candidate, sound, recipe.filters)
             candidate.size = stored_size(candidate.track.points, recipe.size, recipe.max_upscale)
     drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], sound, recipe)
     while True:
@@ -239,7 +239,7 @@ def crop_faces(
             draft.add(frame)
         for draft in [draft for draft in active if draft.candidate.last == index + 1]:
             active.remove(draft)
-            draft.judge(sound, recipe.gates)
+            draft.judge(sound, recipe.filters)
             yield draft
         if not (waiting or active):
             return
@@ -294,7 +294,7 @@ def _row(source: VideoSource, candidate: ClipCandidate) -> ClipRow:
     )  # fmt: skip
 
 
-def _verdict(found: Sequence[ClipCandidate], gates: QualityFilters) -> tuple[str, str]:
+def _verdict(found: Sequence[ClipCandidate], filters: QualityFilters) -> tuple[str, str]:
     """(fate, reason) of a video that was read to its end."""
     if any(candidate.clip for candidate in found):
         return "made", ""

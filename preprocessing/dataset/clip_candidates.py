@@ -68,16 +68,16 @@ class ClipAudio:
         return samples, np.pad(flags, (0, columns - len(flags)))
 
 
-def cut_tracks(tracks: Sequence[FaceTrack], sound: ClipAudio, gates: QualityFilters) -> list[ClipCandidate]:
+def cut_tracks(tracks: Sequence[FaceTrack], sound: ClipAudio, filters: QualityFilters) -> list[ClipCandidate]:
     """Clips to be: pieces of the runs of each person in each shot; a run that is too short is one with its reason."""
     found = []
     for person, track in enumerate(tracks):
         pieces: list[tuple[int, int, bool]] = []
         for first, last in face_runs(track, frames_with_sound(len(track), len(sound.samples))):
-            if last - first < gates.min_seconds * CLIP_FPS:
+            if last - first < filters.min_seconds * CLIP_FPS:
                 pieces += [(first, last, True)] * (last - first >= SHORTEST_RUN)
             else:
-                cuts = cut_run(first, last, sound.samples, gates.min_seconds, gates.max_seconds)
+                cuts = cut_run(first, last, sound.samples, filters.min_seconds, filters.max_seconds)
                 pieces += [(first, last, False) for first, last in cuts]
         for number, (first, last, short) in enumerate(pieces):
             reasons = ["seconds"] if short else []
@@ -92,7 +92,7 @@ def _part(track: FaceTrack, first: int, last: int) -> FaceTrack:
     )  # fmt: skip
 
 
-def measure_track(candidate: ClipCandidate, sound: ClipAudio, gates: QualityFilters) -> None:
+def measure_track(candidate: ClipCandidate, sound: ClipAudio, filters: QualityFilters) -> None:
     """What can be measured without pixels, and the gates that it fails."""
     boxes, points, size = candidate.track.boxes, candidate.track.points, candidate.track.size
     assert size is not None
@@ -107,7 +107,7 @@ def measure_track(candidate: ClipCandidate, sound: ClipAudio, gates: QualityFilt
         clipped=measure.clipped(samples),
     )
     candidate.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
-    candidate.reasons = candidate.reasons or failed(candidate.measures, gates)
+    candidate.reasons = candidate.reasons or failed(candidate.measures, filters)
 
 
 def stored_size(points: np.ndarray, size: int, max_upscale: float) -> int:
@@ -140,16 +140,16 @@ class CandidateDraft:
         self.lower_faces.append(measure.lower_face(square))
         self.clip.add(encode(face, self.quality))
 
-    def judge(self, sound: ClipAudio, gates: QualityFilters) -> None:
+    def judge(self, sound: ClipAudio, filters: QualityFilters) -> None:
         """Measures the pictures, when all are there. Strange ones at either end, of a fade, say, are cut off."""
         candidate, yaws = self.candidate, measure.yaws(self.candidate.track.points)
         flags = measure.strange(np.stack(self.lower_faces), yaws)
         own = np.flatnonzero(~flags)
-        if len(own) and own[-1] + 1 - own[0] >= gates.min_seconds * CLIP_FPS:
+        if len(own) and own[-1] + 1 - own[0] >= filters.min_seconds * CLIP_FPS:
             kept = slice(int(own[0]), int(own[-1]) + 1)
             flags, self.sharpness, self.clip.jpegs = flags[kept], self.sharpness[kept], self.clip.jpegs[kept]
             candidate.shorten(kept.start, kept.stop)
-            measure_track(candidate, sound, gates)
+            measure_track(candidate, sound, filters)
         candidate.measures.sharpness = float(np.median(self.sharpness))
         candidate.measures.occluded = float(flags.mean())
-        candidate.reasons = failed(candidate.measures, gates)
+        candidate.reasons = failed(candidate.measures, filters)

@@ -64,17 +64,17 @@ class ClipRow:
     reason: str = ""
     offset: float | None = None
     confidence: float | None = None
-    screen: str = ""
+    sync_filter: str = ""
 
     @property
     def passes(self) -> bool:
         """Whether training reads it: no gate failed, and the expert has not dropped it."""
-        return self.reason == "" and self.screen in ("", "pass")
+        return self.reason == "" and self.sync_filter in ("", "pass")
 
     @property
     def shift(self) -> int:
         """The offset, in whole frames, that is repaired when the clip is read; 0 unless the expert let it pass."""
-        return round(self.offset) if self.screen == "pass" and self.offset is not None else 0
+        return round(self.offset) if self.sync_filter == "pass" and self.offset is not None else 0
 
     @property
     def usable(self) -> int:
@@ -178,9 +178,9 @@ def _row(line: list[str], number: int, columns: list, kind: type[AnyRow]) -> Any
         raise UsageError(f"line {number}: {error}") from error
 
 
-def carry_screening(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:
+def carry_sync_filter(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:
     """Takes offset, confidence and screen over from the old row of a clip whose sound is the same."""
     known = {(row.clip, row.audio_sha256): row for row in old if row.clip}
     for row in new:
         if (before := known.get((row.clip, row.audio_sha256))) is not None:
-            row.offset, row.confidence, row.screen = before.offset, before.confidence, before.screen
+            row.offset, row.confidence, row.sync_filter = before.offset, before.confidence, before.sync_filter

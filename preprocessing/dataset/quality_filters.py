@@ -84,11 +84,11 @@ class QualityMeasures:
     clipped: float = math.nan
 
 
-def failed(measures: QualityMeasures, gates: QualityFilters) -> list[str]:
+def failed(measures: QualityMeasures, filters: QualityFilters) -> list[str]:
     """The names of the measures that are beyond their limits, in the order of the fields; NaN is within."""
     names = []
     for name, value in vars(measures).items():
-        low, high = getattr(gates, f"min_{name}", -math.inf), getattr(gates, f"max_{name}", math.inf)
+        low, high = getattr(filters, f"min_{name}", -math.inf), getattr(filters, f"max_{name}", math.inf)
         if value < low or value > high:
             names.append(name)
     return names

@@ -135,9 +135,9 @@ def _cut(path: Path, track: FaceTrack, sound: ClipAudio) -> list[ClipCandidate]:
     """The stretches that may become clips, measured."""
     if not track.found.any():
         raise MediaError(f"{display_path(path)} shows no face that can be found")
-    found = cut_tracks([track], sound, RECIPE.gates)
+    found = cut_tracks([track], sound, RECIPE.filters)
     for each in found:
-        measure_track(each, sound, RECIPE.gates)
+        measure_track(each, sound, RECIPE.filters)
         each.size = stored_size(each.track.points, RECIPE.size, RECIPE.max_upscale)
     return found
 

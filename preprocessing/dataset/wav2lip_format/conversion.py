@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.dataset.clips import Clip, ClipHeader, write_clip
-from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_sync_filter, read_manifest, write_rows
 from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, split_of
 from preprocessing.dataset.wav2lip_format.face_folder import SHORTEST, FaceFolder, adopt_faces, clip_row, safe_name
 from preprocessing.errors import MediaError, UsageError, display_path
@@ -117,7 +117,7 @@ def _export_clip(path: Path, row: ClipRow, folder: Path) -> None:
         file.writeframes(clip.audio.astype("<i2").tobytes())
     clip.track.save(folder / "track.json")
     record: dict[str, Any] = clip.header.metadata() | {"clip": asdict(clip.header)}
-    record |= {name: getattr(row, name) for name in ("number", "screen", *VERDICT)}
+    record |= {name: getattr(row, name) for name in ("number", "sync_filter", *VERDICT)}
     record |= {name: value if math.isfinite(value := getattr(row, name)) else None for name in MEASURES}
     record["speech_flags"] = "".join("01"[flag] for flag in clip.speech.astype(int))
     (folder / "clip.json").write_text(json.dumps(record, allow_nan=False), encoding="ascii")
@@ -151,7 +151,7 @@ def import_wav2lip(folder: Path, clips: Path) -> int:
         made, video = _import(entry, clips)
         rows += made
         videos.append(video)
-    carry_screening(rows, old)
+    carry_sync_filter(rows, old)
     write_rows(clips / "videos.csv", videos)
     write_rows(clips / "manifest.csv", rows)
     return len(rows)
@@ -250,7 +250,7 @@ def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, ClipRow]:
         for name in MEASURES:
             setattr(row, name, math.nan if record[name] is None else float(record[name]))
         row.offset, row.confidence = (None if record[name] is None else float(record[name]) for name in VERDICT)
-        row.screen = {"": "", "pass": "pass"}[record["screen"]]
+        row.sync_filter = {"": "", "pass": "pass"}[record["sync_filter"]]
         return header, np.array([flag == "1" for flag in record["speech_flags"]]), row
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UsageError(f"{display_path(path)} is not as exported: {' '.join(str(error).split())}") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.dataset import quality_filters as gates
+from preprocessing.dataset import quality_filters as measure
 from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.dataset.manifest import ClipRow
@@ -174,8 +174,8 @@ def _write_run(
     flags = _span(speech, round(header.start * header.audio.columns_per_second), header.columns)
     track = run.track()
     row = clip_row(header, folder.target(f"__a{count:04d}"), folder.splits[0], count)
-    row.side, row.speech, row.clipped = gates.side(track.boxes), gates.speech(flags), gates.clipped(sound)
-    row.level = gates.level(sound, flags, header.audio.hop_length)
+    row.side, row.speech, row.clipped = measure.side(track.boxes), measure.speech(flags), measure.clipped(sound)
+    row.level = measure.level(sound, flags, header.audio.hop_length)
     row.audio_sha256 = hashlib.sha256(sound.tobytes()).hexdigest()
     write_clip(clips / row.clip, header, run.jpegs, sound, track, flags)
     return row

@@ -234,7 +234,7 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClipDraft, "write", write)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = work(path, tmp_path, replace(HAAR, gates=QualityFilters(min_seconds=0.4, max_seconds=0.9)))
+    outcome = work(path, tmp_path, replace(HAAR, filters=QualityFilters(min_seconds=0.4, max_seconds=0.9)))
     assert outcome.fate == "failed"
     assert outcome.reason.endswith(f"safetensors: {os.strerror(errno.ENOSPC)}")
     assert len(written) == 1

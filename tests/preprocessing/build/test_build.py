@@ -141,13 +141,13 @@ def test_screening_and_a_new_split_need_no_work(copied: Bench, here: Here):
     rows = copied.rows()
     for row in rows:
         if row.video == "anna/talk.mp4":
-            row.offset, row.confidence, row.screen = 3.0, 0.125, "off"
+            row.offset, row.confidence, row.sync_filter = 3.0, 0.125, "off"
     write_rows(copied.clips / "manifest.csv", rows)
     for name in ("carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"):
         (copied.videos / name).unlink()
     assert here(copied, "--val-share", 1) == (0, set())
     assert {row.split for row in copied.rows()} == {"val"}
-    found = [(row.offset, row.confidence, row.screen) for row in copied.rows() if row.video == "anna/talk.mp4"]
+    found = [(row.offset, row.confidence, row.sync_filter) for row in copied.rows() if row.video == "anna/talk.mp4"]
     assert found == [(3.0, 0.125, "off")]
     assert copied.fates()["anna/talk.mp4"].clips == 0
     for path in (copied.videos / "anna", copied.videos / "bob" / "kills_once.mp4"):
@@ -260,7 +260,7 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
             path.unlink()
     assert here(copied, "--config", copied.root / "options.yaml") == (1, {"anna/talk.mp4"})
     assert [(row.speaker, row.reason) for row in copied.rows()] == [("talk", "side")]
-    assert here(copied, "--config", copied.root / "options.yaml", "--gates.min-side=20")[0] == 0
+    assert here(copied, "--config", copied.root / "options.yaml", "--filters.min-side=20")[0] == 0
     assert [row.size for row in copied.rows()] == [64]
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):
@@ -281,7 +281,7 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
         (["VIDEOS", "CLIPS", "--workers", "0"], "workers must be 1 or more, not 0"),
         (["VIDEOS", "CLIPS", "--size", "big"], 'key "size"'),
         (["VIDEOS", "CLIPS", "--size", "7"], "size must be"),
-        (["VIDEOS", "CLIPS", "--gates.min_seconds", "9"], "min_seconds must be"),
+        (["VIDEOS", "CLIPS", "--filters.min_seconds", "9"], "min_seconds must be"),
         (["VIDEOS", "CLIPS", "--speaker", "face"], "'folder', 'name', 'file', 'table'"),
         (["VIDEOS", "CLIPS", "--speaker", "table"], "no table is given"),
         (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a table that can be read"),

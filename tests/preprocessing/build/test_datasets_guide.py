@@ -34,7 +34,7 @@ def test_the_table_of_gates_has_the_defaults():
         bound, name = gate.name.split("_")
         numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", rows[name][1])]
         assert numbers[-1 if bound == "max" else 0] == gate.default
-        assert f"--gates.{gate.name.replace('_', '-')}" in rows[name][2]
+        assert f"--filters.{gate.name.replace('_', '-')}" in rows[name][2]
 
 
 def test_every_column_is_named():

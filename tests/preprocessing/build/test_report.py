@@ -21,12 +21,12 @@ from tests.material import BOX, SIDE, photo
 
 ROWS = [
     ClipRow("a.safetensors", "1.mp4", 0, 0, 0.0, 6.0, 150, "anna", "train", licence="A"),
-    ClipRow("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", screen="pass"),
+    ClipRow("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", sync_filter="pass"),
     ClipRow("c.safetensors", "2.mp4", 0, 0, 0.0, 3.0, 75, "ben", "train", licence="A"),
     ClipRow("d.safetensors", "3.mp4", 0, 0, 0.0, 1.2, 30, "cleo", "val", licence="A"),
     ClipRow("", "3.mp4", 0, 1, 2.0, 2.0, 50, "cleo", "val", reason="side+yaw"),
     ClipRow("", "3.mp4", 0, 2, 4.0, 2.0, 50, "cleo", "val", reason="yaw"),
-    ClipRow("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", screen="offset 9"),
+    ClipRow("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", sync_filter="offset 9"),
 ]
 VIDEOS = [
     VideoRow("1.mp4", "anna", "train", "made", "", 10.0, 2, 9.0, 20.0),

@@ -117,7 +117,7 @@ def test_cuts_end_a_clip(tmp_path):
 
 
 def test_long_runs_are_cut_into_pieces(tmp_path):
-    recipe = replace(HAAR, gates=QualityFilters(min_seconds=0.5, max_seconds=1.2))
+    recipe = replace(HAAR, filters=QualityFilters(min_seconds=0.5, max_seconds=1.2))
     outcome = made(write_talk(tmp_path / "long.mp4", swaying_photo(75)), tmp_path, recipe)
     assert [row.number for row in outcome.rows] == [0, 1, 2]
     assert max(row.frames for row in outcome.rows) <= 30
@@ -149,7 +149,7 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "read_frames", count)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_side=1000.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, filters=QualityFilters(min_side=1000.0)))
     assert len(calls) == 1
     (row,) = outcome.rows
     assert row.reason == "side"
@@ -161,7 +161,7 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
 def test_gates_of_the_picture_hold_a_clip_back(tmp_path):
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_sharpness=100.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, filters=QualityFilters(min_sharpness=100.0)))
     assert outcome.rows[0].reason == "sharpness"
     assert outcome.rows[0].sharpness > 0
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -204,7 +204,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
         monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_sound", lambda frames, samples: frames)
         tracemalloc.start()
         make_clips(
-            source(path), tmp_path, replace(HAAR, gates=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))
+            source(path), tmp_path, replace(HAAR, filters=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))
         )
         value = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -219,7 +219,7 @@ def test_the_digest_tells_what_changes_the_clips(tmp_path):
     assert recipe.digest() == replace(recipe, device="cuda", yunet=tmp_path / "two" / "yunet.onnx").digest()
     changed = [
         {"size": 96},
-        {"gates": QualityFilters(min_side=50.0)},
+        {"filters": QualityFilters(min_side=50.0)},
         {"quality": 90},
         {"yunet": tmp_path / "other.onnx"},
     ]

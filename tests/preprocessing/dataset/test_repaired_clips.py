@@ -127,9 +127,9 @@ def listed(folder: Path, *rows: ClipRow) -> Path:
 
 def test_a_manifest_says_what_is_repaired(tmp_path):
     folder = listed(
-        tmp_path, row("a", offset=3.0, confidence=0.5, screen="pass"), row("b", offset=-2, screen="pass"),
-        row("c", offset=0, screen="pass"), row("d", offset=3), row("e"), row("f", offset=9.0, screen="offset"),
-        row("g", screen="short"), row("h", offset=1.0, confidence=0.0, screen="confidence"),
+        tmp_path, row("a", offset=3.0, confidence=0.5, sync_filter="pass"), row("b", offset=-2, sync_filter="pass"),
+        row("c", offset=0, sync_filter="pass"), row("d", offset=3), row("e"), row("f", offset=9.0, sync_filter="offset"),
+        row("g", sync_filter="short"), row("h", offset=1.0, confidence=0.0, sync_filter="confidence"),
     )  # fmt: skip
     found = open_clips(folder)
     assert [(clip.path.stem, clip.offset, clip.frames) for clip in found] == [
@@ -143,7 +143,7 @@ def test_a_manifest_says_what_is_repaired(tmp_path):
 
 
 def test_nothing_is_held_out_when_the_repair_makes_it_too_short(tmp_path):
-    held_out = row("b", split="val", offset=-3.0, screen="pass")
+    held_out = row("b", split="val", offset=-3.0, sync_filter="pass")
     folder = listed(tmp_path, row("a"), held_out)
     assert [len(some) for some in open_splits(folder, None, 17)] == [1, 1]
     assert [len(some) for some in open_splits(folder, None, 18)] == [1, 0]
@@ -153,12 +153,12 @@ def test_frames_left_are_counted_by_the_row():
     counts = [(-4, "pass", 16), (4.0, "pass", 16), (4.0, "offset", 20), (None, "pass", 20), (4.0, "", 20)]
     for offset, screen, usable in counts:
         assert row("a", offset=offset, screen=screen).usable == usable
-    assert row("a", offset=-3.6, screen="pass").shift == -4  # others' tables may hold parts of frames
+    assert row("a", offset=-3.6, sync_filter="pass").shift == -4  # others' tables may hold parts of frames
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "late"])
 def test_an_offset_that_is_no_number_is_refused(tmp_path, text):
-    folder = listed(tmp_path, row("a", offset=77.0, screen="pass"))
+    folder = listed(tmp_path, row("a", offset=77.0, sync_filter="pass"))
     table = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(table.replace("77.0", text))
     with pytest.raises(ValueError, match=rf"manifest\.csv is not a table of Row rows: line 2: .*{text}"):

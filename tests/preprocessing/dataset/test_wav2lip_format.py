@@ -39,7 +39,7 @@ def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int
     found = np.arange(frames) != 3
     change_clip(path, boxes=boxes.astype("f4"), points=points.astype("f4"), found=found.astype("u1"))
     header = Clip.open(path).header
-    fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "screen": "pass"} | values
+    fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "sync_filter": "pass"} | values
     return ClipRow(
         target, header.source, 1, fields.pop("number"), 1.2, frames / 25, frames, speaker, split, "pl", "CC BY 4.0",
         header.crop.size, audio_sha256=upstream.hashlib.sha256(samples.tobytes()).hexdigest(), **fields,
@@ -134,7 +134,7 @@ def test_names_stay_apart_and_are_safe_everywhere():
 
 def test_only_clips_that_pass_are_exported(tmp_path):
     rows = [clip(tmp_path, f"k{k}", "anna") for k in range(4)]
-    rows[1].reason, rows[2].screen, rows[3].screen = "side+yaw", "offset", ""
+    rows[1].reason, rows[2].sync_filter, rows[3].sync_filter = "side+yaw", "offset", ""
     rows.append(replace(rows[0], clip="", reason="speech"))
     build(tmp_path, rows)
     assert export_wav2lip(tmp_path, tmp_path.parent / "w") == 2
@@ -342,7 +342,7 @@ CHANGES = {
     "front-end": lambda record: record | {"clip": record["clip"] | {"audio": {"hop_length": 160}}},
     "crop": lambda record: record | {"clip": record["clip"] | {"crop": {"kind": "x", "size": 48, "pads": []}}},
     "speech": lambda record: record | {"speech_flags": "01"},
-    "screen": lambda record: record | {"screen": "dropped"},
+    "sync_filter": lambda record: record | {"sync_filter": "dropped"},
     "measure": lambda record: record | {"yaw": "__import__('os')"},
     "lacks": lambda record: {"format": record["format"]},
 }
@@ -381,11 +381,11 @@ def test_an_import_can_be_run_again_and_keeps_the_screening(tmp_path):
     faces(tmp_path / "w" / "anna" / "1", range(5))
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     rows = read_manifest(tmp_path / "c" / "manifest.csv")
-    rows[0].offset, rows[0].screen = 2.0, "offset"
+    rows[0].offset, rows[0].sync_filter = 2.0, "offset"
     write_rows(tmp_path / "c" / "manifest.csv", rows)
     faces(tmp_path / "w" / "anna" / "2", range(5))
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 2
-    assert [row.screen for row in read_manifest(tmp_path / "c" / "manifest.csv")] == ["offset", ""]
+    assert [row.sync_filter for row in read_manifest(tmp_path / "c" / "manifest.csv")] == ["offset", ""]
 
 
 def test_import_refuses_in_one_line(tmp_path):
