@@ -99,7 +99,7 @@ class FilterResult:
             "dropped": _counted(row.sync_filter for row in self.rows if not row.passes),
             "minutes": {
                 "before": sum(row.frames for row in self.rows) / CLIP_FPS / 60,
-                "after": sum(row.usable for row in self.passed) / CLIP_FPS / 60,
+                "after": sum(row.usable_frames for row in self.passed) / CLIP_FPS / 60,
             },
             "within_1": {"before": _within_1(self.found), "after": _within_1(self.left)},
             "offsets": {"before": _counted(self.found), "after": _counted(self.left)},

@@ -53,7 +53,7 @@ class Checkpoint:
         header = json.dumps({name: getattr(self, name) for name in FIELDS}, allow_nan=False)
         weights = {key: _stored(key, weight, half) for key, weight in self.weights.items()}
         data = save(weights, metadata={"format": FORMAT, "version": VERSION, "header": header})
-        _write_whole(Path(path), data)
+        _write_atomic(Path(path), data)
 
     @classmethod
     def load(cls, path: str | Path, kind: str | None = None) -> Checkpoint:
@@ -72,7 +72,7 @@ class Checkpoint:
         try:
             with safe_open(path, framework="pt") as file:
                 header = _header(path, file.metadata() or {}, kind)
-                weights = {key: _single(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - no mapping
+                weights = {key: _to_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - no mapping
         except SafetensorError as error:
             raise UsageError(f"checkpoint {path} is truncated or no safetensors file ({error})") from error
         except OSError as error:
@@ -80,7 +80,7 @@ class Checkpoint:
         return cls(weights=weights, **header)
 
 
-def _single(weight: Tensor) -> Tensor:
+def _to_float32(weight: Tensor) -> Tensor:
     return weight.float() if weight.is_floating_point() else weight
 
 
@@ -95,17 +95,17 @@ def _stored(key: str, weight: Tensor, half: bool) -> Tensor:
     return copy.half()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes beside the final name and renames, so that no reader ever meets half a file."""
+def _write_atomic(path: Path, data: bytes) -> None:
+    """Writes part the final name and renames, so that no reader ever meets half a file."""
     if not path.parent.is_dir():
         raise UsageError(f"cannot save {path}: the folder {path.parent} does not exist")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        beside = Path(folder) / path.name
-        with open(beside, "wb") as file:
+        part = Path(folder) / path.name
+        with open(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # a crash after the rename must not leave an empty file under the final name
-        os.replace(beside, path)
+        os.replace(part, path)
 
 
 def _header(path: Path, metadata: dict[str, str], kind: str | None) -> dict[str, Any]:

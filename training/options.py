@@ -33,7 +33,7 @@ def parse_options(argv: Sequence[str], program: str, description: str | None, *k
     for kind in kinds:
         parser.add_class_arguments(kind)
     try:
-        given = parser.parse_args([underscored(word) for word in argv]).as_dict()
+        given = parser.parse_args([normalize_flag(word) for word in argv]).as_dict()
     except ArgumentError as error:
         raise UsageError(" ".join(str(error).split())) from error
     return given["clips"], [from_values(kind, given) for kind in kinds]
@@ -48,7 +48,7 @@ def from_values(kind: type[Options], given: Mapping[str, Any]) -> Options:
     return kind(**values | nested)
 
 
-def underscored(word: str) -> str:
+def normalize_flag(word: str) -> str:
     """An option's name with underscores, as the fields have it, whichever way it was typed."""
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word

@@ -55,7 +55,7 @@ class RunFolder:
                 self.board.add_scalar(name, value, step)
             self.board.flush()
 
-    def show(self, step: int, name: str, picture: Path) -> None:
+    def add_image(self, step: int, name: str, picture: Path) -> None:
         """Gives TensorBoard a picture file."""
         if self.board:
             pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR_RGB)
@@ -73,7 +73,7 @@ class RunFolder:
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes the state to resume from, beside its name first, so that a killed run keeps the last whole one."""
         if self.writes:
-            save_whole(state, self.folder / "state.pt")
+            save_atomic(state, self.folder / "state.pt")
 
     def load_state(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """The state to resume from, on the CPU, or None for a new run.
@@ -89,10 +89,10 @@ class RunFolder:
             return None
         state = torch.load(path, map_location="cpu", weights_only=True)
         if recipe is not None:
-            self._require(state.get("recipe", {}), recipe)
+            self._check_recipe(state.get("recipe", {}), recipe)
         return state
 
-    def _require(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    def _check_recipe(self, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         way = "go on with its config.json, or choose another folder"
         if theirs.keys() != ours.keys():
             some = ", ".join(sorted(theirs.keys() ^ ours.keys()))
@@ -101,7 +101,7 @@ class RunFolder:
             if name != "steps" and value != theirs[name]:
                 raise UsageError(f"the run in {self.folder} has {name} {theirs[name]}, not {value}: {way}")
 
-    def rewind(self, step: int) -> None:
+    def truncate_log(self, step: int) -> None:
         """Takes out of the logs what came after a step: a stopped run that goes on from there logs it again."""
         path = self.folder / "log.jsonl"
         if self.writes and path.is_file():
@@ -114,7 +114,7 @@ class RunFolder:
             self.board = _open_board(self.folder, step + 1)
 
 
-def save_whole(content: dict[str, Any], path: Path) -> None:
+def save_atomic(content: dict[str, Any], path: Path) -> None:
     """torch.save, beside the final name first."""
     part = path.with_name(f"{path.name}.part")
     torch.save(content, part)

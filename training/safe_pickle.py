@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from preprocessing.errors import UsageError
 
 # What torch.load raises for a damaged file, found by cutting files and flipping their bytes.
-DAMAGE = (
+LOAD_ERRORS = (
     pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError,
     AssertionError, struct.error, zipfile.BadZipFile, OverflowError, MemoryError, NotImplementedError,
 )  # fmt: skip
@@ -31,22 +31,22 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[Any, Any]]:
 
     Returns:
         The state dict as it is stored, without the `module.` that DataParallel puts in front of every key; and all
-        that the file holds. What a hostile file claims to hold may be too large to be copied: `differences` first.
+        that the file holds. What a hostile file claims to hold may be too large to be copied: `weight_mismatches` first.
 
     Raises:
         UsageError: one line that says what the file is instead, or what is wrong with it.
     """
-    _refuse_foreign(path)
+    _reject_foreign(path)
     content = _unpickle(path)
     return _state_dict(path, content), content
 
 
-def single(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_float32(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same with floats as float32."""
     return {key: weight.float() if weight.is_floating_point() else weight for key, weight in weights.items()}
 
 
-def differences(weights: dict[str, Tensor], network: Callable[[], nn.Module]) -> str:
+def weight_mismatches(weights: dict[str, Tensor], network: Callable[[], nn.Module]) -> str:
     """Sums up the keys and shapes that are not the network's; "" when all are."""
     with torch.device("meta"):
         expected = {key: tuple(weight.shape) for key, weight in network().state_dict().items()}
@@ -56,17 +56,17 @@ def differences(weights: dict[str, Tensor], network: Callable[[], nn.Module]) ->
     shared = [key for key in shapes if key in expected and shapes[key] != expected[key]]
     other = [f"{key} is {shapes[key]}, not {expected[key]}" for key in shared]
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": other}
-    return "; ".join(f"{len(keys)} {what} ({some(keys)})" for what, keys in groups.items() if keys)
+    return "; ".join(f"{len(keys)} {what} ({summarize_keys(keys)})" for what, keys in groups.items() if keys)
 
 
-def some(keys: Iterable[str], count: int = 3) -> str:
+def summarize_keys(keys: Iterable[str], count: int = 3) -> str:
     """The first few, for a message of one line; what a hostile file put into them is escaped and cut."""
     listed = list(keys)
     shown = [key.encode("unicode_escape").decode()[:120] for key in listed[:count]]
     return ", ".join(shown) + (", ..." if len(listed) > count else "")
 
 
-def _refuse_foreign(path: Path) -> None:
+def _reject_foreign(path: Path) -> None:
     """Names what is plainly no PyTorch pickle by its first bytes."""
     if not path.is_file():
         raise UsageError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
@@ -75,14 +75,14 @@ def _refuse_foreign(path: Path) -> None:
             head = file.read(512)
     except OSError as error:
         raise UsageError(f"checkpoint {path} cannot be read ({error.strerror})") from error
-    what = _foreign(head)
+    what = _identify_foreign(head)
     if what is None and head.startswith(b"PK"):
-        what = _foreign_zip(path)
+        what = _identify_foreign_zip(path)
     if what is not None:
         raise UsageError(f"{path} {what}")
 
 
-def _foreign(head: bytes) -> str | None:
+def _identify_foreign(head: bytes) -> str | None:
     """What a file with these first bytes is, unless it may be a PyTorch file."""
     if not head:
         return "is empty: the download went wrong"
@@ -97,7 +97,7 @@ def _foreign(head: bytes) -> str | None:
     return None
 
 
-def _foreign_zip(path: Path) -> str | None:
+def _identify_foreign_zip(path: Path) -> str | None:
     """What is wrong with a zip file, unless it is one that torch.save wrote."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -118,7 +118,7 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of odd pickle protocols before it refuses them
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
+    except LOAD_ERRORS as error:
         raise UsageError(_explain(path, error)) from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary")
@@ -142,7 +142,7 @@ def _state_dict(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
         raise UsageError(f"{path} holds no state dict")
     strangers = [key for key, weight in state.items() if not (isinstance(key, str) and isinstance(weight, Tensor))]
     if strangers:
-        raise UsageError(f"{path} holds no state dict: {some(map(str, strangers))} is no tensor")
+        raise UsageError(f"{path} holds no state dict: {summarize_keys(map(str, strangers))} is no tensor")
     weights = {re.sub(r"^(module\.)+", "", key): weight for key, weight in state.items()}
     if len(weights) < len(state):
         raise UsageError(f"{path} holds some weights twice, with and without the prefix 'module.'")

@@ -27,11 +27,11 @@ def ladder() -> dict[str, Change]:
 
 def _seen(blur: float) -> Change:
     """A Gaussian blur whose sigma is given in pixels of a crop of 128."""
-    return lambda pictures, scale: ImageTransform(blur=blur * scale).paint(pictures)
+    return lambda pictures, scale: ImageTransform(blur=blur * scale).apply_photometric(pictures)
 
 
 def _compressed(quality: int) -> Change:
-    return lambda pictures, _: ImageTransform(quality=quality).paint(pictures)
+    return lambda pictures, _: ImageTransform(quality=quality).apply_photometric(pictures)
 
 
 def _moved(pixels: float) -> Change:

@@ -12,7 +12,7 @@ from evaluation.judge.judge_report import AS_IT_IS, JudgeFindings, JudgeReading
 from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import look
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import read_frames
@@ -113,5 +113,5 @@ def examine(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeFi
     changed |= {f"sound {shift} frame{'s' * (shift > 1)} late": planted[shift] for shift in LATE}
     if len(other):
         changed[ANOTHER] = judge.read(video, *run, np.resize(other, len(samples)), own.offset)
-    lasting = min(len(source.track), frames_with_sound(source.start + len(source.track), len(samples)) - source.start)
+    lasting = min(len(source.track), frames_with_audio(source.start + len(source.track), len(samples)) - source.start)
     return JudgeFindings(source.path, lasting, planted, changed)

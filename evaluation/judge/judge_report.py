@@ -39,7 +39,7 @@ class JudgeFindings:
     """A judge's answers to one video.
 
     Attributes:
-        video: the file. frames: of the run with face and sound, see `preprocessing.dataset.segmentation.frames_with_sound`.
+        video: the file. frames: of the run with face and sound, see `preprocessing.dataset.segmentation.frames_with_audio`.
         planted: by the frames by which its sound was made late.
         changed: by the name of what was done to picture or sound; `AS_IT_IS` is always there.
     """

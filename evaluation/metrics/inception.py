@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
-from training.safe_pickle import differences, read_pickle, single
+from training.safe_pickle import read_pickle, to_float32, weight_mismatches
 
 SIDE = 299  # pixels to which every picture is resized
 BLOCK = 16  # pictures that are looked at together
@@ -204,12 +204,12 @@ class InceptionEncoder:
         Raises:
             UsageError: one line that says what the file is instead, or which weights are missing or of another shape.
         """
-        weights = single(read_pickle(path)[0])
+        weights = to_float32(read_pickle(path)[0])
         weights = {key: weight for key, weight in weights.items() if not key.startswith(LEFT_OUT)}
         with torch.device("meta"):
             network = Inception()
         weights |= {key: torch.tensor(0) for key in network.state_dict() if key.endswith(COUNTERS)}
-        if wrong := differences(weights, Inception):
+        if wrong := weight_mismatches(weights, Inception):
             raise UsageError(f"{path} does not hold the weights of FID's Inception v3: {wrong}")
         network.load_state_dict(weights, assign=True)
         return cls(network.to(device).eval().requires_grad_(False))

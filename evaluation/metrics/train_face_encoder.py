@@ -97,7 +97,7 @@ def augmented(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A face with its margin, (144, 144, 3), as one of (SIDE, SIDE, 3) that is moved, turned and coloured."""
     view = ImageTransform.draw(AUGMENTATION, rng, SIDE / 96)
     matrix = view.matrix(len(picture))[:2] - np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
-    return view.paint(resample(picture, matrix, SIDE)[None])[0]
+    return view.apply_photometric(resample(picture, matrix, SIDE)[None])[0]
 
 
 def draw(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe, step: int) -> tuple[Tensor, Tensor]:

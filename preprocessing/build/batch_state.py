@@ -26,7 +26,7 @@ class BatchState:
         self._old = load_all(clips)
         remove_leftovers(clips, self._old.values())
         held = ((name, self._old[name]) for name in self._now.keys() & self._old.keys())
-        self.records = {name: old for name, old in held if old.holds_for(self._now[name], clips)}
+        self.records = {name: old for name, old in held if old.is_current(self._now[name], clips)}
         self.todo = [source for source in sources if source.id not in self.records]
 
     def keep(self, source: VideoSource, outcome: VideoOutcome) -> None:

@@ -57,7 +57,7 @@ class VideoRecord:
         labels = {"speaker": source.speaker, "language": source.language, "licence": source.licence}
         return cls(source.video, size, mtime_ns, labels, recipe, failure(source, "not finished"))
 
-    def holds_for(self, now: VideoRecord, clips: Path) -> bool:
+    def is_current(self, now: VideoRecord, clips: Path) -> bool:
         """Whether nothing need be done: same file, labels and recipe, and every clip is there with all its bytes."""
         names = ("version", "video", "size", "mtime_ns", "labels", "recipe")
         same = all(getattr(self, name) == getattr(now, name) for name in names)

@@ -23,22 +23,22 @@ from tqdm import tqdm
 
 from preprocessing.build.batch_state import BatchState
 from preprocessing.build.build_state import failure, locked
-from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, make_all
-from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits
+from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, process_all
+from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_multiple_splits
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 from preprocessing.commands import fail, run_command
 from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.errors import UsageError, Wav2LipError, display_path
-from training.options import underscored
+from training.options import normalize_flag
 
 if TYPE_CHECKING:
     from distributed import Client
     from jsonargparse import ArgumentParser
 
 REFRESH = 180.0  # seconds between two writings of the tables while the job runs, and at least
-PATIENCE = 20  # times as long as one of them takes
-FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+REFRESH_FACTOR = 20  # times as long as one of them takes
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 PROGRAM = "preprocessing.build"
 ALIASES = {"--s3fd": "--sfd"}  # as inference.py calls it
 
@@ -76,19 +76,19 @@ def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, flags: 
         KeyboardInterrupt, DiskFullError, ClusterError: the job was stopped; what is done is kept and in the tables.
     """
     clips = Path(os.path.abspath(clips))
-    sources = find_sources(videos, labels, leave_out=clips)
-    if both := speakers_in_two_splits(sources):
-        _say(f"speakers in more than one split: {', '.join(map(display_path, both))}")
+    sources = find_sources(videos, labels, exclude=clips)
+    if both := speakers_in_multiple_splits(sources):
+        _log(f"speakers in more than one split: {', '.join(map(display_path, both))}")
     with locked(clips):
         with ExitStack() as stack:
             client = stack.enter_context(connect(flags.workers, flags.scheduler, clips)) if flags.scheduler else None
-            job = BatchState(sources, clips, _completed(recipe, client))
+            job = BatchState(sources, clips, _resolve_recipe(recipe, client))
             if job.todo:  # workers of our own are not started for nothing
-                _work(job, client or stack.enter_context(connect(flags.workers, None, clips)))
+                _process(job, client or stack.enter_context(connect(flags.workers, None, clips)))
         return _report(clips, *job.write_tables(), job.stages())
 
 
-def _completed(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
+def _resolve_recipe(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
     """The recipe with whole paths, and with the detector chosen once for all videos, where they are made."""
     yunet, sfd = (path and Path(os.path.abspath(path)) for path in (recipe.yunet, recipe.sfd))
     recipe = replace(recipe, yunet=yunet, sfd=sfd)
@@ -96,31 +96,31 @@ def _completed(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
     return replace(recipe, detector=chosen)
 
 
-def _work(job: BatchState, client: Client) -> None:
+def _process(job: BatchState, client: Client) -> None:
     """Does what is left to do. The tables are written now and then, and when it is stopped."""
     wait, written = REFRESH, time.monotonic()
     try:
         with tqdm(total=len(job.sources), initial=len(job.sources) - len(job.todo), unit="video", disable=None) as bar:
-            for source, result in make_all(client, job.todo, job.clips, job.recipe):
-                _take(job, source, result)
+            for source, result in process_all(client, job.todo, job.clips, job.recipe):
+                _record_result(job, source, result)
                 bar.update()
                 if (begun := time.monotonic()) > written + wait:
                     job.write_tables()
                     written = time.monotonic()
-                    wait = max(REFRESH, PATIENCE * (written - begun))
+                    wait = max(REFRESH, REFRESH_FACTOR * (written - begun))
     except (KeyboardInterrupt, DiskFullError, ClusterError):
         job.write_tables()
         left = len(job.sources) - len(job.records)
-        _say(f"{left} of {len(job.sources)} videos are left; the same command goes on with them")
+        _log(f"{left} of {len(job.sources)} videos are left; the same command goes on with them")
         raise
 
 
-def _take(job: BatchState, source: VideoSource, result: VideoOutcome | WorkerFailure) -> None:
+def _record_result(job: BatchState, source: VideoSource, result: VideoOutcome | WorkerFailure) -> None:
     outcome = failure(source, result.reason) if isinstance(result, WorkerFailure) else result
     job.keep(source, outcome)
     if outcome.fate in ("broken", "failed"):
-        _say(f"{display_path(source.video)}: {outcome.reason}")
-    if outcome.fate == "failed" and any(text in outcome.reason for text in FULL):
+        _log(f"{display_path(source.video)}: {outcome.reason}")
+    if outcome.fate == "failed" and any(text in outcome.reason for text in DISK_FULL):
         raise DiskFullError(f"stopped at {display_path(source.video)}: {outcome.reason}")
 
 
@@ -135,7 +135,7 @@ def _report(clips: Path, rows: Sequence[ClipRow], videos: Sequence[VideoRow], st
     return figures["clips"]["passed"]
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
@@ -156,7 +156,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, L
     """The folders and the three groups of options; ValueError for what is none of them."""
     parser = _parser()
     try:
-        given = parser.parse_args([ALIASES.get(word, word) for word in map(underscored, argv)]).as_dict()
+        given = parser.parse_args([ALIASES.get(word, word) for word in map(normalize_flag, argv)]).as_dict()
     except ArgumentError as error:
         raise UsageError(str(error)) from error
     given["filters"] = QualityFilters(**given["filters"])

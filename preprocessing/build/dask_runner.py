@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 
 INSTALL = "pip install -r requirements-train.txt"
-KILLS = 3  # workers that one video may kill before it is given up
-ANSWER, PATIENCE = 10, 60  # seconds in which a scheduler has to answer, and its first worker has to show up
+MAX_WORKER_DEATHS = 3  # workers that one video may kill before it is given up
+SCHEDULER_TIMEOUT, WORKER_TIMEOUT = 10, 60  # seconds in which a scheduler has to answer, and its first worker has to show up
 
 
 class ClusterError(Wav2LipError, RuntimeError):
@@ -40,7 +40,7 @@ class WorkerFailure:
     reason: str
 
 
-def make_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
+def process_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
     """The task: `make_clips` with one thread and, where there are several GPUs, with this worker's own."""
     import cv2
     import torch
@@ -92,12 +92,12 @@ def connect(workers: int, scheduler: str | None, clips: Path) -> Iterator[Client
         if scheduler is not None:
             yield _join(scheduler, clips, stack)
             return
-        with _uninterrupted():
+        with _defer_signals():
             client = _start(workers, stack)
         try:
             yield client
         finally:
-            with _uninterrupted():
+            with _defer_signals():
                 stack.close()
 
 
@@ -107,7 +107,7 @@ def _start(workers: int, stack: ExitStack) -> Client:
     from distributed import Client, LocalCluster
 
     settings = {
-        "distributed.scheduler.allowed-failures": KILLS - 1,
+        "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
         # Dask gives a worker up for good that is down 15 s after it was killed, be it by another kill since then.
         "distributed.deploy.lost-worker-timeout": "1000 days",
     }
@@ -123,7 +123,7 @@ def _start(workers: int, stack: ExitStack) -> Client:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _defer_signals() -> Iterator[None]:
     """Ctrl-C and a request to terminate wait until the block has ended, and never reach the processes that it starts.
 
     Ctrl-C reaches the whole process group, but these inherit that it is blocked: the job ends them, in good order.
@@ -148,15 +148,15 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     from distributed import Client
 
     try:
-        client = stack.enter_context(Client(scheduler, timeout=ANSWER))
+        client = stack.enter_context(Client(scheduler, timeout=SCHEDULER_TIMEOUT))
     except (OSError, ValueError) as error:
         raise UsageError(f"no Dask scheduler answers at {scheduler} (tcp://host:port)") from error
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
     except TimeoutError:
-        raise UsageError(f"no worker has joined {scheduler} within {PATIENCE} s") from None
+        raise UsageError(f"no worker has joined {scheduler} within {WORKER_TIMEOUT} s") from None
     try:
-        seen = client.submit(_sees, clips, pure=False).result(timeout=PATIENCE)
+        seen = client.submit(_folder_exists, clips, pure=False).result(timeout=WORKER_TIMEOUT)
     except (ImportError, RuntimeError, TimeoutError) as error:  # told by a scheduler; a worker may just end
         raise UsageError(f"{scheduler} and its workers do not find this code: start them in its folder") from error
     if not seen:
@@ -164,11 +164,11 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     return client
 
 
-def _sees(folder: Path) -> bool:
+def _folder_exists(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def make_all(
+def process_all(
     client: Client, sources: Iterable[VideoSource], clips: Path, recipe: ClipRecipe
 ) -> Iterator[tuple[VideoSource, VideoOutcome | WorkerFailure]]:  # fmt: skip
     """Every video with what became of it, in the order in which they are done.
@@ -182,7 +182,7 @@ def make_all(
     from distributed import as_completed
 
     waiting, owners, done = iter(sources), dict[Any, VideoSource](), as_completed()
-    task = partial(make_on_worker, clips=clips, recipe=recipe)
+    task = partial(process_on_worker, clips=clips, recipe=recipe)
 
     def submit() -> None:
         idle = max(1, sum(client.nthreads().values())) - len(owners)

@@ -19,13 +19,13 @@ from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 
 FATES = ("made", "rejected", "broken", "failed")
-REASONS = 20  # of videos without a clip: that many of the most frequent are told
+MAX_REASONS = 20  # of videos without a clip: that many of the most frequent are told
 
 TILE = 112  # pixels of one picture on the sheet
-PICTURES = 5  # of each clip
-ACROSS = 3  # clips side by side
+FRAMES_PER_CLIP = 5  # of each clip
+CLIPS_PER_ROW = 3  # clips side by side
 CAPTION = 34  # pixels below a clip's pictures, for two lines
-MOST = 120  # clips on one sheet: 1704 x 5840 pixels
+MAX_CLIPS = 120  # clips on one sheet: 1704 x 5840 pixels
 
 # Left, top and side of the square around the mouth that the expert sees, in a points crop of 96 pixels.
 MOUTH_SQUARE = (16, 28, 64)
@@ -57,8 +57,8 @@ def summary(rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping
         "clips": {"passed": len(passed), "rejected": len(rows) - len(passed)} | _lengths(passed),
         "splits": _groups(passed, lambda row: row.split),
         "licences": _groups(passed, lambda row: row.licence),
-        "rejected": _ranked(gate for row in rows if not row.passes for gate in _gates(row)),
-        "reasons": _ranked((_kind(video) for video in videos if video.fate != "made"), REASONS),
+        "rejected": _ranked(gate for row in rows if not row.passes for gate in _failed_filters(row)),
+        "reasons": _ranked((_reason_category(video) for video in videos if video.fate != "made"), MAX_REASONS),
         "stages": dict(stages),
     }
 
@@ -84,12 +84,12 @@ def _groups(rows: Iterable[ClipRow], key: Callable[[ClipRow], str]) -> dict[str,
     }
 
 
-def _gates(row: ClipRow) -> list[str]:
+def _failed_filters(row: ClipRow) -> list[str]:
     """The names of what keeps a clip out: gates of the build, or of the later screening."""
     return row.reason.split("+") if row.reason else [f"screen: {row.sync_filter}"]
 
 
-def _kind(video: VideoRow) -> str:
+def _reason_category(video: VideoRow) -> str:
     """Why a video gave no clip, without its name and what follows a colon, so that equal reasons count together."""
     name = display_path(PurePosixPath(video.video).name).strip("'\"")
     reason = video.reason.partition(name)[2] if name in video.reason else video.reason
@@ -107,7 +107,7 @@ def table(summary: Mapping[str, Any]) -> str:
     videos, clips, speed = summary["videos"], summary["clips"], summary["speed"]
     fates = ", ".join(f"{videos[fate]} {fate}" for fate in FATES)
     spans = f"{clips['shortest']:.1f} to {clips['longest']:.1f} s, median {clips['median']:.1f} s"
-    work = f"{_clock(summary['work_seconds'])} for {_clock(summary['video_seconds'])} of video"
+    work = f"{_format_duration(summary['work_seconds'])} for {_format_duration(summary['video_seconds'])} of video"
     lines = [
         f"videos    {videos['total']}: {fates}",
         f"clips     {clips['passed']} passed, {clips['rejected']} rejected",
@@ -115,19 +115,19 @@ def table(summary: Mapping[str, Any]) -> str:
         f"work      {work}" + (f": {speed:.2f} s of video a second" if speed else ""),
     ]
     groups = [[name or "(none)", *group.values()] for name, group in summary["splits"].items()]
-    lines += _block("split", ("clips", "minutes", "people"), groups)
-    lines += _block("clips rejected by", ("clips",), summary["rejected"].items())
-    lines += _block("videos without a clip", ("videos",), summary["reasons"].items())
-    lines += _block("stage", ("seconds",), [(name, float(value)) for name, value in summary["stages"].items()])
+    lines += _format_block("split", ("clips", "minutes", "people"), groups)
+    lines += _format_block("clips rejected by", ("clips",), summary["rejected"].items())
+    lines += _format_block("videos without a clip", ("videos",), summary["reasons"].items())
+    lines += _format_block("stage", ("seconds",), [(name, float(value)) for name, value in summary["stages"].items()])
     return "\n".join(lines)
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def _format_block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """A small table below an empty line: names to the left, numbers to the right; nothing when there are no rows."""
     cells = [[str(name), *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in rest)] for name, *rest in rows]
     if not cells:
@@ -152,7 +152,7 @@ def _replace(path: Path, data: bytes) -> None:
 def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int = 24, seed: int = 0) -> None:
     """Draws random clips that pass into a PNG: five pictures of each, with the mouth's region and corners marked.
 
-    As many speakers as possible are shown. No more than `MOST` clips are drawn; when there is none to draw, no sheet
+    As many speakers as possible are shown. No more than `MAX_CLIPS` clips are drawn; when there is none to draw, no sheet
     is written and an old one is removed.
 
     Args:
@@ -166,14 +166,14 @@ def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int =
     """
     if count < 0:
         raise UsageError(f"count must be 0 or more clips, not {count}")
-    chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MOST), seed)
+    chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MAX_CLIPS), seed)
     strips = [_strip(Clip.open(clips / row.clip), row.speaker) for row in chosen]
     if not strips:
         path.unlink(missing_ok=True)
         return
     blank = np.zeros_like(strips[0])
-    strips += [blank] * (-len(strips) % min(ACROSS, len(strips)))
-    wide = min(ACROSS, len(strips))
+    strips += [blank] * (-len(strips) % min(CLIPS_PER_ROW, len(strips)))
+    wide = min(CLIPS_PER_ROW, len(strips))
     sheet = np.vstack([np.hstack(strips[first : first + wide]) for first in range(0, len(strips), wide)])
     _replace(path, cv2.imencode(".png", sheet)[1].tobytes())
 
@@ -192,15 +192,15 @@ def _choose(rows: Sequence[ClipRow], count: int, seed: int) -> list[ClipRow]:
 
 def _strip(clip: Clip, speaker: str) -> np.ndarray:
     """Five pictures of a clip side by side above its names: (TILE + CAPTION, 5 TILE + a gap, 3)."""
-    strip = np.zeros((TILE + CAPTION, PICTURES * TILE + 8, 3), np.uint8)
-    for number, index in enumerate(np.linspace(0, clip.frames - 1, PICTURES).round().astype(int).tolist()):
-        strip[:TILE, number * TILE : (number + 1) * TILE] = _marked(clip, index)
+    strip = np.zeros((TILE + CAPTION, FRAMES_PER_CLIP * TILE + 8, 3), np.uint8)
+    for number, index in enumerate(np.linspace(0, clip.frames - 1, FRAMES_PER_CLIP).round().astype(int).tolist()):
+        strip[:TILE, number * TILE : (number + 1) * TILE] = _annotated_frame(clip, index)
     _write_text(strip, speaker or "(no speaker)", TILE + 14)
     _write_text(strip, clip.path.stem, TILE + 28)
     return strip
 
 
-def _marked(clip: Clip, index: int) -> np.ndarray:
+def _annotated_frame(clip: Clip, index: int) -> np.ndarray:
     """Picture `index` with the mouth's region and, where the face was found, its corners: (TILE, TILE, 3)."""
     face = clip.faces(index, 1)[0]
     scale = TILE / face.shape[0]

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, split_of
+from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, assign_split
 from preprocessing.errors import UsageError, display_path
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".flv",
     ".3gp", ".ogv", ".mxf", ".vob", ".divx",
 )  # fmt: skip
-LONGEST_SLUG = 60  # characters of a file's name in its id: file systems allow 255 bytes for a whole name
+MAX_SLUG = 60  # characters of a file's name in its id: file systems allow 255 bytes for a whole name
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Labels:
             raise UsageError(f"speaker_level and split_level are both {self.split_level}: one folder cannot name both")
 
 
-def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None = None) -> list[VideoSource]:
+def find_sources(videos: Path, labels: Labels = Labels(), exclude: Path | None = None) -> list[VideoSource]:
     """Every video of a folder and its folders, or of a list file with one path a line, in the order of their names.
 
-    Hidden files, and in a folder what lies in `leave_out`, are passed over. A list's paths may lack their suffix, and
+    Hidden files, and in a folder what lies in `exclude`, are passed over. A list's paths may lack their suffix, and
     what follows the first space is dropped where no file has the whole line's name (LRS2's lists).
 
     Raises:
@@ -85,8 +85,8 @@ def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None
     """
     is_folder = videos.is_dir()
     root = Path(os.path.abspath(labels.root or (videos if is_folder else videos.parent)))
-    paths = _walk(Path(os.path.abspath(videos)), leave_out) if is_folder else _listed(videos, root)
-    by_video = {_below(path, root): path for path in paths}
+    paths = _walk(Path(os.path.abspath(videos)), exclude) if is_folder else _read_list(videos, root)
+    by_video = {_relative_to_root(path, root): path for path in paths}
     if not by_video:
         raise UsageError(f"{display_path(videos)} holds no video ({', '.join(SUFFIXES)})")
     table = read_table(labels.table, labels) if labels.table else {}
@@ -95,10 +95,10 @@ def find_sources(videos: Path, labels: Labels = Labels(), leave_out: Path | None
             f"{display_path(labels.table)} names none of the videos; its files must be relative to {display_path(root)}"
         )
     ids = video_ids(by_video)
-    return [_labelled(by_video[video], video, ids[video], labels, table) for video in sorted(by_video)]
+    return [_label(by_video[video], video, ids[video], labels, table) for video in sorted(by_video)]
 
 
-def speakers_in_two_splits(sources: Iterable[VideoSource]) -> list[str]:
+def speakers_in_multiple_splits(sources: Iterable[VideoSource]) -> list[str]:
     """The speakers whose videos lie in more than one split, sorted."""
     splits: dict[str, set[str]] = defaultdict(set)
     for source in sources:
@@ -114,7 +114,7 @@ def video_ids(videos: Iterable[str]) -> dict[str, str]:
 
 
 def _id(video: str, digits: int) -> str:
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(video).stem)[:LONGEST_SLUG].lstrip(".-") or "video"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", PurePosixPath(video).stem)[:MAX_SLUG].lstrip(".-") or "video"
     return f"{slug}-{_sha256(video)[:digits]}"
 
 
@@ -122,9 +122,9 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _walk(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
     """The videos in a folder and below; links are followed, but never in a circle."""
-    skipped = {os.path.realpath(leave_out)} if leave_out else set()
+    skipped = {os.path.realpath(exclude)} if exclude else set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         skipped.add(os.path.realpath(place))
         hidden = [name for name in folders if name.startswith(".")]
@@ -139,7 +139,7 @@ def _unreadable(error: OSError) -> None:
     raise UsageError(f"{display_path(error.filename)} cannot be read: {error.strerror}") from error
 
 
-def _listed(file: Path, root: Path) -> list[Path]:
+def _read_list(file: Path, root: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except FileNotFoundError:
@@ -150,10 +150,10 @@ def _listed(file: Path, root: Path) -> list[Path]:
         raise UsageError(f"{display_path(file)} cannot be read: {error.strerror}") from error
     if any("\0" in line for line in lines):
         raise UsageError(f"{display_path(file)} is neither a folder nor a list with one path a line")
-    return [_named(root, line.strip()) for line in lines if line.strip()]
+    return [_resolve_line(root, line.strip()) for line in lines if line.strip()]
 
 
-def _named(root: Path, line: str) -> Path:
+def _resolve_line(root: Path, line: str) -> Path:
     """The file that a list's line means. One that is nowhere comes back as written, to fail on its own later."""
     names = dict.fromkeys((line, line.split(" ")[0]))
     for suffix in ("", *SUFFIXES):
@@ -164,7 +164,7 @@ def _named(root: Path, line: str) -> Path:
     return Path(os.path.abspath(root / line))
 
 
-def _below(path: Path, root: Path) -> str:
+def _relative_to_root(path: Path, root: Path) -> str:
     if not path.is_relative_to(root):
         raise UsageError(
             f"{display_path(path)} lies outside {display_path(root)}; root must be a folder above all videos"
@@ -187,7 +187,7 @@ def read_table(file: Path, labels: Labels) -> dict[str, dict[str, str]]:
         raise UsageError(f"{display_path(file)} is not a table that can be read: {reason}") from error
 
 
-def _labelled(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> VideoSource:
+def _label(path: Path, video: str, name: str, labels: Labels, table: dict[str, dict[str, str]]) -> VideoSource:
     row = table.get(video, {})
     speaker = _speaker(video, labels, row)
     split = _split(video, speaker, labels, row)
@@ -207,7 +207,7 @@ def _speaker(video: str, labels: Labels, row: dict[str, str]) -> str:
 
 def _split(video: str, speaker: str, labels: Labels, row: dict[str, str]) -> str:
     if labels.split == "hash":
-        return split_of(speaker, labels.val_share, labels.test_share)
+        return assign_split(speaker, labels.val_share, labels.test_share)
     if labels.split == "table":
         split, place = _cell(video, labels, row, "split"), f"in {display_path(labels.table or '')}"
     else:

@@ -27,8 +27,8 @@ import numpy as np
 
 from preprocessing.build.sources import VideoSource
 from preprocessing.dataset.clip_candidates import (
-    SHORTEST_RUN,
-    SMALLEST,
+    MIN_RUN,
+    MIN_SIZE,
     CandidateDraft,
     ClipAudio,
     ClipCandidate,
@@ -84,7 +84,7 @@ class ClipRecipe:
     filters: QualityFilters = field(default_factory=QualityFilters)
 
     def __post_init__(self) -> None:
-        limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
+        limits = {"size": (MIN_SIZE, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
         for name, (low, high) in (limits | {"max_faces": (1, 26)}).items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
@@ -162,23 +162,23 @@ def _make(
         info, sha256 = probe_source(source.path)
         outcome.seconds = info.duration
     with clock("sound"):
-        sound = read_sound(source.path)
+        audio = read_audio(source.path)
     with clock("track"):
-        tracks = follow_faces(source.path, info, detector, recipe.max_faces)
+        tracks = track_video_faces(source.path, info, detector, recipe.max_faces)
     with clock("cut"):
-        found += cut_tracks(tracks, sound, recipe.filters)
+        found += cut_tracks(tracks, audio, recipe.filters)
     with clock("measure"):
         for candidate in found:
-            measure_track(candidate, sound, recipe.filters)
+            measure_track(candidate, audio, recipe.filters)
             candidate.size = stored_size(candidate.track.points, recipe.size, recipe.max_upscale)
-    drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], sound, recipe)
+    drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], audio, recipe)
     while True:
         with clock("crop"):
             draft = next(drafts, None)
         if draft is None:
             return
         with clock("write"):
-            write_draft(draft, source, sha256, sound, clips, recipe)
+            write_draft(draft, source, sha256, audio, clips, recipe)
 
 
 def probe_source(path: Path) -> tuple[VideoInfo, str]:
@@ -192,14 +192,14 @@ def probe_source(path: Path) -> tuple[VideoInfo, str]:
         return info, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sound(path: Path, config: AudioConfig = AudioConfig()) -> ClipAudio:
+def read_audio(path: Path, config: AudioConfig = AudioConfig()) -> ClipAudio:
     """The sound, spooled to a temporary file, and where in it there is speech."""
     with tempfile.TemporaryDirectory() as folder:
         samples = spool_audio(path, Path(folder), config)
     return ClipAudio(samples, speech_columns(samples, config), config.hop_length)
 
 
-def follow_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
+def track_video_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
     """The first pass: the path of each person, in the pixels of the video."""
     frames = read_frames(path, fps=Fraction(CLIP_FPS), max_side=TRACK_SIDE)
     tracks = track_faces(_of_one_size(frames, path), detector, max_faces=max_faces)
@@ -222,7 +222,7 @@ def _of_one_size(frames: Iterable[np.ndarray], path: Path) -> Iterator[np.ndarra
 
 
 def crop_faces(
-    path: Path, wanted: Sequence[ClipCandidate], sound: ClipAudio, recipe: ClipRecipe
+    path: Path, wanted: Sequence[ClipCandidate], audio: ClipAudio, recipe: ClipRecipe
 ) -> Iterator[CandidateDraft]:
     """The second pass: the finished drafts of the candidates, which come in the order of their first frames."""
     if not wanted:
@@ -239,7 +239,7 @@ def crop_faces(
             draft.add(frame)
         for draft in [draft for draft in active if draft.candidate.last == index + 1]:
             active.remove(draft)
-            draft.judge(sound, recipe.filters)
+            draft.measure_frames(audio, recipe.filters)
             yield draft
         if not (waiting or active):
             return
@@ -247,7 +247,7 @@ def crop_faces(
 
 
 def write_draft(
-    draft: CandidateDraft, source: VideoSource, sha256: str, sound: ClipAudio, clips: Path, recipe: ClipRecipe
+    draft: CandidateDraft, source: VideoSource, sha256: str, audio: ClipAudio, clips: Path, recipe: ClipRecipe
 ) -> None:
     """Writes a clip unless a gate holds it back."""
     candidate = draft.candidate
@@ -261,7 +261,7 @@ def write_draft(
         picture=candidate.track.size,
     )  # fmt: skip
     relative = f"clips/{_folder_name(source.speaker)}/{name}"
-    samples, flags = sound.of(candidate.first, candidate.last)
+    samples, flags = audio.segment(candidate.first, candidate.last)
     draft.clip.write(clips / relative, header, samples, candidate.track, flags)
     candidate.clip = relative
 
@@ -300,7 +300,7 @@ def _verdict(found: Sequence[ClipCandidate], filters: QualityFilters) -> tuple[s
         return "made", ""
     counts = Counter(name for candidate in found for name in candidate.reasons)
     if not counts:
-        return "rejected", f"no face is seen, with sound, for {SHORTEST_RUN / CLIP_FPS} s or longer"
+        return "rejected", f"no face is seen, with sound, for {MIN_RUN / CLIP_FPS} s or longer"
     return "rejected", "no clip passes: " + ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 

@@ -110,25 +110,25 @@ class ImageTransform:
     shear: float = 0.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
+    def draw(cls, augmentation: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
         """A view of pictures that show a pixel of a crop of 96 by `scale` pixels.
 
         Faces are moved by whole pixels, so that those whose size does not change stay sharp.
         """
-        reach = round(how.shift * scale)
-        flip, grey, blur, jpeg = (rng.random(4) < (how.flip, how.grey, how.blur, how.jpeg)).tolist()
-        gains = rng.uniform(*how.gain, size=3)
-        gains = how.tint * gains + (1 - how.tint) * gains.mean()
+        reach = round(augmentation.shift * scale)
+        flip, grey, blur, jpeg = (rng.random(4) < (augmentation.flip, augmentation.grey, augmentation.blur, augmentation.jpeg)).tolist()
+        gains = rng.uniform(*augmentation.gain, size=3)
+        gains = augmentation.tint * gains + (1 - augmentation.tint) * gains.mean()
         right, down = rng.integers(-reach, reach + 1, size=2).tolist()
-        sigma, quality = rng.uniform(*how.sigma), int(rng.integers(how.quality[0], how.quality[1] + 1))
+        sigma, quality = rng.uniform(*augmentation.sigma), int(rng.integers(augmentation.quality[0], augmentation.quality[1] + 1))
         return cls(
-            (right, down), rng.uniform(-how.turn, how.turn), rng.uniform(*how.zoom), flip, grey,
-            tuple(gains.tolist()), rng.uniform(*how.gamma), sigma if blur else 0.0, rng.uniform(0, how.noise),
+            (right, down), rng.uniform(-augmentation.turn, augmentation.turn), rng.uniform(*augmentation.zoom), flip, grey,
+            tuple(gains.tolist()), rng.uniform(*augmentation.gamma), sigma if blur else 0.0, rng.uniform(0, augmentation.noise),
             quality if jpeg else 0, int(rng.integers(2**32)),
-            tuple(np.exp(rng.uniform(-how.stretch, how.stretch, size=2)).tolist()), rng.uniform(-how.shear, how.shear),
+            tuple(np.exp(rng.uniform(-augmentation.stretch, augmentation.stretch, size=2)).tolist()), rng.uniform(-augmentation.shear, augmentation.shear),
         )  # fmt: skip
 
-    def apart(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
+    def jittered(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
         """The same view moved by up to `pixels` more, with other noise."""
         right, down = rng.integers(-pixels, pixels + 1, size=2).tolist()
         return replace(self, shift=(self.shift[0] + right, self.shift[1] + down), seed=int(rng.integers(2**32)))
@@ -145,18 +145,18 @@ class ImageTransform:
         matrix[:2, 2] += self.shift
         return matrix
 
-    def paint(self, frames: np.ndarray) -> np.ndarray:
+    def apply_photometric(self, frames: np.ndarray) -> np.ndarray:
         """Blurs, recolours, makes noisy and compresses (N, S, S, 3) uint8 BGR."""
         if self.blur:
             frames = np.stack([cv2.GaussianBlur(frame, (0, 0), self.blur) for frame in frames])
-        tall = self._recolour(frames.reshape(-1, *frames.shape[2:]))  # one picture, the frames below each other
+        tall = self._adjust_color(frames.reshape(-1, *frames.shape[2:]))  # one picture, the frames below each other
         if self.noise:
             noise = np.random.default_rng(self.seed).standard_normal(tall.shape, np.float32)
             tall = np.clip(np.rint(noise * np.float32(self.noise) + tall), 0, 255).astype(np.uint8)
         frames = tall.reshape(frames.shape)
         return np.stack([_compress(frame, self.quality) for frame in frames]) if self.quality else frames
 
-    def _recolour(self, picture: np.ndarray) -> np.ndarray:
+    def _adjust_color(self, picture: np.ndarray) -> np.ndarray:
         gains = self.gains
         if self.grey:
             picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
@@ -196,15 +196,15 @@ class MelTransform:
     warp: float = 1.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
+    def draw(cls, augmentation: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
         """A transform; masks are as wide as asked at most."""
-        gain, tilt, offset = (rng.uniform(-most, most) for most in (how.mel_gain, how.mel_tilt, how.offset))
-        widths = rng.integers(0, how.bands[1] + 1, size=how.bands[0]).tolist()
+        gain, tilt, offset = (rng.uniform(-most, most) for most in (augmentation.mel_gain, augmentation.mel_tilt, augmentation.offset))
+        widths = rng.integers(0, augmentation.bands[1] + 1, size=augmentation.bands[0]).tolist()
         bands = tuple((int(rng.integers(0, config.n_mels - width + 1)), width) for width in widths)
-        widths = rng.integers(0, how.pauses[1] + 1, size=how.pauses[0]).tolist()
+        widths = rng.integers(0, augmentation.pauses[1] + 1, size=augmentation.pauses[0]).tolist()
         pauses = tuple((rng.random(), width) for width in widths)
-        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-how.mel_warp, how.mel_warp)))
-        return cls(gain, tilt, how.mel_noise, bands, pauses, offset, seed, warp)
+        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-augmentation.mel_warp, augmentation.mel_warp)))
+        return cls(gain, tilt, augmentation.mel_noise, bands, pauses, offset, seed, warp)
 
     def apply(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
         """A stretch of mel, (80, T), disguised; its offset is its reader's affair."""

@@ -11,13 +11,13 @@ import numpy as np
 from preprocessing.dataset import quality_filters as measure
 from preprocessing.dataset.clips import CLIP_FPS, ClipDraft, encode
 from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_audio
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack
 
-SMALLEST = 48  # pixels: the least side of a stored square
+MIN_SIZE = 48  # pixels: the least side of a stored square
 SIDE_STEP = 8  # a square's side is a multiple of it, so that a margin of an eighth is whole
-SHORTEST_RUN = 5  # frames; a shorter run of a face is not worth a row
+MIN_RUN = 5  # frames; a shorter run of a face is not worth a row
 
 
 @dataclass
@@ -58,7 +58,7 @@ class ClipAudio:
     flags: np.ndarray
     hop: int
 
-    def of(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    def segment(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """(frames * 640,) samples of the frames, with silence where the sound has ended, and their flags."""
         samples = self.samples[first * FRAME_SAMPLES : last * FRAME_SAMPLES]
         samples = np.pad(samples, (0, (last - first) * FRAME_SAMPLES - len(samples)))
@@ -68,16 +68,16 @@ class ClipAudio:
         return samples, np.pad(flags, (0, columns - len(flags)))
 
 
-def cut_tracks(tracks: Sequence[FaceTrack], sound: ClipAudio, filters: QualityFilters) -> list[ClipCandidate]:
+def cut_tracks(tracks: Sequence[FaceTrack], audio: ClipAudio, filters: QualityFilters) -> list[ClipCandidate]:
     """Clips to be: pieces of the runs of each person in each shot; a run that is too short is one with its reason."""
     found = []
     for person, track in enumerate(tracks):
         pieces: list[tuple[int, int, bool]] = []
-        for first, last in face_runs(track, frames_with_sound(len(track), len(sound.samples))):
+        for first, last in face_runs(track, frames_with_audio(len(track), len(audio.samples))):
             if last - first < filters.min_seconds * CLIP_FPS:
-                pieces += [(first, last, True)] * (last - first >= SHORTEST_RUN)
+                pieces += [(first, last, True)] * (last - first >= MIN_RUN)
             else:
-                cuts = cut_run(first, last, sound.samples, filters.min_seconds, filters.max_seconds)
+                cuts = cut_run(first, last, audio.samples, filters.min_seconds, filters.max_seconds)
                 pieces += [(first, last, False) for first, last in cuts]
         for number, (first, last, short) in enumerate(pieces):
             reasons = ["seconds"] if short else []
@@ -92,18 +92,18 @@ def _part(track: FaceTrack, first: int, last: int) -> FaceTrack:
     )  # fmt: skip
 
 
-def measure_track(candidate: ClipCandidate, sound: ClipAudio, filters: QualityFilters) -> None:
+def measure_track(candidate: ClipCandidate, audio: ClipAudio, filters: QualityFilters) -> None:
     """What can be measured without pixels, and the gates that it fails."""
     boxes, points, size = candidate.track.boxes, candidate.track.points, candidate.track.size
     assert size is not None
-    samples, flags = sound.of(candidate.first, candidate.last)
+    samples, flags = audio.segment(candidate.first, candidate.last)
     candidate.measures = QualityMeasures(
         side=measure.side(boxes),
-        yaw=measure.usual_extreme(measure.yaws(points)),
-        roll=measure.usual_extreme(measure.rolls(points)),
+        yaw=measure.percentile_90(measure.yaws(points)),
+        roll=measure.percentile_90(measure.rolls(points)),
         missing=measure.missing(points, size),
         speech=measure.speech(flags),
-        level=measure.level(samples, flags, sound.hop),
+        level=measure.level(samples, flags, audio.hop),
         clipped=measure.clipped(samples),
     )
     candidate.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
@@ -115,7 +115,7 @@ def stored_size(points: np.ndarray, size: int, max_upscale: float) -> int:
     square = CropGeometry("points", 1)
     scales = [np.sqrt(np.linalg.det(square.matrix(np.empty(4), face, (1, 1))[:, :2])) for face in points]
     largest = max_upscale / max(float(np.median(scales)), 1e-6)
-    return min(size, max(SMALLEST, int(largest) // SIDE_STEP * SIDE_STEP))
+    return min(size, max(MIN_SIZE, int(largest) // SIDE_STEP * SIDE_STEP))
 
 
 @dataclass
@@ -140,16 +140,16 @@ class CandidateDraft:
         self.lower_faces.append(measure.lower_face(square))
         self.clip.add(encode(face, self.quality))
 
-    def judge(self, sound: ClipAudio, filters: QualityFilters) -> None:
+    def measure_frames(self, audio: ClipAudio, filters: QualityFilters) -> None:
         """Measures the pictures, when all are there. Strange ones at either end, of a fade, say, are cut off."""
         candidate, yaws = self.candidate, measure.yaws(self.candidate.track.points)
-        flags = measure.strange(np.stack(self.lower_faces), yaws)
+        flags = measure.outlier_frames(np.stack(self.lower_faces), yaws)
         own = np.flatnonzero(~flags)
         if len(own) and own[-1] + 1 - own[0] >= filters.min_seconds * CLIP_FPS:
             kept = slice(int(own[0]), int(own[-1]) + 1)
             flags, self.sharpness, self.clip.jpegs = flags[kept], self.sharpness[kept], self.clip.jpegs[kept]
             candidate.shorten(kept.start, kept.stop)
-            measure_track(candidate, sound, filters)
+            measure_track(candidate, audio, filters)
         candidate.measures.sharpness = float(np.median(self.sharpness))
         candidate.measures.occluded = float(flags.mean())
         candidate.reasons = failed(candidate.measures, filters)

@@ -65,10 +65,10 @@ class Clip:
     def header(self) -> ClipHeader:
         """What the file holds as it is stored; read and checked at the first use."""
         if self._header is None:
-            with _opened(self.path) as file:
+            with _open_tensors(self.path) as file:
                 header = ClipHeader.parse(file.metadata() or {}, self.config, display_path(self.path))
                 _check_tensors(file, header, display_path(self.path))
-            self._expect(header)
+            self._validate(header)
             self._header = header
         return self._header
 
@@ -76,9 +76,9 @@ class Clip:
         """Refuses another kind of crop, now if the header has been read, else when it is."""
         self.kind = kind
         if self._header is not None:
-            self._expect(self._header)
+            self._validate(self._header)
 
-    def _expect(self, header: ClipHeader) -> None:
+    def _validate(self, header: ClipHeader) -> None:
         if self.kind not in (None, header.crop.kind):
             raise UsageError(
                 f"{display_path(self.path)} holds crops of the kind {header.crop.kind!r}, others of its folder {self.kind!r}; "
@@ -107,7 +107,7 @@ class Clip:
     @property
     def start(self) -> float:
         """Seconds of the first picture in the video."""
-        return self.header.start + self._unseen / CLIP_FPS
+        return self.header.start + self._skipped_frames / CLIP_FPS
 
     @property
     def size(self) -> int:
@@ -129,31 +129,31 @@ class Clip:
     @property
     def speech(self) -> np.ndarray:
         """(T,) bool, one flag a mel column, see `preprocessing.media.audio.speech_columns`."""
-        first = self._samples(self._unheard) // self.config.hop_length
+        first = self._samples(self._skipped_audio_frames) // self.config.hop_length
         count = 1 + self._samples(self.frames) // self.config.hop_length
         return self._tensor("speech")[first : first + count].astype(bool)
 
     @property
     def audio(self) -> np.ndarray:
         """(n,) int16 at 16 kHz, 640 samples a frame."""
-        first = self._samples(self._unheard)
+        first = self._samples(self._skipped_audio_frames)
         return self._tensor("audio")[first : first + self._samples(self.frames)]
 
     @property
     def track(self) -> FaceTrack:
         """Where the face was, in pixels of the video."""
-        own = slice(self._unseen, self._unseen + self.frames)
+        own = slice(self._skipped_frames, self._skipped_frames + self.frames)
         boxes, points, found = (self._tensor(name)[own] for name in ("boxes", "points", "found"))
         shot = np.zeros(len(found), np.int32)
         return FaceTrack(boxes, points, found.astype(bool), shot, self.header.picture, str(self.header.fps))
 
     @property
-    def _unseen(self) -> int:
+    def _skipped_frames(self) -> int:
         """Stored pictures before the first whose sound the file has."""
         return max(self.offset, 0)
 
     @property
-    def _unheard(self) -> int:
+    def _skipped_audio_frames(self) -> int:
         """Frames of stored sound before that of the first picture."""
         return max(-self.offset, 0)
 
@@ -162,7 +162,7 @@ class Clip:
 
     def _tensor(self, name: str) -> np.ndarray:
         _ = self.header
-        with _opened(self.path) as file:
+        with _open_tensors(self.path) as file:
             return file.get_tensor(name)
 
     def jpegs(self, first: int, count: int, step: int = 1) -> list[bytes]:
@@ -175,8 +175,8 @@ class Clip:
         _ = self.header
         if first < 0 or count < 1 or step < 1 or stop > self.frames:
             raise UsageError(f"{display_path(self.path)} has the frames 0 to {self.frames - 1}, not {first}:{stop}")
-        place, span = self._unseen + first, stop - first
-        with _opened(self.path) as file:
+        place, span = self._skipped_frames + first, stop - first
+        with _open_tensors(self.path) as file:
             begins, ends, sums = (
                 file.get_slice(name)[start : start + span][::step].tolist()
                 for name, start in (("offsets", place), ("offsets", place + 1), ("checksums", place))
@@ -202,7 +202,7 @@ class Clip:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_tensors(path: Path) -> Iterator[Any]:
     """The file, memory-mapped; what its reader finds wrong is a ValueError that names it."""
     try:
         with safe_open(path, "numpy") as file:
@@ -278,21 +278,21 @@ def write_clip(
     assert len(jpegs) == len(track) == header.frames
     assert all(jpegs)
     header = replace(header, picture=track.size or header.picture)
-    audio = _fitted(_int16(samples), header.samples)
+    audio = _fit_length(_int16(samples), header.samples)
     tensors: dict[str, np.ndarray] = {
         "frames": np.frombuffer(b"".join(jpegs), np.uint8),
         "offsets": np.cumsum([0, *map(len, jpegs)], dtype=np.int64),
         "checksums": np.array([zlib.crc32(jpeg) for jpeg in jpegs], np.uint32),
         "audio": audio,
         "mel": mel_spectrogram(audio, header.audio),
-        "speech": _fitted(speech.astype(np.uint8), header.columns),
+        "speech": _fit_length(speech.astype(np.uint8), header.columns),
         "boxes": track.boxes.astype(np.float32),
         "points": track.points.astype(np.float32),
         "found": track.found.astype(np.uint8),
     }
     # The format stores memory as it lies, so that a transposed or reversed view would come back scrambled.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    _write_whole(path, save(tensors, metadata=header.metadata()))
+    _write_atomic(path, save(tensors, metadata=header.metadata()))
 
 
 def _int16(samples: np.ndarray) -> np.ndarray:
@@ -301,11 +301,11 @@ def _int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(np.nan_to_num(samples, posinf=1, neginf=-1) * 32768), -32768, 32767).astype(np.int16)
 
 
-def _fitted(values: np.ndarray, length: int) -> np.ndarray:
+def _fit_length(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(values[:length], (0, max(0, length - len(values))))
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "clip.part"
@@ -334,7 +334,7 @@ def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> lis
     manifest = folder / "manifest.csv"
     if split is not None and not manifest.is_file():
         raise UsageError(f"{display_path(folder)} has no manifest.csv, which says what belongs to the split {split!r}")
-    clips = _listed(manifest, split) if manifest.is_file() else _found(folder)
+    clips = _clips_from_manifest(manifest, split) if manifest.is_file() else _clips_from_folder(folder)
     clips = [clip for clip in clips if clip.frames >= shortest]
     if not clips:
         what = f"no clip of {shortest} frames or more" + ("" if split is None else f" in the split {split!r}")
@@ -344,7 +344,7 @@ def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> lis
     return clips
 
 
-def _listed(manifest: Path, split: str | None) -> list[Clip]:
+def _clips_from_manifest(manifest: Path, split: str | None) -> list[Clip]:
     rows = [row for row in read_manifest(manifest) if row.clip and row.passes and split in (None, row.split)]
     rows.sort(key=lambda row: row.clip)
     return [
@@ -352,7 +352,7 @@ def _listed(manifest: Path, split: str | None) -> list[Clip]:
     ]
 
 
-def _found(folder: Path) -> list[Clip]:
+def _clips_from_folder(folder: Path) -> list[Clip]:
     return [Clip.open(path) for path in sorted(folder.rglob("*.safetensors"))]
 
 

@@ -77,7 +77,7 @@ class ClipRow:
         return round(self.offset) if self.sync_filter == "pass" and self.offset is not None else 0
 
     @property
-    def usable(self) -> int:
+    def usable_frames(self) -> int:
         """Frames that are left of the clip by the repair."""
         return self.frames - abs(self.shift)
 

@@ -20,10 +20,10 @@ NOSE_DEPTH = 0.43
 
 BLUR_SIDE = 48  # pixels of the square that sharpness is measured on: the smallest that is stored
 LOWER_FACE = (0.26, 0.42, 0.74, 0.80)  # left, top, right, bottom in the network's square: nose's tip to chin
-LOWER_SIDE = 16  # pixels of the small grey lower face
-LEAST_LIKENESS = 0.45  # correlation of a lower face with the clip's own, below which something else is there
-LEAST_CONTRAST = 0.4  # of the clip's own, below which it is fading
-TURN_SHARE, TURN_STEPS = 0.6, 8  # share of a clip that says how the face looks at a turn, and how many turns there are
+LOWER_SIDE = 16  # pixels of the small gray lower face
+MIN_CORRELATION = 0.45  # correlation of a lower face with the clip's own, below which something else is there
+MIN_CONTRAST = 0.4  # of the clip's own, below which it is fading
+POSE_SHARE, POSE_BINS = 0.6, 8  # share of a clip that says how the face looks at a turn, and how many turns there are
 
 
 # The defaults keep good recordings. Over 97 stretches of up to 6 s from 52 videos (GRID, SEAT, HDTF, VoxCeleb2, studio
@@ -36,7 +36,7 @@ class QualityFilters:
         min_seconds: Shortest clip.
         max_seconds: Longest clip; longer runs of a face are cut into pieces.
         min_side: Pixels of the face, the root of its box's area.
-        min_sharpness: Variance of the Laplacian over that of the grey levels.
+        min_sharpness: Variance of the Laplacian over that of the gray levels.
         max_yaw: Degrees the head is turned to a side, in nine of ten frames.
         max_roll: Degrees the head is tilted, in nine of ten frames.
         max_missing: Share of frames in which part of the face is beyond the picture's edge.
@@ -122,7 +122,7 @@ def rolls(points: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(across[:, 1], across[:, 0]))
 
 
-def usual_extreme(angles: np.ndarray) -> float:
+def percentile_90(angles: np.ndarray) -> float:
     """The size that nine of ten of the angles stay below."""
     return float(np.percentile(np.abs(angles), 90))
 
@@ -167,41 +167,41 @@ def sharpness(square: np.ndarray) -> float:
 
     The square is brought to BLUR_SIDE pixels first, so that the value does not depend on S. Source: Pech-Pacheco et
     al., "Diatom autofocusing in brightfield microscopy: a comparative study" (2000). It is divided by the variance
-    of the grey levels, so that it does not depend on light and contrast either.
+    of the gray levels, so that it does not depend on light and contrast either.
     """
-    grey = _grey(square, BLUR_SIDE).astype(np.float32)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(float(grey.var()), 1.0))
+    gray = _gray(square, BLUR_SIDE).astype(np.float32)
+    return float(cv2.Laplacian(gray, cv2.CV_32F).var() / max(float(gray.var()), 1.0))
 
 
 def lower_face(square: np.ndarray) -> np.ndarray:
-    """A small grey picture of mouth and chin, from the network's square (S, S, 3) without its margin.
+    """A small gray picture of mouth and chin, from the network's square (S, S, 3) without its margin.
 
     Returns:
         (LOWER_SIDE, LOWER_SIDE) uint8.
     """
     x1, y1, x2, y2 = (round(fraction * len(square)) for fraction in LOWER_FACE)
-    return _grey(square[y1:y2, x1:x2], LOWER_SIDE)
+    return _gray(square[y1:y2, x1:x2], LOWER_SIDE)
 
 
-def strange(lower_faces: np.ndarray, yaws: np.ndarray) -> np.ndarray:
+def outlier_frames(lower_faces: np.ndarray, yaws: np.ndarray) -> np.ndarray:
     """In which of a clip's frames the lower face (N, H, W) does not look like the clip's own: (N,) bool.
 
     The own look is the median over the frames in which the head is turned alike, by `yaws` (N,), each picture's
-    contrast made one. A picture is strange when it hardly correlates with that, whatever its light, or has lost most
+    contrast made one. A picture is outlier_frames when it hardly correlates with that, whatever its light, or has lost most
     of its contrast, as in a fade. What hides the mouth most of the time is taken for the face.
     """
     rows = lower_faces.reshape(len(lower_faces), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     contrast = np.linalg.norm(rows, axis=1)
     rows /= np.maximum(contrast, 1e-6)[:, None]
-    order, width = np.argsort(yaws, kind="stable"), max(1, round(TURN_SHARE * len(rows)))
-    likeness = np.empty(len(rows))
-    for block in np.array_split(np.arange(len(rows)), min(TURN_STEPS, len(rows))):
+    order, width = np.argsort(yaws, kind="stable"), max(1, round(POSE_SHARE * len(rows)))
+    correlation = np.empty(len(rows))
+    for block in np.array_split(np.arange(len(rows)), min(POSE_BINS, len(rows))):
         start = int(np.clip((block[0] + block[-1] - width) // 2, 0, len(rows) - width))
         own = np.median(rows[order[start : start + width]], axis=0)
-        likeness[order[block]] = rows[order[block]] @ (own / max(float(np.linalg.norm(own)), 1e-6))
-    return (likeness < LEAST_LIKENESS) | (contrast < LEAST_CONTRAST * np.median(contrast))
+        correlation[order[block]] = rows[order[block]] @ (own / max(float(np.linalg.norm(own)), 1e-6))
+    return (correlation < MIN_CORRELATION) | (contrast < MIN_CONTRAST * np.median(contrast))
 
 
-def _grey(picture: np.ndarray, size: int) -> np.ndarray:
+def _gray(picture: np.ndarray, size: int) -> np.ndarray:
     return cv2.cvtColor(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)

@@ -12,12 +12,12 @@ from preprocessing.faces.face_track import FaceTrack
 
 FRAME_SAMPLES = 16000 // CLIP_FPS  # 640 samples of sound belong to a frame
 MAX_SILENT_END = 0.1  # seconds: sound that ends so much before the picture is filled with silence
-SEARCH = 25  # frames to either side of the even cut in which a quieter place is looked for
-HUSH = 2  # frames to either side of a cut whose loudness counts
+SEARCH_RADIUS = 25  # frames to either side of the even cut in which a quieter place is looked for
+QUIET_RADIUS = 2  # frames to either side of a cut whose loudness counts
 LOUDNESS_STEP = 3.0  # decibels: places whose loudness differs by less are alike, and the nearer one is taken
 
 
-def frames_with_sound(frames: int, samples: int) -> int:
+def frames_with_audio(frames: int, samples: int) -> int:
     """How many of a video's frames have sound: all of them unless it ends more than MAX_SILENT_END before them."""
     return frames if frames * FRAME_SAMPLES - samples <= MAX_SILENT_END * 16000 else samples // FRAME_SAMPLES
 
@@ -45,21 +45,21 @@ def cut_run(
     cuts = [first]
     for left in range(count - 1, 0, -1):
         even = first + round((last - first) * (count - left) / count)
-        low = max(cuts[-1] + shortest, last - left * longest, even - SEARCH)
-        high = min(cuts[-1] + longest, last - left * shortest, even + SEARCH)
+        low = max(cuts[-1] + shortest, last - left * longest, even - SEARCH_RADIUS)
+        high = min(cuts[-1] + longest, last - left * shortest, even + SEARCH_RADIUS)
         cuts.append(_quietest(samples, low, high, even))
     return list(zip(cuts, [*cuts[1:], last], strict=True))
 
 
 def _quietest(samples: np.ndarray, low: int, high: int, even: int) -> int:
     """The frame from `low` to `high` around whose beginning the sound is quietest, the one nearest to `even`."""
-    power = [_power(samples, frame) for frame in range(low - HUSH, high + HUSH)]
-    around = [sum(power[k : k + 2 * HUSH]) for k in range(high - low + 1)]
+    power = [_mean_square(samples, frame) for frame in range(low - QUIET_RADIUS, high + QUIET_RADIUS)]
+    around = [sum(power[k : k + 2 * QUIET_RADIUS]) for k in range(high - low + 1)]
     loudness = [round(10 * math.log10(value + 1) / LOUDNESS_STEP) for value in around]
     return min(range(low, high + 1), key=lambda frame: (loudness[frame - low], abs(frame - even)))
 
 
-def _power(samples: np.ndarray, frame: int) -> float:
+def _mean_square(samples: np.ndarray, frame: int) -> float:
     """Mean square of the sound of a frame, in squared steps of int16; 0 beyond the sound's end."""
     piece = samples[max(frame, 0) * FRAME_SAMPLES : (frame + 1) * FRAME_SAMPLES]
     return float(np.mean(np.square(piece, dtype=np.float64))) if len(piece) else 0.0

@@ -8,7 +8,7 @@ SPLITS = ("train", "val", "test")
 VAL_SHARE, TEST_SHARE = 0.1, 0.0  # of the speakers, unless told otherwise
 
 
-def split_of(speaker: str, val_share: float, test_share: float) -> str:
+def assign_split(speaker: str, val_share: float, test_share: float) -> str:
     """The split that a hash of the name gives a speaker: the same on every machine, whoever else is in the set.
 
     val grows from one end and test from the other, so that a change of one share moves nobody between the other two.

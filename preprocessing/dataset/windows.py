@@ -55,7 +55,7 @@ def face_window(
         (count, S, S, 3) uint8 BGR, S the region's size.
     """
     matrix = (view.matrix(region.size) @ region.matrix(clip))[:2]
-    return view.paint(np.stack([resample(face, matrix, region.size) for face in clip.faces(first, count)]))
+    return view.apply_photometric(np.stack([resample(face, matrix, region.size) for face in clip.faces(first, count)]))
 
 
 def resample(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -109,12 +109,12 @@ def random_starts(
     Raises:
         UsageError: the clip is too short even for windows as near as `nearest`.
     """
-    room = frames - length
-    if room < (count - 1) * nearest:
+    slack = frames - length
+    if slack < (count - 1) * nearest:
         raise UsageError(f"{count} windows of {length} frames, {nearest} apart, do not fit into {frames} frames")
-    most = room // max(count - 1, 1)
+    most = slack // max(count - 1, 1)
     gaps = rng.integers(nearest, max(nearest, min(most, farthest or most)) + 1, size=count - 1)
-    first = rng.integers(0, room - gaps.sum() + 1)
+    first = rng.integers(0, slack - gaps.sum() + 1)
     return np.concatenate(([first], first + np.cumsum(gaps)))
 
 
@@ -127,7 +127,7 @@ def open_splits(
 
     Args:
         folder: what preprocessing.build made.
-        val: a folder that is held out as a whole, instead of `folder`'s own split "val".
+        val: a folder that is held out as a whole, instead of `folder`'s has_val split "val".
         shortest: the fewest frames.
         kind: of crops that the network is made for.
 
@@ -136,9 +136,9 @@ def open_splits(
     """
     manifest = folder / "manifest.csv"
     rows = read_manifest(manifest) if manifest.is_file() else []
-    own = any(row.split == "val" and row.passes and row.usable >= shortest for row in rows)
+    has_val = any(row.split == "val" and row.passes and row.usable_frames >= shortest for row in rows)
     clips = open_clips(folder, shortest, "train" if manifest.is_file() else None)
-    held_out = open_clips(val, shortest) if val else open_clips(folder, shortest, "val") if own else []
+    held_out = open_clips(val, shortest) if val else open_clips(folder, shortest, "val") if has_val else []
     for some in filter(None, (clips, held_out)):
         if (found := some[0].header.crop.kind) != kind:
             raise UsageError(
@@ -177,9 +177,9 @@ def batches(
     if workers:
         cv2.setNumThreads(1)  # OpenCV's threads do not survive a fork; a worker that asked for them would wait for ever
     numbers = range(steps.start * size, steps.stop * size)
-    return DataLoader(draws, size, sampler=numbers, num_workers=workers, collate_fn=collate, worker_init_fn=_settle)
+    return DataLoader(draws, size, sampler=numbers, num_workers=workers, collate_fn=collate, worker_init_fn=_ignore_interrupt)
 
 
-def _settle(worker: int) -> None:
+def _ignore_interrupt(worker: int) -> None:
     """A worker leaves Ctrl-C to its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from preprocessing.media.video_reader import probe
 from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
 from syncnet.mfcc import mfcc
 from syncnet.offset import shift_curve, sync_score
-from training.safe_pickle import differences
+from training.safe_pickle import weight_mismatches
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def lips(scorer, golden):
 
 
 def test_the_network_has_the_published_shape(weights):
-    assert differences(weights, PublishedSyncNet) == ""
+    assert weight_mismatches(weights, PublishedSyncNet) == ""
     assert sum(weight.numel() for weight in PublishedSyncNet().parameters()) == 13_631_616
 
 

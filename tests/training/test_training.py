@@ -13,7 +13,7 @@ import torch
 
 from preprocessing.commands import run_command
 from training.engine import Engine
-from training.run import RunFolder, due, save_whole
+from training.run import RunFolder, due, save_atomic
 
 
 def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
@@ -45,9 +45,9 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
         run.log(step, loss=step / 10)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "sec')  # the process was killed here
-    RunFolder(tmp_path).rewind(2)
+    RunFolder(tmp_path).truncate_log(2)
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
-    RunFolder(tmp_path / "new").rewind(2)
+    RunFolder(tmp_path / "new").truncate_log(2)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -60,13 +60,13 @@ def test_tensorboard_shows_the_log(tmp_path):
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
     again = RunFolder(tmp_path / "run", board=True)
-    again.rewind(2)
+    again.truncate_log(2)
     again.log(3, loss=0.7)
     seen = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [
         (1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.7)),
     ]  # fmt: skip
-    again.show(3, "curve", picture)
+    again.add_image(3, "curve", picture)
     (image,) = EventAccumulator(str(tmp_path / "run")).Reload().Images("curve")[-1:]
     pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert (pixels == (10, 20, 30)).all()
@@ -76,7 +76,7 @@ def test_only_one_of_several_processes_writes(tmp_path, capsys):
     run = RunFolder(tmp_path / "run", board=True, writes=False)
     run.log(1, loss=0.5)
     run.save_state({"step": 1})
-    run.rewind(1)
+    run.truncate_log(1)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
 
@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_its_own_recipe_only(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
-    save_whole({"step": 1}, tmp_path / "dump.pt")
+    save_atomic({"step": 1}, tmp_path / "dump.pt")
 
     def fail(content, path):
         Path(path).write_bytes(b"half")
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_whole({"step": 2}, tmp_path / "dump.pt")
+        save_atomic({"step": 2}, tmp_path / "dump.pt")
     assert torch.load(tmp_path / "dump.pt", weights_only=True) == {"step": 1}
 
 

@@ -16,7 +16,7 @@ from preprocessing.build.video_pipeline import (
     ClipRecipe,
     crop_faces,
     probe_source,
-    read_sound,
+    read_audio,
     write_draft,
 )
 from preprocessing.dataset.clip_candidates import ClipAudio, ClipCandidate, cut_tracks, measure_track, stored_size
@@ -90,8 +90,8 @@ def make_person_clips(
         raise MediaError(
             f"{display_path(path)} lasts {lasts} from start to end: {SHORTEST:g} s or more are needed to adapt"
         )
-    sound = read_sound(path)
-    if not sound.of(first, last)[1].any():
+    sound = read_audio(path)
+    if not sound.segment(first, last)[1].any():
         raise MediaError(f"{display_path(path)} is silent: without speech there is nothing to adapt to")
     track = _follow(path, first, last, part, detector, progress)
     found = _cut(path, track, sound)

@@ -25,17 +25,17 @@ import numpy as np
 
 from preprocessing.dataset.clips import Clip, ClipHeader, write_clip
 from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_sync_filter, read_manifest, write_rows
-from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, split_of
-from preprocessing.dataset.wav2lip_format.face_folder import SHORTEST, FaceFolder, adopt_faces, clip_row, safe_name
+from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, assign_split
+from preprocessing.dataset.wav2lip_format.face_folder import SHORTEST, FaceFolder, clip_row, import_faces, safe_name
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig
 
-MARK = ".exported-clips"  # no speaker's folder begins with a dot
+MARKER = ".exported-clips"  # no speaker's folder begins with a dot
 NOTE = "Clips in the layout of the original Wav2Lip. The next export into this folder replaces its filelists.\n"
 UNFINISHED = ".unfinished"
 MEASURES = ("side", "sharpness", "yaw", "roll", "missing", "occluded", "speech", "level", "clipped")
-VERDICT = ("offset", "confidence")
+SYNC_SCORES = ("offset", "confidence")
 
 
 def export_wav2lip(clips: Path, folder: Path) -> int:
@@ -60,8 +60,8 @@ def export_wav2lip(clips: Path, folder: Path) -> int:
     strays = {row.split for row in rows} - set(SPLITS)
     if strays:
         raise UsageError(f"the splits of clips are {', '.join(SPLITS)}, not {', '.join(map(repr, sorted(strays)))}")
-    _apart(clips, folder)
-    _claim(folder)
+    _check_disjoint(clips, folder)
+    _prepare_target(folder)
     work = folder / UNFINISHED
     shutil.rmtree(work, ignore_errors=True)  # what an export that was killed has left
     lists = work / "filelists"
@@ -71,34 +71,34 @@ def export_wav2lip(clips: Path, folder: Path) -> int:
         for row in rows:
             name = f"{safe_name(row.speaker)}/{safe_name(Path(row.clip).stem)}"
             _export_clip(clips / row.clip, row, work / "clip")
-            _move(work / "clip", folder / name, work / "old")
+            _install(work / "clip", folder / name, work / "old")
             files[row.split].write(f"{name}\n")
-    _move(lists, folder / "filelists", work / "old")
+    _install(lists, folder / "filelists", work / "old")
     shutil.rmtree(work)
     return len(rows)
 
 
-def _apart(source: Path, target: Path) -> None:
+def _check_disjoint(source: Path, target: Path) -> None:
     """Refuses folders of which one lies in the other."""
     one, other = source.resolve(), target.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise UsageError(f"{display_path(target)} and {display_path(source)} must not lie in one another")
 
 
-def _claim(folder: Path) -> None:
+def _prepare_target(folder: Path) -> None:
     """Makes the folder ours, or refuses to write over what is not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"{display_path(folder)} is a file; a folder is needed") from None
-    if any(folder.iterdir()) and not (folder / MARK).is_file():
+    if any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise UsageError(
             f"{display_path(folder)} holds something else than exported clips; name a new or an empty folder"
         )
-    (folder / MARK).write_text(NOTE)
+    (folder / MARKER).write_text(NOTE)
 
 
-def _move(made: Path, target: Path, aside: Path) -> None:
+def _install(made: Path, target: Path, aside: Path) -> None:
     """Puts a finished folder in its place; the one that was there is deleted after."""
     target.parent.mkdir(exist_ok=True)
     if target.exists():
@@ -117,7 +117,7 @@ def _export_clip(path: Path, row: ClipRow, folder: Path) -> None:
         file.writeframes(clip.audio.astype("<i2").tobytes())
     clip.track.save(folder / "track.json")
     record: dict[str, Any] = clip.header.metadata() | {"clip": asdict(clip.header)}
-    record |= {name: getattr(row, name) for name in ("number", "sync_filter", *VERDICT)}
+    record |= {name: getattr(row, name) for name in ("number", "sync_filter", *SYNC_SCORES)}
     record |= {name: value if math.isfinite(value := getattr(row, name)) else None for name in MEASURES}
     record["speech_flags"] = "".join("01"[flag] for flag in clip.speech.astype(int))
     (folder / "clip.json").write_text(json.dumps(record, allow_nan=False), encoding="ascii")
@@ -143,7 +143,7 @@ def import_wav2lip(folder: Path, clips: Path) -> int:
         raise UsageError(f"{display_path(folder)} is not a folder")
     if (clips / "state").exists():
         raise UsageError(f"{display_path(clips)} holds clips built from videos; import into a folder of its own")
-    _apart(folder, clips)
+    _check_disjoint(folder, clips)
     old = read_manifest(clips / "manifest.csv") if (clips / "manifest.csv").exists() else []
     clips.mkdir(parents=True, exist_ok=True)
     rows, videos = list[ClipRow](), list[VideoRow]()
@@ -166,7 +166,7 @@ def _entries(root: Path) -> Iterator[FaceFolder]:
         inside = (root / speaker).resolve().is_relative_to(root)
         for name in [f"{speaker}/{name}" for name in (_folders(root / speaker) if inside else ())] or [speaker]:
             named = tuple(split for split, names in lists.items() if names.pop(name, False))
-            hashed = split_of(speaker, VAL_SHARE, TEST_SHARE)
+            hashed = assign_split(speaker, VAL_SHARE, TEST_SHARE)
             yield FaceFolder(root, name, named if lists else (hashed,))
     yield from (FaceFolder(root, name, (split,)) for split, names in lists.items() for name in names)
 
@@ -206,7 +206,7 @@ def _import(entry: FaceFolder, clips: Path) -> tuple[list[ClipRow], VideoRow]:
         if os.path.lexists(entry.file("clip.json")):
             rows.append(_restore(entry, numbers, clips))
         else:
-            rows.extend(adopt_faces(entry, numbers, clips, faults))
+            rows.extend(import_faces(entry, numbers, clips, faults))
     except (ValueError, MediaError) as error:
         faults.insert(0, str(error))
     if not rows and not faults:
@@ -230,7 +230,7 @@ def _restore(entry: FaceFolder, numbers: Sequence[int], clips: Path) -> ClipRow:
     for number in numbers:
         if entry.picture(number).shape != (header.side, header.side, 3):
             raise UsageError(f"{number}.jpg of {display_path(entry.name)} is not of {header.side}x{header.side} pixels")
-    samples, track = _read_sound(entry.file("audio.wav"), header.samples), FaceTrack.load(entry.file("track.json"))
+    samples, track = _read_audio(entry.file("audio.wav"), header.samples), FaceTrack.load(entry.file("track.json"))
     if len(track) != header.frames:
         raise UsageError(f"track.json of {display_path(entry.name)} has {len(track)} frames, not {header.frames}")
     row.audio_sha256 = hashlib.sha256(samples.tobytes()).hexdigest()
@@ -249,14 +249,14 @@ def _read_record(entry: FaceFolder) -> tuple[ClipHeader, np.ndarray, ClipRow]:
         row = clip_row(header, entry.target(), entry.splits[0], int(record["number"]))
         for name in MEASURES:
             setattr(row, name, math.nan if record[name] is None else float(record[name]))
-        row.offset, row.confidence = (None if record[name] is None else float(record[name]) for name in VERDICT)
+        row.offset, row.confidence = (None if record[name] is None else float(record[name]) for name in SYNC_SCORES)
         row.sync_filter = {"": "", "pass": "pass"}[record["sync_filter"]]
         return header, np.array([flag == "1" for flag in record["speech_flags"]]), row
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UsageError(f"{display_path(path)} is not as exported: {' '.join(str(error).split())}") from error
 
 
-def _read_sound(path: Path, count: int) -> np.ndarray:
+def _read_audio(path: Path, count: int) -> np.ndarray:
     """The `count` samples, int16, that were exported."""
     try:
         with wave.open(str(path)) as file:

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 
 from preprocessing.dataset import quality_filters as measure
-from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST
+from preprocessing.dataset.clip_candidates import MIN_SIZE, SIDE_STEP
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.dataset.manifest import ClipRow
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
@@ -89,7 +89,7 @@ class FaceFolder:
         return numbers
 
 
-def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[ClipRow]:
+def import_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[ClipRow]:
     """Writes a clip for every run of 5 to 250 pictures of consecutive numbers, with the sound of their time.
 
     The crops are of kind "box", without margin, and as points they carry those that a box usually has.
@@ -106,7 +106,7 @@ def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults:
     source = folder.file("audio.wav")
     samples = spool_audio(source, Path(tempfile.gettempdir()))
     speech, digest = speech_columns(samples), file_sha256(source)
-    heard = [number for number in numbers if number < frames_with_sound(numbers[-1] + 1, len(samples))]
+    heard = [number for number in numbers if number < frames_with_audio(numbers[-1] + 1, len(samples))]
     runs = (run for run in _runs(folder, heard, faults) if len(run.jpegs) >= SHORTEST)
     for count, run in enumerate(runs):
         yield _write_run(folder, run, count, digest, samples, speech, clips)
@@ -141,7 +141,7 @@ class _FaceRun:
     @classmethod
     def start(cls, number: int, picture: np.ndarray) -> _FaceRun:
         side = math.sqrt(picture.shape[0] * picture.shape[1])
-        size = min(LARGEST, max(SMALLEST, int(ENLARGED * side) // SIDE_STEP * SIDE_STEP))
+        size = min(LARGEST, max(MIN_SIZE, int(ENLARGED * side) // SIDE_STEP * SIDE_STEP))
         return cls(number, CropGeometry("box", size, pads=(0, 0, 0, 0)))
 
     def continues(self, number: int) -> bool:

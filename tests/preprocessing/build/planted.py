@@ -124,7 +124,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
     """The command in this process and without workers: (exit code, the videos that it worked at)."""
     worked: list[str] = []
 
-    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources:
             worked.append(source.video)
             yield source, make_clips(source, *arguments)
@@ -135,5 +135,5 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
         return code, set(worked)
 
     monkeypatch.setattr(build, "connect", lambda *arguments: nullcontext())
-    monkeypatch.setattr(build, "make_all", make_all)
+    monkeypatch.setattr(build, "process_all", process_all)
     return run

@@ -188,7 +188,7 @@ def test_a_full_disk_ends_the_job_and_keeps_what_is_done(copied: Bench, here: He
         yield sources[-1], VideoOutcome(sources[-1].video, "failed", os.strerror(errno.ENOSPC), 0, [], {})
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(build, "make_all", full)
+    monkeypatch.setattr(build, "process_all", full)
     assert here(copied)[0] == 1
     *_, left, last = capsys.readouterr().err.splitlines()
     assert left.startswith(f"{len(list(copied.videos.rglob('*.mp4'))) - 2} of ")  # the broken link counts as one
@@ -225,14 +225,14 @@ def test_the_tables_are_written_while_the_job_runs(copied: Bench, here: Here, mo
     shutil.rmtree(copied.clips)
     seen = []
 
-    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources[:3]:
             yield source, VideoOutcome(source.video, "broken", "so", 0, [], {})
             seen.append(len(copied.fates()))
 
     monkeypatch.setattr(build, "REFRESH", 0.0)
-    monkeypatch.setattr(build, "PATIENCE", 0)
-    monkeypatch.setattr(build, "make_all", make_all)
+    monkeypatch.setattr(build, "WORKER_TIMEOUT", 0)
+    monkeypatch.setattr(build, "process_all", process_all)
     assert here(copied)[0] == 1
     assert seen == [1, 2, 3]
 
@@ -298,7 +298,7 @@ def test_wrong_usage_is_one_line(tmp_path: Path, options: list[str], message: st
     (tmp_path / "VIDEOS").mkdir()
     (tmp_path / "VIDEOS" / "a.mp4").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", 0.5)
     assert build.main(options) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -109,7 +109,7 @@ def test_workers_of_a_scheduler_that_is_already_there(tmp_path: Path, monkeypatc
     with dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file):
         wait_for(file.exists)
         address = address_in(file)
-        monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+        monkeypatch.setattr(cluster, "WORKER_TIMEOUT", 0.2)
         assert build.main(bench.command("--scheduler", address)[3:]) == 2
         assert f"no worker has joined {address}" in capsys.readouterr().err
         monkeypatch.undo()

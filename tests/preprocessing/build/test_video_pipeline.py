@@ -14,7 +14,7 @@ import pytest
 from preprocessing.build import video_pipeline as stages
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import STAGES, ClipRecipe, VideoOutcome, make_clips
-from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST, stored_size
+from preprocessing.dataset.clip_candidates import MIN_SIZE, SIDE_STEP, stored_size
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.faces.crops import CropGeometry, crop
@@ -82,7 +82,7 @@ def test_picture_and_sound_are_those_of_the_same_time(late):
 
 def test_speech_flags_are_those_of_the_whole_sound(late):
     path, outcome, folder = late
-    clip, sound = Clip.open(folder / outcome.rows[0].clip), stages.read_sound(path)
+    clip, sound = Clip.open(folder / outcome.rows[0].clip), stages.read_audio(path)
     start = round(clip.header.start * 80)
     assert np.array_equal(clip.speech[:100], sound.flags[start : start + 100])
     assert outcome.rows[0].speech == pytest.approx(clip.speech.mean())
@@ -98,13 +98,13 @@ def test_each_stage_has_its_time(late):
 def test_a_small_face_is_stored_smaller(late):
     row = late[1].rows[0]
     assert row.size % SIDE_STEP == 0
-    assert SMALLEST < row.size < HAAR.size
+    assert MIN_SIZE < row.size < HAAR.size
     box = np.array([0, 0, 100, 100], np.float32)
     points = np.repeat(estimate_points(box)[None], 3, axis=0)
     square = 1 / np.sqrt(np.linalg.det(CropGeometry("points", 1).matrix(box, points[0], (1, 1))[:, :2]))
     assert stored_size(points, 160, 1.0) == square // 8 * 8
     assert stored_size(points, 96, 1.0) == 96
-    assert stored_size(points / 20, 160, 1.5) == SMALLEST
+    assert stored_size(points / 20, 160, 1.5) == MIN_SIZE
 
 
 def test_cuts_end_a_clip(tmp_path):
@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
     def peak(count: int) -> int:
         monkeypatch.setattr(stages, "read_frames", lambda *args, **options: (picture.copy() for _ in range(count)))
         monkeypatch.setattr(stages, "track_people", still)
-        monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_sound", lambda frames, samples: frames)
+        monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_audio", lambda frames, samples: frames)
         tracemalloc.start()
         make_clips(
             source(path), tmp_path, replace(HAAR, filters=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))

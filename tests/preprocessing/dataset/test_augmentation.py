@@ -29,7 +29,7 @@ def test_no_augmentation_changes_nothing(frames):
         assert replace(view, seed=0) == IDENTITY_IMAGE
         assert replace(mel_transform, seed=0) == IDENTITY_MEL
         assert np.array_equal(view.matrix(96), np.eye(3))
-        assert np.array_equal(view.paint(frames), frames)
+        assert np.array_equal(view.apply_photometric(frames), frames)
         assert np.array_equal(mel_transform.apply(mel), mel)
 
 
@@ -134,7 +134,7 @@ def test_views_move_points_by_hand(view, point, expected):
 def test_apart_is_a_little_elsewhere_and_else_alike():
     rng = np.random.default_rng(0)
     view = ImageTransform.draw(Augmentation(), rng)
-    others = [view.apart(1, rng) for _ in range(60)]
+    others = [view.jittered(1, rng) for _ in range(60)]
     moved = {(other.shift[0] - view.shift[0], other.shift[1] - view.shift[1]) for other in others}
     assert moved == {(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)}
     assert {replace(other, shift=view.shift, seed=view.seed) for other in others} == {view}
@@ -143,38 +143,38 @@ def test_apart_is_a_little_elsewhere_and_else_alike():
 
 def test_colours_by_hand():
     picture = np.full((1, 4, 4, 3), (10, 20, 200), np.uint8)
-    assert ImageTransform(gains=(2, 0.5, 1.5)).paint(picture)[0, 0, 0].tolist() == [20, 10, 255]
-    assert ImageTransform(gamma=2).paint(picture)[0, 0, 0].tolist() == [
+    assert ImageTransform(gains=(2, 0.5, 1.5)).apply_photometric(picture)[0, 0, 0].tolist() == [20, 10, 255]
+    assert ImageTransform(gamma=2).apply_photometric(picture)[0, 0, 0].tolist() == [
         0,
         2,
         157,
     ]  # 255 (v / 255)^2: 0.39, 1.57, 156.86
     grey = round(0.114 * 10 + 0.587 * 20 + 0.299 * 200)
-    assert ImageTransform(grey=True).paint(picture)[0, 0, 0].tolist() == [grey] * 3
-    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).paint(picture)[0, 0, 0].tolist()
+    assert ImageTransform(grey=True).apply_photometric(picture)[0, 0, 0].tolist() == [grey] * 3
+    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).apply_photometric(picture)[0, 0, 0].tolist()
     assert tinted == [round(0.9 * grey)] * 3  # a grey picture has no tint
 
 
 def test_a_blur_is_a_gaussians(frames):
-    blurred = ImageTransform(blur=1.0).paint(frames)
+    blurred = ImageTransform(blur=1.0).apply_photometric(frames)
     for frame, expected in zip(blurred, frames, strict=True):
         assert np.array_equal(frame, cv2.GaussianBlur(expected, (7, 7), 1.0))
 
 
 def test_noise_differs_from_frame_to_frame_and_by_the_seed():
     grey = np.full((4, 96, 96, 3), 128, np.uint8)
-    noisy = ImageTransform(noise=3, seed=5).paint(grey)
+    noisy = ImageTransform(noise=3, seed=5).apply_photometric(grey)
     error = noisy.astype(float) - 128
     assert error.std() == pytest.approx(np.sqrt(9 + 1 / 12), rel=0.02)  # and what rounding adds
     assert abs(error.mean()) < 0.05
     assert abs(np.corrcoef(error.reshape(4, -1))[~np.eye(4, dtype=bool)]).max() < 0.03
-    assert np.array_equal(noisy, ImageTransform(noise=3, seed=5).paint(grey))
-    assert not np.array_equal(noisy, ImageTransform(noise=3, seed=6).paint(grey))
+    assert np.array_equal(noisy, ImageTransform(noise=3, seed=5).apply_photometric(grey))
+    assert not np.array_equal(noisy, ImageTransform(noise=3, seed=6).apply_photometric(grey))
 
 
 def test_every_frame_is_compressed_alone_at_the_quality_asked_for(frames):
     for quality in (30, 90):
-        for made, frame in zip(ImageTransform(quality=quality).paint(frames), frames, strict=True):
+        for made, frame in zip(ImageTransform(quality=quality).apply_photometric(frames), frames, strict=True):
             data = cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
             assert np.array_equal(made, cv2.imdecode(data, cv2.IMREAD_COLOR))
 

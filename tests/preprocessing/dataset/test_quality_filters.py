@@ -42,8 +42,8 @@ def test_nodding_hardly_changes_the_yaw():
 
 def test_usual_extreme_forgives_a_tenth_of_the_frames():
     angles = np.array([-10.0] * 95 + [80.0] * 5)
-    assert measure.usual_extreme(angles) == 10
-    assert measure.usual_extreme(np.array([-10.0] * 80 + [80.0] * 20)) == 80
+    assert measure.percentile_90(angles) == 10
+    assert measure.percentile_90(np.array([-10.0] * 80 + [80.0] * 20)) == 80
 
 
 def test_side_is_the_median_root_of_the_area():
@@ -103,7 +103,7 @@ def talking(count: int) -> list[np.ndarray]:
 
 def flags_of(faces: list[np.ndarray], yaws: np.ndarray | None = None) -> np.ndarray:
     lower = np.stack([measure.lower_face(face) for face in faces])
-    return measure.strange(lower, np.zeros(len(faces)) if yaws is None else yaws)
+    return measure.outlier_frames(lower, np.zeros(len(faces)) if yaws is None else yaws)
 
 
 def test_a_talking_face_is_not_strange():

@@ -152,7 +152,7 @@ def test_nothing_is_held_out_when_the_repair_makes_it_too_short(tmp_path):
 def test_frames_left_are_counted_by_the_row():
     counts = [(-4, "pass", 16), (4.0, "pass", 16), (4.0, "offset", 20), (None, "pass", 20), (4.0, "", 20)]
     for offset, screen, usable in counts:
-        assert row("a", offset=offset, screen=screen).usable == usable
+        assert row("a", offset=offset, screen=screen).usable_frames == usable
     assert row("a", offset=-3.6, sync_filter="pass").shift == -4  # others' tables may hold parts of frames
 
 
