@@ -72,7 +72,7 @@ class FilterResult:
     """What became of a data set's clips.
 
     Attributes:
-        rows: the clips that no gate of the build had thrown away, with offset, confidence and screen.
+        rows: the clips that no gate of the build had thrown away, with offset, confidence and sync_filter.
         left: the offsets of those that pass, measured again after the repair.
     """
 
@@ -185,7 +185,7 @@ def filter_clips(
 
 
 def _judge(rows: Sequence[ClipRow], measurements: OffsetMeasurements, limits: FilterLimits) -> FilterResult:
-    """Sets the rows' offset, confidence and screen, and measures again what is repaired."""
+    """Sets the rows' offset, confidence and sync_filter, and measures again what is repaired."""
     scores = measurements.scores([OffsetTask.of(row) for row in rows if row.frames >= SHORTEST], "clip")
     for row in rows:
         score = scores.get(OffsetTask.of(row))

@@ -193,7 +193,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, weights):
     contents = {
         "2 missing (netfclip.0.weight, netfclip.0.bias)": other,
         "unexpected (weight, bias)": torch.nn.Linear(2, 2).state_dict(),
-        "nothing was run": {"x": Touch(tmp_path / "ran")},
+        "nothing was executed": {"x": Touch(tmp_path / "ran")},
     }
     for message, content in contents.items():
         torch.save(content, path)

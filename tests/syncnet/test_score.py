@@ -346,7 +346,7 @@ def test_wrong_flags_end_in_one_line(talk, tmp_path, capsys):
         "--plot must end in .png, .pdf, .svg, not be called a.txt": ["--plot", str(tmp_path / "a.txt")],
         "is no folder": ["--plot", str(tmp_path / "no" / "a.png")],
         "does not exist": ["--model", str(tmp_path / "no.safetensors")],
-        "is no PyTorch file": ["--model", str(shutil.copy(talk, tmp_path / "a.model"))],
+        "is not a PyTorch file": ["--model", str(shutil.copy(talk, tmp_path / "a.model"))],
     }.items():
         assert main([str(talk), "--detector", "haar", *flags]) == 2
         told = capsys.readouterr()

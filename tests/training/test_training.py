@@ -97,11 +97,11 @@ def test_a_run_goes_on_with_its_own_recipe_only(tmp_path):
         state = run.load_state(ours)
         assert state is not None
         assert state["step"] == 3
-    with pytest.raises(ValueError, match=r"has rate 0\.1, not 0\.2: go on with its config\.json"):
+    with pytest.raises(ValueError, match=r"has rate 0\.1, not 0\.2: resume with its config\.json"):
         run.load_state(recipe | {"rate": 0.2})
     with pytest.raises(ValueError, match=r"has augmentation .*0\.9.* not .*0\.8"):
         run.load_state(recipe | {"augmentation": {"zoom": (0.8, 1.1)}})
-    with pytest.raises(ValueError, match=r"by another version \(options warm\)"):
+    with pytest.raises(ValueError, match=r"by another version \(differing options: warm\)"):
         run.load_state(recipe | {"warm": 1})
     assert not list(tmp_path.glob("*.part"))
 
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
         (ValueError(), 2, "a value is wrong"),
         (FloatingPointError("l1 is nan\nat step 3"), 1, "l1 is nan at step 3"),
         (FileNotFoundError(2, "No such file", "x"), 1, "[Errno 2] No such file: 'x'"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last saved state"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last saved state"),
     ],
 )
 def test_a_command_ends_with_a_code_and_one_line(error, code, said, capsys):

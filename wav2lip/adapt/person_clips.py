@@ -72,7 +72,7 @@ class VideoPart:
 def make_person_clips(
     path: Path, folder: Path, part: VideoPart, detector: FaceDetector, progress: Progress | None = None
 ) -> list[Clip]:  # fmt: skip
-    """Makes the clips of one person in a video, by the gates of every data set.
+    """Makes the clips of one person in a video, with the quality filters of every data set.
 
     Args:
         path: the video.

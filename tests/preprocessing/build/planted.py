@@ -124,7 +124,9 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
     """The command in this process and without workers: (exit code, the videos that it worked at)."""
     worked: list[str] = []
 
-    def process_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(
+        client: object, sources: list[VideoSource], *arguments
+    ) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources:
             worked.append(source.video)
             yield source, make_clips(source, *arguments)

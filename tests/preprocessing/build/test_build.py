@@ -54,12 +54,12 @@ def test_every_video_has_its_fate(built: Bench):
         "bad/noise.mp4": ("broken", "is not a video"),
         "bad/empty.mp4": ("broken", "is empty"),
         "bad/sound.mp4": ("broken", "has no video stream"),
-        "bad/silent.mp4": ("broken", "has no sound track"),
+        "bad/silent.mp4": ("broken", "has no audio track"),
         "duo/nobody.mp4": ("rejected", "no face"),
         "duo/gone.mp4": ("failed", "does not exist"),
         "carl/again.mp4": ("rejected", "duplicate"),
         "carl/raises.mp4": ("failed", "LookupError: this is a fault (sitecustomize.py:12)"),
-        "carl/kills.mp4": ("failed", "its worker was killed 3 times: too little memory, or a crash"),
+        "carl/kills.mp4": ("failed", "its worker died 3 times: out of memory, or a crash"),
     }
     for video, (fate, reason) in expected.items():
         assert (fates[video].fate, fates[video].reason[: len(reason)]) == (fate, reason), video
@@ -225,7 +225,9 @@ def test_the_tables_are_written_while_the_job_runs(copied: Bench, here: Here, mo
     shutil.rmtree(copied.clips)
     seen = []
 
-    def process_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(
+        client: object, sources: list[VideoSource], *arguments
+    ) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources[:3]:
             yield source, VideoOutcome(source.video, "broken", "so", 0, [], {})
             seen.append(len(copied.fates()))
@@ -250,11 +252,11 @@ def test_the_way_to_the_originals_layout_and_back(copied: Bench, here: Here, cap
     assert len(list((copied.root / "third").glob("*/*/audio.wav"))) == 6
     capsys.readouterr()
     assert build.main([str(copied.videos), str(back), "--detector", "haar"]) == 2
-    assert "holds clips of another origin" in capsys.readouterr().err
+    assert "holds imported clips" in capsys.readouterr().err
 
 
 def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
-    (copied.root / "options.yaml").write_text("size: 64\nspeaker: name\ngates:\n  min_side: 1000\n")
+    (copied.root / "options.yaml").write_text("size: 64\nspeaker: name\nfilters:\n  min_side: 1000\n")
     for path in sorted(copied.videos.rglob("*.mp4")):
         if path.parent.name != "anna":
             path.unlink()
@@ -277,19 +279,19 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
         (["VIDEOS"], "VIDEOS and CLIPS are needed"),
         (["VIDEOS", "CLIPS", "--import-wav2lip", "x"], "VIDEOS and CLIPS are needed"),
         (["none", "CLIPS"], "none does not exist"),
-        (["VIDEOS", "VIDEOS/a.mp4/clips"], "cannot be written to: Not a directory"),
+        (["VIDEOS", "VIDEOS/a.mp4/clips"], "is not writable: Not a directory"),
         (["VIDEOS", "CLIPS", "--workers", "0"], "workers must be 1 or more, not 0"),
         (["VIDEOS", "CLIPS", "--size", "big"], 'key "size"'),
         (["VIDEOS", "CLIPS", "--size", "7"], "size must be"),
         (["VIDEOS", "CLIPS", "--filters.min_seconds", "9"], "min_seconds must be"),
         (["VIDEOS", "CLIPS", "--speaker", "face"], "'folder', 'name', 'file', 'table'"),
         (["VIDEOS", "CLIPS", "--speaker", "table"], "no table is given"),
-        (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a table that can be read"),
+        (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a readable table"),
         (["VIDEOS", "CLIPS", "--detector", "face"], "detector must be one of auto, yunet, sfd, haar"),
         (["VIDEOS", "CLIPS", "--yunet", "none.onnx"], "no YuNet model at"),
         (["VIDEOS", "CLIPS", "--s3fd", "none.pth", "--detector", "sfd"], "no S3FD weights at"),
         (["VIDEOS", "CLIPS", "--detector", "haar", "--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
-        (["VIDEOS", "CLIPS", "--detector", "haar", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+        (["VIDEOS", "CLIPS", "--detector", "haar", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler responds"),
         (["VIDEOS", "CLIPS", "--config", "none.yaml"], "none.yaml"),
         (["VIDEOS", "CLIPS", "--speed", "9"], "--speed"),
     ],

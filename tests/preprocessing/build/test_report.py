@@ -51,7 +51,7 @@ def test_the_figures_are_those_counted_by_hand():
         "val": {"clips": 1, "minutes": pytest.approx(0.02), "people": 1},
     }
     assert {name: group["clips"] for name, group in figures["licences"].items()} == {"A": 3, "B": 1}
-    assert list(figures["rejected"].items()) == [("yaw", 2), ("screen: offset 9", 1), ("side", 1)]
+    assert list(figures["rejected"].items()) == [("yaw", 2), ("sync_filter: offset 9", 1), ("side", 1)]
     assert figures["reasons"] == {"is empty": 2, "no clip passes": 2, "Permission denied": 1}
     assert figures["stages"] == {"probe": 1.5, "track": 20.25}
 

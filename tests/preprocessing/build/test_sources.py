@@ -187,7 +187,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, lines: list[str], 
     plant(tmp_path, "1.mp4")
     with pytest.raises(ValueError, match=message):
         find_sources(tmp_path, Labels("table", split="table", table=table(tmp_path, *lines)))
-    with pytest.raises(ValueError, match=r"no\.csv is not a table that can be read"):
+    with pytest.raises(ValueError, match=r"no\.csv is not a readable table"):
         find_sources(tmp_path, Labels(table=tmp_path / "no.csv"))
 
 
@@ -245,11 +245,13 @@ def test_the_projects_own_folder(shared: Path):
     assert {source.split for source in found} == {"train", "val"}
     by_name = find_sources(shared / "data", Labels("name", split="folder"))
     assert [source.speaker for source in by_name] == [source.speaker for source in found]
-    assert speakers_in_multiple_splits(found) == ["grid_s1"]  # known: other sentences of one speaker, a seen-speaker check
+    assert speakers_in_multiple_splits(found) == [
+        "grid_s1"
+    ]  # known: other sentences of one speaker, a seen-speaker check
 
 
 def test_nothing_to_be_found_is_told_in_one_line(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"holds no video \(\.mp4"):
+    with pytest.raises(ValueError, match=r"holds no videos \(\.mp4"):
         find_sources(plant(tmp_path, "x.txt"))
     with pytest.raises(ValueError, match="does not exist"):
         find_sources(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The tables: any text comes back, foreign tables are refused, screening survives a rebuild of the same sound."""
+"""The tables: any text comes back, foreign tables are refused, sync filter verdicts survive a rebuild of the same audio."""
 
 from __future__ import annotations
 
@@ -144,19 +144,19 @@ def _umask() -> int:
 
 
 @pytest.mark.parametrize(
-    ("reason", "sync_filter", "passes"),
+    ("reason", "verdict", "passes"),
     [("", "", True), ("", "pass", True), ("", "offset", False), ("side", "", False), ("yaw+roll", "pass", False)],
 )
-def test_a_clip_passes_the_gates_and_the_expert(reason, screen, passes):
-    assert row(reason=reason, screen=screen).passes is passes
+def test_a_clip_passes_the_gates_and_the_expert(reason, verdict, passes):
+    assert row(reason=reason, sync_filter=verdict).passes is passes
 
 
 def test_screening_is_kept_where_clip_and_sound_agree():
-    screened = {"offset": 1.0, "confidence": 5.0, "sync_filter": "offset"}
+    filtered = {"offset": 1.0, "confidence": 5.0, "sync_filter": "offset"}
     old = [
-        row(clip="a", audio_sha256="1", **screened),
-        row(clip="b", audio_sha256="2", **screened),
-        row(clip="", audio_sha256="3", **screened),
+        row(clip="a", audio_sha256="1", **filtered),
+        row(clip="b", audio_sha256="2", **filtered),
+        row(clip="", audio_sha256="3", **filtered),
         row(clip="d", audio_sha256="4", offset=0.0, confidence=8.0, sync_filter="pass"),
     ]
     new = [row(clip=clip, audio_sha256=sound) for clip, sound in (("d", "4"), ("a", "1"), ("b", "9"), ("", "3"))]

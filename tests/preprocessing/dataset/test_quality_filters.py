@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import quality_filters as measure
-from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed
+from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed_filters
 from tests.material import photo, speech
 
 FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # about the network's square
@@ -143,11 +143,11 @@ def test_a_few_frames_are_enough(count):
 
 def test_failed_names_the_gates_in_order():
     good = QualityMeasures(50, 0.5, 10, 10, 0, 0, 0.5, -20, 0)
-    assert failed(good, QualityFilters()) == []
-    assert failed(QualityMeasures(), QualityFilters()) == []
+    assert failed_filters(good, QualityFilters()) == []
+    assert failed_filters(QualityMeasures(), QualityFilters()) == []
     bad = QualityMeasures(39, 0.01, 46, 46, 0.2, 0.3, 0.1, -46, 0.1)
-    assert failed(bad, QualityFilters()) == list(vars(bad))
-    assert failed(QualityMeasures(side=39, yaw=46, level=-20), QualityFilters(min_side=38)) == ["yaw"]
+    assert failed_filters(bad, QualityFilters()) == list(vars(bad))
+    assert failed_filters(QualityMeasures(side=39, yaw=46, level=-20), QualityFilters(min_side=38)) == ["yaw"]
 
 
 def test_every_measure_has_its_gate():

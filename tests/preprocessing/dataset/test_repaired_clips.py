@@ -94,7 +94,7 @@ def test_frames_beyond_what_fits_are_refused(path):
         clip = Clip(path, offset=offset)
         assert clip.faces(15, 1).shape == (1, 32, 32, 3)
         for first, count in ((-1, 1), (15, 2), (16, 1)):
-            with pytest.raises(ValueError, match=r"a\.safetensors has the frames 0 to 15"):
+            with pytest.raises(ValueError, match=r"a\.safetensors has frames 0 to 15"):
                 clip.faces(first, count)
     for offset in (COUNT, -COUNT, 400):
         with pytest.raises(ValueError, match=f"has 20 frames; an offset of {offset} leaves none"):
@@ -151,8 +151,8 @@ def test_nothing_is_held_out_when_the_repair_makes_it_too_short(tmp_path):
 
 def test_frames_left_are_counted_by_the_row():
     counts = [(-4, "pass", 16), (4.0, "pass", 16), (4.0, "offset", 20), (None, "pass", 20), (4.0, "", 20)]
-    for offset, screen, usable in counts:
-        assert row("a", offset=offset, screen=screen).usable_frames == usable
+    for offset, verdict, usable in counts:
+        assert row("a", offset=offset, sync_filter=verdict).usable_frames == usable
     assert row("a", offset=-3.6, sync_filter="pass").shift == -4  # others' tables may hold parts of frames
 
 
@@ -161,7 +161,7 @@ def test_an_offset_that_is_no_number_is_refused(tmp_path, text):
     folder = listed(tmp_path, row("a", offset=77.0, sync_filter="pass"))
     table = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(table.replace("77.0", text))
-    with pytest.raises(ValueError, match=rf"manifest\.csv is not a table of Row rows: line 2: .*{text}"):
+    with pytest.raises(ValueError, match=rf"manifest\.csv is not a table of ClipRow rows: line 2: .*{text}"):
         read_manifest(folder / "manifest.csv")
 
 

@@ -39,7 +39,14 @@ def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int
     found = np.arange(frames) != 3
     change_clip(path, boxes=boxes.astype("f4"), points=points.astype("f4"), found=found.astype("u1"))
     header = Clip.open(path).header
-    fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "sync_filter": "pass"} | values
+    fields = {
+        "number": 2,
+        "side": 61.3,
+        "yaw": -7.125,
+        "offset": 1.0,
+        "confidence": 6.5,
+        "sync_filter": "pass",
+    } | values
     return ClipRow(
         target, header.source, 1, fields.pop("number"), 1.2, frames / 25, frames, speaker, split, "pl", "CC BY 4.0",
         header.crop.size, audio_sha256=upstream.hashlib.sha256(samples.tobytes()).hexdigest(), **fields,
@@ -168,17 +175,17 @@ def test_an_export_that_was_stopped_is_run_again(tmp_path, monkeypatch):
 
 def test_export_refuses_in_one_line(tmp_path):
     build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna", "")])
-    with pytest.raises(ValueError, match="the splits of clips are train, val, test, not ''"):
+    with pytest.raises(ValueError, match="clip splits must be train, val, test, not ''"):
         export_wav2lip(tmp_path / "c", tmp_path / "w")
     row = build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna")])[0]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "filelists").write_text("precious")
-    with pytest.raises(ValueError, match="holds something else than exported clips"):
+    with pytest.raises(ValueError, match="holds files other than exported clips"):
         export_wav2lip(tmp_path / "c", tmp_path / "mine")
     with pytest.raises(ValueError, match="is a file; a folder is needed"):
         export_wav2lip(tmp_path / "c", tmp_path / "mine" / "filelists")
     for inside in (tmp_path / "c", tmp_path / "c" / "w", tmp_path):
-        with pytest.raises(ValueError, match="must not lie in one another"):
+        with pytest.raises(ValueError, match="must not contain one another"):
             export_wav2lip(tmp_path / "c", inside)
     (tmp_path / "c" / row.clip).write_bytes(b"")
     with pytest.raises(ValueError, match=r"k\.safetensors is not a prepared clip"):
@@ -294,12 +301,12 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     assert import_wav2lip(root, tmp_path / "c") == 3
     told = fates(tmp_path / "c")
     assert {name for name, (fate, _) in told.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
-    leads = {name for name, (_, reason) in told.items() if "leads out of the imported folder" in reason}
+    leads = {name for name, (_, reason) in told.items() if "points outside the imported folder" in reason}
     assert leads >= {"eve", "anna/dir", "anna/jpg", "anna/audio", "anna/clip.", "../secret/1", f"{outside}"}
     assert told["anna/track."] == ("rejected", "it is in none of the file lists")
     assert all("\n" not in reason for _, reason in told.values())
     (root / "filelists" / "val.txt").symlink_to(outside / "0.jpg")
-    with pytest.raises(ValueError, match=r"val\.txt leads out"):
+    with pytest.raises(ValueError, match=r"val\.txt points outside"):
         import_wav2lip(root, tmp_path / "d")
 
 
@@ -392,7 +399,7 @@ def test_import_refuses_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="w is not a folder"):
         import_wav2lip(tmp_path / "w", tmp_path / "c")
     faces(tmp_path / "w" / "anna" / "1", range(5))
-    with pytest.raises(ValueError, match="must not lie in one another"):
+    with pytest.raises(ValueError, match="must not contain one another"):
         import_wav2lip(tmp_path / "w", tmp_path / "w" / "c")
     (tmp_path / "c" / "state").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds clips built from videos"):

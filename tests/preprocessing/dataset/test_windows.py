@@ -347,9 +347,9 @@ def test_crops_of_another_kind_are_refused(tmp_path):
     path = write_numbered_clip(box / "x.safetensors", faces)
     header = replace(Clip.open(path).header, crop=CropGeometry("box", 64))
     change_clip(path, header.metadata())
-    with pytest.raises(ValueError, match="'box'; this training needs 'points'"):
+    with pytest.raises(ValueError, match="'box' crops; this training needs 'points'"):
         open_splits(box, None, 8)
     points = make_folder(tmp_path / "points", a="")
-    with pytest.raises(ValueError, match=r"x\.safetensors is a crop of the kind 'box'"):
+    with pytest.raises(ValueError, match=r"x\.safetensors holds 'box' crops"):
         open_splits(points, box, 8)
     assert names(open_splits(box, None, 8, kind="box")) == [["x"], []]
