@@ -1,8 +1,9 @@
 """Builds training clips from raw talking-face videos.
 
-`python -m preprocessing.build VIDEOS CLIPS` processes a folder of videos or a list of video paths. A second run processes
-only new and changed videos. `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER CLIPS` convert from and to the
-original Wav2Lip data layout. Exit code: 0 if a clip passes, 1 if none does, 2 for wrong usage, 130 if interrupted.
+`python -m preprocessing.build VIDEOS CLIPS` processes a folder of videos or a list of video paths. A second run
+processes only new and changed videos. `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER CLIPS` convert from
+and to the original Wav2Lip data layout. Exit code: 0 if a clip passes, 1 if none does, 2 for wrong usage, 130 if
+interrupted.
 """
 
 from __future__ import annotations
@@ -184,9 +185,8 @@ def _run(argv: Sequence[str]) -> int:
     if options.export_wav2lip and passed:
         from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
 
-        print(
-            f"{export_wav2lip(folders[-1], options.export_wav2lip)} clips written to {display_path(options.export_wav2lip)}"
-        )
+        count = export_wav2lip(folders[-1], options.export_wav2lip)
+        print(f"{count} clips written to {display_path(options.export_wav2lip)}")
     return passed
 
 

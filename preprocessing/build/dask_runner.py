@@ -82,7 +82,7 @@ def connect(workers: int, scheduler: str | None, clips: Path) -> Iterator[Client
     """A client of `scheduler` ("tcp://host:port"), or of `workers` local processes that end with the context.
 
     Raises:
-        UsageError: Dask is not installed, no scheduler or worker responds, or they lack this code or the folder `clips`.
+        UsageError: Dask is missing, no scheduler or worker responds, or they lack this code or the `clips` folder.
     """
     try:
         import distributed  # noqa: F401
@@ -128,8 +128,8 @@ def _start(workers: int, stack: ExitStack) -> Client:
 def _defer_signals() -> Iterator[None]:
     """Defers SIGINT and SIGTERM until the block ends and shields the processes started in it from SIGINT.
 
-    Ctrl-C is sent to the whole process group, but child processes inherit the blocked signal mask, so the build can shut
-    them down cleanly.
+    Ctrl-C is sent to the whole process group, but child processes inherit the blocked signal mask, so the build can
+    shut them down cleanly.
     """
     received: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

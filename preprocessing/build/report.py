@@ -42,9 +42,9 @@ def summary(rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping
 
     Returns:
         videos: count by outcome, total duration and processing time in seconds, seconds of video per second of
-        processing; clips: passed and rejected, durations in seconds; splits and licences: clips, minutes and people among
-        the clips that pass; rejected: clips by filter, counting a clip once per failed filter; reasons: the most frequent
-        reasons for videos without a clip, without names and details; stages: processing seconds.
+        processing; clips: passed and rejected, durations in seconds; splits and licences: clips, minutes and people
+        among the clips that pass; rejected: clips by filter, counting a clip once per failed filter; reasons: the most
+        frequent reasons for videos without a clip, without names and details; stages: processing seconds.
     """
     passed = [row for row in rows if row.passes]
     length, work = sum(video.seconds for video in videos), sum(video.work_seconds for video in videos)
@@ -152,8 +152,8 @@ def _replace(path: Path, data: bytes) -> None:
 def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int = 24, seed: int = 0) -> None:
     """Draws a PNG of random clips that pass: five frames of each, with mouth region and mouth corners marked.
 
-    Covers as many speakers as possible, with at most `MAX_CLIPS` clips. Without clips, no sheet is written and an old one
-    is removed.
+    Covers as many speakers as possible, with at most `MAX_CLIPS` clips. Without clips, no sheet is written and an old
+    one is removed.
 
     Args:
         clips: the clip folder.

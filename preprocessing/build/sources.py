@@ -43,8 +43,8 @@ class Labels:
         speaker: How to determine the speaker. folder: the folder at speaker_level, or the file if there is none; name:
             the file name up to the first "__"; file: every file is a speaker; table: a column of the table.
         speaker_level: Level of the speaker folder; 1 is directly below VIDEOS.
-        split: How to determine the split. hash: by a hash of the speaker's name; folder: the folder at split_level, named
-            train, val or test; table: a column of the table.
+        split: How to determine the split. hash: by a hash of the speaker's name; folder: the folder at split_level
+            (train, val or test); table: a column of the table.
         split_level: Level of the split folder.
         val_share: Share of the speakers in the validation split with split=hash, 0 to 1.
         test_share: Share of the speakers in the test split with split=hash, 0 to 1.

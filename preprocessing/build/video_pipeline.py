@@ -1,8 +1,8 @@
 """Builds the clips of one video, in stages and two passes over its frames.
 
-The first pass tracks the faces in downscaled frames and keeps only the tracks. All measures that need no pixels are taken
-next, so that the second pass decodes only possible clips at full size. Apart from the tracks, memory does not grow with
-the length of the video; only the JPEGs of the current clips are held.
+The first pass tracks the faces in downscaled frames and keeps only the tracks. All measures that need no pixels are
+taken next, so that the second pass decodes only possible clips at full size. Apart from the tracks, memory does not
+grow with the length of the video; only the JPEGs of the current clips are held.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOut
 
 
 def _make(
-    source: VideoSource, clips: Path, recipe: ClipRecipe, detector: FaceDetector, outcome: VideoOutcome, found: list[ClipCandidate],
-    clock: StageTimer,
+    source: VideoSource, clips: Path, recipe: ClipRecipe, detector: FaceDetector, outcome: VideoOutcome,
+    found: list[ClipCandidate], clock: StageTimer,
 ) -> None:  # fmt: skip
     """Runs the stages in order, filling `outcome` and `found`."""
     with clock("probe"):

@@ -113,27 +113,26 @@ class ImageTransform:
     shear: float = 0.0
 
     @classmethod
-    def draw(cls, augmentation: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
+    def draw(cls, limits: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
         """Draws a transform for images with `scale` pixels per pixel of a 96-pixel crop.
 
         Shifts are whole pixels, so that faces at their original size stay sharp.
         """
-        max_shift = round(augmentation.shift * scale)
-        flip, grey, blur, jpeg = (
-            rng.random(4) < (augmentation.flip, augmentation.grey, augmentation.blur, augmentation.jpeg)
-        ).tolist()
-        gains = rng.uniform(*augmentation.gain, size=3)
-        gains = augmentation.tint * gains + (1 - augmentation.tint) * gains.mean()
+        max_shift = round(limits.shift * scale)
+        flip, grey, blur, jpeg = (rng.random(4) < (limits.flip, limits.grey, limits.blur, limits.jpeg)).tolist()
+        gains = rng.uniform(*limits.gain, size=3)
+        gains = limits.tint * gains + (1 - limits.tint) * gains.mean()
         right, down = rng.integers(-max_shift, max_shift + 1, size=2).tolist()
         sigma, quality = (
-            rng.uniform(*augmentation.sigma),
-            int(rng.integers(augmentation.quality[0], augmentation.quality[1] + 1)),
+            rng.uniform(*limits.sigma),
+            int(rng.integers(limits.quality[0], limits.quality[1] + 1)),
         )
         return cls(
-            (right, down), rng.uniform(-augmentation.turn, augmentation.turn), rng.uniform(*augmentation.zoom), flip, grey,
-            tuple(gains.tolist()), rng.uniform(*augmentation.gamma), sigma if blur else 0.0, rng.uniform(0, augmentation.noise),
+            (right, down), rng.uniform(-limits.turn, limits.turn), rng.uniform(*limits.zoom), flip, grey,
+            tuple(gains.tolist()), rng.uniform(*limits.gamma), sigma if blur else 0.0, rng.uniform(0, limits.noise),
             quality if jpeg else 0, int(rng.integers(2**32)),
-            tuple(np.exp(rng.uniform(-augmentation.stretch, augmentation.stretch, size=2)).tolist()), rng.uniform(-augmentation.shear, augmentation.shear),
+            tuple(np.exp(rng.uniform(-limits.stretch, limits.stretch, size=2)).tolist()),
+            rng.uniform(-limits.shear, limits.shear),
         )  # fmt: skip
 
     def jittered(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
@@ -142,7 +141,7 @@ class ImageTransform:
         return replace(self, shift=(self.shift[0] + right, self.shift[1] + down), seed=int(rng.integers(2**32)))
 
     def matrix(self, size: int) -> np.ndarray:
-        """(3, 3) in a square of `size` pixels: stretch, shear, rotate and scale about the center, then flip and shift."""
+        """(3, 3) for a square of `size` pixels: stretch, shear, rotate and scale about the center, flip, shift."""
         center = (size - 1) / 2
         matrix = np.vstack([cv2.getRotationMatrix2D((center, center), self.turn, self.zoom), [0, 0, 1]])
         (wide, high), shear = self.stretch, self.shear
@@ -206,19 +205,15 @@ class MelTransform:
     warp: float = 1.0
 
     @classmethod
-    def draw(
-        cls, augmentation: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()
-    ) -> MelTransform:
+    def draw(cls, limits: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
         """Draws a transform; mask widths are uniform up to the maximum."""
-        gain, tilt, offset = (
-            rng.uniform(-most, most) for most in (augmentation.mel_gain, augmentation.mel_tilt, augmentation.offset)
-        )
-        widths = rng.integers(0, augmentation.bands[1] + 1, size=augmentation.bands[0]).tolist()
+        gain, tilt, offset = (rng.uniform(-most, most) for most in (limits.mel_gain, limits.mel_tilt, limits.offset))
+        widths = rng.integers(0, limits.bands[1] + 1, size=limits.bands[0]).tolist()
         bands = tuple((int(rng.integers(0, config.n_mels - width + 1)), width) for width in widths)
-        widths = rng.integers(0, augmentation.pauses[1] + 1, size=augmentation.pauses[0]).tolist()
+        widths = rng.integers(0, limits.pauses[1] + 1, size=limits.pauses[0]).tolist()
         pauses = tuple((rng.random(), width) for width in widths)
-        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-augmentation.mel_warp, augmentation.mel_warp)))
-        return cls(gain, tilt, augmentation.mel_noise, bands, pauses, offset, seed, warp)
+        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-limits.mel_warp, limits.mel_warp)))
+        return cls(gain, tilt, limits.mel_noise, bands, pauses, offset, seed, warp)
 
     def apply(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
         """Transforms a mel span (80, T). The offset is not applied; the caller handles it."""

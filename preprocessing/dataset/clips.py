@@ -320,9 +320,9 @@ def _write_atomic(path: Path, data: bytes) -> None:
 def open_clips(folder: Path, shortest: int = 1, split: str | None = None) -> list[Clip]:
     """The training clips of a folder, sorted by path.
 
-    With a manifest.csv these are the rows that pass, with the offsets found by the sync filter corrected; only the first
-    clip is opened, the others are checked when first read. Without one, every *.safetensors file below the folder is
-    opened and used unchanged.
+    With a manifest.csv these are the rows that pass, with the offsets found by the sync filter corrected; only the
+    first clip is opened, the others are checked when first read. Without one, every *.safetensors file below the folder
+    is opened and used unchanged.
 
     Args:
         folder: the output folder of preprocessing.build.

@@ -1,4 +1,4 @@
-"""Quality measures of clips and the thresholds that filter them. Each measure is a function, each filter a threshold."""
+"""Quality measures of clips, each a function, and quality filters, each a threshold on a measure."""
 
 from __future__ import annotations
 
@@ -186,9 +186,10 @@ def lower_face(square: np.ndarray) -> np.ndarray:
 def outlier_frames(lower_faces: np.ndarray, yaws: np.ndarray) -> np.ndarray:
     """Flags the frames whose lower face (N, H, W) differs from the rest of the clip: (N,) bool.
 
-    The reference is the median over the frames with a similar head yaw, from `yaws` (N,), after normalizing the contrast
-    of each. A frame is an outlier if its correlation with the reference is low, regardless of lighting, or if it has lost
-    most of its contrast, as in a fade. An object that hides the mouth most of the time is taken for the face.
+    The reference is the median over the frames with a similar head yaw, from `yaws` (N,), after normalizing the
+    contrast of each. A frame is an outlier if its correlation with the reference is low, regardless of lighting, or if
+    it has lost most of its contrast, as in a fade. An object that hides the mouth most of the time is taken for the
+    face.
     """
     rows = lower_faces.reshape(len(lower_faces), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)

@@ -11,8 +11,8 @@ VAL_SHARE, TEST_SHARE = 0.1, 0.0  # default shares of the speakers
 def assign_split(speaker: str, val_share: float, test_share: float) -> str:
     """Assigns a speaker to a split by a hash of the name, independent of the machine and the other speakers.
 
-    val grows from one end of the hash range and test from the other, so changing one share never moves a speaker between
-    the other two splits.
+    val grows from one end of the hash range and test from the other, so changing one share never moves a speaker
+    between the other two splits.
     """
     position = (
         int(hashlib.sha256(speaker.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13

@@ -59,7 +59,7 @@ def face_window(
 
 
 def resample(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Resamples a square by a (2, 3) affine map: bilinear, after area averaging if it shrinks by a factor of 2 or more."""
+    """Resamples a square by a (2, 3) affine map: bilinear, after area averaging if it shrinks by 2 or more."""
     (a, b), (c, d) = matrix[:, :2].tolist()
     shrink = int(1 / math.sqrt(max(abs(a * d - b * c), 1e-9)) + 1e-6)
     if shrink >= 2:
@@ -71,8 +71,8 @@ def resample(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def mel_windows(
-    mel: np.ndarray, frames: Sequence[int] | np.ndarray, lead: Fraction = FRAME_LEAD, mel_transform: MelTransform = IDENTITY_MEL,
-    config: AudioConfig = AudioConfig(),
+    mel: np.ndarray, frames: Sequence[int] | np.ndarray, lead: Fraction = FRAME_LEAD,
+    mel_transform: MelTransform = IDENTITY_MEL, config: AudioConfig = AudioConfig(),
 ) -> np.ndarray:  # fmt: skip
     """Mel windows of a clip's frames, all transformed the same way.
 

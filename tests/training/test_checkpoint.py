@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was saved, and nothing else passes for one."""
+"""Checkpoints: round trip and rejection of other files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def checkpoint():
 
 
 def write_file(path, header=None, **metadata):
-    """A safetensors file with a header of our format, or of the one asked for."""
+    """A safetensors file with a header of this format, or of a given one."""
     fields = {"kind": "generator", "config": {}, "audio": {}, "crop": {}, "step": 1}
     text = json.dumps(fields) if header is None else header
     save_file({"a": torch.ones(4)}, path, {"format": "wav2lip-checkpoint", "version": "1", "header": text} | metadata)
@@ -81,7 +81,7 @@ def test_parameters_on_the_tape_are_saved(tmp_path):
 def test_saving_leaves_one_file_readable_like_any_other(tmp_path, checkpoint):
     plain = tmp_path / "plain"
     plain.touch()
-    for _ in range(2):  # the second time over the first
+    for _ in range(2):  # the second time overwrites the first
         checkpoint.save(tmp_path / "a.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "plain"]
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)

@@ -1,4 +1,4 @@
-"""A run's folder and its logs, and how a trainer's command ends."""
+"""Run folders and logs, and exit codes of training commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from preprocessing.commands import run_command
 from training.engine import Engine
-from training.run import RunFolder, due, save_atomic
+from training.run import RESUMES, RunFolder, due, save_atomic
 
 
 def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
@@ -135,7 +135,7 @@ def test_a_command_ends_with_a_code_and_one_line(error, code, said, capsys):
         if error:
             raise error
 
-    assert run_command("some.train", job) == code
+    assert run_command("some.train", job, RESUMES) == code
     assert capsys.readouterr().err == (f"some.train: error: {said}\n" if error else "")
 
 

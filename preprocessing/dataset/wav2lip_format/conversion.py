@@ -1,8 +1,8 @@
 """Export of clips to the original Wav2Lip data layout, and import from it.
 
 The layout is FOLDER/<speaker>/<id>/0.jpg, 1.jpg, ..., audio.wav and FOLDER/filelists/{train,val,test}.txt with lines
-<speaker>/<id>. Exported folders also hold clip.json and track.json, from which the same clip is restored. Folders made by
-the original preprocess.py lack both: their images are detection boxes of any size, and frames without a face have no
+<speaker>/<id>. Exported folders also hold clip.json and track.json, from which the same clip is restored. Folders made
+by the original preprocess.py lack both: their images are detection boxes of any size, and frames without a face have no
 image.
 """
 
@@ -41,8 +41,8 @@ SYNC_SCORES = ("offset", "confidence")
 def export_wav2lip(clips: Path, folder: Path) -> int:
     """Exports every clip that passes to the original layout, and writes the file lists.
 
-    The images are the stored JPEGs, byte for byte, including their margin; the original training code uses them as faces.
-    Each clip folder is moved into place when complete, the lists last, so an interrupted export can be repeated.
+    The images are the stored JPEGs, byte for byte, including their margin; the original training code uses them as
+    faces. Each clip folder is moved into place when complete, the lists last, so an interrupted export can be repeated.
 
     Args:
         clips: the output folder of preprocessing.build.
@@ -124,9 +124,9 @@ def _export_clip(path: Path, row: ClipRow, folder: Path) -> None:
 def import_wav2lip(folder: Path, clips: Path) -> int:
     """Imports all folders <speaker>/<id> below `folder` as clips and writes manifest.csv and videos.csv.
 
-    Exported folders are restored exactly. Others become crops of kind "box" without margin, one clip for every run of 5 to
-    250 consecutively numbered images, with the matching audio. Splits come from the file lists, and folders in none of
-    them are skipped; without lists, a hash of the speaker's name decides. Nothing outside `folder` is read. Unusable
+    Exported folders are restored exactly. Others become crops of kind "box" without margin, one clip for every run of 5
+    to 250 consecutively numbered images, with the matching audio. Splits come from the file lists, and folders in none
+    of them are skipped; without lists, a hash of the speaker's name decides. Nothing outside `folder` is read. Unusable
     folders are reported in videos.csv and do not stop the import. An import can be repeated after an interruption or
     when folders were added.
 

@@ -1,4 +1,4 @@
-"""Bad videos: each ends in an outcome of one line, and leaves nothing half made behind."""
+"""Bad videos: each has a one-line outcome and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def talk(tmp_path_factory):
 
 
 def work(path: Path, clips: Path, recipe: ClipRecipe = HAAR) -> VideoOutcome:
-    """The outcome, after the checks that hold for every video."""
+    """The outcome, after checks common to all videos."""
     outcome = make_clips(VideoSource(path, path.name, "v-00000000", "s", "train"), clips, recipe)
     files = sorted(str(file.relative_to(clips)) for file in (clips / "clips").rglob("*") if file.is_file())
     assert files == sorted(row.clip for row in outcome.rows if row.clip)
@@ -52,7 +52,7 @@ def fate(path: Path, clips: Path) -> tuple[str, str]:
     return outcome.fate, outcome.reason
 
 
-# What is broken stays so ---------------------------------------------------------------------------------------------
+# Permanent errors ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_picture_that_changes_its_size(tmp_path, talk, monkeypatch):
     assert "changes its frame size at 0.40 s" in reason
 
 
-# What can be decoded counts ------------------------------------------------------------------------------------------
+# Partly decodable videos ---------------------------------------------------------------------------------------------
 
 
 def test_a_truncated_file_gives_clips_of_what_is_whole(tmp_path):
@@ -167,10 +167,10 @@ def test_a_rotated_video_is_upright(tmp_path, talk):
     ffmpeg("-display_rotation", "90", "-i", flat, "-c", "copy", path)
     (row,) = work(path, tmp_path).rows
     assert Clip.open(tmp_path / row.clip).header.picture == (200, 160)
-    assert work(flat, tmp_path / "flat").fate == "rejected"  # the cascade sees upright faces only
+    assert work(flat, tmp_path / "flat").fate == "rejected"  # the cascade detects only upright faces
 
 
-# What may go well another time ---------------------------------------------------------------------------------------
+# Errors worth a retry ------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_not_there(tmp_path):

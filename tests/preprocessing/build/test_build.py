@@ -1,4 +1,4 @@
-"""The whole job on planted videos: what becomes of each, and what a second run does."""
+"""End-to-end builds of test videos: the outcome of each, and what a second run does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.preprocessing.build.planted import FRAMES, ODD, REPOSITORY, Bench, He
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The planted videos, made into clips by two workers; once, even where several processes run the tests."""
+    """The test videos, built by two workers; once, even if several processes run the tests."""
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     base = tmp_path_factory.getbasetemp().parent / f"built-{session}" if session else tmp_path_factory.mktemp("built")
     base.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def test_the_report_and_the_sheet_are_there_and_nothing_unfinished(built: Bench)
 
 @pytest.fixture
 def copied(built: Bench, tmp_path: Path) -> Bench:
-    """The same folders somewhere else, with their times."""
+    """A copy of the folders, with file times."""
     for folder in (built.videos, built.clips):
         shutil.copytree(folder, tmp_path / folder.name, symlinks=True)
     return Bench(tmp_path)
@@ -126,7 +126,7 @@ def test_a_second_run_does_what_is_left_and_repairs_what_is_broken(copied: Bench
     (copied.clips / "clips" / "anna" / "notes.txt").write_text("not ours")
 
     code, worked = here(copied)
-    failed = {"carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"}  # tried again
+    failed = {"carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"}  # retried
     assert (code, worked) == (0, {"anna/talk.mp4", "bob/talk.mp4", "duo/two.mp4"} | failed)
     assert copied.fates()["carl/kills.mp4"].fate == "made"
     after = {row.clip: row.audio_sha256 for row in copied.rows() if row.clip}
@@ -135,6 +135,25 @@ def test_a_second_run_does_what_is_left_and_repairs_what_is_broken(copied: Bench
     assert all(Clip.open(copied.clips / name) for name in after)
     assert not list(copied.clips.rglob(".*"))
     assert here(copied) == (0, {"duo/gone.mp4"})
+
+
+def test_files_with_the_old_column_name_are_refused_in_one_line(copied: Bench, here: Here, capsys):
+    manifest, state = copied.clips / "manifest.csv", next((copied.clips / "state").glob("two-*.json"))
+    table = manifest.read_text()
+    manifest.write_text(table.replace("sync_filter", "screen"))
+    assert here(copied) == (2, set())
+    error = capsys.readouterr().err
+    assert "manifest.csv is not a table of ClipRow rows: it lacks the columns sync_filter" in error
+    assert error.count("\n") == 1
+    manifest.write_text(table)
+    record = state.read_text()
+    state.write_text(record.replace('"sync_filter"', '"screen"'))
+    assert record != state.read_text()
+    assert here(copied) == (2, set())
+    error = capsys.readouterr().err
+    assert f"{state.name} has unknown fields (screen)" in error
+    assert error.count("\n") == 1
+    assert copied.files() == {row.clip for row in copied.rows() if row.clip}, "no clip was deleted"
 
 
 def test_screening_and_a_new_split_need_no_work(copied: Bench, here: Here):
@@ -191,7 +210,7 @@ def test_a_full_disk_ends_the_job_and_keeps_what_is_done(copied: Bench, here: He
     monkeypatch.setattr(build, "process_all", full)
     assert here(copied)[0] == 1
     *_, left, last = capsys.readouterr().err.splitlines()
-    assert left.startswith(f"{len(list(copied.videos.rglob('*.mp4'))) - 2} of ")  # the broken link counts as one
+    assert left.startswith(f"{len(list(copied.videos.rglob('*.mp4'))) - 2} of ")  # the broken link counts
     assert last.startswith('preprocessing.build: error: stopped at "odd/caf')
     assert last.endswith(": No space left on device")
     assert {video: row.fate for video, row in copied.fates().items()} == {
@@ -284,6 +303,8 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
         (["VIDEOS", "CLIPS", "--size", "big"], 'key "size"'),
         (["VIDEOS", "CLIPS", "--size", "7"], "size must be"),
         (["VIDEOS", "CLIPS", "--filters.min_seconds", "9"], "min_seconds must be"),
+        (["VIDEOS", "CLIPS", "--gates.min_seconds", "1"], "--gates.min_seconds"),
+        (["VIDEOS", "CLIPS", "--config", "old.yaml"], "gates"),
         (["VIDEOS", "CLIPS", "--speaker", "face"], "'folder', 'name', 'file', 'table'"),
         (["VIDEOS", "CLIPS", "--speaker", "table"], "no table is given"),
         (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a readable table"),
@@ -299,6 +320,7 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
 def test_wrong_usage_is_one_line(tmp_path: Path, options: list[str], message: str, capsys, monkeypatch):
     (tmp_path / "VIDEOS").mkdir()
     (tmp_path / "VIDEOS" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "old.yaml").write_text("gates:\n  min_side: 1000\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", 0.5)
     assert build.main(options) == 2

@@ -1,4 +1,4 @@
-"""Workers: of this machine or of a scheduler that is there, interrupted, killed, and each with its own GPU."""
+"""Workers: local or of an existing scheduler, interrupted, killed, and each with its own GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_worker_has_a_gpu():
 
 
 def processes_of(group: int) -> set[int]:
-    """The processes of a group that still run."""
+    """The running processes of a group."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +49,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.fixture
 def at_work(tmp_path: Path) -> Iterator[tuple[Bench, subprocess.Popen[str]]]:
-    """A job of its own process group with one video done and one under way that takes a minute."""
+    """A build in a separate process group, with one video done and one in progress that takes a minute."""
     if not Path("/proc/self/stat").exists():
         pytest.skip("looks for processes in Linux's /proc")
     bench = Bench(tmp_path)
@@ -93,7 +93,7 @@ def test_a_killed_job_leaves_no_process_and_goes_on(at_work, monkeypatch):
 
 @contextmanager
 def dask(*words: object) -> Iterator[None]:
-    """`dask scheduler` or `dask worker`, as one would start it by hand."""
+    """`dask scheduler` or `dask worker`, as started by hand."""
     command = [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

@@ -1,4 +1,4 @@
-"""Which videos are found, and what is known of each by its name, its folders, or a table."""
+"""Finding videos and their labels, by name, folder or table."""
 
 import hashlib
 import os
@@ -71,7 +71,7 @@ def test_ids_of_which_two_would_agree_become_longer():
 
 
 def colliding_names() -> tuple[str, str]:
-    """Two paths whose SHA-256 begin with the same 8 digits; found once by search (about 2**16 tries)."""
+    """Two paths whose SHA-256 start with the same 8 digits; found by search (about 2**16 tries)."""
     seen: dict[str, str] = {}
     for number in range(400_000):
         name = f"{number}/x.mp4"
@@ -115,7 +115,7 @@ def test_the_split_by_hash_is_fixed_and_has_its_shares():
     assert {assign_split(name, 0, 0) for name in names} == {"train"}
     assert {assign_split(name, 1, 0) for name in names} == {"val"}
     assert {assign_split(name, 0, 1) for name in names} == {"test"}
-    # SHA-256 of "anna" begins with 55579b55, which is 0.333368 of the way; `printf anna | sha256sum` says so.
+    # SHA-256 of "anna" starts with 55579b55, a fraction of 0.333368; see `printf anna | sha256sum`.
     assert assign_split("anna", 0.33336, 0) == "train"
     assert assign_split("anna", 0.33337, 0) == "val"
 
@@ -202,7 +202,7 @@ def test_a_list_names_videos_beside_it_or_below_a_root(tmp_path: Path):
         "data/bob/2.mp4": "bob", "data/bob/3.mp4": "bob", "data/gone.mp4": "data/gone",
     }  # fmt: skip
     found = by_video(find_sources(elsewhere.rename(tmp_path / "x.txt"), Labels(root=tmp_path)))
-    assert found["data/gone.mp4"].path == tmp_path / "data" / "gone.mp4"  # fails on its own, later
+    assert found["data/gone.mp4"].path == tmp_path / "data" / "gone.mp4"  # fails later, when processed
 
 
 def test_a_list_that_leads_out_of_its_root_is_refused(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_list_that_leads_out_of_its_root_is_refused(tmp_path: Path):
 
 
 def test_lrs2(tmp_path: Path):
-    """main/<folder>/<id>.mp4, and lists of <folder>/<id> with a score after them; no speaker but the broadcast."""
+    """main/<folder>/<id>.mp4, and lists of <folder>/<id> followed by a score; the only speaker is the broadcast."""
     broadcast = "5535415699068794046"
     main = plant(tmp_path / "lrs2/main", f"{broadcast}/00001.mp4", f"{broadcast}/00002.mp4", "61/00001.mp4")
     whole = by_video(find_sources(tmp_path / "lrs2", Labels(speaker_level=2)))
@@ -247,7 +247,7 @@ def test_the_projects_own_folder(shared: Path):
     assert [source.speaker for source in by_name] == [source.speaker for source in found]
     assert speakers_in_multiple_splits(found) == [
         "grid_s1"
-    ]  # known: other sentences of one speaker, a seen-speaker check
+    ]  # intended: other sentences of a training speaker, a seen-speaker check
 
 
 def test_nothing_to_be_found_is_told_in_one_line(tmp_path: Path):

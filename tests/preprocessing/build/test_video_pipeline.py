@@ -1,4 +1,4 @@
-"""One video to its clips: what is in them, where they begin and end, and which work is spared."""
+"""Building the clips of one video: contents, boundaries, and skipped work."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_a_second_run_makes_the_same_files(late, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
-    """No picture is held but those of the frame at hand: hundreds of frames take as much as a few."""
+    """Only the current frame is held: hundreds of frames take no more memory than a few."""
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(30))
     picture = np.zeros((400, 400, 3), np.uint8)
 

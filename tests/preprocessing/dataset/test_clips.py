@@ -1,4 +1,4 @@
-"""Clips: what is written comes back, a window is read alone, nothing foreign, half or damaged is read."""
+"""Clips: round trip, partial reads, and rejection of foreign, truncated and damaged files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def change_header(path: Path, **values: Any) -> None:
 
 
 def offset_of(path: Path, name: str) -> int:
-    """Where a tensor begins in the file, as the format defines it."""
+    """Byte offset of a tensor in the file, as the format defines it."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     return 8 + length + json.loads(data[8 : 8 + length])[name]["data_offsets"][0]
@@ -167,7 +167,7 @@ def test_a_window_is_read_without_the_rest(tmp_path, monkeypatch):
     for step in (1, 4):
         read.clear()
         jpegs = clip.jpegs(3, 5, step)
-        assert sum(read) - sum(map(len, jpegs)) <= 20 * (5 * step + 1)  # their offsets and checksums, and no more
+        assert sum(read) - sum(map(len, jpegs)) <= 20 * (5 * step + 1)  # only their offsets and checksums
 
 
 def test_damage_is_told_where_it_is_read_and_only_there(tmp_path):
@@ -336,7 +336,7 @@ def test_a_write_that_fails_leaves_no_clip_and_keeps_the_old_one(tmp_path, monke
     seen = []
 
     def fail(*_: Any) -> None:
-        seen.extend(open_clips(tmp_path))  # another process looks for clips at this moment
+        seen.extend(open_clips(tmp_path))  # another process lists the clips at this moment
         raise OSError("disk full")
 
     monkeypatch.setattr(clips.os, call, fail)
@@ -365,7 +365,7 @@ def test_a_picture_is_encoded_well_and_a_quality_checked():
         back = cv2.imdecode(np.frombuffer(encode(photo(), quality), np.uint8), cv2.IMREAD_COLOR)
         return float(np.abs(back.astype(int) - photo()).mean())
 
-    assert error(95) < 2.5  # grey levels
+    assert error(95) < 2.5  # gray levels
     assert error(95) < error(60)
     assert len(encode(photo(), 60)) < len(encode(photo()))
     for quality in (0, 101):
@@ -498,6 +498,6 @@ def test_crops_of_two_kinds_are_refused(tmp_path):
 def test_a_speaker_is_drawn_by_the_square_root_of_its_clips():
     speakers = ["anna"] * 4 + ["ben"] + ["carl"] * 9
     weights = speaker_weights([Clip(Path("x"), listed=(speaker, 20, 96)) for speaker in speakers])
-    # Square roots 2, 1 and 3, so 1/3, 1/6 and 1/2 of the draws, shared equally by a speaker's clips.
+    # Square roots 2, 1 and 3, so 1/3, 1/6 and 1/2 of the draws, split equally among a speaker's clips.
     assert weights == pytest.approx([1 / 12] * 4 + [1 / 6] + [1 / 18] * 9)
     assert weights.sum() == pytest.approx(1)

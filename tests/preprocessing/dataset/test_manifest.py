@@ -1,4 +1,4 @@
-"""The tables: any text comes back, foreign tables are refused, sync filter verdicts survive a rebuild of the same audio."""
+"""Tables: any text survives, other tables are rejected, sync filter verdicts survive a rebuild of the same audio."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_columns_may_be_moved_and_added_but_not_taken_away(tmp_path):
     names = [field.name for field in fields(ClipRow)]
     values = {**asdict(full_row()), "note": "mine"}
     for order in (["note", *reversed(names)], names[1:]):
-        with path.open("w", encoding="utf-8-sig", newline="") as file:  # with the mark that Excel writes
+        with path.open("w", encoding="utf-8-sig", newline="") as file:  # with the byte order mark Excel writes
             writer = csv.DictWriter(file, order, extrasaction="ignore")
             writer.writeheader()
             writer.writerow(values)

@@ -1,4 +1,4 @@
-"""Measures of a clip, on numbers worked out by hand, and on a real face that is blurred and hidden."""
+"""Quality measures on values computed by hand and on a real face, blurred and occluded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from preprocessing.dataset import quality_filters as measure
 from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed_filters
 from tests.material import photo, speech
 
-FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # about the network's square
+FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # roughly the network input square
 
 
 def projected(yaw: float, roll: float = 0.0, pitch: float = 0.0, scale: float = 30.0) -> np.ndarray:
-    """Five points (1, 5, 2) of a head, turned about its axes (degrees) and seen from afar."""
+    """Five landmarks (1, 5, 2) of a head rotated about its axes (degrees), in orthographic projection."""
     head = np.array([[-1, 0, 0], [1, 0, 0], [0, 1.1, 2 * measure.NOSE_DEPTH], [-0.8, 2, 0], [0.8, 2, 0]], np.float64)
     y, p, r = np.radians([yaw, pitch, roll])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
@@ -55,7 +55,7 @@ def test_missing_counts_frames_with_a_part_beyond_the_edge():
     points = np.repeat(projected(0), 4, axis=0)  # nose at y = 83, mouth at 110, so the chin at 137
     assert measure.missing(points, (200, 138)) == 0
     assert measure.missing(points, (200, 136)) == 1
-    points[1, :, 0] -= 75  # the right eye, at x = 70, goes out
+    points[1, :, 0] -= 75  # the right eye, at x = 70, leaves the frame
     assert measure.missing(points, (200, 200)) == 0.25
 
 
@@ -92,7 +92,7 @@ def test_sharpness_tells_blur_and_hardly_size_light_and_contrast():
 
 
 def talking(count: int) -> list[np.ndarray]:
-    """The face with a dark mouth that opens and closes, under light that changes."""
+    """The face with a dark mouth that opens and closes, under changing light."""
     faces = []
     for k in range(count):
         face = FACE.copy()
@@ -114,7 +114,7 @@ def test_what_hides_the_mouth_is_strange():
     faces = talking(60)
     for face in faces[20:32]:
         cv2.rectangle(face, (40, 70), (120, 130), (60, 90, 60), -1)
-    for face in faces[40:46]:  # fingers of the face's own colour
+    for face in faces[40:46]:  # fingers in the color of the face
         for row in range(74, 130, 14):
             cv2.ellipse(face, (80, row), (60, 6), 0, 0, 360, tuple(int(v) for v in FACE[60, 80]), -1)
             cv2.ellipse(face, (80, row + 7), (60, 2), 0, 0, 360, (40, 50, 90), -1)

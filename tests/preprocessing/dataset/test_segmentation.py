@@ -1,4 +1,4 @@
-"""Where clips begin and end."""
+"""Segmentation of videos into clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The original's layout: exported clips come back bit for bit, its own folders become clips, strangers cannot harm."""
+"""The original layout: bit-exact round trip, import of original folders, and safety against untrusted files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.material import change_clip, photo, speech, still_track, write_number
 
 
 def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int = 8, **values) -> ClipRow:
-    """Writes a clip of noise into CLIPS/clips; gives its row."""
+    """Writes a clip of noise to CLIPS/clips and returns its row."""
     rng = np.random.default_rng(len(name))
     target = f"clips/{safe_name(speaker)}/{name}.safetensors"
     samples = rng.integers(-9000, 9000, frames * 640).astype(np.int16)
@@ -67,12 +67,12 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> None:
 
 
 def ramp(count: int) -> np.ndarray:
-    """Samples that tell where they come from."""
+    """Samples whose values encode their position."""
     return (np.arange(count) % 30011 - 15000).astype(np.int16)
 
 
 def faces(folder: Path, numbers: Iterable[int], sound: np.ndarray | None = None, rate: int = 16000) -> Path:
-    """A folder as the original makes it: number k is k + 60 wide, 80 high and of grey k."""
+    """A folder in the original layout: image k is k + 60 wide, 80 high and has gray level k."""
     folder.mkdir(parents=True)
     numbers = list(numbers)
     for k in numbers:
@@ -82,7 +82,7 @@ def faces(folder: Path, numbers: Iterable[int], sound: np.ndarray | None = None,
 
 
 def contents(path: Path) -> tuple[dict, dict]:
-    """Metadata, and the bytes of every tensor with its type and shape."""
+    """Metadata, and the bytes, dtype and shape of every tensor."""
     with safe_open(path, "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         return file.metadata(), {name: (x.dtype, x.shape, x.tobytes()) for name, x in tensors.items()}
@@ -128,7 +128,7 @@ def test_there_and_back_is_the_same_bit_for_bit(tmp_path):
 def test_names_stay_apart_and_are_safe_everywhere():
     names = ["a/b", "a_b", "a b", "a:b", "..", ".", "", "-", "a.", "x" * 300, "x" * 301, "ä", "ö", "a\nb", "filelists"]
     made = [safe_name(name) for name in names]
-    made += [safe_name(name) for name in made]  # what looks like a changed name is no other one's
+    made += [safe_name(name) for name in made]  # a name that looks like a changed one is changed again
     fresh = {safe_name(name) for name in names if name != "a_b"}
     assert safe_name("a_b") == "a_b"
     assert len(fresh) == len(names) - 1
@@ -167,7 +167,7 @@ def test_an_export_that_was_stopped_is_run_again(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "w" / "anna").iterdir()] == ["k0"]
     assert not (tmp_path / "w" / "filelists").exists()
     monkeypatch.undo()
-    for _ in range(2):  # also over a whole one
+    for _ in range(2):  # also over a complete export
         assert export_wav2lip(tmp_path / "c", tmp_path / "w") == 3
         assert len(list((tmp_path / "w" / "anna" / "k1").iterdir())) == rows[1].frames + 3
         assert not (tmp_path / "w" / ".unfinished").exists()
@@ -201,7 +201,7 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
     faces(tmp_path / "w" / "anna" / "00001", numbers)
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 3
     rows = read_manifest(tmp_path / "c" / "manifest.csv")
-    # 12 .. 15 is shorter than a window; 260 pictures are a clip of 250 and one of 10.
+    # 12 .. 15 is shorter than a window; 260 images are a clip of 250 and one of 10.
     assert [(row.start, row.frames, row.number) for row in rows] == [(0.12, 7, 0), (1.2, 250, 1), (11.2, 10, 2)]
     assert [row.clip for row in rows] == [f"clips/anna/00001__a000{k}.safetensors" for k in range(3)]
     for row, first in zip(rows, (3, 30, 280), strict=True):
@@ -212,7 +212,7 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
         assert (made.header.crop.kind, made.header.crop.pads, made.margin) == ("box", (0, 0, 0, 0), 0)
         assert made.track.boxes.tolist() == [[0, 0, 60 + k % 50, 80] for k in range(first, first + row.frames)]
         assert made.speech.shape == (1 + row.frames * 640 // 200,)
-    # The first picture is 63 x 80: a side of 71 pixels, one and a half times that is 106, the next lower step 104.
+    # The first image is 63 x 80: a side of 71 pixels, times 1.5 is 106, rounded down to 104.
     assert rows[0].size == Clip.open(tmp_path / "c" / rows[0].clip).size == 104
     assert rows[0].side == pytest.approx(math.sqrt(66 * 80))
     assert read_videos(tmp_path / "c" / "videos.csv") == [
@@ -229,7 +229,7 @@ def test_crops_are_stretched_as_the_original_does(tmp_path):
     made = open_clips(tmp_path / "c", 5)[0].faces(0, 1)[0]
     expected = cv2.resize(cv2.imread(str(folder / "0.jpg")), (160, 160))
     assert made.shape == (160, 160, 3)
-    assert np.abs(made.astype(int) - expected).mean() < 2  # another JPEG
+    assert np.abs(made.astype(int) - expected).mean() < 2  # encoded again
 
 
 def test_sound_of_any_rate_and_channels_is_cut_by_the_clock(tmp_path):
