@@ -25,7 +25,7 @@ class BatchState:
         self._current = {source.id: VideoRecord.begin(source, digest) for source in sources}
         self._previous = load_all(clips)
         remove_leftovers(clips, self._previous.values())
-        known = ((name, self._previous[name]) for name in self._now.keys() & self._previous.keys())
+        known = ((name, self._previous[name]) for name in self._current.keys() & self._previous.keys())
         self.records = {name: old for name, old in known if old.is_current(self._current[name], clips)}
         self.todo = [source for source in sources if source.id not in self.records]
 

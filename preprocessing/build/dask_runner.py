@@ -71,9 +71,8 @@ def choose_detector(recipe: ClipRecipe) -> str:
         raise UsageError(f"device must be cpu, cuda or cuda:N, not {recipe.device!r}")
     if recipe.detector == "sfd" and recipe.device != "cpu" and not torch.cuda.is_available():
         raise UsageError(f"the device {recipe.device} is not available: use cpu")
-    detector = load_detector(
-        recipe.detector, yunet=recipe.yunet, sfd=recipe.sfd
-    )  # on the CPU: only a check that it loads
+    # On the CPU: only a check that it loads.
+    detector = load_detector(recipe.detector, yunet=recipe.yunet, sfd=recipe.sfd)
     return type(detector).__name__.lower() if recipe.detector == "auto" else recipe.detector
 
 

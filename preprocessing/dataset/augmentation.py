@@ -156,9 +156,8 @@ class ImageTransform:
         """Applies blur, color, noise and JPEG compression to (N, S, S, 3) uint8 BGR."""
         if self.blur:
             frames = np.stack([cv2.GaussianBlur(frame, (0, 0), self.blur) for frame in frames])
-        tall = self._adjust_color(
-            frames.reshape(-1, *frames.shape[2:])
-        )  # one tall image, the frames stacked vertically
+        # One tall image, the frames stacked vertically.
+        tall = self._adjust_color(frames.reshape(-1, *frames.shape[2:]))
         if self.noise:
             noise = np.random.default_rng(self.seed).standard_normal(tall.shape, np.float32)
             tall = np.clip(np.rint(noise * np.float32(self.noise) + tall), 0, 255).astype(np.uint8)

@@ -14,9 +14,8 @@ def assign_split(speaker: str, val_share: float, test_share: float) -> str:
     val grows from one end of the hash range and test from the other, so changing one share never moves a speaker
     between the other two splits.
     """
-    position = (
-        int(hashlib.sha256(speaker.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13
-    )  # 52 bits: exact as a float, 0 <= position < 1
+    digest = hashlib.sha256(speaker.encode("utf-8", "surrogatepass")).hexdigest()
+    position = int(digest[:13], 16) / 16**13  # 52 bits: exact as a float, 0 <= position < 1
     if position < val_share:
         return "val"
     return "test" if position >= 1 - test_share else "train"
