@@ -54,8 +54,8 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
 def test_tensorboard_shows_the_log(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    picture = tmp_path / "picture.png"
-    cv2.imwrite(str(picture), np.full((4, 6, 3), (10, 20, 30), np.uint8))
+    file = tmp_path / "image.png"
+    cv2.imwrite(str(file), np.full((4, 6, 3), (10, 20, 30), np.uint8))
     run = RunFolder(tmp_path / "run", board=True)
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
@@ -66,7 +66,7 @@ def test_tensorboard_shows_the_log(tmp_path):
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [
         (1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.7)),
     ]  # fmt: skip
-    again.add_image(3, "curve", picture)
+    again.add_image(3, "curve", file)
     (image,) = EventAccumulator(str(tmp_path / "run")).Reload().Images("curve")[-1:]
     pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert (pixels == (10, 20, 30)).all()
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (None, 0, ""),
         (ValueError("Caught in a worker\nTraceback\nValueError: the clip is damaged"), 2, "the clip is damaged"),
@@ -130,13 +130,13 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last saved state"),
     ],
 )
-def test_a_command_ends_with_a_code_and_one_line(error, code, said, capsys):
+def test_a_command_ends_with_a_code_and_one_line(error, code, message, capsys):
     def job() -> None:
         if error:
             raise error
 
     assert run_command("some.train", job, RESUMES) == code
-    assert capsys.readouterr().err == (f"some.train: error: {said}\n" if error else "")
+    assert capsys.readouterr().err == (f"some.train: error: {message}\n" if error else "")
 
 
 def test_what_is_no_users_mistake_is_not_hidden():

@@ -89,12 +89,12 @@ class Bench:
 _voices = count(1)
 
 
-def plant(path: Path, pictures: list[np.ndarray] | None = None) -> Path:
+def plant(path: Path, frames: list[np.ndarray] | None = None) -> Path:
     """A video of the talking face, or of other frames, with a unique piece of speech."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples, rate = speech(5)
     sound = write_sound(path.with_name("s.wav"), np.roll(samples, -next(_voices) * 4000)[: rate * FRAMES // 25], rate)
-    write_video(path.with_name("v.mp4"), pictures or moving_photo(FRAMES), sound=sound).rename(path)
+    write_video(path.with_name("v.mp4"), frames or moving_photo(FRAMES), sound=sound).rename(path)
     sound.unlink()
     return path
 
@@ -112,7 +112,7 @@ def plant_all(videos: Path) -> None:
     (videos / "bad" / "empty.mp4").touch()
     shutil.copy(REPOSITORY / "assets" / "speech.wav", videos / "bad" / "sound.mp4")
     write_video(videos / "bad" / "silent.mp4", moving_photo(4))
-    plant(videos / "duo" / "two.mp4", [np.hstack([picture, picture[:, ::-1]]) for picture in moving_photo(FRAMES)])
+    plant(videos / "duo" / "two.mp4", [np.hstack([frame, frame[:, ::-1]]) for frame in moving_photo(FRAMES)])
     plant(videos / "duo" / "nobody.mp4", [np.full((96, 96, 3), 90, np.uint8)] * FRAMES)
     (videos / "duo" / "gone.mp4").symlink_to(videos / "not there.mp4")
 

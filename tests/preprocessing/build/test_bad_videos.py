@@ -120,22 +120,22 @@ def test_damage_in_the_middle(tmp_path, talk):
 
 
 def test_one_frame_and_nobody(tmp_path):
-    for name, pictures in (("one", swaying_photo(1)), ("empty", [EMPTY] * 30)):
-        verdict, reason = fate(write_talk(tmp_path / f"{name}.mp4", pictures), tmp_path)
+    for name, frames in (("one", swaying_photo(1)), ("empty", [EMPTY] * 30)):
+        verdict, reason = fate(write_talk(tmp_path / f"{name}.mp4", frames), tmp_path)
         assert verdict == "rejected"
         assert "no face with audio found" in reason
 
 
 def test_cuts_every_second(tmp_path):
     face = swaying_photo(75)
-    pictures = [picture if k // 25 % 2 else picture[:, ::-1, ::-1] for k, picture in enumerate(face)]
-    outcome = work(write_talk(tmp_path / "cuts.mp4", pictures), tmp_path)
+    frames = [frame if k // 25 % 2 else frame[:, ::-1, ::-1] for k, frame in enumerate(face)]
+    outcome = work(write_talk(tmp_path / "cuts.mp4", frames), tmp_path)
     assert [(row.start, row.frames) for row in outcome.rows] == [(0.0, 25), (1.0, 25), (2.0, 25)]
 
 
 def test_two_people_give_a_clip_each(tmp_path):
-    pictures = [np.hstack([picture, picture[:, ::-1]]) for picture in swaying_photo(30)]
-    path = write_talk(tmp_path / "two.mp4", pictures)
+    frames = [np.hstack([frame, frame[:, ::-1]]) for frame in swaying_photo(30)]
+    path = write_talk(tmp_path / "two.mp4", frames)
     outcome = work(path, tmp_path)
     assert sorted(row.person for row in outcome.rows) == [0, 1]
     assert sorted(Path(row.clip).name for row in outcome.rows) == [f"v-00000000__{x}0000.safetensors" for x in "ab"]

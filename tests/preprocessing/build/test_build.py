@@ -64,8 +64,10 @@ def test_every_video_has_its_fate(built: Bench):
     for video, (fate, reason) in expected.items():
         assert (fates[video].fate, fates[video].reason[: len(reason)]) == (fate, reason), video
     assert len(fates) == len(expected) + 5
-    told = sorted(line.split(": ")[0] for line in errors.splitlines())
-    assert told == sorted(video for video, (fate, _) in expected.items() if fate != "rejected"), "and no other noise"
+    reported = sorted(line.split(": ")[0] for line in errors.splitlines())
+    assert reported == sorted(video for video, (fate, _) in expected.items() if fate != "rejected"), (
+        "and no other noise"
+    )
 
 
 def test_every_clip_is_whole_and_listed(built: Bench):
@@ -252,7 +254,7 @@ def test_the_tables_are_written_while_the_job_runs(copied: Bench, here: Here, mo
             seen.append(len(copied.fates()))
 
     monkeypatch.setattr(build, "REFRESH", 0.0)
-    monkeypatch.setattr(build, "WORKER_TIMEOUT", 0)
+    monkeypatch.setattr(build, "REFRESH_FACTOR", 0)
     monkeypatch.setattr(build, "process_all", process_all)
     assert here(copied)[0] == 1
     assert seen == [1, 2, 3]

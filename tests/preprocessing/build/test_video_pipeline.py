@@ -67,9 +67,9 @@ def test_picture_and_sound_are_those_of_the_same_time(late):
     path, outcome, folder = late
     clip = Clip.open(folder / outcome.rows[0].clip)
     first = round(clip.header.start * 25)
-    sound = np.rint(load_audio(path) * 32768).astype(int)[first * 640 :][: clip.frames * 640]
+    audio = np.rint(load_audio(path) * 32768).astype(int)[first * 640 :][: clip.frames * 640]
     assert len(clip.audio) == clip.frames * 640
-    assert np.abs(clip.audio[: len(sound)] - sound).max() <= 1
+    assert np.abs(clip.audio[: len(audio)] - audio).max() <= 1
     frames, track = list(read_frames(path, fps=Fraction(25))), clip.track
     for k in (0, 7, clip.frames - 1):
         matrix = CropGeometry("points", clip.size).matrix(track.boxes[k], track.points[k], (SIDE, SIDE))
@@ -82,9 +82,9 @@ def test_picture_and_sound_are_those_of_the_same_time(late):
 
 def test_speech_flags_are_those_of_the_whole_sound(late):
     path, outcome, folder = late
-    clip, sound = Clip.open(folder / outcome.rows[0].clip), stages.read_audio(path)
+    clip, audio = Clip.open(folder / outcome.rows[0].clip), stages.read_audio(path)
     start = round(clip.header.start * 80)
-    assert np.array_equal(clip.speech[:100], sound.flags[start : start + 100])
+    assert np.array_equal(clip.speech[:100], audio.flags[start : start + 100])
     assert outcome.rows[0].speech == pytest.approx(clip.speech.mean())
 
 
@@ -109,7 +109,7 @@ def test_a_small_face_is_stored_smaller(late):
 
 def test_cuts_end_a_clip(tmp_path):
     face = swaying_photo(60)
-    other = [picture[:, ::-1, ::-1] for picture in face]
+    other = [frame[:, ::-1, ::-1] for frame in face]
     outcome = made(write_talk(tmp_path / "cut.mp4", [*face[:30], *other[:35], *face[30:]]), tmp_path)
     assert [row.number for row in outcome.rows] == [0, 1, 2]
     assert [round(row.start * 25) for row in outcome.rows] == [0, 30, 65]
@@ -168,11 +168,11 @@ def test_gates_of_the_picture_hold_a_clip_back(tmp_path):
 
 
 def test_a_fade_at_the_beginning_is_cut_off(tmp_path):
-    pictures = swaying_photo(50)
+    frames = swaying_photo(50)
     for k in range(20):  # from 2.5 % to 97.5 % of the contrast, too slowly for a cut
         share = 0.025 + 0.05 * k
-        pictures[k] = (share * pictures[k] + (1 - share) * 130).astype(np.uint8)
-    (row,) = made(write_talk(tmp_path / "fade.mp4", pictures), tmp_path).rows
+        frames[k] = (share * frames[k] + (1 - share) * 130).astype(np.uint8)
+    (row,) = made(write_talk(tmp_path / "fade.mp4", frames), tmp_path).rows
     assert 6 <= round(row.start * 25) <= 11
     assert round(row.start * 25) + row.frames == 50
 
@@ -190,7 +190,7 @@ def test_a_second_run_makes_the_same_files(late, tmp_path):
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
     """Only the current frame is held: hundreds of frames take no more memory than a few."""
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(30))
-    picture = np.zeros((400, 400, 3), np.uint8)
+    frame = np.zeros((400, 400, 3), np.uint8)
 
     def still(frames, detector, *, max_faces):
         count = sum(1 for _ in frames)
@@ -199,8 +199,8 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
         return [FaceTrack(box, points, np.ones(count, bool), np.zeros(count, np.int32), (SIDE, SIDE))]
 
     def peak(count: int) -> int:
-        monkeypatch.setattr(stages, "read_frames", lambda *args, **options: (picture.copy() for _ in range(count)))
-        monkeypatch.setattr(stages, "track_people", still)
+        monkeypatch.setattr(stages, "read_frames", lambda *args, **options: (frame.copy() for _ in range(count)))
+        monkeypatch.setattr(stages, "track_faces", still)
         monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_audio", lambda frames, samples: frames)
         tracemalloc.start()
         make_clips(

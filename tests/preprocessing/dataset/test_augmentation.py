@@ -149,16 +149,16 @@ def test_apart_is_a_little_elsewhere_and_else_alike():
 
 
 def test_colours_by_hand():
-    picture = np.full((1, 4, 4, 3), (10, 20, 200), np.uint8)
-    assert ImageTransform(gains=(2, 0.5, 1.5)).apply_photometric(picture)[0, 0, 0].tolist() == [20, 10, 255]
-    assert ImageTransform(gamma=2).apply_photometric(picture)[0, 0, 0].tolist() == [
+    image = np.full((1, 4, 4, 3), (10, 20, 200), np.uint8)
+    assert ImageTransform(gains=(2, 0.5, 1.5)).apply_photometric(image)[0, 0, 0].tolist() == [20, 10, 255]
+    assert ImageTransform(gamma=2).apply_photometric(image)[0, 0, 0].tolist() == [
         0,
         2,
         157,
     ]  # 255 (v / 255)^2: 0.39, 1.57, 156.86
     grey = round(0.114 * 10 + 0.587 * 20 + 0.299 * 200)
-    assert ImageTransform(grey=True).apply_photometric(picture)[0, 0, 0].tolist() == [grey] * 3
-    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).apply_photometric(picture)[0, 0, 0].tolist()
+    assert ImageTransform(grey=True).apply_photometric(image)[0, 0, 0].tolist() == [grey] * 3
+    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).apply_photometric(image)[0, 0, 0].tolist()
     assert tinted == [round(0.9 * grey)] * 3  # a grayscale image has no tint
 
 

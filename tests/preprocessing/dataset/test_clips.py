@@ -88,14 +88,14 @@ def test_everything_comes_back_as_written(tmp_path):
 
 
 def test_the_mel_is_that_of_the_clips_own_sound(tmp_path):
-    sound = 0.3 * np.sin(np.arange(COUNT * 640) ** 1.3 / 50)
-    clip = Clip.open(write(tmp_path / "a.safetensors", samples=sound))
+    audio = 0.3 * np.sin(np.arange(COUNT * 640) ** 1.3 / 50)
+    clip = Clip.open(write(tmp_path / "a.safetensors", samples=audio))
     assert clip.mel.dtype == np.float32
     assert clip.mel.shape == (80, 1 + COUNT * 640 // 200)
     assert clip.speech.shape == (65,)
     assert np.array_equal(clip.mel, mel_spectrogram(clip.audio))
     assert np.array_equal(clip.mel, mel_spectrogram(clip.audio.astype(np.float32) / 32768))
-    assert np.abs(clip.audio / 32768 - sound).max() <= 0.5 / 32768
+    assert np.abs(clip.audio / 32768 - audio).max() <= 0.5 / 32768
 
 
 def test_sound_is_made_as_long_as_the_pictures(tmp_path):
@@ -190,8 +190,8 @@ def test_damage_is_told_where_it_is_read_and_only_there(tmp_path):
 
 def test_pictures_that_are_none_or_of_another_size_are_refused(tmp_path):
     head = ClipHeader("a.mp4", "", 0.0, 3, crop=CropGeometry("points", 24), margin=4)
-    pictures = [encode(numbered(1)[0]), b"no picture", encode(numbered(1, side=31)[0])]
-    write_clip(tmp_path / "a.safetensors", head, pictures, noise(3), still_track(3), np.ones(10, bool))
+    jpegs = [encode(numbered(1)[0]), b"not an image", encode(numbered(1, side=31)[0])]
+    write_clip(tmp_path / "a.safetensors", head, jpegs, noise(3), still_track(3), np.ones(10, bool))
     clip = Clip.open(tmp_path / "a.safetensors")
     assert clip.faces(0, 1).shape == (1, 32, 32, 3)
     for frame in (1, 2):
@@ -352,8 +352,8 @@ def test_views_are_written_as_they_look(tmp_path):
     track.boxes += np.arange(2 * COUNT, dtype=np.float32)[:, None]
     half = FaceTrack(*(values[::-2] for values in (track.boxes, track.points, track.found, track.shot)))
     head = ClipHeader("a.mp4", "", 0.0, COUNT, crop=CropGeometry("points", 24), margin=4)
-    pictures = [encode(face[::-1, :, ::-1]) for face in numbered()]
-    write_clip(tmp_path / "a.safetensors", head, pictures, samples[::2], half, flags[::2])
+    jpegs = [encode(face[::-1, :, ::-1]) for face in numbered()]
+    write_clip(tmp_path / "a.safetensors", head, jpegs, samples[::2], half, flags[::2])
     clip = Clip.open(tmp_path / "a.safetensors")
     assert np.array_equal(clip.audio, samples[::2])
     assert np.array_equal(clip.speech, flags[::2])

@@ -159,7 +159,7 @@ def test_screening_is_kept_where_clip_and_sound_agree():
         row(clip="", audio_sha256="3", **filtered),
         row(clip="d", audio_sha256="4", offset=0.0, confidence=8.0, sync_filter="pass"),
     ]
-    new = [row(clip=clip, audio_sha256=sound) for clip, sound in (("d", "4"), ("a", "1"), ("b", "9"), ("", "3"))]
+    new = [row(clip=clip, audio_sha256=digest) for clip, digest in (("d", "4"), ("a", "1"), ("b", "9"), ("", "3"))]
     carry_sync_filter(new, old)
     assert [(r.offset, r.confidence, r.sync_filter) for r in new] == [
         (0.0, 8.0, "pass"), (1.0, 5.0, "offset"), (None, None, ""), (None, None, ""),

@@ -72,10 +72,10 @@ def test_sound_measures_by_hand():
 
 
 def test_a_recording_driven_too_high_is_clipped():
-    sound = speech(3.0)[0]
-    peak = np.abs(sound).max()
-    assert measure.clipped((sound / peak * 29000).astype(np.int16)) == 0
-    loud = np.clip(sound / peak * 4, -1, 1) * 32767
+    audio = speech(3.0)[0]
+    peak = np.abs(audio).max()
+    assert measure.clipped((audio / peak * 29000).astype(np.int16)) == 0
+    loud = np.clip(audio / peak * 4, -1, 1) * 32767
     assert measure.clipped(loud.astype(np.int16)) > QualityFilters().max_clipped
 
 

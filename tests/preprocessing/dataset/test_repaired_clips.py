@@ -43,14 +43,14 @@ def path(tmp_path_factory):
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_every_picture_comes_with_the_sound_that_it_fits(path, offset):
     clip = Clip(path, offset=offset)
-    pictures = clip.faces(0, clip.frames)[:, 0, 0, 0] // 10
-    sounds = np.rint(clip.audio.reshape(-1, 640).mean(axis=1) / 1000).astype(int)
-    assert len(pictures) == clip.frames == COUNT - abs(offset)
-    assert (pictures.astype(int) - sounds == offset).all()
-    assert {pictures[0], sounds[0]} == {0, abs(offset)}
+    frames = clip.faces(0, clip.frames)[:, 0, 0, 0] // 10
+    audio_frames = np.rint(clip.audio.reshape(-1, 640).mean(axis=1) / 1000).astype(int)
+    assert len(frames) == clip.frames == COUNT - abs(offset)
+    assert (frames.astype(int) - audio_frames == offset).all()
+    assert {frames[0], audio_frames[0]} == {0, abs(offset)}
     assert np.array_equal(clip.track.boxes[:, 0] - clip.track.boxes[0, 0], np.arange(clip.frames))
-    assert clip.track.boxes[0, 0] == still_track(1).boxes[0, 0] + pictures[0]
-    assert clip.start == pytest.approx(2.0 + pictures[0] / 25)
+    assert clip.track.boxes[0, 0] == still_track(1).boxes[0, 0] + frames[0]
+    assert clip.start == pytest.approx(2.0 + frames[0] / 25)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -107,8 +107,8 @@ def test_it_is_pickled_with_its_offset(path):
 
 
 def test_looks_at_a_clip_are_told_apart_by_its_offset(path):
-    looks = [FramePoses.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
-    assert looks == pytest.approx([20, 50, 20], abs=1)
+    poses = [FramePoses.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
+    assert poses == pytest.approx([20, 50, 20], abs=1)
 
 
 def row(name: str, **values: object) -> ClipRow:

@@ -71,13 +71,13 @@ def ramp(count: int) -> np.ndarray:
     return (np.arange(count) % 30011 - 15000).astype(np.int16)
 
 
-def faces(folder: Path, numbers: Iterable[int], sound: np.ndarray | None = None, rate: int = 16000) -> Path:
+def faces(folder: Path, numbers: Iterable[int], audio: np.ndarray | None = None, rate: int = 16000) -> Path:
     """A folder in the original layout: image k is k + 60 wide, 80 high and has gray level k."""
     folder.mkdir(parents=True)
     numbers = list(numbers)
     for k in numbers:
         cv2.imwrite(str(folder / f"{k}.jpg"), np.full((80, 60 + k % 50, 3), k % 256, np.uint8))
-    write_wav(folder / "audio.wav", ramp((max(numbers, default=0) + 1) * 640) if sound is None else sound, rate)
+    write_wav(folder / "audio.wav", ramp((max(numbers, default=0) + 1) * 640) if audio is None else audio, rate)
     return folder
 
 
@@ -223,8 +223,8 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
 
 def test_crops_are_stretched_as_the_original_does(tmp_path):
     folder = faces(tmp_path / "w" / "anna" / "1", range(5))
-    picture = cv2.resize(photo(), (120, 150))
-    cv2.imwrite(str(folder / "0.jpg"), picture)
+    image = cv2.resize(photo(), (120, 150))
+    cv2.imwrite(str(folder / "0.jpg"), image)
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     made = open_clips(tmp_path / "c", 5)[0].faces(0, 1)[0]
     expected = cv2.resize(cv2.imread(str(folder / "0.jpg")), (160, 160))
@@ -234,8 +234,8 @@ def test_crops_are_stretched_as_the_original_does(tmp_path):
 
 def test_sound_of_any_rate_and_channels_is_cut_by_the_clock(tmp_path):
     samples, rate = speech(4)
-    sound = np.stack([np.interp(np.arange(4 * 44100) / 44100, np.arange(len(samples)) / rate, samples)] * 2, axis=1)
-    faces(tmp_path / "w" / "anna" / "1", range(50, 100), (sound * 32767).astype(np.int16), 44100)
+    audio = np.stack([np.interp(np.arange(4 * 44100) / 44100, np.arange(len(samples)) / rate, samples)] * 2, axis=1)
+    faces(tmp_path / "w" / "anna" / "1", range(50, 100), (audio * 32767).astype(np.int16), 44100)
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     made = open_clips(tmp_path / "c", 5)[0]
     expected = np.interp(np.arange(50 * 640) / 16000 + 2, np.arange(len(samples)) / rate, samples)
@@ -250,15 +250,15 @@ def test_pictures_well_beyond_the_sound_are_left_out(tmp_path, samples, frames):
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == (frames > 0)
     for made in open_clips(tmp_path / "c") if frames else []:
         assert made.frames == frames
-        heard = min(samples, frames * 640)
-        assert np.array_equal(made.audio[:heard], ramp(heard))
-        assert not made.audio[heard:].any()
+        count = min(samples, frames * 640)
+        assert np.array_equal(made.audio[:count], ramp(count))
+        assert not made.audio[count:].any()
 
 
 def test_each_broken_folder_is_told_and_the_rest_goes_on(tmp_path):
     root = tmp_path / "w"
     faces(root / "anna" / "good", range(6))
-    (faces(root / "anna" / "holed", range(12)) / "5.jpg").write_bytes(b"no picture")
+    (faces(root / "anna" / "holed", range(12)) / "5.jpg").write_bytes(b"not an image")
     (faces(root / "anna" / "silent", range(6)) / "audio.wav").unlink()
     (faces(root / "anna" / "noise", range(6)) / "audio.wav").write_bytes(b"RIFF")
     (root / "anna" / "empty").mkdir()
@@ -267,17 +267,17 @@ def test_each_broken_folder_is_told_and_the_rest_goes_on(tmp_path):
     (root / "ben").mkdir()
     (root / "loose.jpg").write_bytes(b"")
     assert import_wav2lip(root, tmp_path / "c") == 3
-    told = fates(tmp_path / "c")
-    assert {name: fate for name, (fate, _) in told.items()} == {
+    outcomes = fates(tmp_path / "c")
+    assert {name: fate for name, (fate, _) in outcomes.items()} == {
         "anna/good": "made", "anna/holed": "made", "anna/silent": "broken", "anna/noise": "broken",
         "anna/empty": "broken", "anna/short": "broken", "anna/gaps": "broken", "ben": "broken",
     }  # fmt: skip
-    assert told["anna/good"][1] == ""
-    assert "5.jpg" in told["anna/holed"][1]
-    assert "audio.wav does not exist" in told["anna/silent"][1]
-    assert "audio.wav" in told["anna/noise"][1]
-    assert told["anna/empty"][1] == "anna/empty holds no pictures 0.jpg, 1.jpg, ..."
-    assert told["anna/gaps"][1] == "it has no 5 pictures of consecutive numbers with their sound"
+    assert outcomes["anna/good"][1] == ""
+    assert "5.jpg" in outcomes["anna/holed"][1]
+    assert "audio.wav does not exist" in outcomes["anna/silent"][1]
+    assert "audio.wav" in outcomes["anna/noise"][1]
+    assert outcomes["anna/empty"][1] == "anna/empty holds no images 0.jpg, 1.jpg, ..."
+    assert outcomes["anna/gaps"][1] == "it has no 5 consecutively numbered images with audio"
     assert [row.frames for row in read_manifest(tmp_path / "c" / "manifest.csv")] == [6, 5, 6]
 
 
@@ -299,12 +299,12 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     names = ["eve", "anna/dir", "anna/audio", "anna/clip.", "anna/pipe", "anna/loop"]
     (root / "filelists" / "train.txt").write_text("\n".join(f"{line} 0.5" for line in lines + names))
     assert import_wav2lip(root, tmp_path / "c") == 3
-    told = fates(tmp_path / "c")
-    assert {name for name, (fate, _) in told.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
-    leads = {name for name, (_, reason) in told.items() if "points outside the imported folder" in reason}
+    outcomes = fates(tmp_path / "c")
+    assert {name for name, (fate, _) in outcomes.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
+    leads = {name for name, (_, reason) in outcomes.items() if "points outside the imported folder" in reason}
     assert leads >= {"eve", "anna/dir", "anna/jpg", "anna/audio", "anna/clip.", "../secret/1", f"{outside}"}
-    assert told["anna/track."] == ("rejected", "it is in none of the file lists")
-    assert all("\n" not in reason for _, reason in told.values())
+    assert outcomes["anna/track."] == ("rejected", "it is in none of the file lists")
+    assert all("\n" not in reason for _, reason in outcomes.values())
     (root / "filelists" / "val.txt").symlink_to(outside / "0.jpg")
     with pytest.raises(ValueError, match=r"val\.txt points outside"):
         import_wav2lip(root, tmp_path / "d")

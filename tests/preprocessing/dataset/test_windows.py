@@ -154,12 +154,12 @@ def test_a_window_is_those_frames_and_lies_inside_the_clip(counted):
 @pytest.mark.parametrize("scale", [1 / 2.1, 1 / 2.4, 1 / 3, 1 / 5.2])
 def test_shrinking_by_two_or_more_does_not_alias(scale):
     rows, columns = np.indices((400, 400))
-    picture = np.repeat((255 * ((rows + columns) % 2)).astype(np.uint8)[..., None], 3, axis=2)
+    image = np.repeat((255 * ((rows + columns) % 2)).astype(np.uint8)[..., None], 3, axis=2)
     matrix = np.array([[scale, 0.02 * scale, 1.3], [-0.02 * scale, scale, -2.1]])
-    square = resample(picture, matrix, 60).astype(float)
+    square = resample(image, matrix, 60).astype(float)
     assert square[5:55, 5:55].mean() == pytest.approx(127.5, abs=1)
     assert square[5:55, 5:55].std() < 3
-    raw = cv2.warpAffine(picture, matrix, (60, 60))[5:55, 5:55]
+    raw = cv2.warpAffine(image, matrix, (60, 60))[5:55, 5:55]
     assert raw.std() > 10  # without averaging
 
 
