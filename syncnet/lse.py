@@ -20,7 +20,7 @@ from preprocessing.faces.face_track import FaceTrack
 from syncnet.data import WINDOW
 from syncnet.mfcc import mfcc
 from syncnet.offset import REACH
-from training.safe_pickle import differences, read_pickle, single
+from training.safe_pickle import read_pickle, to_float32, weight_mismatches
 
 SIDE = 224  # pixels of the network's square
 COLUMNS, STEP = 20, 4  # MFCC columns of a window, and from one window to the next: 100 columns a second, 25 windows
@@ -77,10 +77,10 @@ def load_published(path: Path) -> PublishedSyncNet:
     weights, _ = read_pickle(path)
     # Batch norm's counters play no part here, and files of the oldest PyTorch have none.
     counters = {key: torch.tensor(0) for key in _counters() if key not in weights}
-    if wrong := differences(weights | counters, PublishedSyncNet):
+    if wrong := weight_mismatches(weights | counters, PublishedSyncNet):
         raise UsageError(f"{path} does not hold syncnet_python's network, syncnet_v2.model: {wrong}")
     network = PublishedSyncNet()
-    network.load_state_dict(single(weights | counters))
+    network.load_state_dict(to_float32(weights | counters))
     return network.eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from preprocessing.build.video_pipeline import follow_faces, read_sound
+from preprocessing.build.video_pipeline import read_audio, track_video_faces
 from preprocessing.commands import Parser, fail, run_command
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.errors import MediaError, UsageError, display_path
@@ -75,12 +75,12 @@ def score_video(
     """
     path = Path(path)
     info = _suitable(path)
-    sound = read_sound(path)
+    sound = read_audio(path)
     if len(sound.samples) < SHORTEST * 16000:
         raise MediaError(f"the sound of {display_path(path)} lasts {len(sound.samples) / 16000:.2f} s: 1 s is needed")
     if not sound.flags.any():
         raise MediaError(f"{display_path(path)} is silent: without speech there is no sync to score")
-    tracks = follow_faces(path, info, detector or load_detector(), max_faces)
+    tracks = track_video_faces(path, info, detector or load_detector(), max_faces)
     scorer = scorer or open_scorer()
     seen = [person for person in score_tracks(path, from_left(tracks), sound.samples, scorer, progress) if person]
     people = [person for person in seen if len(person.starts) >= LEAST_SEEN]

@@ -72,7 +72,7 @@ class FilterResult:
     """What became of a data set's clips.
 
     Attributes:
-        rows: the clips that no gate of the build had thrown away, with offset, confidence and screen.
+        rows: the clips that no gate of the build had thrown away, with offset, confidence and sync_filter.
         left: the offsets of those that pass, measured again after the repair.
     """
 
@@ -96,10 +96,10 @@ class FilterResult:
             by_speaker.setdefault(row.speaker, []).append(row)
         return {
             "clips": len(self.rows), "passed": len(self.passed), "moved": sum(row.shift != 0 for row in self.passed),
-            "dropped": _counted(row.screen for row in self.rows if not row.passes),
+            "dropped": _counted(row.sync_filter for row in self.rows if not row.passes),
             "minutes": {
                 "before": sum(row.frames for row in self.rows) / CLIP_FPS / 60,
-                "after": sum(row.usable for row in self.passed) / CLIP_FPS / 60,
+                "after": sum(row.usable_frames for row in self.passed) / CLIP_FPS / 60,
             },
             "within_1": {"before": _within_1(self.found), "after": _within_1(self.left)},
             "offsets": {"before": _counted(self.found), "after": _counted(self.left)},
@@ -185,12 +185,12 @@ def filter_clips(
 
 
 def _judge(rows: Sequence[ClipRow], measurements: OffsetMeasurements, limits: FilterLimits) -> FilterResult:
-    """Sets the rows' offset, confidence and screen, and measures again what is repaired."""
+    """Sets the rows' offset, confidence and sync_filter, and measures again what is repaired."""
     scores = measurements.scores([OffsetTask.of(row) for row in rows if row.frames >= SHORTEST], "clip")
     for row in rows:
         score = scores.get(OffsetTask.of(row))
         row.offset, row.confidence = (score.offset, score.confidence) if score else (None, None)
-        row.screen = limits.verdict(score)
+        row.sync_filter = limits.verdict(score)
     passed = [OffsetTask.of(row, row.shift) for row in rows if row.passes]
     left = measurements.scores(passed, "clip, repaired")
     return FilterResult(rows, [score.offset for score in left.values()])

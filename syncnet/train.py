@@ -153,7 +153,7 @@ def check(state: SyncNetTrainState, run: RunFolder, held_out: Sequence[Clip]) ->
         values = found.values()
         run.log(state.step, **values)
         plot_curves({f"step {state.step}": found.curve}, run.folder / "curve.png")
-        run.show(state.step, "curve", run.folder / "curve.png")
+        run.add_image(state.step, "curve", run.folder / "curve.png")
     save_network(recipe, network, state.step, run.folder / "syncnet.safetensors")
     if values.get("accuracy", 0.0) > state.best:
         state.best = values["accuracy"]
@@ -173,7 +173,7 @@ def resume(state: SyncNetTrainState, run: RunFolder) -> None:
     state.network.load_state_dict(saved["network"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.step, state.best = saved["step"], saved["best"]
-    run.rewind(state.step)
+    run.truncate_log(state.step)
 
 
 def train(clips: Path, recipe: SyncNetRecipe, flags: SyncNetTrainOptions, engine: Engine) -> None:

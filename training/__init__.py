@@ -1,1 +1,1 @@
-"""What the training loops share; nothing about a particular network."""
+"""Training infrastructure shared by all networks."""

@@ -1,4 +1,4 @@
-"""Where a training runs: on which devices, in how many processes, at which precision."""
+"""Devices, processes and precision of a training run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Engine:
-    """The machine's part of a training.
+    """Hardware options of a training run.
 
     Attributes:
-        accelerator: "auto" takes a GPU where there is one.
-        devices: Processes, each on a device of its own and with its share of every step.
-        strategy: How processes work together; "auto" is "ddp" for several.
-        precision: Of the networks; losses and weights are 32 bits. On the CPU bf16 is 1.6 times as fast for our expert;
-            fp16 ("16-mixed", for GPUs without bf16) is bf16 there.
+        accelerator: Device type; "auto" uses a GPU if there is one.
+        devices: Number of processes, each with its own device and a share of every batch.
+        strategy: Distribution strategy; "auto" is "ddp" for more than one process.
+        precision: Precision of the networks; losses and weights stay in float32. On the CPU, bf16 is 1.6 times as fast
+            for the sync expert, and "16-mixed" (for GPUs without bf16) means bf16.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -35,22 +35,22 @@ class Engine:
             raise UsageError(f"devices must be 1 or more, not {self.devices}")
 
     def launch(self) -> Fabric:
-        """Starts the processes; from here on each of them runs.
+        """Starts the processes; all of them run the code that follows.
 
         Raises:
-            UsageError: Fabric is not installed, or the machine has no such devices.
+            UsageError: Fabric is not installed, or the devices are not available.
         """
         try:
             from lightning_fabric import Fabric
             from lightning_fabric.utilities.exceptions import MisconfigurationException
         except ImportError:
             raise UsageError(f"training needs lightning-fabric: {INSTALL}") from None
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision and each process
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs the precision and every process
         try:
             fabric = Fabric(
                 accelerator=self.accelerator, strategy=self.strategy, devices=self.devices, precision=self.precision
             )  # fmt: skip
         except (MisconfigurationException, RuntimeError) as error:
-            raise UsageError(f"{self.devices} x {self.accelerator} cannot be had here: {error}") from error
+            raise UsageError(f"{self.devices} x {self.accelerator} is not available: {error}") from error
         fabric.launch()
         return fabric

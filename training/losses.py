@@ -1,4 +1,4 @@
-"""Losses and their weights: two collections with the same keys, which are the keys of the log as well."""
+"""Losses and their weights, keyed by the same names as the log."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-def weight_of(weights: Mapping[str, float] | object, name: str) -> float:
-    """The weight of the loss `name`, from a mapping or from an attribute of that name."""
+def loss_weight(weights: Mapping[str, float] | object, name: str) -> float:
+    """The weight of the loss `name`, a mapping key or an attribute."""
     return weights[name] if isinstance(weights, Mapping) else getattr(weights, name)
 
 
 def total(losses: dict[str, Tensor], weights: Mapping[str, float] | object) -> Tensor:
-    """The weighted sum, ()."""
-    return sum((weight_of(weights, name) * loss for name, loss in losses.items()), start=torch.zeros(()))
+    """The weighted sum of the losses, ()."""
+    return sum((loss_weight(weights, name) * loss for name, loss in losses.items()), start=torch.zeros(()))

@@ -1,4 +1,4 @@
-"""A trainer's options: dataclasses whose fields are flags and the keys of a YAML file."""
+"""Training options: dataclasses whose fields are command-line flags and YAML keys."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ Options = TypeVar("Options")
 
 
 def parse_options(argv: Sequence[str], program: str, description: str | None, *kinds: Any) -> tuple[Path, list[Any]]:
-    """The folder of clips and one object of each of `kinds`.
+    """Parses the clip folder and one instance of each of `kinds`.
 
-    A flag is named as its field, with underscores or hyphens; a field's field is `--field.field`; `--config FILE` reads
-    any of them from YAML, and later flags win over it.
+    Flags are named after their fields, with underscores or hyphens; nested fields are `--field.field`. `--config FILE`
+    reads any of them from YAML; later flags override it.
 
     Raises:
-        UsageError: naming what is missing, unknown or out of range.
+        UsageError: an option is missing, unknown or out of range.
     """
     try:
         from jsonargparse import ArgumentParser
     except ImportError:
         raise UsageError(f"training needs jsonargparse: {INSTALL}") from None
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
-    parser.add_argument("clips", type=Path, help="folder of clips made by preprocessing.build")
+    parser.add_argument("clips", type=Path, help="clip folder made by preprocessing.build")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     for kind in kinds:
         parser.add_class_arguments(kind)
     try:
-        given = parser.parse_args([underscored(word) for word in argv]).as_dict()
+        given = parser.parse_args([normalize_flag(word) for word in argv]).as_dict()
     except ArgumentError as error:
         raise UsageError(" ".join(str(error).split())) from error
     return given["clips"], [from_values(kind, given) for kind in kinds]
 
 
 def from_values(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """A dataclass of dataclasses from the values of its fields; what it does not know is passed over."""
+    """Builds a nested dataclass from a mapping of field values; unknown keys are ignored."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
     values = {item.name: given[item.name] for item in fields(kind)}
@@ -48,7 +48,7 @@ def from_values(kind: type[Options], given: Mapping[str, Any]) -> Options:
     return kind(**values | nested)
 
 
-def underscored(word: str) -> str:
-    """An option's name with underscores, as the fields have it, whichever way it was typed."""
+def normalize_flag(word: str) -> str:
+    """Replaces the hyphens in an option name by underscores, as in the field names."""
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word

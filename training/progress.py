@@ -1,4 +1,4 @@
-"""Progress on a terminal."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from tqdm import tqdm
 
 
 class ProgressBars:
-    """A bar with the time left for each kind of work in turn, on a terminal only; a context that clears them away."""
+    """Progress bars with the remaining time, one per unit of work, shown only on a terminal.
+
+    A context manager that clears the bar on exit.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self._disable = quiet or None  # tqdm's None: only on a terminal
@@ -21,7 +24,7 @@ class ProgressBars:
             self._bar.close()
 
     def show(self, unit: str, done: int, total: int) -> None:
-        """So many of what the unit names are done; another unit begins a new bar."""
+        """Updates the bar to `done` of `total`; a new unit starts a new bar."""
         if self._bar is None or unit != self._unit:
             self.__exit__()
             self._unit, self._bar = unit, tqdm(unit=unit, disable=self._disable, leave=False)

@@ -35,7 +35,7 @@ from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from training.engine import Engine
 from training.losses import total
 from training.options import parse_options
-from training.run import RESUMES, RunFolder, due, save_whole
+from training.run import RESUMES, RunFolder, due, save_atomic
 from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
 from wav2lip.generator.losses import expert_loss, gradient_norms, painting_losses, plain_l1, reconstruction_losses
 from wav2lip.generator.model import picture_of
@@ -238,7 +238,7 @@ def train(clips: Path, recipe: GeneratorRecipe, flags: GeneratorTrainOptions, en
     state = start(recipe, fabric, flags.expert, flags.init)
     if (saved := run.load_state(asdict(recipe))) is not None:
         restore(state, saved)
-        run.rewind(state.step)
+        run.truncate_log(state.step)
     run.write_config(asdict(recipe))
     judge = SyncExpert.load(flags.judge, str(fabric.device))
     exam = HeldOutEvaluation(held_out, state.config, judge) if held_out and run.writes else None
@@ -280,7 +280,7 @@ def _report(
         run.log(state.step, **values, lr=state.recipe.lr_at(state.step - 1))
     if exam and (due(state.step, flags.grid_every) or last):
         exam.show(state.average, run.folder / "grid.png")
-        run.show(state.step, "grid", run.folder / "grid.png")
+        run.add_image(state.step, "grid", run.folder / "grid.png")
     if due(state.step, flags.validate_every) or last:
         check(state, run, exam)
     if run.writes and (due(state.step, flags.save_every) or last):
@@ -293,7 +293,7 @@ def _dump(
     """Keeps the step that failed: a file a process, as each has windows of its own."""
     rank = state.fabric.global_rank
     content = {"step": state.step, "losses": losses, "batches": [vars(part) for part in parts]}
-    save_whole(content, run.folder / (f"dump-{rank}.pt" if rank else "dump.pt"))
+    save_atomic(content, run.folder / (f"dump-{rank}.pt" if rank else "dump.pt"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,11 +27,11 @@ def degradations() -> dict[str, Degradation]:
 
 def _blur(sigma: float) -> Degradation:
     """Gaussian blur with sigma in pixels of a 128-pixel crop."""
-    return lambda frames, scale: ImageTransform(blur=sigma * scale).paint(frames)
+    return lambda frames, scale: ImageTransform(blur=sigma * scale).apply_photometric(frames)
 
 
 def _compress(quality: int) -> Degradation:
-    return lambda frames, _: ImageTransform(quality=quality).paint(frames)
+    return lambda frames, _: ImageTransform(quality=quality).apply_photometric(frames)
 
 
 def _shift(pixels: float) -> Degradation:

@@ -46,7 +46,7 @@ class JudgeFindings:
 
     Attributes:
         video: the file.
-        frames: length of the run with face and audio, see `preprocessing.dataset.segmentation.frames_with_sound`.
+        frames: length of the run with face and audio, see `preprocessing.dataset.segmentation.frames_with_audio`.
         planted: scores by audio delay in frames.
         changed: scores by name of the modification; always contains `AS_IT_IS`.
     """

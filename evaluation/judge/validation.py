@@ -12,7 +12,7 @@ from evaluation.judge.judge_report import ANOTHER, AS_IT_IS, JudgeFindings, Judg
 from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import crop_region
 from preprocessing.dataset.clip_header import CLIP_FPS
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import read_frames
@@ -114,5 +114,5 @@ def validate(judge: SyncJudge, source: SourceVideo, other: np.ndarray) -> JudgeF
     changed |= {f"sound {shift} frame{'s' * (shift > 1)} late": planted[shift] for shift in DELAYS}
     if len(other):
         changed[ANOTHER] = judge.score(video, *run, np.resize(other, len(samples)), own.offset)
-    lasting = min(len(source.track), frames_with_sound(source.start + len(source.track), len(samples)) - source.start)
+    lasting = min(len(source.track), frames_with_audio(source.start + len(source.track), len(samples)) - source.start)
     return JudgeFindings(source.path, lasting, planted, changed)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
-from training.safe_pickle import differences, read_pickle, single
+from training.safe_pickle import read_pickle, to_float32, weight_mismatches
 
 SIDE = 299  # input resolution in pixels
 BATCH = 16  # images per forward pass
@@ -204,12 +204,12 @@ class InceptionEncoder:
         Raises:
             UsageError: the file holds something else, or weights are missing or have another shape.
         """
-        weights = single(read_pickle(path)[0])
+        weights = to_float32(read_pickle(path)[0])
         weights = {key: weight for key, weight in weights.items() if not key.startswith(CLASSIFIERS)}
         with torch.device("meta"):
             network = Inception()
         weights |= {key: torch.tensor(0) for key in network.state_dict() if key.endswith(COUNTERS)}
-        if wrong := differences(weights, Inception):
+        if wrong := weight_mismatches(weights, Inception):
             raise UsageError(f"{path} does not match the FID Inception v3: {wrong}")
         network.load_state_dict(weights, assign=True)
         return cls(network.to(device).eval().requires_grad_(False))

@@ -100,7 +100,7 @@ def augment(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift, rotate and color-jitter a face with its margin, (144, 144, 3), into one of (SIDE, SIDE, 3)."""
     view = ImageTransform.draw(AUGMENTATION, rng, SIDE / 96)
     matrix = view.matrix(len(face))[:2] - np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
-    return view.paint(resample(face, matrix, SIDE)[None])[0]
+    return view.apply_photometric(resample(face, matrix, SIDE)[None])[0]
 
 
 def sample_batch(people: Sequence[np.ndarray], recipe: FaceEncoderRecipe, step: int) -> tuple[Tensor, Tensor]:

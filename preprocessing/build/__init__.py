@@ -1,1 +1,1 @@
-"""The command that turns raw videos into training clips."""
+"""The command that builds training clips from raw videos."""

@@ -1,4 +1,4 @@
-"""What became of each video, kept as CLIPS/state/<video id>.json, so that a second run does only what is left."""
+"""Per-video build records, CLIPS/state/<video id>.json, by which a second run skips finished videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from preprocessing.build.sources import VideoSource
@@ -19,10 +19,11 @@ from preprocessing.dataset.manifest import ClipRow
 from preprocessing.errors import UsageError, display_path
 
 VERSION = 1
-STATE, CLIPS = "state", "clips"  # folders in CLIPS
-# A clip, or what becomes one; nothing else in that folder is ever deleted.
+STATE, CLIPS = "state", "clips"  # subfolders of CLIPS
+# A finished or partial clip; nothing else in that folder is ever deleted.
 CLIP_NAME = re.compile(r"\.?.+__[a-z]+\d{4,}\.safetensors")
-UNFINISHED = (".manifest.csv.", ".videos.csv.", ".unfinished-")  # tables and records while they are being written
+ROW_FIELDS = {item.name for item in fields(ClipRow)}
+UNFINISHED = (".manifest.csv.", ".videos.csv.", ".unfinished-")  # partially written tables and records
 
 
 @dataclass
@@ -30,11 +31,11 @@ class VideoRecord:
     """One state file.
 
     Attributes:
-        video, size, mtime_ns: the file that was read; size is -1 where it could not be asked.
-        labels: what of the video's labels is written into its clips.
-        recipe: `Recipe.digest` of what was asked for.
-        outcome: what came of it.
-        files: bytes of every clip's file, by its path below CLIPS.
+        video, size, mtime_ns: the source file; size is -1 if it could not be read.
+        labels: the labels stored in the video's clips.
+        recipe: `ClipRecipe.digest` of the recipe.
+        outcome: the outcome of the video.
+        files: size in bytes of every clip file, by path relative to CLIPS.
     """
 
     video: str
@@ -48,29 +49,29 @@ class VideoRecord:
 
     @classmethod
     def begin(cls, source: VideoSource, recipe: str) -> VideoRecord:
-        """The record of a video as it is now, before work begins: failed until it is finished."""
+        """The record of a video before processing: "failed" until it is finished."""
         try:
             status = source.path.stat()
             size, mtime_ns = status.st_size, status.st_mtime_ns
-        except OSError:  # the work itself says what is wrong
+        except OSError:  # processing will report the error
             size, mtime_ns = -1, 0
         labels = {"speaker": source.speaker, "language": source.language, "licence": source.licence}
         return cls(source.video, size, mtime_ns, labels, recipe, failure(source, "not finished"))
 
-    def holds_for(self, now: VideoRecord, clips: Path) -> bool:
-        """Whether nothing need be done: same file, labels and recipe, and every clip is there with all its bytes."""
+    def is_current(self, now: VideoRecord, clips: Path) -> bool:
+        """Whether the video can be skipped: same file, labels and recipe, and all clips exist with the same size."""
         names = ("version", "video", "size", "mtime_ns", "labels", "recipe")
         same = all(getattr(self, name) == getattr(now, name) for name in names)
         return same and self.outcome.fate != "failed" and self.files == _sizes(clips, self.files)
 
     def finish(self, outcome: VideoOutcome, clips: Path) -> None:
-        """Sets the outcome and notes the sizes of the files that it names."""
+        """Sets the outcome and records the sizes of its clip files."""
         self.outcome = outcome
         self.files = _sizes(clips, [row.clip for row in outcome.rows if row.clip])
 
 
 def failure(source: VideoSource, reason: str) -> VideoOutcome:
-    """The outcome of a video that is to be tried again."""
+    """The outcome of a video that will be retried."""
     return VideoOutcome(source.video, "failed", reason, 0.0, [], {})
 
 
@@ -85,16 +86,20 @@ def _sizes(clips: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def save(clips: Path, name: str, record: VideoRecord) -> None:
-    """Writes the record of the video with the id `name`, beside its name first; OSError passes through."""
+    """Writes the record of the video with id `name` atomically; raises OSError."""
     folder = clips / STATE
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as place:
-        part = Path(place) / "part"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
+        part = Path(temporary) / "part"
         part.write_text(json.dumps(asdict(record)), encoding="ascii")
         os.replace(part, folder / f"{name}.json")
 
 
 def load_all(clips: Path) -> dict[str, VideoRecord]:
-    """Every record by the video's id. A file that is damaged or of another version counts as absent."""
+    """Every record by video id. Damaged files and files of another version count as absent.
+
+    Raises:
+        UsageError: a record's rows have unknown fields, so that it was written by another version of this program.
+    """
     found = {path.stem: _load(path) for path in (clips / STATE).glob("*.json")}
     return {name: record for name, record in found.items() if record is not None}
 
@@ -103,15 +108,23 @@ def _load(path: Path) -> VideoRecord | None:
     try:
         values = json.loads(path.read_text(encoding="ascii"))
         outcome = values.pop("outcome")
-        rows = [ClipRow(**row) for row in outcome.pop("rows")]
-        record = VideoRecord(outcome=VideoOutcome(rows=rows, **outcome), **values)
+        rows = outcome.pop("rows")
+        unknown = sorted({name for row in rows for name in row} - ROW_FIELDS)
+        if not unknown:
+            made = VideoOutcome(rows=[ClipRow(**row) for row in rows], **outcome)
+            record = VideoRecord(outcome=made, **values)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+    if unknown:
+        raise UsageError(
+            f"{display_path(path)} has unknown fields ({', '.join(unknown)}): it was written by another version; "
+            "build into a new folder"
+        )
     return record if record.version == VERSION else None
 
 
 def remove_leftovers(clips: Path, records: Iterable[VideoRecord]) -> None:
-    """Deletes what a killed run has left: files half written, and clips that no record names."""
+    """Deletes the leftovers of a killed run: partial files, and clips without a record."""
     named = {name for record in records for name in record.files}
     for path in clips.glob(f"{CLIPS}/*/*"):
         if CLIP_NAME.match(path.name) and path.relative_to(clips).as_posix() not in named:
@@ -122,7 +135,7 @@ def remove_leftovers(clips: Path, records: Iterable[VideoRecord]) -> None:
 
 
 def remove_replaced(clips: Path, old: VideoRecord | None, new: VideoRecord) -> None:
-    """Deletes the clips of a video's earlier record that its new one does not name."""
+    """Deletes clips named in a video's old record but not in its new one."""
     for name in set(old.files if old else ()) - set(new.files):
         _delete(clips / name)
 
@@ -136,24 +149,24 @@ def _delete(path: Path) -> None:
 
 @contextmanager
 def locked(clips: Path) -> Iterator[None]:
-    """CLIPS with its folders, for this process alone.
+    """Creates CLIPS and its subfolders and locks it for this process.
 
     Raises:
-        UsageError: it cannot be made or written to, another build is at work in it, or it holds imported clips.
+        UsageError: CLIPS is not writable, is in use by another build, or holds imported clips.
     """
     if (clips / "manifest.csv").exists() and not (clips / STATE).is_dir():
-        raise UsageError(f"{display_path(clips)} holds clips of another origin; name a new folder")
+        raise UsageError(f"{display_path(clips)} holds imported clips; choose a new folder")
     try:
         for folder in (clips / STATE, clips / CLIPS):
             folder.mkdir(parents=True, exist_ok=True)
         file = (clips / STATE / "lock").open("w")
     except OSError as error:
-        raise UsageError(f"{display_path(clips)} cannot be written to: {error.strerror}") from error
+        raise UsageError(f"{display_path(clips)} is not writable: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"another build is at work in {display_path(clips)}") from None
+            raise UsageError(f"another build is using {display_path(clips)}") from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system does not support locks
         yield

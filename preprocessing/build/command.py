@@ -1,9 +1,9 @@
-"""Raw talking-face videos to training clips.
+"""Builds training clips from raw talking-face videos.
 
-`python -m preprocessing.build VIDEOS CLIPS` makes the clips of a folder of videos, or of a list of their paths. A
-second run does only what is left or has changed. With `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER
-CLIPS` clips come from and go to the original's layout. Exit code: 0 when a clip passes, 1 when none does, 2 for wrong
-usage, 130 when interrupted.
+`python -m preprocessing.build VIDEOS CLIPS` processes a folder of videos or a list of video paths. A second run
+processes only new and changed videos. `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER CLIPS` convert from
+and to the original Wav2Lip data layout. Exit code: 0 if a clip passes, 1 if none does, 2 for wrong usage, 130 if
+interrupted.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from tqdm import tqdm
 
 from preprocessing.build.batch_state import BatchState
 from preprocessing.build.build_state import failure, locked
-from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, make_all
-from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits
+from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, process_all
+from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_multiple_splits
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 from preprocessing.commands import fail, run_command
 from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.errors import UsageError, Wav2LipError, display_path
-from training.options import underscored
+from training.options import normalize_flag
 
 if TYPE_CHECKING:
     from distributed import Client
     from jsonargparse import ArgumentParser
 
-REFRESH = 180.0  # seconds between two writings of the tables while the job runs, and at least
-PATIENCE = 20  # times as long as one of them takes
-FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+REFRESH = 180.0  # minimum seconds between two writes of the tables during a build
+REFRESH_FACTOR = 20  # minimum interval as a multiple of the duration of a write
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 PROGRAM = "preprocessing.build"
-ALIASES = {"--s3fd": "--sfd"}  # as inference.py calls it
+ALIASES = {"--s3fd": "--sfd"}  # the name used by inference.py
 
 
 class DiskFullError(Wav2LipError, RuntimeError):
-    """Nothing more can be written; the message says for which video."""
+    """The disk is full; the message names the video."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The job.
+    """Options of a build.
 
     Attributes:
-        workers: Processes on this machine, each with one video at a time.
-        scheduler: Address (tcp://host:port) of a Dask scheduler whose workers are taken instead.
-        export_wav2lip: Folder that receives the clips in the original's layout afterwards.
-        import_wav2lip: Folder in the original's layout that CLIPS is made from.
+        workers: Number of local worker processes; each processes one video at a time.
+        scheduler: Address (tcp://host:port) of a Dask scheduler whose workers to use instead.
+        export_wav2lip: Export the clips to this folder in the original Wav2Lip layout.
+        import_wav2lip: Import CLIPS from this folder in the original Wav2Lip layout.
     """
 
     workers: int = 1
@@ -68,64 +68,69 @@ class BuildOptions:
             raise UsageError(f"workers must be 1 or more, not {self.workers}")
 
 
-def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, flags: BuildOptions) -> int:
-    """Makes the clips of all videos, writes the tables and prints the report; returns how many clips pass.
+def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, options: BuildOptions) -> int:
+    """Builds the clips of all videos, writes the tables and prints the report.
+
+    Returns:
+        The number of clips that pass.
 
     Raises:
         UsageError: wrong usage.
-        KeyboardInterrupt, DiskFullError, ClusterError: the job was stopped; what is done is kept and in the tables.
+        KeyboardInterrupt, DiskFullError, ClusterError: the build was stopped; finished videos are kept in the tables.
     """
     clips = Path(os.path.abspath(clips))
-    sources = find_sources(videos, labels, leave_out=clips)
-    if both := speakers_in_two_splits(sources):
-        _say(f"speakers in more than one split: {', '.join(map(display_path, both))}")
+    sources = find_sources(videos, labels, exclude=clips)
+    if both := speakers_in_multiple_splits(sources):
+        _log(f"speakers in more than one split: {', '.join(map(display_path, both))}")
     with locked(clips):
         with ExitStack() as stack:
-            client = stack.enter_context(connect(flags.workers, flags.scheduler, clips)) if flags.scheduler else None
-            job = BatchState(sources, clips, _completed(recipe, client))
-            if job.todo:  # workers of our own are not started for nothing
-                _work(job, client or stack.enter_context(connect(flags.workers, None, clips)))
+            client = (
+                stack.enter_context(connect(options.workers, options.scheduler, clips)) if options.scheduler else None
+            )
+            job = BatchState(sources, clips, _resolve_recipe(recipe, client))
+            if job.todo:  # do not start local workers without work
+                _process(job, client or stack.enter_context(connect(options.workers, None, clips)))
         return _report(clips, *job.write_tables(), job.stages())
 
 
-def _completed(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
-    """The recipe with whole paths, and with the detector chosen once for all videos, where they are made."""
+def _resolve_recipe(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:
+    """The recipe with absolute paths and the detector resolved once, where the videos are processed."""
     yunet, sfd = (path and Path(os.path.abspath(path)) for path in (recipe.yunet, recipe.sfd))
     recipe = replace(recipe, yunet=yunet, sfd=sfd)
     chosen = client.submit(choose_detector, recipe, pure=False).result() if client else choose_detector(recipe)
     return replace(recipe, detector=chosen)
 
 
-def _work(job: BatchState, client: Client) -> None:
-    """Does what is left to do. The tables are written now and then, and when it is stopped."""
+def _process(job: BatchState, client: Client) -> None:
+    """Processes the remaining videos. The tables are written periodically and when the build is stopped."""
     wait, written = REFRESH, time.monotonic()
     try:
         with tqdm(total=len(job.sources), initial=len(job.sources) - len(job.todo), unit="video", disable=None) as bar:
-            for source, result in make_all(client, job.todo, job.clips, job.recipe):
-                _take(job, source, result)
+            for source, result in process_all(client, job.todo, job.clips, job.recipe):
+                _record_result(job, source, result)
                 bar.update()
                 if (begun := time.monotonic()) > written + wait:
                     job.write_tables()
                     written = time.monotonic()
-                    wait = max(REFRESH, PATIENCE * (written - begun))
+                    wait = max(REFRESH, REFRESH_FACTOR * (written - begun))
     except (KeyboardInterrupt, DiskFullError, ClusterError):
         job.write_tables()
         left = len(job.sources) - len(job.records)
-        _say(f"{left} of {len(job.sources)} videos are left; the same command goes on with them")
+        _log(f"{left} of {len(job.sources)} videos remain; run the same command again to resume")
         raise
 
 
-def _take(job: BatchState, source: VideoSource, result: VideoOutcome | WorkerFailure) -> None:
+def _record_result(job: BatchState, source: VideoSource, result: VideoOutcome | WorkerFailure) -> None:
     outcome = failure(source, result.reason) if isinstance(result, WorkerFailure) else result
-    job.keep(source, outcome)
+    job.record(source, outcome)
     if outcome.fate in ("broken", "failed"):
-        _say(f"{display_path(source.video)}: {outcome.reason}")
-    if outcome.fate == "failed" and any(text in outcome.reason for text in FULL):
+        _log(f"{display_path(source.video)}: {outcome.reason}")
+    if outcome.fate == "failed" and any(text in outcome.reason for text in DISK_FULL):
         raise DiskFullError(f"stopped at {display_path(source.video)}: {outcome.reason}")
 
 
 def _report(clips: Path, rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> int:
-    """Writes and prints what the job came to; returns how many clips pass."""
+    """Writes and prints the report; returns the number of clips that pass."""
     from preprocessing.build.report import contact_sheet, summary, table, write_report
 
     figures = summary(rows, videos, stages)
@@ -135,7 +140,7 @@ def _report(clips: Path, rows: Sequence[ClipRow], videos: Sequence[VideoRow], st
     return figures["clips"]["passed"]
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
@@ -143,9 +148,9 @@ def _parser() -> ArgumentParser:
     try:
         from jsonargparse import ArgumentParser
     except ImportError:
-        raise UsageError(f"making clips needs jsonargparse: {INSTALL}") from None
+        raise UsageError(f"preprocessing.build needs jsonargparse: {INSTALL}") from None
     parser = ArgumentParser(prog="python -m preprocessing.build", description=__doc__, exit_on_error=False)
-    parser.add_argument("folders", nargs="*", default=[], metavar="FOLDER", help="VIDEOS and CLIPS, or CLIPS alone")
+    parser.add_argument("folders", nargs="*", default=[], metavar="FOLDER", help="VIDEOS and CLIPS, or only CLIPS")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     for group in (BuildOptions, ClipRecipe, Labels):
         parser.add_class_arguments(group)
@@ -153,36 +158,35 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, Labels]:
-    """The folders and the three groups of options; ValueError for what is none of them."""
+    """The folders and the three groups of options; UsageError for anything else."""
     parser = _parser()
     try:
-        given = parser.parse_args([ALIASES.get(word, word) for word in map(underscored, argv)]).as_dict()
+        values = parser.parse_args([ALIASES.get(word, word) for word in map(normalize_flag, argv)]).as_dict()
     except ArgumentError as error:
         raise UsageError(str(error)) from error
-    given["gates"] = QualityFilters(**given["gates"])
+    values["filters"] = QualityFilters(**values["filters"])
 
     def group(kind: Any) -> Any:
-        return kind(**{item.name: given[item.name] for item in fields(kind)})
+        return kind(**{item.name: values[item.name] for item in fields(kind)})
 
-    return [Path(name) for name in given["folders"]], group(BuildOptions), group(ClipRecipe), group(Labels)
+    return [Path(name) for name in values["folders"]], group(BuildOptions), group(ClipRecipe), group(Labels)
 
 
 def _run(argv: Sequence[str]) -> int:
-    """The command without its errors; returns how many clips pass."""
-    folders, flags, recipe, labels = _parse(argv)
-    other = flags.import_wav2lip or flags.export_wav2lip
-    if len(folders) == 2 and not flags.import_wav2lip:
-        passed = build(folders[0], folders[1], recipe, labels, flags)
+    """Runs the command; returns the number of clips that pass."""
+    folders, options, recipe, labels = _parse(argv)
+    other = options.import_wav2lip or options.export_wav2lip
+    if len(folders) == 2 and not options.import_wav2lip:
+        passed = build(folders[0], folders[1], recipe, labels, options)
     elif len(folders) == 1 and other:
-        passed = _import(flags.import_wav2lip, folders[0]) if flags.import_wav2lip else 1
+        passed = _import(options.import_wav2lip, folders[0]) if options.import_wav2lip else 1
     else:
         raise UsageError("VIDEOS and CLIPS are needed, or CLIPS with --import-wav2lip or --export-wav2lip; see --help")
-    if flags.export_wav2lip and passed:
+    if options.export_wav2lip and passed:
         from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
 
-        print(
-            f"{export_wav2lip(folders[-1], flags.export_wav2lip)} clips written to {display_path(flags.export_wav2lip)}"
-        )
+        count = export_wav2lip(folders[-1], options.export_wav2lip)
+        print(f"{count} clips written to {display_path(options.export_wav2lip)}")
     return passed
 
 

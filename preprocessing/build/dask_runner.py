@@ -1,4 +1,4 @@
-"""Videos to workers: one Dask task a video, on this machine's cores or on a cluster that is already there."""
+"""Distributes videos to workers: one Dask task per video, on local processes or an existing cluster."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 
 INSTALL = "pip install -r requirements-train.txt"
-KILLS = 3  # workers that one video may kill before it is given up
-ANSWER, PATIENCE = 10, 60  # seconds in which a scheduler has to answer, and its first worker has to show up
+MAX_WORKER_DEATHS = 3  # workers a video may kill before it is given up
+SCHEDULER_TIMEOUT, WORKER_TIMEOUT = 10, 60  # seconds to wait for scheduler and first worker
 
 
 class ClusterError(Wav2LipError, RuntimeError):
-    """The scheduler went away in the middle of the job."""
+    """The connection to the scheduler was lost during the build."""
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """A video whose task came to no end of its own: it raised, or took its workers with it."""
+    """A video whose task raised an exception or killed its workers."""
 
     reason: str
 
 
-def make_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
-    """The task: `make_clips` with one thread and, where there are several GPUs, with this worker's own."""
+def process_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
+    """The Dask task: runs `make_clips` with one thread on this worker's GPU, if any."""
     import cv2
     import torch
     from distributed import get_worker
@@ -56,13 +56,13 @@ def make_on_worker(source: VideoSource, clips: Path, recipe: ClipRecipe) -> Vide
 
 
 def worker_device(name: object, count: int) -> str:
-    """One of `count` GPUs for a worker: by the number that its name is or ends with, the first where there is none."""
+    """Assigns one of `count` GPUs by the number at the end of the worker's name; the first without a number."""
     number = re.search(r"\d+$", str(name))
     return f"cuda:{int(number[0]) % max(count, 1) if number else 0}"
 
 
 def choose_detector(recipe: ClipRecipe) -> str:
-    """What the detector "auto" comes down to on this machine. ValueError when its file or its device is not there."""
+    """Resolves the detector "auto" on this machine; UsageError if its file or device is missing."""
     import torch
 
     from preprocessing.faces.detectors import load_detector
@@ -70,45 +70,46 @@ def choose_detector(recipe: ClipRecipe) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", recipe.device):
         raise UsageError(f"device must be cpu, cuda or cuda:N, not {recipe.device!r}")
     if recipe.detector == "sfd" and recipe.device != "cpu" and not torch.cuda.is_available():
-        raise UsageError(f"the device {recipe.device} is not there: take cpu")
-    detector = load_detector(recipe.detector, yunet=recipe.yunet, sfd=recipe.sfd)  # on the CPU: only to see that it is
+        raise UsageError(f"the device {recipe.device} is not available: use cpu")
+    # On the CPU: only a check that it loads.
+    detector = load_detector(recipe.detector, yunet=recipe.yunet, sfd=recipe.sfd)
     return type(detector).__name__.lower() if recipe.detector == "auto" else recipe.detector
 
 
 @contextmanager
 def connect(workers: int, scheduler: str | None, clips: Path) -> Iterator[Client]:
-    """A client of `scheduler` ("tcp://host:port"), or of `workers` processes started here and ended afterwards.
+    """A client of `scheduler` ("tcp://host:port"), or of `workers` local processes that end with the context.
 
     Raises:
-        UsageError: Dask is not installed, no scheduler or worker answers, or they lack this code or the folder `clips`.
+        UsageError: Dask is missing, no scheduler or worker responds, or they lack this code or the `clips` folder.
     """
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise UsageError(f"making clips needs Dask: {INSTALL}") from None
-    for handler in logging.getLogger("distributed").handlers:  # its loggers have levels of their own
-        handler.setLevel(logging.CRITICAL)  # what goes wrong is told by video, in one line
+        raise UsageError(f"preprocessing.build needs Dask: {INSTALL}") from None
+    for handler in logging.getLogger("distributed").handlers:  # its loggers set their own levels
+        handler.setLevel(logging.CRITICAL)  # errors are reported per video, in one line
     with ExitStack() as stack:
         if scheduler is not None:
             yield _join(scheduler, clips, stack)
             return
-        with _uninterrupted():
+        with _defer_signals():
             client = _start(workers, stack)
         try:
             yield client
         finally:
-            with _uninterrupted():
+            with _defer_signals():
                 stack.close()
 
 
 def _start(workers: int, stack: ExitStack) -> Client:
-    """Worker processes of one thread each, reachable from this machine alone."""
+    """Starts single-threaded worker processes that listen only on this machine."""
     import dask
     from distributed import Client, LocalCluster
 
     settings = {
-        "distributed.scheduler.allowed-failures": KILLS - 1,
-        # Dask gives a worker up for good that is down 15 s after it was killed, be it by another kill since then.
+        "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
+        # By default, Dask permanently drops a worker that is down 15 s after a kill, even if it was killed again.
         "distributed.deploy.lost-worker-timeout": "1000 days",
     }
     stack.enter_context(dask.config.set(settings))
@@ -116,23 +117,24 @@ def _start(workers: int, stack: ExitStack) -> Client:
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
         local_directory=folder, silence_logs=logging.CRITICAL,
-        # No dashboard; but for its own health page Dask would still take port 8787, and complain when that is taken.
+        # No dashboard. The health page still needs a port; 0 avoids conflicts on the default 8787.
         dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},
     )  # fmt: skip
     return stack.enter_context(Client(stack.enter_context(cluster)))
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and a request to terminate wait until the block has ended, and never reach the processes that it starts.
+def _defer_signals() -> Iterator[None]:
+    """Defers SIGINT and SIGTERM until the block ends and shields the processes started in it from SIGINT.
 
-    Ctrl-C reaches the whole process group, but these inherit that it is blocked: the job ends them, in good order.
+    Ctrl-C is sent to the whole process group, but child processes inherit the blocked signal mask, so the build can
+    shut them down cleanly.
     """
-    asked: list[int] = []
+    received: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in handlers:
-        signal.signal(number, lambda number, _: asked.append(number))
-    resource_tracker.ensure_running()  # would lift the block when started within it
+        signal.signal(number, lambda number, _: received.append(number))
+    resource_tracker.ensure_running()  # it would unblock the signal if started inside the block
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -140,7 +142,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if asked:
+    if received:
         raise KeyboardInterrupt
 
 
@@ -148,45 +150,49 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     from distributed import Client
 
     try:
-        client = stack.enter_context(Client(scheduler, timeout=ANSWER))
+        client = stack.enter_context(Client(scheduler, timeout=SCHEDULER_TIMEOUT))
     except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {scheduler} (tcp://host:port)") from error
+        raise UsageError(f"no Dask scheduler responds at {scheduler} (tcp://host:port)") from error
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
     except TimeoutError:
-        raise UsageError(f"no worker has joined {scheduler} within {PATIENCE} s") from None
+        raise UsageError(f"no worker joined {scheduler} within {WORKER_TIMEOUT} s") from None
     try:
-        seen = client.submit(_sees, clips, pure=False).result(timeout=PATIENCE)
-    except (ImportError, RuntimeError, TimeoutError) as error:  # told by a scheduler; a worker may just end
-        raise UsageError(f"{scheduler} and its workers do not find this code: start them in its folder") from error
-    if not seen:
-        raise UsageError(f"the workers of {scheduler} do not see {display_path(clips)}: a shared file system is needed")
+        exists = client.submit(_folder_exists, clips, pure=False).result(timeout=WORKER_TIMEOUT)
+    except (ImportError, RuntimeError, TimeoutError) as error:  # from the scheduler; a worker may simply exit
+        raise UsageError(
+            f"{scheduler} and its workers cannot import this code: start them in the repository folder"
+        ) from error
+    if not exists:
+        raise UsageError(
+            f"the workers of {scheduler} cannot access {display_path(clips)}: a shared file system is needed"
+        )
     return client
 
 
-def _sees(folder: Path) -> bool:
+def _folder_exists(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def make_all(
+def process_all(
     client: Client, sources: Iterable[VideoSource], clips: Path, recipe: ClipRecipe
 ) -> Iterator[tuple[VideoSource, VideoOutcome | WorkerFailure]]:  # fmt: skip
-    """Every video with what became of it, in the order in which they are done.
+    """Yields every video with its outcome, in order of completion.
 
-    A worker gets its next video when it has done the last: the scheduler's memory stays small however many there are,
-    and when a worker dies only the video it was at is to blame. Leaving the loop early cancels what is under way.
+    A worker gets its next video only after finishing the previous one, so the scheduler's memory stays small, and a
+    worker's death is attributed to the video it was processing. Leaving the loop early cancels running tasks.
 
     Raises:
-        ClusterError: the scheduler is gone.
+        ClusterError: the connection to the scheduler was lost.
     """
     from distributed import as_completed
 
-    waiting, owners, done = iter(sources), dict[Any, VideoSource](), as_completed()
-    task = partial(make_on_worker, clips=clips, recipe=recipe)
+    pending, owners, done = iter(sources), dict[Any, VideoSource](), as_completed()
+    task = partial(process_on_worker, clips=clips, recipe=recipe)
 
     def submit() -> None:
         idle = max(1, sum(client.nthreads().values())) - len(owners)
-        for source in islice(waiting, max(0, idle)):
+        for source in islice(pending, max(0, idle)):
             future = client.submit(task, source, pure=False)
             owners[future.key] = source
             done.add(future)
@@ -205,12 +211,12 @@ def _result(future: Future) -> VideoOutcome | WorkerFailure:
     from distributed import KilledWorker
 
     if future.status not in ("finished", "error"):
-        raise ClusterError("the scheduler is gone, or has dropped the job")
+        raise ClusterError("lost the scheduler, or it dropped the task")
     error = future.exception() if future.status == "error" else None
     if error is None:
         return future.result()
     if isinstance(error, KilledWorker):
-        return WorkerFailure(f"its worker was killed {error.allowed_failures + 1} times: too little memory, or a crash")
-    place = traceback.extract_tb(future.traceback())[-1:]
-    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in place)
+        return WorkerFailure(f"its worker died {error.allowed_failures + 1} times: out of memory, or a crash")
+    frames = traceback.extract_tb(future.traceback())[-1:]
+    where = "".join(f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames)
     return WorkerFailure(" ".join(f"{type(error).__name__}: {error}{where}".split()))

@@ -1,4 +1,4 @@
-"""What became of the videos: figures for report.json and the terminal, and a sheet of clips to be looked at."""
+"""The build report: figures for report.json and the terminal, and a contact sheet of clips."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 
 FATES = ("made", "rejected", "broken", "failed")
-REASONS = 20  # of videos without a clip: that many of the most frequent are told
+MAX_REASONS = 20  # the most frequent reasons for videos without a clip that are reported
 
-TILE = 112  # pixels of one picture on the sheet
-PICTURES = 5  # of each clip
-ACROSS = 3  # clips side by side
-CAPTION = 34  # pixels below a clip's pictures, for two lines
-MOST = 120  # clips on one sheet: 1704 x 5840 pixels
+TILE = 112  # pixels: side of one frame on the sheet
+FRAMES_PER_CLIP = 5
+CLIPS_PER_ROW = 3  # on the contact sheet
+CAPTION = 34  # pixels: two lines of text below the frames
+MAX_CLIPS = 120  # per contact sheet, 1704 x 5840 pixels
 
-# Left, top and side of the square around the mouth that the expert sees, in a points crop of 96 pixels.
+# Left, top and side of the mouth square used by the sync expert, in a 96-pixel points crop.
 MOUTH_SQUARE = (16, 28, 64)
 GREEN, YELLOW, WHITE = (80, 220, 80), (60, 220, 250), (235, 235, 235)
 
 
 def summary(rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping[str, float]) -> dict[str, Any]:
-    """The figures of a whole job, ready for JSON.
+    """The figures of a build, ready for JSON.
 
     Args:
         rows: the manifest.
-        videos: what became of each video.
-        stages: seconds of work by stage, all videos together.
+        videos: the outcome of each video.
+        stages: processing seconds by stage, summed over all videos.
 
     Returns:
-        videos: number by fate, their length and the work in seconds, seconds of video in a second of work; clips:
-        passed and rejected, lengths in seconds; splits and licences: clips, minutes and people of the clips that pass;
-        rejected: clips by gate, where a clip that fails several counts in each; reasons: videos that gave no clip, by
-        reason without names and details, the most frequent ones; stages: seconds of work.
+        videos: count by outcome, total duration and processing time in seconds, seconds of video per second of
+        processing; clips: passed and rejected, durations in seconds; splits and licences: clips, minutes and people
+        among the clips that pass; rejected: clips by filter, counting a clip once per failed filter; reasons: the most
+        frequent reasons for videos without a clip, without names and details; stages: processing seconds.
     """
     passed = [row for row in rows if row.passes]
     length, work = sum(video.seconds for video in videos), sum(video.work_seconds for video in videos)
@@ -57,14 +57,14 @@ def summary(rows: Sequence[ClipRow], videos: Sequence[VideoRow], stages: Mapping
         "clips": {"passed": len(passed), "rejected": len(rows) - len(passed)} | _lengths(passed),
         "splits": _groups(passed, lambda row: row.split),
         "licences": _groups(passed, lambda row: row.licence),
-        "rejected": _ranked(gate for row in rows if not row.passes for gate in _gates(row)),
-        "reasons": _ranked((_kind(video) for video in videos if video.fate != "made"), REASONS),
+        "rejected": _ranked(name for row in rows if not row.passes for name in _failed_filters(row)),
+        "reasons": _ranked((_reason_category(video) for video in videos if video.fate != "made"), MAX_REASONS),
         "stages": dict(stages),
     }
 
 
 def _lengths(rows: Sequence[ClipRow]) -> dict[str, float]:
-    """Minutes in all; the shortest, the middle and the longest clip in seconds."""
+    """Total minutes; shortest, median and longest clip in seconds."""
     seconds = sorted(row.seconds for row in rows) or [0.0]
     shortest, median, longest = seconds[0], float(np.median(seconds)), seconds[-1]
     return {"minutes": sum(seconds) / 60, "shortest": shortest, "median": median, "longest": longest}
@@ -84,51 +84,51 @@ def _groups(rows: Iterable[ClipRow], key: Callable[[ClipRow], str]) -> dict[str,
     }
 
 
-def _gates(row: ClipRow) -> list[str]:
-    """The names of what keeps a clip out: gates of the build, or of the later screening."""
-    return row.reason.split("+") if row.reason else [f"screen: {row.screen}"]
+def _failed_filters(row: ClipRow) -> list[str]:
+    """The filters that reject a clip: quality filters of the build, or the later sync filter."""
+    return row.reason.split("+") if row.reason else [f"sync_filter: {row.sync_filter}"]
 
 
-def _kind(video: VideoRow) -> str:
-    """Why a video gave no clip, without its name and what follows a colon, so that equal reasons count together."""
+def _reason_category(video: VideoRow) -> str:
+    """Why a video has no clip, without its name and details after a colon, so that equal reasons are grouped."""
     name = display_path(PurePosixPath(video.video).name).strip("'\"")
     reason = video.reason.partition(name)[2] if name in video.reason else video.reason
     return reason.strip("'\": ").partition(": ")[0] or video.fate
 
 
 def _ranked(names: Iterable[str], most: int | None = None) -> dict[str, int]:
-    """How often each occurs, the most frequent first, equals by name."""
+    """Counts of the names, most frequent first, ties by name."""
     counts = sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))
     return dict(counts[:most])
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as text for a terminal, without a newline at its end."""
+    """Formats the summary for a terminal, without a trailing newline."""
     videos, clips, speed = summary["videos"], summary["clips"], summary["speed"]
     fates = ", ".join(f"{videos[fate]} {fate}" for fate in FATES)
     spans = f"{clips['shortest']:.1f} to {clips['longest']:.1f} s, median {clips['median']:.1f} s"
-    work = f"{_clock(summary['work_seconds'])} for {_clock(summary['video_seconds'])} of video"
+    work = f"{_format_duration(summary['work_seconds'])} for {_format_duration(summary['video_seconds'])} of video"
     lines = [
         f"videos    {videos['total']}: {fates}",
         f"clips     {clips['passed']} passed, {clips['rejected']} rejected",
         f"minutes   {clips['minutes']:.1f}" + (f" ({spans})" if clips["passed"] else ""),
-        f"work      {work}" + (f": {speed:.2f} s of video a second" if speed else ""),
+        f"work      {work}" + (f": {speed:.2f} s of video per second" if speed else ""),
     ]
     groups = [[name or "(none)", *group.values()] for name, group in summary["splits"].items()]
-    lines += _block("split", ("clips", "minutes", "people"), groups)
-    lines += _block("clips rejected by", ("clips",), summary["rejected"].items())
-    lines += _block("videos without a clip", ("videos",), summary["reasons"].items())
-    lines += _block("stage", ("seconds",), [(name, float(value)) for name, value in summary["stages"].items()])
+    lines += _format_block("split", ("clips", "minutes", "people"), groups)
+    lines += _format_block("clips rejected by", ("clips",), summary["rejected"].items())
+    lines += _format_block("videos without a clip", ("videos",), summary["reasons"].items())
+    lines += _format_block("stage", ("seconds",), [(name, float(value)) for name, value in summary["stages"].items()])
     return "\n".join(lines)
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A small table below an empty line: names to the left, numbers to the right; nothing when there are no rows."""
+def _format_block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A small table after a blank line, names left-aligned and numbers right-aligned; empty without rows."""
     cells = [[str(name), *(f"{x:.1f}" if isinstance(x, float) else str(x) for x in rest)] for name, *rest in rows]
     if not cells:
         return []
@@ -137,7 +137,7 @@ def _block(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> l
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
-    """Writes the summary as JSON, beside its name first and then renamed."""
+    """Writes the summary as JSON, atomically."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(path, text.encode("utf-8", "backslashreplace"))  # a lone surrogate becomes its JSON escape
 
@@ -150,36 +150,37 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def contact_sheet(clips: Path, rows: Sequence[ClipRow], path: Path, count: int = 24, seed: int = 0) -> None:
-    """Draws random clips that pass into a PNG: five pictures of each, with the mouth's region and corners marked.
+    """Draws a PNG of random clips that pass: five frames of each, with mouth region and mouth corners marked.
 
-    As many speakers as possible are shown. No more than `MOST` clips are drawn; when there is none to draw, no sheet
-    is written and an old one is removed.
+    Covers as many speakers as possible, with at most `MAX_CLIPS` clips. Without clips, no sheet is written and an old
+    one is removed.
 
     Args:
-        clips: the folder that the rows' paths start from.
+        clips: the clip folder.
         rows: the manifest.
-        path: the PNG.
-        count: clips on the sheet.
+        path: the PNG file.
+        count: number of clips on the sheet.
+        seed: seed of the random choice.
 
     Raises:
-        UsageError: a clip to be drawn is missing or damaged, or count is negative.
+        UsageError: a chosen clip is missing or damaged, or `count` is negative.
     """
     if count < 0:
         raise UsageError(f"count must be 0 or more clips, not {count}")
-    chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MOST), seed)
+    chosen = _choose([row for row in rows if row.passes and row.clip], min(count, MAX_CLIPS), seed)
     strips = [_strip(Clip.open(clips / row.clip), row.speaker) for row in chosen]
     if not strips:
         path.unlink(missing_ok=True)
         return
     blank = np.zeros_like(strips[0])
-    strips += [blank] * (-len(strips) % min(ACROSS, len(strips)))
-    wide = min(ACROSS, len(strips))
+    strips += [blank] * (-len(strips) % min(CLIPS_PER_ROW, len(strips)))
+    wide = min(CLIPS_PER_ROW, len(strips))
     sheet = np.vstack([np.hstack(strips[first : first + wide]) for first in range(0, len(strips), wide)])
     _replace(path, cv2.imencode(".png", sheet)[1].tobytes())
 
 
 def _choose(rows: Sequence[ClipRow], count: int, seed: int) -> list[ClipRow]:
-    """`count` rows at random, a second one of a speaker only after one of every speaker."""
+    """Chooses `count` random rows, a second row of a speaker only after one of every speaker."""
     rng = np.random.default_rng(seed)
     turns: Counter[str] = Counter()
     drawn: list[tuple[int, int, ClipRow]] = []
@@ -191,17 +192,17 @@ def _choose(rows: Sequence[ClipRow], count: int, seed: int) -> list[ClipRow]:
 
 
 def _strip(clip: Clip, speaker: str) -> np.ndarray:
-    """Five pictures of a clip side by side above its names: (TILE + CAPTION, 5 TILE + a gap, 3)."""
-    strip = np.zeros((TILE + CAPTION, PICTURES * TILE + 8, 3), np.uint8)
-    for number, index in enumerate(np.linspace(0, clip.frames - 1, PICTURES).round().astype(int).tolist()):
-        strip[:TILE, number * TILE : (number + 1) * TILE] = _marked(clip, index)
+    """Five frames of a clip side by side above a caption: (TILE + CAPTION, 5 TILE + 8, 3)."""
+    strip = np.zeros((TILE + CAPTION, FRAMES_PER_CLIP * TILE + 8, 3), np.uint8)
+    for number, index in enumerate(np.linspace(0, clip.frames - 1, FRAMES_PER_CLIP).round().astype(int).tolist()):
+        strip[:TILE, number * TILE : (number + 1) * TILE] = _annotated_frame(clip, index)
     _write_text(strip, speaker or "(no speaker)", TILE + 14)
     _write_text(strip, clip.path.stem, TILE + 28)
     return strip
 
 
-def _marked(clip: Clip, index: int) -> np.ndarray:
-    """Picture `index` with the mouth's region and, where the face was found, its corners: (TILE, TILE, 3)."""
+def _annotated_frame(clip: Clip, index: int) -> np.ndarray:
+    """Frame `index` with the mouth region and, if the face was found, the mouth corners: (TILE, TILE, 3)."""
     face = clip.faces(index, 1)[0]
     scale = TILE / face.shape[0]
     tile = cv2.resize(face, (TILE, TILE), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
@@ -217,8 +218,10 @@ def _marked(clip: Clip, index: int) -> np.ndarray:
 
 
 def mouth_region(crop: CropGeometry) -> np.ndarray:
-    """Left, top, right and bottom edge of the mouth's region in the network's square: the expert's square of a points
-    crop, the lower half of a box."""
+    """Left, top, right and bottom of the mouth region in the network input square.
+
+    For a points crop, the square used by the sync expert; for a box crop, the lower half.
+    """
     if crop.kind == "box":
         return np.array([0, crop.size / 2, crop.size, crop.size])
     left, top, side = MOUTH_SQUARE
@@ -228,15 +231,15 @@ def mouth_region(crop: CropGeometry) -> np.ndarray:
 def mouth_corners(
     crop: CropGeometry, box: np.ndarray, points: np.ndarray, size: tuple[int, int] | None
 ) -> np.ndarray:  # fmt: skip
-    """The mouth's corners (2, 2) in pixels of the network's square, for a face in a frame of `size`."""
+    """The mouth corners (2, 2) in pixels of the network input square, for a face in a frame of `size`."""
     matrix = crop.matrix(box, points, size or (int(np.ceil(box[2])), int(np.ceil(box[3]))))
     return points[3:] @ matrix[:, :2].T + matrix[:, 2]
 
 
-def _write_text(picture: np.ndarray, text: str, bottom: int) -> None:
-    """One line of at most the picture's width; OpenCV's letters are ASCII."""
+def _write_text(image: np.ndarray, text: str, bottom: int) -> None:
+    """Draws one line of text, truncated to the image width; OpenCV fonts are ASCII only."""
     plain = "".join(c if " " <= c <= "~" else "?" for c in text)
-    width = picture.shape[1] - 12
+    width = image.shape[1] - 12
     while cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0] > width:
         plain = plain[:-4] + "..." if plain.endswith("...") else plain[:-3] + "..."
-    cv2.putText(picture, plain, (4, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.4, WHITE, 1, cv2.LINE_AA)
+    cv2.putText(image, plain, (4, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.4, WHITE, 1, cv2.LINE_AA)

@@ -1,8 +1,8 @@
-"""One video to its clips: the stages of the work, in two passes over the picture.
+"""Builds the clips of one video, in stages and two passes over its frames.
 
-The first pass follows the faces in small frames and keeps only their paths. What can be said without pixels is said
-then, so that the second pass decodes, at full size, only what may become a clip. Memory does not grow with the length
-of the video beyond the paths; of the pictures only the JPEGs of the clips in progress are held.
+The first pass tracks the faces in downscaled frames and keeps only the tracks. All measures that need no pixels are
+taken next, so that the second pass decodes only possible clips at full size. Apart from the tracks, memory does not
+grow with the length of the video; only the JPEGs of the current clips are held.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import numpy as np
 
 from preprocessing.build.sources import VideoSource
 from preprocessing.dataset.clip_candidates import (
-    SHORTEST_RUN,
-    SMALLEST,
+    MIN_RUN,
+    MIN_SIZE,
     CandidateDraft,
     ClipAudio,
     ClipCandidate,
@@ -47,29 +47,29 @@ from preprocessing.faces.tracking import track_faces
 from preprocessing.media.audio import AudioConfig, speech_columns, spool_audio
 from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
-# What is done with a video, in this order; `_make` calls them. Crop and write take turns, a clip at a time.
+# The stages in order, called by `_make`. Crop and write alternate, one clip at a time.
 STAGES = ("probe", "sound", "track", "cut", "measure", "crop", "write")
 
-REVISION = 1  # counts the changes of this program that make other clips of the same video
-TRACK_SIDE = 640  # pixels of the longer side of the frames that faces are followed in
-JUST_BEFORE = 1e-7  # seconds: keeps a start that no float is equal to on its own side of the frames' grid
+REVISION = 1  # incremented when a code change produces different clips from the same video
+TRACK_SIDE = 640  # pixels: longer side of the frames used for tracking
+JUST_BEFORE = 1e-7  # seconds: keeps float rounding of the start time from skipping a frame
 
 
 @dataclass(frozen=True)
 class ClipRecipe:
-    """How clips are made.
+    """Recipe for building clips.
 
     Attributes:
-        size: Side of the stored square in pixels; smaller where the face would be enlarged too much.
-        margin: Room around the square, for a trainer's jitter, in units of its side.
-        max_upscale: How much a small face may be enlarged.
-        quality: Of the JPEGs, 1 to 100.
-        max_faces: People followed at the same time.
-        detector: auto, yunet, sfd or haar.
-        yunet: YuNet's model file.
-        sfd: S3FD's weights.
-        device: Where sfd runs, cpu or cuda.
-        gates: What a trainer should not see.
+        size: Side of the stored square in pixels; smaller for faces that would exceed max_upscale.
+        margin: Margin around the square for crop jitter in training, relative to its side.
+        max_upscale: Maximum enlargement of a small face.
+        quality: JPEG quality, 1 to 100.
+        max_faces: Maximum number of people tracked at the same time.
+        detector: Face detector: auto, yunet, sfd or haar.
+        yunet: YuNet model file.
+        sfd: S3FD weights file.
+        device: Device for sfd, cpu or cuda.
+        filters: Thresholds of the quality filters.
     """
 
     size: int = 160
@@ -81,10 +81,10 @@ class ClipRecipe:
     yunet: Path | None = None
     sfd: Path | None = None
     device: str = "cpu"
-    gates: QualityFilters = field(default_factory=QualityFilters)
+    filters: QualityFilters = field(default_factory=QualityFilters)
 
     def __post_init__(self) -> None:
-        limits = {"size": (SMALLEST, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
+        limits = {"size": (MIN_SIZE, 1024), "margin": (0, 1), "max_upscale": (0.1, 100), "quality": (1, 100)}
         for name, (low, high) in (limits | {"max_faces": (1, 26)}).items():
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name} must be {low} to {high}, not {getattr(self, name)}")
@@ -92,7 +92,7 @@ class ClipRecipe:
             raise UsageError(f"detector must be one of {', '.join(DETECTORS)}, not {self.detector!r}")
 
     def digest(self) -> str:
-        """A hash of all that changes what is made: where files lie and where a network runs does not."""
+        """Hash of everything that affects the clips; file locations and the device do not."""
         values = asdict(self) | {"revision": REVISION}
         del values["device"]
         values |= {name: path.name if (path := values[name]) else None for name in ("yunet", "sfd")}
@@ -101,11 +101,16 @@ class ClipRecipe:
 
 @dataclass
 class VideoOutcome:
-    """What became of a video.
+    """The outcome of a video.
 
-    fate: "made": a clip passes; "rejected": none does; "broken": its content cannot be used; "failed": it could not be
-    read, or its clips not be written, and it is worth another try. reason: one line, "" when made. seconds: its length.
-    rows: one for each clip, thrown away ones included. stages: seconds of work by stage.
+    Attributes:
+        source_video: path relative to the video folder.
+        fate: "made": a clip passes; "rejected": none does; "broken": the content is unusable; "failed": the video could
+            not be read or its clips not written, worth a retry.
+        reason: one line, "" if made.
+        seconds: duration of the video.
+        rows: one per clip, including rejected ones.
+        stages: processing seconds by stage.
     """
 
     source_video: str
@@ -117,7 +122,7 @@ class VideoOutcome:
 
 
 class StageTimer:
-    """Seconds of work by stage."""
+    """Measures processing seconds by stage."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
@@ -132,10 +137,10 @@ class StageTimer:
 
 
 def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOutcome:
-    """Makes the clips of one video, below `clips`/clips. Bad media and a full disk are an outcome, not an exception.
+    """Builds the clips of one video in `clips`/clips. Bad media and a full disk are reported as an outcome.
 
     Raises:
-        UsageError: the detector that the recipe asks for is not there.
+        UsageError: the detector of the recipe is not available.
     """
     detector = _detector(recipe.detector, recipe.device, recipe.yunet, recipe.sfd)
     outcome, clock = VideoOutcome(source.video, "rejected", "", 0.0, [], {}), StageTimer()
@@ -144,7 +149,7 @@ def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOut
     try:
         _make(source, clips, recipe, detector, outcome, found, clock)
         outcome.rows = [_row(source, candidate) for candidate in found]
-        outcome.fate, outcome.reason = _verdict(found, recipe.gates)
+        outcome.fate, outcome.reason = _verdict(found, recipe.filters)
     except (MediaError, OSError) as error:
         for candidate in found:
             if candidate.clip:
@@ -154,60 +159,60 @@ def make_clips(source: VideoSource, clips: Path, recipe: ClipRecipe) -> VideoOut
 
 
 def _make(
-    source: VideoSource, clips: Path, recipe: ClipRecipe, detector: FaceDetector, outcome: VideoOutcome, found: list[ClipCandidate],
-    clock: StageTimer,
+    source: VideoSource, clips: Path, recipe: ClipRecipe, detector: FaceDetector, outcome: VideoOutcome,
+    found: list[ClipCandidate], clock: StageTimer,
 ) -> None:  # fmt: skip
-    """The stages, one after the other. `outcome` and `found` are filled on the way."""
+    """Runs the stages in order, filling `outcome` and `found`."""
     with clock("probe"):
         info, sha256 = probe_source(source.path)
         outcome.seconds = info.duration
     with clock("sound"):
-        sound = read_sound(source.path)
+        audio = read_audio(source.path)
     with clock("track"):
-        tracks = follow_faces(source.path, info, detector, recipe.max_faces)
+        tracks = track_video_faces(source.path, info, detector, recipe.max_faces)
     with clock("cut"):
-        found += cut_tracks(tracks, sound, recipe.gates)
+        found += cut_tracks(tracks, audio, recipe.filters)
     with clock("measure"):
         for candidate in found:
-            measure_track(candidate, sound, recipe.gates)
+            measure_track(candidate, audio, recipe.filters)
             candidate.size = stored_size(candidate.track.points, recipe.size, recipe.max_upscale)
-    drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], sound, recipe)
+    drafts = crop_faces(source.path, [candidate for candidate in found if not candidate.reasons], audio, recipe)
     while True:
         with clock("crop"):
             draft = next(drafts, None)
         if draft is None:
             return
         with clock("write"):
-            write_draft(draft, source, sha256, sound, clips, recipe)
+            write_draft(draft, source, sha256, audio, clips, recipe)
 
 
 def probe_source(path: Path) -> tuple[VideoInfo, str]:
-    """What the file is, and its SHA-256; MediaError unless it is a video with sound."""
+    """Stream information and SHA-256 of the file; MediaError unless it is a video with audio."""
     info = probe(path)
     if info.is_image:
-        raise MediaError(f"{display_path(path)} is a photo, not a video")
+        raise MediaError(f"{display_path(path)} is an image, not a video")
     if not info.has_audio:
-        raise MediaError(f"{display_path(path)} has no sound track")
+        raise MediaError(f"{display_path(path)} has no audio track")
     with path.open("rb") as file:
         return info, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_sound(path: Path, config: AudioConfig = AudioConfig()) -> ClipAudio:
-    """The sound, spooled to a temporary file, and where in it there is speech."""
+def read_audio(path: Path, config: AudioConfig = AudioConfig()) -> ClipAudio:
+    """The audio, spooled to a temporary file, with its speech flags."""
     with tempfile.TemporaryDirectory() as folder:
         samples = spool_audio(path, Path(folder), config)
     return ClipAudio(samples, speech_columns(samples, config), config.hop_length)
 
 
-def follow_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
-    """The first pass: the path of each person, in the pixels of the video."""
+def track_video_faces(path: Path, info: VideoInfo, detector: FaceDetector, max_faces: int) -> list[FaceTrack]:
+    """First pass: the face track of each person, in video pixels."""
     frames = read_frames(path, fps=Fraction(CLIP_FPS), max_side=TRACK_SIDE)
     tracks = track_faces(_of_one_size(frames, path), detector, max_faces=max_faces)
     for track in tracks:
         if track.size:
             scale = np.array([info.width / track.size[0], info.height / track.size[1]], np.float32)
             track.boxes *= np.tile(scale, 2)
-            track.points = (track.points + 0.5) * scale - 0.5  # centres of pixels; the boxes are edges
+            track.points = (track.points + 0.5) * scale - 0.5  # landmarks are pixel centers, box coordinates are edges
         track.size, track.fps = (info.width, info.height), str(CLIP_FPS)
     return tracks
 
@@ -217,39 +222,39 @@ def _of_one_size(frames: Iterable[np.ndarray], path: Path) -> Iterator[np.ndarra
     for index, frame in enumerate(frames):
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise MediaError(f"{display_path(path)} changes the size of its picture at {index / CLIP_FPS:.2f} s")
+            raise MediaError(f"{display_path(path)} changes its frame size at {index / CLIP_FPS:.2f} s")
         yield frame
 
 
 def crop_faces(
-    path: Path, wanted: Sequence[ClipCandidate], sound: ClipAudio, recipe: ClipRecipe
+    path: Path, wanted: Sequence[ClipCandidate], audio: ClipAudio, recipe: ClipRecipe
 ) -> Iterator[CandidateDraft]:
-    """The second pass: the finished drafts of the candidates, which come in the order of their first frames."""
+    """Second pass: yields finished drafts of the candidates, which must be sorted by their first frame."""
     if not wanted:
         return
     begin, end = wanted[0].first, max(candidate.last for candidate in wanted)
     start = max(0.0, begin / CLIP_FPS - JUST_BEFORE)
     frames = read_frames(path, fps=Fraction(CLIP_FPS), start=start, end=(end + 1) / CLIP_FPS)
-    waiting, active = list(reversed(wanted)), list[CandidateDraft]()
+    pending, active = list(reversed(wanted)), list[CandidateDraft]()
     for index, frame in enumerate(frames, begin):
-        while waiting and waiting[-1].first == index:
-            candidate = waiting.pop()
+        while pending and pending[-1].first == index:
+            candidate = pending.pop()
             active.append(CandidateDraft(candidate, round(recipe.margin * candidate.size), recipe.quality))
         for draft in active:
             draft.add(frame)
         for draft in [draft for draft in active if draft.candidate.last == index + 1]:
             active.remove(draft)
-            draft.judge(sound, recipe.gates)
+            draft.measure_frames(audio, recipe.filters)
             yield draft
-        if not (waiting or active):
+        if not (pending or active):
             return
-    raise OSError(f"{display_path(path)} has changed while it was read")
+    raise OSError(f"{display_path(path)} changed while it was being read")
 
 
 def write_draft(
-    draft: CandidateDraft, source: VideoSource, sha256: str, sound: ClipAudio, clips: Path, recipe: ClipRecipe
+    draft: CandidateDraft, source: VideoSource, sha256: str, audio: ClipAudio, clips: Path, recipe: ClipRecipe
 ) -> None:
-    """Writes a clip unless a gate holds it back."""
+    """Writes a clip unless a quality filter rejected it."""
     candidate = draft.candidate
     if candidate.reasons:
         return
@@ -261,13 +266,13 @@ def write_draft(
         picture=candidate.track.size,
     )  # fmt: skip
     relative = f"clips/{_folder_name(source.speaker)}/{name}"
-    samples, flags = sound.of(candidate.first, candidate.last)
+    samples, flags = audio.segment(candidate.first, candidate.last)
     draft.clip.write(clips / relative, header, samples, candidate.track, flags)
     candidate.clip = relative
 
 
 def _folder_name(speaker: str) -> str:
-    """A speaker's name as a folder's: speakers may share one, since a clip's name is unique anyway."""
+    """A folder name for a speaker; speakers may share one, since clip names are unique."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", speaker)[:60].lstrip(".-") or "speaker"
 
 
@@ -280,7 +285,7 @@ def _versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _detector(name: str, device: str, yunet: Path | None, sfd: Path | None) -> FaceDetector:
-    """Loaded once in a process."""
+    """Loads a detector once per process."""
     return load_detector(name, device, yunet=yunet, sfd=sfd)
 
 
@@ -294,18 +299,18 @@ def _row(source: VideoSource, candidate: ClipCandidate) -> ClipRow:
     )  # fmt: skip
 
 
-def _verdict(found: Sequence[ClipCandidate], gates: QualityFilters) -> tuple[str, str]:
-    """(fate, reason) of a video that was read to its end."""
+def _verdict(found: Sequence[ClipCandidate], filters: QualityFilters) -> tuple[str, str]:
+    """(fate, reason) of a fully processed video."""
     if any(candidate.clip for candidate in found):
         return "made", ""
     counts = Counter(name for candidate in found for name in candidate.reasons)
     if not counts:
-        return "rejected", f"no face is seen, with sound, for {SHORTEST_RUN / CLIP_FPS} s or longer"
+        return "rejected", f"no face with audio found for {MIN_RUN / CLIP_FPS} s or longer"
     return "rejected", "no clip passes: " + ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
 def _failure(error: Exception, path: Path) -> tuple[str, str]:
-    """(fate, reason): what is wrong with the content stays so; what the system refuses may go well another time."""
+    """(fate, reason): content errors are permanent ("broken"); system errors are worth a retry ("failed")."""
     cause = error if isinstance(error, OSError) else error.__cause__
     fate = "failed" if isinstance(cause, OSError) and not isinstance(cause, av.FFmpegError) else "broken"
     if isinstance(error, OSError) and error.strerror:

@@ -1,1 +1,1 @@
-"""Training clips: their files, manifest, filters and windows."""
+"""Training clips: files, manifest, quality filters and windows."""

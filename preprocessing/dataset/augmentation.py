@@ -1,4 +1,4 @@
-"""Augmentation: how a window's pictures and its sound are disguised, alike for all of its frames."""
+"""Data augmentation of a window's frames and audio; every frame of a window is transformed the same way."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ WARPS = ("stretch", "shear", "mel_warp")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far windows are disguised. Everything is drawn once for a window.
+    """Augmentation ranges. Parameters are drawn once per window.
 
     Attributes:
-        shift: the farthest the face is moved, right or left and down or up, in pixels of a crop of 96.
-        turn: degrees it is turned by at most, either way. zoom: range of its enlargement.
-        stretch: log of the largest factor by which its width and its height are scaled further, each on its own.
-        shear: the most that a row moves aside, either way, for each row from the middle to it.
-        flip, grey, blur, jpeg: shares of windows that are mirrored, colourless, blurred, compressed.
-        gain: range of the colours' factors. tint: how far these differ: 0 all alike, 1 each colour its own.
-        gamma: range of the brightness' exponent.
-        sigma: range of a blur's standard deviation in pixels. quality: range of JPEG's quality, 1 to 100.
-        noise: the largest standard deviation of pixel noise, in levels of 255.
-        mel_gain, mel_tilt: the most that the level of the mel is changed, either way: as a whole, and of its highest
-            band against the middle one. mel_noise: standard deviation of its noise.
-        mel_warp: log of the largest factor by which the bands are stretched, as another length of the vocal tract
-            would (VTLP, Jaitly & Hinton 2013).
-        bands, pauses: (number, widest) of masked mel bands and of masked stretches of mel columns.
-        offset: seconds by which the sound is late or early at most.
+        shift: maximum translation in each direction, in pixels of a 96-pixel crop.
+        turn: maximum rotation in degrees, either way. zoom: range of the scale factor.
+        stretch: log of the maximum additional scale factor, drawn independently for width and height.
+        shear: maximum horizontal shear, either way, in pixels per row from the center.
+        flip, grey, blur, jpeg: share of windows that are mirrored, converted to grayscale, blurred, JPEG-compressed.
+        gain: range of the color gains. tint: how much they differ: 0 equal for all channels, 1 independent.
+        gamma: range of the gamma exponent.
+        sigma: range of the blur's standard deviation in pixels. quality: range of JPEG quality, 1 to 100.
+        noise: maximum standard deviation of the pixel noise, in levels of 255.
+        mel_gain, mel_tilt: maximum change of the mel level, either way: overall, and of the highest band relative to
+            the middle one. mel_noise: standard deviation of the mel noise.
+        mel_warp: log of the maximum frequency warp factor, simulating another vocal tract length (VTLP, Jaitly & Hinton
+            2013).
+        bands, pauses: (number, maximum width) of masked mel bands and masked spans of mel columns.
+        offset: maximum audio delay or advance in seconds.
     """
 
     shift: float = 2.0
@@ -65,20 +65,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be a share from 0 to 1, not {getattr(self, name)}")
         for name in WARPS:
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is a number from 0 to 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name)[0] <= getattr(self, name)[1] <= high:
-                raise UsageError(f"{name} is a range within {low} and {high}, low first, not {getattr(self, name)}")
+                raise UsageError(
+                    f"{name} must be an ascending range between {low} and {high}, not {getattr(self, name)}"
+                )
         for item in fields(self):
             if np.min(getattr(self, item.name)) < 0:
-                raise UsageError(f"{item.name} is 0 or more, not {getattr(self, item.name)}")
+                raise UsageError(f"{item.name} must be 0 or more, not {getattr(self, item.name)}")
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Changes nothing."""
+        """The identity: changes nothing."""
         nothing: dict[str, Any] = {item.name: 0.0 for item in fields(cls)}
         ranges = dict.fromkeys(("zoom", "gain", "gamma", "sigma"), (1.0, 1.0))
         return cls(**nothing | ranges | {"quality": (100, 100), "bands": (0, 0), "pauses": (0, 0)})
@@ -86,13 +88,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """One disguise of pictures; the default is none. The same pictures always come out alike.
+    """A deterministic image transform; the default is the identity.
 
     Attributes:
-        shift: pixels right and down. turn: degrees anticlockwise. zoom: enlargement. flip, grey: whether.
-        stretch: factors of width and height. shear: pixels to the right for each pixel below the middle.
-        gains: factors of blue, green and red. gamma: exponent. blur, noise: standard deviations, 0 none.
-        quality: JPEG's, 0 none. seed: of the noise.
+        shift: translation right and down in pixels. turn: rotation in degrees, counterclockwise. zoom: scale factor.
+        flip, grey: whether to mirror the image and to convert it to grayscale.
+        stretch: scale factors of width and height. shear: pixels to the right per pixel below the center.
+        gains: factors of blue, green and red. gamma: exponent. blur, noise: standard deviations, 0 for none.
+        quality: JPEG quality, 0 for no compression. seed: seed of the noise.
     """
 
     shift: tuple[float, float] = (0.0, 0.0)
@@ -110,80 +113,85 @@ class ImageTransform:
     shear: float = 0.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
-        """A view of pictures that show a pixel of a crop of 96 by `scale` pixels.
+    def draw(cls, limits: Augmentation, rng: np.random.Generator, scale: float = 1.0) -> ImageTransform:
+        """Draws a transform for images with `scale` pixels per pixel of a 96-pixel crop.
 
-        Faces are moved by whole pixels, so that those whose size does not change stay sharp.
+        Shifts are whole pixels, so that faces at their original size stay sharp.
         """
-        reach = round(how.shift * scale)
-        flip, grey, blur, jpeg = (rng.random(4) < (how.flip, how.grey, how.blur, how.jpeg)).tolist()
-        gains = rng.uniform(*how.gain, size=3)
-        gains = how.tint * gains + (1 - how.tint) * gains.mean()
-        right, down = rng.integers(-reach, reach + 1, size=2).tolist()
-        sigma, quality = rng.uniform(*how.sigma), int(rng.integers(how.quality[0], how.quality[1] + 1))
+        max_shift = round(limits.shift * scale)
+        flip, grey, blur, jpeg = (rng.random(4) < (limits.flip, limits.grey, limits.blur, limits.jpeg)).tolist()
+        gains = rng.uniform(*limits.gain, size=3)
+        gains = limits.tint * gains + (1 - limits.tint) * gains.mean()
+        right, down = rng.integers(-max_shift, max_shift + 1, size=2).tolist()
+        sigma, quality = (
+            rng.uniform(*limits.sigma),
+            int(rng.integers(limits.quality[0], limits.quality[1] + 1)),
+        )
         return cls(
-            (right, down), rng.uniform(-how.turn, how.turn), rng.uniform(*how.zoom), flip, grey,
-            tuple(gains.tolist()), rng.uniform(*how.gamma), sigma if blur else 0.0, rng.uniform(0, how.noise),
+            (right, down), rng.uniform(-limits.turn, limits.turn), rng.uniform(*limits.zoom), flip, grey,
+            tuple(gains.tolist()), rng.uniform(*limits.gamma), sigma if blur else 0.0, rng.uniform(0, limits.noise),
             quality if jpeg else 0, int(rng.integers(2**32)),
-            tuple(np.exp(rng.uniform(-how.stretch, how.stretch, size=2)).tolist()), rng.uniform(-how.shear, how.shear),
+            tuple(np.exp(rng.uniform(-limits.stretch, limits.stretch, size=2)).tolist()),
+            rng.uniform(-limits.shear, limits.shear),
         )  # fmt: skip
 
-    def apart(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
-        """The same view moved by up to `pixels` more, with other noise."""
+    def jittered(self, pixels: int, rng: np.random.Generator) -> ImageTransform:
+        """The same transform with up to `pixels` of additional shift and new noise."""
         right, down = rng.integers(-pixels, pixels + 1, size=2).tolist()
         return replace(self, shift=(self.shift[0] + right, self.shift[1] + down), seed=int(rng.integers(2**32)))
 
     def matrix(self, size: int) -> np.ndarray:
-        """(3, 3) within a square of `size` pixels: stretch, shear, turn, enlarge about its centre, mirror, move."""
-        middle = (size - 1) / 2
-        matrix = np.vstack([cv2.getRotationMatrix2D((middle, middle), self.turn, self.zoom), [0, 0, 1]])
+        """(3, 3) for a square of `size` pixels: stretch, shear, rotate and scale about the center, flip, shift."""
+        center = (size - 1) / 2
+        matrix = np.vstack([cv2.getRotationMatrix2D((center, center), self.turn, self.zoom), [0, 0, 1]])
         (wide, high), shear = self.stretch, self.shear
-        left, top = middle * (1 - wide - shear), middle * (1 - high)
+        left, top = center * (1 - wide - shear), center * (1 - high)
         matrix = matrix @ np.array([[wide, shear, left], [0, high, top], [0, 0, 1]])
         if self.flip:
             matrix[0] = np.array([0, 0, size - 1]) - matrix[0]
         matrix[:2, 2] += self.shift
         return matrix
 
-    def paint(self, frames: np.ndarray) -> np.ndarray:
-        """Blurs, recolours, makes noisy and compresses (N, S, S, 3) uint8 BGR."""
+    def apply_photometric(self, frames: np.ndarray) -> np.ndarray:
+        """Applies blur, color, noise and JPEG compression to (N, S, S, 3) uint8 BGR."""
         if self.blur:
             frames = np.stack([cv2.GaussianBlur(frame, (0, 0), self.blur) for frame in frames])
-        tall = self._recolour(frames.reshape(-1, *frames.shape[2:]))  # one picture, the frames below each other
+        # One tall image, the frames stacked vertically.
+        tall = self._adjust_color(frames.reshape(-1, *frames.shape[2:]))
         if self.noise:
             noise = np.random.default_rng(self.seed).standard_normal(tall.shape, np.float32)
             tall = np.clip(np.rint(noise * np.float32(self.noise) + tall), 0, 255).astype(np.uint8)
         frames = tall.reshape(frames.shape)
         return np.stack([_compress(frame, self.quality) for frame in frames]) if self.quality else frames
 
-    def _recolour(self, picture: np.ndarray) -> np.ndarray:
+    def _adjust_color(self, image: np.ndarray) -> np.ndarray:
         gains = self.gains
         if self.grey:
-            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
             gains = (sum(gains) / 3,) * 3
         if self.gamma == 1 and set(gains) == {1}:
-            return picture
+            return image
         table = 255 * (np.arange(256)[:, None] / 255) ** self.gamma * gains
-        return cv2.LUT(picture, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
+        return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
 
 
 def _compress(face: np.ndarray, quality: int) -> np.ndarray:
-    again = cv2.imdecode(cv2.imencode(".jpg", face, (cv2.IMWRITE_JPEG_QUALITY, quality))[1], cv2.IMREAD_COLOR)
-    assert again is not None
-    return again
+    decoded = cv2.imdecode(cv2.imencode(".jpg", face, (cv2.IMWRITE_JPEG_QUALITY, quality))[1], cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded
 
 
 @dataclass(frozen=True)
 class MelTransform:
-    """One disguise of a sound; the default is none. Digital silence stays what it is.
+    """A deterministic mel transform; the default is the identity. Digital silence is unchanged.
 
     Attributes:
-        gain, tilt: added to the mel, the tilt from -tilt at the lowest band to tilt at the highest.
-        noise: standard deviation. bands: (first, width) of each masked band.
-        pauses: (place, width) of each masked stretch of columns, its place from 0, at the beginning, to 1, at the end.
-            What is masked has the mean's value.
-        warp: band b holds what band b * warp held.
-        offset: seconds by which what is heard is later than what is seen. seed: of the noise.
+        gain, tilt: added to the mel; the tilt goes from -tilt at the lowest band to tilt at the highest.
+        noise: standard deviation of the noise. bands: (first, width) of each masked range of bands.
+        pauses: (position, width) of each masked span of columns, position from 0 (start) to 1 (end). Masked values are
+            set to the mean.
+        warp: frequency warp; output band b is input band b * warp.
+        offset: audio delay relative to the video in seconds. seed: seed of the noise.
     """
 
     gain: float = 0.0
@@ -196,18 +204,18 @@ class MelTransform:
     warp: float = 1.0
 
     @classmethod
-    def draw(cls, how: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
-        """A transform; masks are as wide as asked at most."""
-        gain, tilt, offset = (rng.uniform(-most, most) for most in (how.mel_gain, how.mel_tilt, how.offset))
-        widths = rng.integers(0, how.bands[1] + 1, size=how.bands[0]).tolist()
+    def draw(cls, limits: Augmentation, rng: np.random.Generator, config: AudioConfig = AudioConfig()) -> MelTransform:
+        """Draws a transform; mask widths are uniform up to the maximum."""
+        gain, tilt, offset = (rng.uniform(-most, most) for most in (limits.mel_gain, limits.mel_tilt, limits.offset))
+        widths = rng.integers(0, limits.bands[1] + 1, size=limits.bands[0]).tolist()
         bands = tuple((int(rng.integers(0, config.n_mels - width + 1)), width) for width in widths)
-        widths = rng.integers(0, how.pauses[1] + 1, size=how.pauses[0]).tolist()
+        widths = rng.integers(0, limits.pauses[1] + 1, size=limits.pauses[0]).tolist()
         pauses = tuple((rng.random(), width) for width in widths)
-        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-how.mel_warp, how.mel_warp)))
-        return cls(gain, tilt, how.mel_noise, bands, pauses, offset, seed, warp)
+        seed, warp = int(rng.integers(2**32)), float(np.exp(rng.uniform(-limits.mel_warp, limits.mel_warp)))
+        return cls(gain, tilt, limits.mel_noise, bands, pauses, offset, seed, warp)
 
     def apply(self, mel: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
-        """A stretch of mel, (80, T), disguised; its offset is its reader's affair."""
+        """Transforms a mel span (80, T). The offset is not applied; the caller handles it."""
         if not mel.size:
             return mel
         mel = _stretch_bands(mel, self.warp)
@@ -219,15 +227,15 @@ class MelTransform:
         mean = changed.mean()
         for low, wide in self.bands:
             changed[low : low + wide] = mean
-        for place, wide in self.pauses:
-            room = max(width - wide, 0)
-            start = min(int(place * (room + 1)), room)
+        for position, wide in self.pauses:
+            latest = max(width - wide, 0)
+            start = min(int(position * (latest + 1)), latest)
             changed[:, start : start + wide] = mean
         return np.where(mel > -top, np.clip(changed, -top, top), mel)
 
 
 def _stretch_bands(mel: np.ndarray, factor: float) -> np.ndarray:
-    """(80, T) whose band b holds what band b * factor held, between its two neighbours in proportion."""
+    """Warps the bands of (80, T): output band b is input band b * factor, linearly interpolated."""
     if factor == 1:
         return mel
     source = np.minimum(np.arange(len(mel)) * factor, len(mel) - 1)
@@ -237,4 +245,4 @@ def _stretch_bands(mel: np.ndarray, factor: float) -> np.ndarray:
     return (1 - share) * mel[below] + share * mel[above]
 
 
-IDENTITY_IMAGE, IDENTITY_MEL = ImageTransform(), MelTransform()  # pictures as they are, sound as it is
+IDENTITY_IMAGE, IDENTITY_MEL = ImageTransform(), MelTransform()

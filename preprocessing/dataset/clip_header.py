@@ -1,4 +1,4 @@
-"""A clip's header: what it is, where it comes from and how it was made, as the head of its file says."""
+"""The header of a clip file: its contents, source and processing."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
 
-CLIP_FPS = 25  # the released networks were trained at 25 frames a second
+CLIP_FPS = 25  # the released networks were trained at 25 fps
 FORMAT, VERSION = "wav2lip-clip", "1"
-MAX_SIDE = 4096  # pixels of a stored picture; a header that names more is damaged
+MAX_SIDE = 4096  # pixels of a stored frame; a larger value means a damaged header
 
 
 @dataclass(frozen=True)
 class ClipHeader:
-    """What a clip is.
+    """Description of a clip.
 
     Attributes:
-        source: the video's path below the folder of videos; sha256: of that file.
-        start: seconds of the first frame in the video, a multiple of 1/25.
-        frames: number of pictures, `fps` a second.
-        speaker: who speaks; person: 0 for the video's first person, 1 for the next, ...
-        audio: the front-end that made the mel.
-        crop: how the face was cut; its size is the side of the network's square in stored pixels.
-        margin: pixels around that square that each picture carries, so that a trainer can move it.
-        versions: of the programs that took part.
-        picture: width and height of the video's frames, where known.
+        source: path of the video relative to the video folder; sha256: hash of that file.
+        start: time of the first frame in the video in seconds, a multiple of 1/25.
+        frames: number of frames at `fps` frames per second.
+        speaker: who speaks; person: index of the person in the video, from 0.
+        audio: the front-end that computed the mel spectrogram.
+        crop: geometry of the face crop; its size is the side of the network input square in stored pixels.
+        margin: pixels stored around that square so that training can jitter the crop.
+        versions: versions of the software used.
+        picture: (width, height) of the video frames, if known.
     """
 
     source: str
@@ -48,41 +48,43 @@ class ClipHeader:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.fps != CLIP_FPS or not 0 <= self.start < 1e9:
-            raise UsageError(f"a clip has 1 or more frames at {CLIP_FPS} fps, from second 0 or later on")
+            raise UsageError(f"a clip needs at least 1 frame, {CLIP_FPS} fps and a start of 0 s or later")
         if self.crop.size < 1 or self.margin < 0 or self.side > MAX_SIDE:
-            raise UsageError(f"a clip's square and margin make pictures of 1 to {MAX_SIDE} pixels, not {self.side}")
+            raise UsageError(f"a clip's crop and margin must add up to 1 to {MAX_SIDE} pixels, not {self.side}")
 
     @property
     def side(self) -> int:
-        """Side of the stored pictures in pixels."""
+        """Side of the stored frames in pixels."""
         return self.crop.size + 2 * self.margin
 
     @property
     def samples(self) -> int:
-        """Samples of sound, as long as the pictures: 640 a frame."""
+        """Number of audio samples, 640 per frame."""
         return self.frames * self.audio.sample_rate // self.fps
 
     @property
     def columns(self) -> int:
-        """Mel columns."""
+        """Number of mel columns."""
         return 1 + self.samples // self.audio.hop_length
 
     def metadata(self) -> dict[str, str]:
-        """As the texts that a safetensors file carries."""
+        """The header as safetensors metadata strings."""
         record = asdict(self) | {"start": float(self.start)}
         return {"format": FORMAT, "version": VERSION, "clip": json.dumps(record, allow_nan=False)}
 
     @classmethod
     def parse(cls, metadata: dict[str, str], config: AudioConfig, name: str) -> ClipHeader:
-        """Reads `metadata` back. `config`: the front-end it must have; `name`: the file's, for messages.
+        """Parses `metadata`. `config`: the required front-end; `name`: file name for error messages.
 
         Raises:
-            UsageError: it is no clip's, of another version or front-end, or damaged.
+            UsageError: not a clip's metadata, another version or front-end, or damaged.
         """
         if metadata.get("format") != FORMAT:
             raise UsageError(f"{name} is not a prepared clip; make clips with preprocessing.build")
         if metadata.get("version") != VERSION:
-            raise UsageError(f"{name} is a clip of version {metadata.get('version')}; this program reads {VERSION}")
+            raise UsageError(
+                f"{name} is a clip of version {metadata.get('version')}; this program reads version {VERSION}"
+            )
         try:
             record = json.loads(metadata["clip"])
             _check_types(record)
@@ -102,15 +104,15 @@ TYPES = {
 
 
 def _check_types(record: dict[str, Any]) -> None:
-    # By `type`, since a bool is an int to isinstance, and 3.0 frames would pass as 3.
-    wrong = [f"{key} is no {kind.__name__}" for key, kind in TYPES.items() if type(record[key]) is not kind]
+    # Compare `type`: isinstance accepts a bool as an int.
+    wrong = [f"{key} is not {kind.__name__}" for key, kind in TYPES.items() if type(record[key]) is not kind]
     if wrong:
         raise UsageError(", ".join(wrong))
 
 
 def _geometry(record: dict[str, Any]) -> CropGeometry:
     if type(record["size"]) is not int:
-        raise UsageError("the size of the crop is no int")
+        raise UsageError("the crop size is not an int")
     return CropGeometry(**record | {"pads": tuple(record["pads"])})
 
 
@@ -119,5 +121,5 @@ def _pair(values: list[int] | None) -> tuple[int, int] | None:
         return None
     width, height = values
     if type(width) is not int or type(height) is not int:
-        raise UsageError("picture is no pair of int")
+        raise UsageError("picture is not a pair of int")
     return width, height

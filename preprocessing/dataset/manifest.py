@@ -1,4 +1,4 @@
-"""The tables beside the clips: one row a clip with all its measures, one row a video with its fate."""
+"""The CSV tables of a clip folder: one row per clip with its measures, one row per video with its outcome."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Any, TypeVar
 
 from preprocessing.errors import UsageError, display_path
 
-# Names of files are bytes; those that are no UTF-8 reach Python as lone surrogates and must come back as the same.
+# File names that are not UTF-8 reach Python as lone surrogates and must survive the round trip.
 ERRORS = "surrogatepass"
 
 
 @dataclass
 class ClipRow:
-    """One clip, made or thrown away. Measures are NaN where they were not taken.
+    """One clip, kept or rejected. Measures that were not taken are NaN.
 
     Attributes:
-        clip: path below the folder of clips, "" when nothing was written.
-        video: path below the folder of videos.
-        person: 0 for a video's first person, 1 for the next, ...
-        number: counts the clips of this person in this video.
-        start: seconds of the first frame in the video.
-        seconds: length; frames: the same in frames.
-        size: side of the stored square in pixels, 0 when nothing was written.
-        side: median side of the face in pixels of the video.
-        sharpness, yaw, roll, missing, occluded: of the picture, see `preprocessing.dataset.quality_filters`.
-        speech, level, clipped: of the sound, see there; audio_sha256: of its samples.
-        reason: "" when it passed; else the gates that failed, joined by "+".
-        offset, confidence: AV offset in frames (positive: the sound comes early) and score by the sync expert, None
-            where it was not asked.
-        screen: "" before, then "pass" or why the clip is dropped.
+        clip: path relative to the clip folder, "" if no clip was written.
+        video: path relative to the video folder.
+        person: index of the person in the video, from 0.
+        number: index of the clip among those of this person in this video.
+        start: time of the first frame in the video, in seconds.
+        seconds: duration; frames: the same in frames.
+        size: side of the stored square in pixels, 0 if no clip was written.
+        side: median side of the face in video pixels.
+        sharpness, yaw, roll, missing, occluded: video measures, see `preprocessing.dataset.quality_filters`.
+        speech, level, clipped: audio measures, see there; audio_sha256: hash of the samples.
+        reason: "" if the clip passed, otherwise the failed quality filters, joined by "+".
+        offset, confidence: AV offset in frames (positive: the audio is early) and its confidence as measured by the
+            sync expert, None if not measured.
+        sync_filter: verdict of the sync filter: "" if it has not run, "pass", or why the clip is dropped.
     """
 
     clip: str
@@ -64,21 +64,21 @@ class ClipRow:
     reason: str = ""
     offset: float | None = None
     confidence: float | None = None
-    screen: str = ""
+    sync_filter: str = ""
 
     @property
     def passes(self) -> bool:
-        """Whether training reads it: no gate failed, and the expert has not dropped it."""
-        return self.reason == "" and self.screen in ("", "pass")
+        """Whether the clip is used for training: no quality filter failed and the sync filter did not drop it."""
+        return self.reason == "" and self.sync_filter in ("", "pass")
 
     @property
     def shift(self) -> int:
-        """The offset, in whole frames, that is repaired when the clip is read; 0 unless the expert let it pass."""
-        return round(self.offset) if self.screen == "pass" and self.offset is not None else 0
+        """The offset, in whole frames, corrected when the clip is read; 0 unless the sync filter passed the clip."""
+        return round(self.offset) if self.sync_filter == "pass" and self.offset is not None else 0
 
     @property
-    def usable(self) -> int:
-        """Frames that are left of the clip by the repair."""
+    def usable_frames(self) -> int:
+        """Number of frames left after the offset correction."""
         return self.frames - abs(self.shift)
 
 
@@ -87,10 +87,11 @@ class VideoRow:
     """One video.
 
     Attributes:
-        video: path below the folder of videos.
-        fate: "made"; "rejected": readable, but no clip passes; "broken": unreadable; "failed": to be tried again.
-        reason: one line, "" when made.
-        seconds: its length; clips: how many pass; clip_seconds: their length; work_seconds: spent on it.
+        video: path relative to the video folder.
+        fate: "made"; "rejected": readable, but no clip passes; "broken": unreadable; "failed": to be retried.
+        reason: one line, "" if made.
+        seconds: duration; clips: number of clips that pass; clip_seconds: their total duration; work_seconds:
+            processing time.
     """
 
     video: str
@@ -111,7 +112,7 @@ def _optional(text: str) -> float | None:
     if not text:
         return None
     if not math.isfinite(number := float(text)):
-        raise UsageError(f"{text!r} is neither a number nor empty")
+        raise UsageError(f"{text!r} is neither a finite number nor empty")
     return number
 
 
@@ -119,15 +120,15 @@ _READ = {"str": str, "int": int, "float": float, "float | None": _optional}
 
 
 def write_rows(path: Path, rows: Sequence[ClipRow] | Sequence[VideoRow]) -> None:
-    """Writes rows of one kind as CSV (UTF-8, comma, one header line) beside the name and moves them there when whole.
+    """Writes rows of one type atomically as CSV (UTF-8, comma-separated, one header line).
 
-    Any text survives. Without a row the header is the clips'.
+    Any text survives the round trip. Without rows, the header is that of `ClipRow`.
     """
     names = [field.name for field in fields(rows[0] if rows else ClipRow)]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "rows.part"
         with part.open("w", encoding="utf-8", errors=ERRORS, newline="") as file:
-            # "\r\n" as in RFC 4180: with it the module quotes a field that holds either.
+            # "\r\n" as in RFC 4180: the csv module then quotes fields that contain either character.
             writer = csv.writer(file, lineterminator="\r\n")
             writer.writerow(names)
             writer.writerows(map(attrgetter(*names), rows))
@@ -137,16 +138,16 @@ def write_rows(path: Path, rows: Sequence[ClipRow] | Sequence[VideoRow]) -> None
 
 
 def read_manifest(path: Path) -> list[ClipRow]:
-    """The clips' rows; columns it does not know are ignored.
+    """Reads the rows of a clip table; unknown columns are ignored.
 
     Raises:
-        UsageError: naming the file: it is missing, no such table, or lacks a column.
+        UsageError: the file is missing, is not such a table, or lacks a column.
     """
     return _read(path, ClipRow)
 
 
 def read_videos(path: Path) -> list[VideoRow]:
-    """The videos' rows, as `read_manifest` reads the clips'."""
+    """Reads the rows of a video table; see `read_manifest`."""
     return _read(path, VideoRow)
 
 
@@ -178,9 +179,9 @@ def _row(line: list[str], number: int, columns: list, kind: type[AnyRow]) -> Any
         raise UsageError(f"line {number}: {error}") from error
 
 
-def carry_screening(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:
-    """Takes offset, confidence and screen over from the old row of a clip whose sound is the same."""
+def carry_sync_filter(new: Iterable[ClipRow], old: Iterable[ClipRow]) -> None:
+    """Copies offset, confidence and sync_filter from the old row of each clip whose audio is unchanged."""
     known = {(row.clip, row.audio_sha256): row for row in old if row.clip}
     for row in new:
         if (before := known.get((row.clip, row.audio_sha256))) is not None:
-            row.offset, row.confidence, row.screen = before.offset, before.confidence, before.screen
+            row.offset, row.confidence, row.sync_filter = before.offset, before.confidence, before.sync_filter

@@ -1,21 +1,21 @@
-"""Splits by speaker: nobody appears in two of them."""
+"""Splits by speaker: no speaker appears in more than one."""
 
 from __future__ import annotations
 
 import hashlib
 
 SPLITS = ("train", "val", "test")
-VAL_SHARE, TEST_SHARE = 0.1, 0.0  # of the speakers, unless told otherwise
+VAL_SHARE, TEST_SHARE = 0.1, 0.0  # default shares of the speakers
 
 
-def split_of(speaker: str, val_share: float, test_share: float) -> str:
-    """The split that a hash of the name gives a speaker: the same on every machine, whoever else is in the set.
+def assign_split(speaker: str, val_share: float, test_share: float) -> str:
+    """Assigns a speaker to a split by a hash of the name, independent of the machine and the other speakers.
 
-    val grows from one end and test from the other, so that a change of one share moves nobody between the other two.
+    val grows from one end of the hash range and test from the other, so changing one share never moves a speaker
+    between the other two splits.
     """
-    place = (
-        int(hashlib.sha256(speaker.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13
-    )  # 52 bits: exact as a float, 0 <= place < 1
-    if place < val_share:
+    digest = hashlib.sha256(speaker.encode("utf-8", "surrogatepass")).hexdigest()
+    position = int(digest[:13], 16) / 16**13  # 52 bits: exact as a float, 0 <= position < 1
+    if position < val_share:
         return "val"
-    return "test" if place >= 1 - test_share else "train"
+    return "test" if position >= 1 - test_share else "train"

@@ -285,7 +285,7 @@ def test_malicious_pickle_is_not_run(refuse, media, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"no weights here " * 99, "is no PyTorch file"), (b"<!DOCTYPE html><html>", "is HTML")],
+    [(b"", "is empty"), (b"no weights here " * 99, "is not a PyTorch file"), (b"<!DOCTYPE html><html>", "is HTML")],
 )
 def test_file_that_is_no_checkpoint(refuse, media, tmp_path, content, message):
     (tmp_path / "weights.pth").write_bytes(content)

@@ -18,7 +18,7 @@ from preprocessing.media.video_reader import probe
 from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
 from syncnet.mfcc import mfcc
 from syncnet.offset import shift_curve, sync_score
-from training.safe_pickle import differences
+from training.safe_pickle import weight_mismatches
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def lips(scorer, golden):
 
 
 def test_the_network_has_the_published_shape(weights):
-    assert differences(weights, PublishedSyncNet) == ""
+    assert weight_mismatches(weights, PublishedSyncNet) == ""
     assert sum(weight.numel() for weight in PublishedSyncNet().parameters()) == 13_631_616
 
 
@@ -193,7 +193,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, weights):
     contents = {
         "2 missing (netfclip.0.weight, netfclip.0.bias)": other,
         "unexpected (weight, bias)": torch.nn.Linear(2, 2).state_dict(),
-        "nothing was run": {"x": Touch(tmp_path / "ran")},
+        "nothing was executed": {"x": Touch(tmp_path / "ran")},
     }
     for message, content in contents.items():
         torch.save(content, path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.build.video_pipeline import follow_faces, read_sound
+from preprocessing.build.video_pipeline import read_audio, track_video_faces
 from preprocessing.dataset.windows import CropRegion
 from preprocessing.errors import MediaError
 from preprocessing.faces.crops import TEMPLATE
@@ -253,8 +253,8 @@ def yunet(shared):
 
 def test_a_sound_that_is_moved_is_found_there(speaker, yunet):
     """The sound comes early by as many frames as are cut off its beginning, and late by those put before it."""
-    scorer, sound = open_scorer(), read_sound(speaker)
-    (person,) = follow_faces(speaker, probe(speaker), load_detector("yunet", yunet=yunet), 1)
+    scorer, sound = open_scorer(), read_audio(speaker)
+    (person,) = track_video_faces(speaker, probe(speaker), load_detector("yunet", yunet=yunet), 1)
     offsets = []
     for shift in (-6, 5):
         samples = np.roll(sound.samples, -640 * shift)
@@ -328,7 +328,7 @@ def test_videos_without_what_is_needed_say_so(tmp_path):
 
 def test_a_video_without_a_face_says_so(talk, tmp_path, monkeypatch):
     assert refusal(talk, Sees(0)) == "IT shows no face that can be found"
-    monkeypatch.setattr(command, "follow_faces", lambda *_: [track(30, missing=range(18, 30))])
+    monkeypatch.setattr(command, "track_video_faces", lambda *_: [track(30, missing=range(18, 30))])
     assert refusal(talk) == "IT shows no face for 0.76 s or longer"
 
 
@@ -346,7 +346,7 @@ def test_wrong_flags_end_in_one_line(talk, tmp_path, capsys):
         "--plot must end in .png, .pdf, .svg, not be called a.txt": ["--plot", str(tmp_path / "a.txt")],
         "is no folder": ["--plot", str(tmp_path / "no" / "a.png")],
         "does not exist": ["--model", str(tmp_path / "no.safetensors")],
-        "is no PyTorch file": ["--model", str(shutil.copy(talk, tmp_path / "a.model"))],
+        "is not a PyTorch file": ["--model", str(shutil.copy(talk, tmp_path / "a.model"))],
     }.items():
         assert main([str(talk), "--detector", "haar", *flags]) == 2
         told = capsys.readouterr()

@@ -102,13 +102,13 @@ def test_planted_offsets_are_found_repaired_and_dropped(clips, expert, capsys):
     before = read_manifest(clips / "manifest.csv")
     assert run(clips, expert) == 0
     rows = read_manifest(clips / "manifest.csv")
-    assert [(Path(r.clip).stem, r.offset, r.screen) for r in rows] == [
+    assert [(Path(r.clip).stem, r.offset, r.sync_filter) for r in rows] == [
         ("c", 0, "pass"), ("a", 3, "pass"), ("b", -6, "pass"), ("e", 7, "offset"), ("d", -12, "offset"),
         ("f", 15, "confidence"), ("short", None, "short"), ("yaw", None, ""), ("", None, ""),
     ]  # fmt: skip
     assert [r.confidence for r in rows] == [1, 1, 1, 1, 1, 0, None, None, None]
     for old, new in zip(before, rows, strict=True):
-        kept = replace(new, offset=None, confidence=None, screen="")
+        kept = replace(new, offset=None, confidence=None, sync_filter="")
         assert repr(kept) == repr(old)  # in which nan is like nan
     assert [(clip.path.stem, clip.offset, clip.frames) for clip in open_clips(clips)] == [
         ("a", 3, 57), ("b", -6, 54), ("c", 0, 60),
@@ -147,10 +147,10 @@ def test_other_limits_decide_anew_without_measuring_again(clips, expert):
     assert run(clips, expert) == 0
     count = len(expert.asked)
     assert run(clips, expert, "--max-offset", "2", "--min-confidence", "0") == 0
-    assert [r.screen for r in read_manifest(clips / "manifest.csv")[:6]] == ["pass"] + ["offset"] * 5
+    assert [r.sync_filter for r in read_manifest(clips / "manifest.csv")[:6]] == ["pass"] + ["offset"] * 5
     assert len(expert.asked) == count
     assert run(clips, expert, "--max-offset", "12", "--min-confidence", "1") == 0
-    assert [r.screen for r in read_manifest(clips / "manifest.csv")[:6]] == ["pass"] * 5 + ["confidence"]
+    assert [r.sync_filter for r in read_manifest(clips / "manifest.csv")[:6]] == ["pass"] * 5 + ["confidence"]
     assert expert.asked[count:] == [("e", 7), ("d", -12)]
 
 
@@ -202,7 +202,7 @@ def test_lines_that_are_no_measurements_are_passed_over(clips, expert, line):
 def test_clips_of_an_earlier_screening_are_measured_as_they_are_stored(clips, expert):
     rows = read_manifest(clips / "manifest.csv")
     for each in rows[:6]:
-        each.offset, each.confidence, each.screen = 5.0, 9.0, "offset"
+        each.offset, each.confidence, each.sync_filter = 5.0, 9.0, "offset"
     write_rows(clips / "manifest.csv", rows)
     assert run(clips, expert) == 0
     assert [r.offset for r in read_manifest(clips / "manifest.csv")[:5]] == [0, 3, -6, 7, -12]
@@ -220,8 +220,8 @@ def test_limits_are_inclusive_and_checked():
 
 
 def test_the_table_is_as_counted_by_hand():
-    rows = [row(str(k), offset=offset, screen="pass") for k, offset in enumerate([0] * 80 + [-1] * 11 + [2])]
-    screening = FilterResult([*rows, row("x", screen="short")], [0] * 91 + [1])
+    rows = [row(str(k), offset=offset, sync_filter="pass") for k, offset in enumerate([0] * 80 + [-1] * 11 + [2])]
+    screening = FilterResult([*rows, row("x", sync_filter="short")], [0] * 91 + [1])
     lines = table(screening.summary()).splitlines()
     assert lines == [
         "clips     93: 92 pass, 12 of them moved; 1 dropped (1 short)",
@@ -303,7 +303,7 @@ def test_a_set_of_which_nothing_passes_says_so(clips, expert, capsys):
     assert "1: 0 pass, 0 of them moved; 1 dropped (1 offset)" in printed.out
     assert "none after" in printed.out
     assert printed.err == "syncnet.sync_filter: error: no clip passes\n"
-    assert read_manifest(clips / "manifest.csv")[0].screen == "offset"
+    assert read_manifest(clips / "manifest.csv")[0].sync_filter == "offset"
 
 
 def test_the_histograms_are_drawn_where_they_can_be(clips, expert, capsys, monkeypatch):
@@ -358,7 +358,7 @@ def test_the_shipped_expert_finds_and_repairs_planted_offsets(shared, tmp_path):
     assert main([str(tmp_path)]) == 0
     found = read_manifest(tmp_path / "manifest.csv")
     assert [r.offset for r in found] == pytest.approx([0, 3, -3, 9], abs=1)
-    assert [r.screen for r in found] == ["pass", "pass", "pass", "offset"]
+    assert [r.sync_filter for r in found] == ["pass", "pass", "pass", "offset"]
     assert json.loads((tmp_path / "screen.json").read_text())["within_1"]["after"] == 1
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evaluation.metrics.face_crops import GEOMETRY, SIDE, SourceVideo
-from evaluation.metrics.sync import crop_region, judge_sync, sync
-from preprocessing.build.video_pipeline import read_sound
+from evaluation.metrics.sync import judge_sync, crop_region, sync
+from preprocessing.build.video_pipeline import read_audio
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window
 from preprocessing.faces.crops import crop
@@ -39,7 +39,7 @@ def source(tmp_path_factory) -> SourceVideo:
     maps = [GEOMETRY.matrix(box, points, track.size) for box, points in zip(track.boxes, track.points, strict=True)]
     frames = read_frames(path, fps=Fraction(25))
     faces = np.stack([crop(frame, place, SIDE) for frame, place in zip(frames, maps, strict=True)])
-    return SourceVideo(path, probe(path), 0, track, faces, read_sound(path).samples)
+    return SourceVideo(path, probe(path), 0, track, faces, read_audio(path).samples)
 
 
 def test_the_judge_sees_of_a_crop_what_it_sees_of_a_clip(tmp_path):

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was saved, and nothing else passes for one."""
+"""Checkpoints: round trip and rejection of other files."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def checkpoint():
 
 
 def write_file(path, header=None, **metadata):
-    """A safetensors file with a header of our format, or of the one asked for."""
+    """A safetensors file with a header of this format, or of a given one."""
     fields = {"kind": "generator", "config": {}, "audio": {}, "crop": {}, "step": 1}
     text = json.dumps(fields) if header is None else header
     save_file({"a": torch.ones(4)}, path, {"format": "wav2lip-checkpoint", "version": "1", "header": text} | metadata)
@@ -81,7 +81,7 @@ def test_parameters_on_the_tape_are_saved(tmp_path):
 def test_saving_leaves_one_file_readable_like_any_other(tmp_path, checkpoint):
     plain = tmp_path / "plain"
     plain.touch()
-    for _ in range(2):  # the second time over the first
+    for _ in range(2):  # the second time overwrites the first
         checkpoint.save(tmp_path / "a.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "plain"]
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
@@ -109,12 +109,12 @@ def test_saving_into_a_missing_folder_names_it(tmp_path, checkpoint):
 
 def test_another_kind_is_refused_with_both_names(tmp_path, checkpoint):
     checkpoint.save(tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"holds a network of kind 'generator', where 'syncnet' is needed"):
+    with pytest.raises(ValueError, match=r"holds a network of kind 'generator'; 'syncnet' is needed"):
         Checkpoint.load(tmp_path / "a.safetensors", "syncnet")
 
 
 def test_another_version_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has version 2 of the format; this program reads 1"):
+    with pytest.raises(ValueError, match="has format version 2; this program reads version 1"):
         Checkpoint.load(write_file(tmp_path / "a.safetensors", version="2"))
 
 
@@ -141,7 +141,7 @@ def test_a_safetensors_file_of_others_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}q\x00.", b"<html>" * 9, struct.pack("<Q", 1 << 62)])
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.pth is truncated or no safetensors file"):
+    with pytest.raises(ValueError, match=r"a\.pth is truncated or not a safetensors file"):
         Checkpoint.load(tmp_path / "a.pth")
 
 
@@ -149,7 +149,7 @@ def test_truncation_is_refused_wherever_it_cuts(tmp_path):
     whole = write_file(tmp_path / "a.safetensors").read_bytes()
     for length in (1, 7, 8, 20, len(whole) // 2, len(whole) - 16, len(whole) - 1):
         (tmp_path / "b.safetensors").write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="truncated or no safetensors file"):
+        with pytest.raises(ValueError, match="truncated or not a safetensors file"):
             Checkpoint.load(tmp_path / "b.safetensors")
 
 

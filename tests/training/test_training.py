@@ -1,4 +1,4 @@
-"""A run's folder and its logs, and how a trainer's command ends."""
+"""Run folders and logs, and exit codes of training commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from preprocessing.commands import run_command
 from training.engine import Engine
-from training.run import RunFolder, due, save_whole
+from training.run import RESUMES, RunFolder, due, save_atomic
 
 
 def test_a_run_keeps_its_last_whole_state(tmp_path, monkeypatch, capsys):
@@ -45,28 +45,28 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
         run.log(step, loss=step / 10)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "sec')  # the process was killed here
-    RunFolder(tmp_path).rewind(2)
+    RunFolder(tmp_path).truncate_log(2)
     assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2]
-    RunFolder(tmp_path / "new").rewind(2)
+    RunFolder(tmp_path / "new").truncate_log(2)
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_tensorboard_shows_the_log(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    picture = tmp_path / "picture.png"
-    cv2.imwrite(str(picture), np.full((4, 6, 3), (10, 20, 30), np.uint8))
+    file = tmp_path / "image.png"
+    cv2.imwrite(str(file), np.full((4, 6, 3), (10, 20, 30), np.uint8))
     run = RunFolder(tmp_path / "run", board=True)
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
     again = RunFolder(tmp_path / "run", board=True)
-    again.rewind(2)
+    again.truncate_log(2)
     again.log(3, loss=0.7)
     seen = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     assert [(event.step, event.value) for event in seen.Scalars("loss")] == [
         (1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.7)),
     ]  # fmt: skip
-    again.show(3, "curve", picture)
+    again.add_image(3, "curve", file)
     (image,) = EventAccumulator(str(tmp_path / "run")).Reload().Images("curve")[-1:]
     pixels = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert (pixels == (10, 20, 30)).all()
@@ -76,7 +76,7 @@ def test_only_one_of_several_processes_writes(tmp_path, capsys):
     run = RunFolder(tmp_path / "run", board=True, writes=False)
     run.log(1, loss=0.5)
     run.save_state({"step": 1})
-    run.rewind(1)
+    run.truncate_log(1)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
 
@@ -97,17 +97,17 @@ def test_a_run_goes_on_with_its_own_recipe_only(tmp_path):
         state = run.load_state(ours)
         assert state is not None
         assert state["step"] == 3
-    with pytest.raises(ValueError, match=r"has rate 0\.1, not 0\.2: go on with its config\.json"):
+    with pytest.raises(ValueError, match=r"has rate 0\.1, not 0\.2: resume with its config\.json"):
         run.load_state(recipe | {"rate": 0.2})
     with pytest.raises(ValueError, match=r"has augmentation .*0\.9.* not .*0\.8"):
         run.load_state(recipe | {"augmentation": {"zoom": (0.8, 1.1)}})
-    with pytest.raises(ValueError, match=r"by another version \(options warm\)"):
+    with pytest.raises(ValueError, match=r"by another version \(differing options: warm\)"):
         run.load_state(recipe | {"warm": 1})
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
-    save_whole({"step": 1}, tmp_path / "dump.pt")
+    save_atomic({"step": 1}, tmp_path / "dump.pt")
 
     def fail(content, path):
         Path(path).write_bytes(b"half")
@@ -115,28 +115,28 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_whole({"step": 2}, tmp_path / "dump.pt")
+        save_atomic({"step": 2}, tmp_path / "dump.pt")
     assert torch.load(tmp_path / "dump.pt", weights_only=True) == {"step": 1}
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (None, 0, ""),
         (ValueError("Caught in a worker\nTraceback\nValueError: the clip is damaged"), 2, "the clip is damaged"),
         (ValueError(), 2, "a value is wrong"),
         (FloatingPointError("l1 is nan\nat step 3"), 1, "l1 is nan at step 3"),
         (FileNotFoundError(2, "No such file", "x"), 1, "[Errno 2] No such file: 'x'"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from the last saved state"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last saved state"),
     ],
 )
-def test_a_command_ends_with_a_code_and_one_line(error, code, said, capsys):
+def test_a_command_ends_with_a_code_and_one_line(error, code, message, capsys):
     def job() -> None:
         if error:
             raise error
 
-    assert run_command("some.train", job) == code
-    assert capsys.readouterr().err == (f"some.train: error: {said}\n" if error else "")
+    assert run_command("some.train", job, RESUMES) == code
+    assert capsys.readouterr().err == (f"some.train: error: {message}\n" if error else "")
 
 
 def test_what_is_no_users_mistake_is_not_hidden():

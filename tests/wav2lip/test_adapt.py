@@ -278,12 +278,12 @@ def bad(tmp_path_factory, made) -> Path:
 @pytest.mark.parametrize(
     ("face", "why"),
     [
-        ("soundless.mp4", "has no sound track"),
+        ("soundless.mp4", "has no audio track"),
         ("silent.mp4", "is silent: without speech"),
         ("nobody.mp4", "shows no face that can be found"),
         ("short.mp4", "lasts 2.40 s from start to end: 3 s or more are needed"),
         ("brief.mp4", "s of it good to learn from: 3 s are needed"),
-        ("photo.png", "is a photo, not a video"),
+        ("photo.png", "is an image, not a video"),
         ("noise.mp4", "noise.mp4"),
         ("absent.mp4", "absent.mp4"),
     ],
@@ -365,7 +365,9 @@ def test_what_adapt_does_not_go_with(made, media, refuse):
     assert "does not go with rotate" in refuse(2, [*command(media, **face), "--adapt", "--rotate"])
     assert "does not go with box" in refuse(2, [*command(media, **face), "--adapt", "--box", "1", "9", "1", "9"])
     assert "adapt_steps lies between 1 and" in refuse(2, command(media, **face, adapt_steps=0))
-    assert "is a photo, not a video" in refuse(1, [*command(media, checkpoint_path=face["checkpoint_path"]), "--adapt"])
+    assert "is an image, not a video" in refuse(
+        1, [*command(media, checkpoint_path=face["checkpoint_path"]), "--adapt"]
+    )
 
 
 def test_a_generator_of_unknown_origin_cannot_adapt(made, media, tmp_path):

@@ -16,7 +16,7 @@ from preprocessing.build.video_pipeline import (
     ClipRecipe,
     crop_faces,
     probe_source,
-    read_sound,
+    read_audio,
     write_draft,
 )
 from preprocessing.dataset.clip_candidates import ClipAudio, ClipCandidate, cut_tracks, measure_track, stored_size
@@ -72,7 +72,7 @@ class VideoPart:
 def make_person_clips(
     path: Path, folder: Path, part: VideoPart, detector: FaceDetector, progress: Progress | None = None
 ) -> list[Clip]:  # fmt: skip
-    """Makes the clips of one person in a video, by the gates of every data set.
+    """Makes the clips of one person in a video, with the quality filters of every data set.
 
     Args:
         path: the video.
@@ -90,8 +90,8 @@ def make_person_clips(
         raise MediaError(
             f"{display_path(path)} lasts {lasts} from start to end: {SHORTEST:g} s or more are needed to adapt"
         )
-    sound = read_sound(path)
-    if not sound.of(first, last)[1].any():
+    sound = read_audio(path)
+    if not sound.segment(first, last)[1].any():
         raise MediaError(f"{display_path(path)} is silent: without speech there is nothing to adapt to")
     track = _follow(path, first, last, part, detector, progress)
     found = _cut(path, track, sound)
@@ -135,9 +135,9 @@ def _cut(path: Path, track: FaceTrack, sound: ClipAudio) -> list[ClipCandidate]:
     """The stretches that may become clips, measured."""
     if not track.found.any():
         raise MediaError(f"{display_path(path)} shows no face that can be found")
-    found = cut_tracks([track], sound, RECIPE.gates)
+    found = cut_tracks([track], sound, RECIPE.filters)
     for each in found:
-        measure_track(each, sound, RECIPE.gates)
+        measure_track(each, sound, RECIPE.filters)
         each.size = stored_size(each.track.points, RECIPE.size, RECIPE.max_upscale)
     return found
 

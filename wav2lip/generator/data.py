@@ -104,7 +104,7 @@ def sample(
     other, count = reference_frames(clip, first, mask, rng, sampling.reference, moving)
     view = ImageTransform.draw(sampling.augmentation, rng, region.scale)
     mel_transform = MelTransform.draw(sampling.augmentation, rng)
-    apart = view.apart(round(sampling.jitter * region.scale), rng)
+    apart = view.jittered(round(sampling.jitter * region.scale), rng)
     target, reference = face_window(clip, region, first, WINDOW, view), face_window(clip, region, other, count, apart)
     mel, config = clip.mel, clip.config
     mels = mel_windows(rest_in_silence(mel, clip.speech), range(first, first + WINDOW), mel_transform=mel_transform)

@@ -17,8 +17,8 @@ from preprocessing.errors import UsageError
 from syncnet.data import WINDOW
 from syncnet.loss import bce_loss, sync_loss, sync_probability
 from syncnet.sync_expert import SyncExpert
+from training.losses import loss_weight
 from training.losses import total as total
-from training.losses import weight_of
 from wav2lip.generator.model import GeneratorConfig, split_fields
 
 SyncKind = Literal["log", "bce", "relative"]
@@ -234,7 +234,7 @@ def gradient_norms(
         if loss.requires_grad:
             (slope,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
         if slope is not None:
-            norm = weight_of(weights, name) * slope.float().norm().item()
+            norm = loss_weight(weights, name) * slope.float().norm().item()
         norms[f"gradient_norm/{name}"] = norm
     return norms
 

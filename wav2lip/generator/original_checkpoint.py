@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from preprocessing.errors import UsageError
 from syncnet.model import SyncNet
-from training.safe_pickle import differences, read_pickle, single, some
+from training.safe_pickle import read_pickle, summarize_keys, to_float32, weight_mismatches
 from wav2lip.gan.critics import VisualQualityCritic
 from wav2lip.generator.model import Generator
 
@@ -74,10 +74,10 @@ def read_released(path: str | Path, kind: str | None = None) -> ReleasedCheckpoi
     path = Path(path)
     weights, content = read_pickle(path)
     found = _recognise(path, weights, kind)
-    if wrong := differences(weights, NETWORKS[found]):
+    if wrong := weight_mismatches(weights, NETWORKS[found]):
         raise UsageError(f"{path} holds {NAMES[found]}, but not the released one: {wrong}")
     step = content.get("global_step", 0)
-    return ReleasedCheckpoint(found, single(weights), step if isinstance(step, int) else 0)
+    return ReleasedCheckpoint(found, to_float32(weights), step if isinstance(step, int) else 0)
 
 
 def _recognise(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
@@ -85,7 +85,7 @@ def _recognise(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
     parts = {key.partition(".")[0] for key in weights}
     found = next((found for sign, found in SIGNS.items() if sign in parts), None)
     if found is None:
-        raise UsageError(f"{path} holds an unknown network, with keys such as {some(weights)}")
+        raise UsageError(f"{path} holds an unknown network, with keys such as {summarize_keys(weights)}")
     if found not in NETWORKS or found != (kind or found):
         needed = NAMES[kind] if kind else " or ".join(NAMES[name] for name in NETWORKS)
         raise UsageError(f"{path} holds {NAMES[found]}, not {needed}")

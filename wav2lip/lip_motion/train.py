@@ -148,7 +148,7 @@ def train(clips: Path, recipe: LipMotionRecipe, flags: LipMotionTrainOptions, en
     state, rest = start(recipe, corpus, fabric, expert_of(corpus, recipe, run)), corpus.rest_map()
     if saved:
         restore(state, saved)
-        run.rewind(state.step)
+        run.truncate_log(state.step)
     draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, recipe.seed)
     mine = slice(fabric.global_rank, None, fabric.world_size)
     quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal

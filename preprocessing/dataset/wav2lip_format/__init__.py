@@ -1,1 +1,1 @@
-"""The original Wav2Lip's data layout, read and written."""
+"""The original Wav2Lip's data layout, reading and writing."""

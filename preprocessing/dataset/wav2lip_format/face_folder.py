@@ -1,6 +1,6 @@
-"""A folder of faces as the original's preprocess.py leaves it, 0.jpg, 1.jpg, ..., audio.wav, and the clips in it.
+"""A face folder in the layout of the original preprocess.py, 0.jpg, 1.jpg, ..., audio.wav, and its import as clips.
 
-Each picture is a detector's box as it was cut, of any size; the numbers leave out the frames without a face.
+Each image is a detection box cropped from the frame, of any size; frames without a face have no image.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.dataset import quality_filters as gates
-from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST
+from preprocessing.dataset import quality_filters as measure
+from preprocessing.dataset.clip_candidates import MIN_SIZE, SIDE_STEP
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.dataset.manifest import ClipRow
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
 from preprocessing.media.audio import speech_columns, spool_audio
 from preprocessing.media.video_reader import read_image
 
-SHORTEST, LONGEST = 5, 250  # frames of a clip: a window of the trainers; ten seconds, as the builder's
-LARGEST, ENLARGED = 160, 1.5  # pixels of a clip's square; how far a face may be enlarged for it
+SHORTEST, LONGEST = 5, 250  # frames of a clip: one training window; ten seconds, the default of preprocessing.build
+MAX_SIZE, MAX_UPSCALE = 160, 1.5  # maximum side of a clip's square in pixels; maximum enlargement of a face
 VERSIONS = {"python": platform.python_version(), "opencv": cv2.__version__, "numpy": np.__version__}
 
 
 def safe_name(name: str) -> str:
-    """The name as a folder may be called on any system and in a list, where a space ends a line; another name never
-    gives the same. A name that is changed, or could be a changed one, ends with 8 hex digits of its hash."""
+    """A unique, portable folder name without spaces, which end a line in file lists.
+
+    A name that had to be changed, or that could be mistaken for one, ends with 8 hex digits of its hash.
+    """
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60].lstrip(".-").rstrip(".") or "unnamed"
     if slug == name and name.lower() != "filelists" and not re.search(r"-[0-9a-f]{8}$", name):
         return name
@@ -45,7 +47,7 @@ def safe_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class FaceFolder:
-    """A folder `name`, <speaker>/<id>, below the root of an import, and the splits of the file lists that name it."""
+    """A folder `name`, <speaker>/<id>, below the import root, and the splits whose file lists contain it."""
 
     root: Path
     name: str
@@ -53,61 +55,61 @@ class FaceFolder:
 
     @property
     def speaker(self) -> str:
-        """By the folder's name; lists may name deeper folders, too."""
+        """The speaker from the folder name; lists may also name deeper folders."""
         return self.name.rpartition("/")[0] or self.name
 
     def target(self, suffix: str = "") -> Path:
-        """Where a clip made of it belongs, below the folder of clips."""
+        """Path of the resulting clip, relative to the clip folder."""
         return Path("clips", safe_name(self.speaker), f"{safe_name(self.name.rpartition('/')[2])}{suffix}.safetensors")
 
     def file(self, name: str = "") -> Path:
-        """Where a file of this folder, or the folder itself, is; ValueError when nothing should be read there."""
+        """Path of a file in this folder, or of the folder itself; UsageError if it is unsafe to read."""
         path = self.root / self.name / name
         if ".." in path.parts or not Path(os.path.realpath(path)).is_relative_to(self.root):
-            raise UsageError(f"{display_path(Path(self.name, name))} leads out of the imported folder")
+            raise UsageError(f"{display_path(Path(self.name, name))} points outside the imported folder")
         if name and path.exists() and not path.is_file():
             raise UsageError(f"{display_path(Path(self.name, name))} is not a file")
         return path
 
-    def picture(self, number: int) -> np.ndarray:
-        """Its picture of that number, (H, W, 3) uint8 BGR; ValueError or MediaError when there is none to be read."""
+    def image(self, number: int) -> np.ndarray:
+        """Image `number`, (H, W, 3) uint8 BGR; UsageError or MediaError if it cannot be read."""
         path = self.file(f"{number}.jpg")
         try:
             return read_image(path)
         except cv2.error as error:
-            raise UsageError(f"{display_path(path)} is a damaged photo") from error
+            raise UsageError(f"{display_path(path)} is a damaged image") from error
 
     def numbers(self) -> list[int]:
-        """The numbers of its pictures, sorted; ValueError if there is none."""
+        """The image numbers, sorted; UsageError if there are none."""
         try:
             names = os.listdir(self.file())
         except OSError as error:
             raise UsageError(f"{display_path(self.name)} cannot be read: {error.strerror}") from error
         numbers = sorted(int(name[:-4]) for name in names if re.fullmatch(r"(0|[1-9][0-9]{0,6})\.jpg", name))
         if not numbers:
-            raise UsageError(f"{display_path(self.name)} holds no pictures 0.jpg, 1.jpg, ...")
+            raise UsageError(f"{display_path(self.name)} holds no images 0.jpg, 1.jpg, ...")
         return numbers
 
 
-def adopt_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[ClipRow]:
-    """Writes a clip for every run of 5 to 250 pictures of consecutive numbers, with the sound of their time.
+def import_faces(folder: FaceFolder, numbers: Sequence[int], clips: Path, faults: list[str]) -> Iterator[ClipRow]:
+    """Writes a clip for every run of 5 to 250 consecutively numbered images, with the matching audio.
 
-    The crops are of kind "box", without margin, and as points they carry those that a box usually has.
+    The crops are of kind "box", without margin; their landmarks are estimated from the box.
 
     Args:
-        folder: what another program has made.
-        numbers: of its pictures, sorted.
-        clips: folder of clips.
-        faults: receives a line for every picture that cannot be read; it ends a run.
+        folder: the face folder.
+        numbers: its image numbers, sorted.
+        clips: the clip folder.
+        faults: receives one line per unreadable image, which also ends a run.
 
     Raises:
-        ValueError, MediaError: the sound is missing or cannot be read.
+        UsageError, MediaError: the audio is missing or cannot be read.
     """
     source = folder.file("audio.wav")
     samples = spool_audio(source, Path(tempfile.gettempdir()))
     speech, digest = speech_columns(samples), file_sha256(source)
-    heard = [number for number in numbers if number < frames_with_sound(numbers[-1] + 1, len(samples))]
-    runs = (run for run in _runs(folder, heard, faults) if len(run.jpegs) >= SHORTEST)
+    with_audio = [number for number in numbers if number < frames_with_audio(numbers[-1] + 1, len(samples))]
+    runs = (run for run in _runs(folder, with_audio, faults) if len(run.jpegs) >= SHORTEST)
     for count, run in enumerate(runs):
         yield _write_run(folder, run, count, digest, samples, speech, clips)
 
@@ -116,22 +118,22 @@ def _runs(folder: FaceFolder, numbers: Iterable[int], faults: list[str]) -> Iter
     run = None
     for number in numbers:
         try:
-            picture = folder.picture(number)
+            image = folder.image(number)
         except (ValueError, MediaError) as error:
             faults.append(str(error))
             continue
         if run is None or not run.continues(number):
             if run is not None:
                 yield run
-            run = _FaceRun.start(number, picture)
-        run.add(picture)
+            run = _FaceRun.start(number, image)
+        run.add(image)
     if run is not None:
         yield run
 
 
 @dataclass
 class _FaceRun:
-    """Pictures of consecutive numbers, as they come into a clip; the first decides the side of its square."""
+    """Consecutively numbered images that form a clip; the first determines the side of its square."""
 
     first: int
     crop: CropGeometry
@@ -139,25 +141,25 @@ class _FaceRun:
     boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, number: int, picture: np.ndarray) -> _FaceRun:
-        side = math.sqrt(picture.shape[0] * picture.shape[1])
-        size = min(LARGEST, max(SMALLEST, int(ENLARGED * side) // SIDE_STEP * SIDE_STEP))
+    def start(cls, number: int, image: np.ndarray) -> _FaceRun:
+        side = math.sqrt(image.shape[0] * image.shape[1])
+        size = min(MAX_SIZE, max(MIN_SIZE, int(MAX_UPSCALE * side) // SIDE_STEP * SIDE_STEP))
         return cls(number, CropGeometry("box", size, pads=(0, 0, 0, 0)))
 
     def continues(self, number: int) -> bool:
-        """Whether this number's picture comes next, and there is room for it."""
+        """Whether this image comes next and still fits into the clip."""
         return number == self.first + len(self.jpegs) and len(self.jpegs) < LONGEST
 
-    def add(self, picture: np.ndarray) -> None:
-        """Takes a face as it was cut out: (H, W, 3) of any size."""
-        height, width = picture.shape[:2]
+    def add(self, image: np.ndarray) -> None:
+        """Adds a cropped face, (H, W, 3) of any size."""
+        height, width = image.shape[:2]
         box = np.array((0, 0, width, height))
         matrix = self.crop.matrix(box, estimate_points(box), (width, height))
         self.boxes.append((0, 0, width, height))
-        self.jpegs.append(encode(crop(picture, matrix, self.crop.size)))
+        self.jpegs.append(encode(crop(image, matrix, self.crop.size)))
 
     def track(self) -> FaceTrack:
-        """The pictures' own edges as boxes, since where they were cut is not known."""
+        """A track whose boxes are the image bounds, since the position in the video is unknown."""
         boxes, count = np.array(self.boxes, np.float32), len(self.boxes)
         points = np.stack([estimate_points(box) for box in boxes])
         return FaceTrack(boxes, points, np.ones(count, bool), np.zeros(count, np.int32))
@@ -170,25 +172,25 @@ def _write_run(
         folder.name, digest, run.first / CLIP_FPS, len(run.jpegs), speaker=folder.speaker, crop=run.crop,
         versions=VERSIONS,
     )  # fmt: skip
-    sound = _span(samples, run.first * FRAME_SAMPLES, header.samples)
+    audio = _span(samples, run.first * FRAME_SAMPLES, header.samples)
     flags = _span(speech, round(header.start * header.audio.columns_per_second), header.columns)
     track = run.track()
     row = clip_row(header, folder.target(f"__a{count:04d}"), folder.splits[0], count)
-    row.side, row.speech, row.clipped = gates.side(track.boxes), gates.speech(flags), gates.clipped(sound)
-    row.level = gates.level(sound, flags, header.audio.hop_length)
-    row.audio_sha256 = hashlib.sha256(sound.tobytes()).hexdigest()
-    write_clip(clips / row.clip, header, run.jpegs, sound, track, flags)
+    row.side, row.speech, row.clipped = measure.side(track.boxes), measure.speech(flags), measure.clipped(audio)
+    row.level = measure.level(audio, flags, header.audio.hop_length)
+    row.audio_sha256 = hashlib.sha256(audio.tobytes()).hexdigest()
+    write_clip(clips / row.clip, header, run.jpegs, audio, track, flags)
     return row
 
 
 def _span(values: np.ndarray, first: int, count: int) -> np.ndarray:
-    """`count` values from `first` on, zeros behind their end."""
+    """`count` values from `first` on, zero-padded."""
     span = np.array(values[first : first + count])
     return np.pad(span, (0, count - len(span)))
 
 
 def clip_row(header: ClipHeader, clip: Path, split: str, number: int) -> ClipRow:
-    """The manifest's row of the clip, without measures. `clip`: its path below the folder of clips."""
+    """The manifest row of a clip, without measures. `clip`: path relative to the clip folder."""
     return ClipRow(
         clip.as_posix(), header.source, header.person, number, header.start, header.frames / CLIP_FPS, header.frames,
         header.speaker, split, header.language, header.licence, header.crop.size,
@@ -196,6 +198,6 @@ def clip_row(header: ClipHeader, clip: Path, split: str, number: int) -> ClipRow
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

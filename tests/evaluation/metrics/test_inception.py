@@ -98,6 +98,6 @@ def test_wrong_weights_are_named(tmp_path):
     del state[missing]
     message = refusal(tmp_path, state | {other: torch.zeros(3), "layer4.weight": torch.zeros(3)})
     assert f"1 missing ({missing})" in message
-    assert f"1 of another shape ({other} is (3,), not (320,))" in message
+    assert f"1 of the wrong shape ({other} is (3,), not (320,))" in message
     assert "1 unexpected (layer4.weight)" in message
     assert "not a checkpoint's dictionary" in refusal(tmp_path, [1, 2])

@@ -1,4 +1,4 @@
-"""Videos of every kind, the command as it is run on them, and a Python that notes which of them are opened."""
+"""Test videos of every kind, the build command, and a hook that records which videos are opened."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 ODD = os.fsdecode(b"caf\xe9 'x'\n.mp4")
 FRAMES = 34
 
-# Python runs it at every start, so in the workers too: it notes the videos that are opened, and lets some kill their
-# process or take for ever. Nothing but the workers opens a video.
+# Python runs it at startup, also in the workers. It records the videos that are opened, and makes some kill their
+# process or hang. Only workers open videos.
 HOOK = """
 import os, pathlib, signal, time
 notes, whole_open = pathlib.Path(os.environ["NOTES"]), os.open
@@ -47,7 +47,7 @@ os.open = opened
 
 @dataclass
 class Bench:
-    """A folder of videos, their clips, and the command as a process of its own."""
+    """A folder of videos, their clips, and the command as a separate process."""
 
     root: Path
 
@@ -64,12 +64,12 @@ class Bench:
         return [sys.executable, "-m", "preprocessing.build", *map(str, words)]
 
     def environment(self) -> dict[str, str]:
-        """What makes a process of ours take notes."""
+        """The environment that installs the hook in a process."""
         for name in ("hook", "notes"):
             (self.root / name).mkdir(exist_ok=True)
         (self.root / "hook" / "sitecustomize.py").write_text(HOOK)
         path = os.pathsep.join([str(self.root / "hook"), str(REPOSITORY)])
-        # With Dask's own 15 s, a worker that is killed twice within that time may be lost for good, and the job hang.
+        # With Dask's default of 15 s, a worker killed twice within that time may be lost, and the build hangs.
         patience = {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "200ms"}
         return os.environ | {"PYTHONPATH": path, "NOTES": str(self.root / "notes")} | patience
 
@@ -89,18 +89,18 @@ class Bench:
 _voices = count(1)
 
 
-def plant(path: Path, pictures: list[np.ndarray] | None = None) -> Path:
-    """A video of the speaking face, or of other pictures, with a piece of speech that no other has."""
+def plant(path: Path, frames: list[np.ndarray] | None = None) -> Path:
+    """A video of the talking face, or of other frames, with a unique piece of speech."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples, rate = speech(5)
     sound = write_sound(path.with_name("s.wav"), np.roll(samples, -next(_voices) * 4000)[: rate * FRAMES // 25], rate)
-    write_video(path.with_name("v.mp4"), pictures or moving_photo(FRAMES), sound=sound).rename(path)
+    write_video(path.with_name("v.mp4"), frames or moving_photo(FRAMES), sound=sound).rename(path)
     sound.unlink()
     return path
 
 
 def plant_all(videos: Path) -> None:
-    """One of each kind."""
+    """One video of each kind."""
     for name in ("anna/talk.mp4", "bob/talk.mp4", "bob/kills_once.mp4", "carl/kills.mp4", f"odd/{ODD}"):
         plant(videos / name)
     for name in ("again", "raises"):
@@ -112,7 +112,7 @@ def plant_all(videos: Path) -> None:
     (videos / "bad" / "empty.mp4").touch()
     shutil.copy(REPOSITORY / "assets" / "speech.wav", videos / "bad" / "sound.mp4")
     write_video(videos / "bad" / "silent.mp4", moving_photo(4))
-    plant(videos / "duo" / "two.mp4", [np.hstack([picture, picture[:, ::-1]]) for picture in moving_photo(FRAMES)])
+    plant(videos / "duo" / "two.mp4", [np.hstack([frame, frame[:, ::-1]]) for frame in moving_photo(FRAMES)])
     plant(videos / "duo" / "nobody.mp4", [np.full((96, 96, 3), 90, np.uint8)] * FRAMES)
     (videos / "duo" / "gone.mp4").symlink_to(videos / "not there.mp4")
 
@@ -121,10 +121,12 @@ Here = Callable[..., tuple[int, set[str]]]
 
 
 def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
-    """The command in this process and without workers: (exit code, the videos that it worked at)."""
+    """Runs the command in this process without workers: (exit code, processed videos)."""
     worked: list[str] = []
 
-    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(
+        client: object, sources: list[VideoSource], *arguments
+    ) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources:
             worked.append(source.video)
             yield source, make_clips(source, *arguments)
@@ -135,5 +137,5 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Here:
         return code, set(worked)
 
     monkeypatch.setattr(build, "connect", lambda *arguments: nullcontext())
-    monkeypatch.setattr(build, "make_all", make_all)
+    monkeypatch.setattr(build, "process_all", process_all)
     return run

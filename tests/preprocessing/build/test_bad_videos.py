@@ -1,4 +1,4 @@
-"""Bad videos: each ends in an outcome of one line, and leaves nothing half made behind."""
+"""Bad videos: each has a one-line outcome and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def talk(tmp_path_factory):
 
 
 def work(path: Path, clips: Path, recipe: ClipRecipe = HAAR) -> VideoOutcome:
-    """The outcome, after the checks that hold for every video."""
+    """The outcome, after checks common to all videos."""
     outcome = make_clips(VideoSource(path, path.name, "v-00000000", "s", "train"), clips, recipe)
     files = sorted(str(file.relative_to(clips)) for file in (clips / "clips").rglob("*") if file.is_file())
     assert files == sorted(row.clip for row in outcome.rows if row.clip)
@@ -52,7 +52,7 @@ def fate(path: Path, clips: Path) -> tuple[str, str]:
     return outcome.fate, outcome.reason
 
 
-# What is broken stays so ---------------------------------------------------------------------------------------------
+# Permanent errors ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_no_video_inside(tmp_path, content, message):
 
 def test_sound_only_picture_only_and_a_photo(tmp_path):
     assert "has no video stream" in fate(write_speech(tmp_path / "sound.mp4", 1.0), tmp_path)[1]
-    assert "has no sound track" in fate(write_video(tmp_path / "mute.mp4", [EMPTY] * 5), tmp_path)[1]
-    assert "is a photo" in fate(write_photo(tmp_path / "photo.png"), tmp_path)[1]
+    assert "has no audio track" in fate(write_video(tmp_path / "mute.mp4", [EMPTY] * 5), tmp_path)[1]
+    assert "is an image" in fate(write_photo(tmp_path / "photo.png"), tmp_path)[1]
     assert work(tmp_path / "photo.png", tmp_path).fate == "broken"
 
 
@@ -94,10 +94,10 @@ def test_a_picture_that_changes_its_size(tmp_path, talk, monkeypatch):
     monkeypatch.setattr(stages, "read_frames", lambda *args, **options: iter(frames))
     verdict, reason = fate(talk, tmp_path)
     assert verdict == "broken"
-    assert "changes the size of its picture at 0.40 s" in reason
+    assert "changes its frame size at 0.40 s" in reason
 
 
-# What can be decoded counts ------------------------------------------------------------------------------------------
+# Partly decodable videos ---------------------------------------------------------------------------------------------
 
 
 def test_a_truncated_file_gives_clips_of_what_is_whole(tmp_path):
@@ -120,22 +120,22 @@ def test_damage_in_the_middle(tmp_path, talk):
 
 
 def test_one_frame_and_nobody(tmp_path):
-    for name, pictures in (("one", swaying_photo(1)), ("empty", [EMPTY] * 30)):
-        verdict, reason = fate(write_talk(tmp_path / f"{name}.mp4", pictures), tmp_path)
+    for name, frames in (("one", swaying_photo(1)), ("empty", [EMPTY] * 30)):
+        verdict, reason = fate(write_talk(tmp_path / f"{name}.mp4", frames), tmp_path)
         assert verdict == "rejected"
-        assert "no face is seen" in reason
+        assert "no face with audio found" in reason
 
 
 def test_cuts_every_second(tmp_path):
     face = swaying_photo(75)
-    pictures = [picture if k // 25 % 2 else picture[:, ::-1, ::-1] for k, picture in enumerate(face)]
-    outcome = work(write_talk(tmp_path / "cuts.mp4", pictures), tmp_path)
+    frames = [frame if k // 25 % 2 else frame[:, ::-1, ::-1] for k, frame in enumerate(face)]
+    outcome = work(write_talk(tmp_path / "cuts.mp4", frames), tmp_path)
     assert [(row.start, row.frames) for row in outcome.rows] == [(0.0, 25), (1.0, 25), (2.0, 25)]
 
 
 def test_two_people_give_a_clip_each(tmp_path):
-    pictures = [np.hstack([picture, picture[:, ::-1]]) for picture in swaying_photo(30)]
-    path = write_talk(tmp_path / "two.mp4", pictures)
+    frames = [np.hstack([frame, frame[:, ::-1]]) for frame in swaying_photo(30)]
+    path = write_talk(tmp_path / "two.mp4", frames)
     outcome = work(path, tmp_path)
     assert sorted(row.person for row in outcome.rows) == [0, 1]
     assert sorted(Path(row.clip).name for row in outcome.rows) == [f"v-00000000__{x}0000.safetensors" for x in "ab"]
@@ -167,10 +167,10 @@ def test_a_rotated_video_is_upright(tmp_path, talk):
     ffmpeg("-display_rotation", "90", "-i", flat, "-c", "copy", path)
     (row,) = work(path, tmp_path).rows
     assert Clip.open(tmp_path / row.clip).header.picture == (200, 160)
-    assert work(flat, tmp_path / "flat").fate == "rejected"  # the cascade sees upright faces only
+    assert work(flat, tmp_path / "flat").fate == "rejected"  # the cascade detects only upright faces
 
 
-# What may go well another time ---------------------------------------------------------------------------------------
+# Errors worth a retry ------------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -204,7 +204,7 @@ def test_a_file_that_shrinks_between_the_passes(tmp_path, talk, monkeypatch):
     monkeypatch.setattr(stages, "read_frames", shorter)
     verdict, reason = fate(talk, tmp_path)
     assert verdict == "failed"
-    assert "has changed while it was read" in reason
+    assert "changed while it was being read" in reason
 
 
 def test_a_file_that_may_not_be_read(tmp_path, talk, monkeypatch):
@@ -234,7 +234,7 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ClipDraft, "write", write)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = work(path, tmp_path, replace(HAAR, gates=QualityFilters(min_seconds=0.4, max_seconds=0.9)))
+    outcome = work(path, tmp_path, replace(HAAR, filters=QualityFilters(min_seconds=0.4, max_seconds=0.9)))
     assert outcome.fate == "failed"
     assert outcome.reason.endswith(f"safetensors: {os.strerror(errno.ENOSPC)}")
     assert len(written) == 1

@@ -1,4 +1,4 @@
-"""The whole job on planted videos: what becomes of each, and what a second run does."""
+"""End-to-end builds of test videos: the outcome of each, and what a second run does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.preprocessing.build.planted import FRAMES, ODD, REPOSITORY, Bench, He
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The planted videos, made into clips by two workers; once, even where several processes run the tests."""
+    """The test videos, built by two workers; once, even if several processes run the tests."""
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     base = tmp_path_factory.getbasetemp().parent / f"built-{session}" if session else tmp_path_factory.mktemp("built")
     base.mkdir(exist_ok=True)
@@ -54,18 +54,20 @@ def test_every_video_has_its_fate(built: Bench):
         "bad/noise.mp4": ("broken", "is not a video"),
         "bad/empty.mp4": ("broken", "is empty"),
         "bad/sound.mp4": ("broken", "has no video stream"),
-        "bad/silent.mp4": ("broken", "has no sound track"),
+        "bad/silent.mp4": ("broken", "has no audio track"),
         "duo/nobody.mp4": ("rejected", "no face"),
         "duo/gone.mp4": ("failed", "does not exist"),
         "carl/again.mp4": ("rejected", "duplicate"),
         "carl/raises.mp4": ("failed", "LookupError: this is a fault (sitecustomize.py:12)"),
-        "carl/kills.mp4": ("failed", "its worker was killed 3 times: too little memory, or a crash"),
+        "carl/kills.mp4": ("failed", "its worker died 3 times: out of memory, or a crash"),
     }
     for video, (fate, reason) in expected.items():
         assert (fates[video].fate, fates[video].reason[: len(reason)]) == (fate, reason), video
     assert len(fates) == len(expected) + 5
-    told = sorted(line.split(": ")[0] for line in errors.splitlines())
-    assert told == sorted(video for video, (fate, _) in expected.items() if fate != "rejected"), "and no other noise"
+    reported = sorted(line.split(": ")[0] for line in errors.splitlines())
+    assert reported == sorted(video for video, (fate, _) in expected.items() if fate != "rejected"), (
+        "and no other noise"
+    )
 
 
 def test_every_clip_is_whole_and_listed(built: Bench):
@@ -102,7 +104,7 @@ def test_the_report_and_the_sheet_are_there_and_nothing_unfinished(built: Bench)
 
 @pytest.fixture
 def copied(built: Bench, tmp_path: Path) -> Bench:
-    """The same folders somewhere else, with their times."""
+    """A copy of the folders, with file times."""
     for folder in (built.videos, built.clips):
         shutil.copytree(folder, tmp_path / folder.name, symlinks=True)
     return Bench(tmp_path)
@@ -126,7 +128,7 @@ def test_a_second_run_does_what_is_left_and_repairs_what_is_broken(copied: Bench
     (copied.clips / "clips" / "anna" / "notes.txt").write_text("not ours")
 
     code, worked = here(copied)
-    failed = {"carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"}  # tried again
+    failed = {"carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"}  # retried
     assert (code, worked) == (0, {"anna/talk.mp4", "bob/talk.mp4", "duo/two.mp4"} | failed)
     assert copied.fates()["carl/kills.mp4"].fate == "made"
     after = {row.clip: row.audio_sha256 for row in copied.rows() if row.clip}
@@ -137,17 +139,36 @@ def test_a_second_run_does_what_is_left_and_repairs_what_is_broken(copied: Bench
     assert here(copied) == (0, {"duo/gone.mp4"})
 
 
+def test_files_with_the_old_column_name_are_refused_in_one_line(copied: Bench, here: Here, capsys):
+    manifest, state = copied.clips / "manifest.csv", next((copied.clips / "state").glob("two-*.json"))
+    table = manifest.read_text()
+    manifest.write_text(table.replace("sync_filter", "screen"))
+    assert here(copied) == (2, set())
+    error = capsys.readouterr().err
+    assert "manifest.csv is not a table of ClipRow rows: it lacks the columns sync_filter" in error
+    assert error.count("\n") == 1
+    manifest.write_text(table)
+    record = state.read_text()
+    state.write_text(record.replace('"sync_filter"', '"screen"'))
+    assert record != state.read_text()
+    assert here(copied) == (2, set())
+    error = capsys.readouterr().err
+    assert f"{state.name} has unknown fields (screen)" in error
+    assert error.count("\n") == 1
+    assert copied.files() == {row.clip for row in copied.rows() if row.clip}, "no clip was deleted"
+
+
 def test_screening_and_a_new_split_need_no_work(copied: Bench, here: Here):
     rows = copied.rows()
     for row in rows:
         if row.video == "anna/talk.mp4":
-            row.offset, row.confidence, row.screen = 3.0, 0.125, "off"
+            row.offset, row.confidence, row.sync_filter = 3.0, 0.125, "off"
     write_rows(copied.clips / "manifest.csv", rows)
     for name in ("carl/kills.mp4", "carl/raises.mp4", "duo/gone.mp4"):
         (copied.videos / name).unlink()
     assert here(copied, "--val-share", 1) == (0, set())
     assert {row.split for row in copied.rows()} == {"val"}
-    found = [(row.offset, row.confidence, row.screen) for row in copied.rows() if row.video == "anna/talk.mp4"]
+    found = [(row.offset, row.confidence, row.sync_filter) for row in copied.rows() if row.video == "anna/talk.mp4"]
     assert found == [(3.0, 0.125, "off")]
     assert copied.fates()["anna/talk.mp4"].clips == 0
     for path in (copied.videos / "anna", copied.videos / "bob" / "kills_once.mp4"):
@@ -188,10 +209,10 @@ def test_a_full_disk_ends_the_job_and_keeps_what_is_done(copied: Bench, here: He
         yield sources[-1], VideoOutcome(sources[-1].video, "failed", os.strerror(errno.ENOSPC), 0, [], {})
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(build, "make_all", full)
+    monkeypatch.setattr(build, "process_all", full)
     assert here(copied)[0] == 1
     *_, left, last = capsys.readouterr().err.splitlines()
-    assert left.startswith(f"{len(list(copied.videos.rglob('*.mp4'))) - 2} of ")  # the broken link counts as one
+    assert left.startswith(f"{len(list(copied.videos.rglob('*.mp4'))) - 2} of ")  # the broken link counts
     assert last.startswith('preprocessing.build: error: stopped at "odd/caf')
     assert last.endswith(": No space left on device")
     assert {video: row.fate for video, row in copied.fates().items()} == {
@@ -225,14 +246,16 @@ def test_the_tables_are_written_while_the_job_runs(copied: Bench, here: Here, mo
     shutil.rmtree(copied.clips)
     seen = []
 
-    def make_all(client: object, sources: list[VideoSource], *arguments) -> Iterator[tuple[VideoSource, VideoOutcome]]:
+    def process_all(
+        client: object, sources: list[VideoSource], *arguments
+    ) -> Iterator[tuple[VideoSource, VideoOutcome]]:
         for source in sources[:3]:
             yield source, VideoOutcome(source.video, "broken", "so", 0, [], {})
             seen.append(len(copied.fates()))
 
     monkeypatch.setattr(build, "REFRESH", 0.0)
-    monkeypatch.setattr(build, "PATIENCE", 0)
-    monkeypatch.setattr(build, "make_all", make_all)
+    monkeypatch.setattr(build, "REFRESH_FACTOR", 0)
+    monkeypatch.setattr(build, "process_all", process_all)
     assert here(copied)[0] == 1
     assert seen == [1, 2, 3]
 
@@ -250,17 +273,17 @@ def test_the_way_to_the_originals_layout_and_back(copied: Bench, here: Here, cap
     assert len(list((copied.root / "third").glob("*/*/audio.wav"))) == 6
     capsys.readouterr()
     assert build.main([str(copied.videos), str(back), "--detector", "haar"]) == 2
-    assert "holds clips of another origin" in capsys.readouterr().err
+    assert "holds imported clips" in capsys.readouterr().err
 
 
 def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
-    (copied.root / "options.yaml").write_text("size: 64\nspeaker: name\ngates:\n  min_side: 1000\n")
+    (copied.root / "options.yaml").write_text("size: 64\nspeaker: name\nfilters:\n  min_side: 1000\n")
     for path in sorted(copied.videos.rglob("*.mp4")):
         if path.parent.name != "anna":
             path.unlink()
     assert here(copied, "--config", copied.root / "options.yaml") == (1, {"anna/talk.mp4"})
     assert [(row.speaker, row.reason) for row in copied.rows()] == [("talk", "side")]
-    assert here(copied, "--config", copied.root / "options.yaml", "--gates.min-side=20")[0] == 0
+    assert here(copied, "--config", copied.root / "options.yaml", "--filters.min-side=20")[0] == 0
     assert [row.size for row in copied.rows()] == [64]
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):
@@ -277,19 +300,21 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
         (["VIDEOS"], "VIDEOS and CLIPS are needed"),
         (["VIDEOS", "CLIPS", "--import-wav2lip", "x"], "VIDEOS and CLIPS are needed"),
         (["none", "CLIPS"], "none does not exist"),
-        (["VIDEOS", "VIDEOS/a.mp4/clips"], "cannot be written to: Not a directory"),
+        (["VIDEOS", "VIDEOS/a.mp4/clips"], "is not writable: Not a directory"),
         (["VIDEOS", "CLIPS", "--workers", "0"], "workers must be 1 or more, not 0"),
         (["VIDEOS", "CLIPS", "--size", "big"], 'key "size"'),
         (["VIDEOS", "CLIPS", "--size", "7"], "size must be"),
-        (["VIDEOS", "CLIPS", "--gates.min_seconds", "9"], "min_seconds must be"),
+        (["VIDEOS", "CLIPS", "--filters.min_seconds", "9"], "min_seconds must be"),
+        (["VIDEOS", "CLIPS", "--gates.min_seconds", "1"], "--gates.min_seconds"),
+        (["VIDEOS", "CLIPS", "--config", "old.yaml"], "gates"),
         (["VIDEOS", "CLIPS", "--speaker", "face"], "'folder', 'name', 'file', 'table'"),
         (["VIDEOS", "CLIPS", "--speaker", "table"], "no table is given"),
-        (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a table that can be read"),
+        (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a readable table"),
         (["VIDEOS", "CLIPS", "--detector", "face"], "detector must be one of auto, yunet, sfd, haar"),
         (["VIDEOS", "CLIPS", "--yunet", "none.onnx"], "no YuNet model at"),
         (["VIDEOS", "CLIPS", "--s3fd", "none.pth", "--detector", "sfd"], "no S3FD weights at"),
         (["VIDEOS", "CLIPS", "--detector", "haar", "--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),
-        (["VIDEOS", "CLIPS", "--detector", "haar", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers"),
+        (["VIDEOS", "CLIPS", "--detector", "haar", "--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler responds"),
         (["VIDEOS", "CLIPS", "--config", "none.yaml"], "none.yaml"),
         (["VIDEOS", "CLIPS", "--speed", "9"], "--speed"),
     ],
@@ -297,8 +322,9 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
 def test_wrong_usage_is_one_line(tmp_path: Path, options: list[str], message: str, capsys, monkeypatch):
     (tmp_path / "VIDEOS").mkdir()
     (tmp_path / "VIDEOS" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "old.yaml").write_text("gates:\n  min_side: 1000\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    monkeypatch.setattr(cluster, "SCHEDULER_TIMEOUT", 0.5)
     assert build.main(options) == 2
     error = capsys.readouterr().err
     assert message in error

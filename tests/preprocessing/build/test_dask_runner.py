@@ -1,4 +1,4 @@
-"""Workers: of this machine or of a scheduler that is there, interrupted, killed, and each with its own GPU."""
+"""Workers: local or of an existing scheduler, interrupted, killed, and each with its own GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_worker_has_a_gpu():
 
 
 def processes_of(group: int) -> set[int]:
-    """The processes of a group that still run."""
+    """The running processes of a group."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -49,7 +49,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.fixture
 def at_work(tmp_path: Path) -> Iterator[tuple[Bench, subprocess.Popen[str]]]:
-    """A job of its own process group with one video done and one under way that takes a minute."""
+    """A build in a separate process group, with one video done and one in progress that takes a minute."""
     if not Path("/proc/self/stat").exists():
         pytest.skip("looks for processes in Linux's /proc")
     bench = Bench(tmp_path)
@@ -71,12 +71,12 @@ def at_work(tmp_path: Path) -> Iterator[tuple[Bench, subprocess.Popen[str]]]:
 def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(at_work, capsys):
     bench, job = at_work
     assert build.main(bench.command()[3:]) == 2
-    assert "another build is at work" in capsys.readouterr().err
+    assert "another build is using" in capsys.readouterr().err
     os.killpg(job.pid, signal.SIGINT)
     _, errors = job.communicate(timeout=60)
     assert job.returncode == 130
     assert errors.splitlines() == [
-        "2 of 3 videos are left; the same command goes on with them", "preprocessing.build: error: interrupted"
+        "2 of 3 videos remain; run the same command again to resume", "preprocessing.build: error: interrupted"
     ]  # fmt: skip
     assert {video: row.fate for video, row in bench.fates().items()} == {"anna/fast.mp4": "made"}
     assert [row.video for row in bench.rows() if row.passes] == ["anna/fast.mp4"]
@@ -93,7 +93,7 @@ def test_a_killed_job_leaves_no_process_and_goes_on(at_work, monkeypatch):
 
 @contextmanager
 def dask(*words: object) -> Iterator[None]:
-    """`dask scheduler` or `dask worker`, as one would start it by hand."""
+    """`dask scheduler` or `dask worker`, as started by hand."""
     command = [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -109,9 +109,9 @@ def test_workers_of_a_scheduler_that_is_already_there(tmp_path: Path, monkeypatc
     with dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file):
         wait_for(file.exists)
         address = address_in(file)
-        monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+        monkeypatch.setattr(cluster, "WORKER_TIMEOUT", 0.2)
         assert build.main(bench.command("--scheduler", address)[3:]) == 2
-        assert f"no worker has joined {address}" in capsys.readouterr().err
+        assert f"no worker joined {address}" in capsys.readouterr().err
         monkeypatch.undo()
         with dask("worker", address, "--nthreads", 1, "--local-directory", tmp_path / "scratch"):
             assert build.main(bench.command("--scheduler", address)[3:]) == 0

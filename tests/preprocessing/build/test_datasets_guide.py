@@ -1,4 +1,4 @@
-"""docs/datasets.md says what the program does: its flags exist, its gates and columns are those of the code."""
+"""docs/datasets.md matches the code: flags, quality filters and manifest columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from preprocessing.build import command as build
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.dataset.quality_filters import QualityFilters
-from syncnet import sync_filter as screen
+from syncnet import sync_filter
 from syncnet.sync_filter import SHORTEST, FilterLimits
 
 GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ DASKS = {"--host", "--port", "--nworkers", "--nthreads", "--scheduler-file"}
 
 
 def test_every_flag_exists(capsys):
-    for command in (build, screen):
+    for command in (build, sync_filter):
         with pytest.raises(SystemExit):
             command.main(["--help"])
     known = {"--" + flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w.-]*)", capsys.readouterr().out)}
@@ -30,11 +30,11 @@ def test_every_flag_exists(capsys):
 
 def test_the_table_of_gates_has_the_defaults():
     rows = {row[0]: row for line in GUIDE.splitlines() if len(row := [x.strip() for x in line.split("|")[1:-1]]) == 4}
-    for gate in fields(QualityFilters):
-        bound, name = gate.name.split("_")
+    for item in fields(QualityFilters):
+        bound, name = item.name.split("_")
         numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*", rows[name][1])]
-        assert numbers[-1 if bound == "max" else 0] == gate.default
-        assert f"--gates.{gate.name.replace('_', '-')}" in rows[name][2]
+        assert numbers[-1 if bound == "max" else 0] == item.default
+        assert f"--filters.{item.name.replace('_', '-')}" in rows[name][2]
 
 
 def test_every_column_is_named():

@@ -1,4 +1,4 @@
-"""What is told of a job: figures by hand, a table, and a sheet whose marks lie on the mouth."""
+"""The build report: figures computed by hand, the table, and mouth marks on the contact sheet."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.material import BOX, SIDE, photo
 
 ROWS = [
     ClipRow("a.safetensors", "1.mp4", 0, 0, 0.0, 6.0, 150, "anna", "train", licence="A"),
-    ClipRow("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", screen="pass"),
+    ClipRow("b.safetensors", "1.mp4", 0, 1, 6.0, 3.0, 75, "anna", "train", licence="B", sync_filter="pass"),
     ClipRow("c.safetensors", "2.mp4", 0, 0, 0.0, 3.0, 75, "ben", "train", licence="A"),
     ClipRow("d.safetensors", "3.mp4", 0, 0, 0.0, 1.2, 30, "cleo", "val", licence="A"),
     ClipRow("", "3.mp4", 0, 1, 2.0, 2.0, 50, "cleo", "val", reason="side+yaw"),
     ClipRow("", "3.mp4", 0, 2, 4.0, 2.0, 50, "cleo", "val", reason="yaw"),
-    ClipRow("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", screen="offset 9"),
+    ClipRow("e.safetensors", "3.mp4", 0, 3, 6.0, 2.0, 50, "cleo", "val", sync_filter="offset 9"),
 ]
 VIDEOS = [
     VideoRow("1.mp4", "anna", "train", "made", "", 10.0, 2, 9.0, 20.0),
@@ -51,7 +51,7 @@ def test_the_figures_are_those_counted_by_hand():
         "val": {"clips": 1, "minutes": pytest.approx(0.02), "people": 1},
     }
     assert {name: group["clips"] for name, group in figures["licences"].items()} == {"A": 3, "B": 1}
-    assert list(figures["rejected"].items()) == [("yaw", 2), ("screen: offset 9", 1), ("side", 1)]
+    assert list(figures["rejected"].items()) == [("yaw", 2), ("sync_filter: offset 9", 1), ("side", 1)]
     assert figures["reasons"] == {"is empty": 2, "no clip passes": 2, "Permission denied": 1}
     assert figures["stages"] == {"probe": 1.5, "track": 20.25}
 
@@ -97,7 +97,7 @@ def test_the_report_is_whole_or_not_there(tmp_path, monkeypatch):
 def face_clip(
     folder, row: ClipRow, frames: int = 7, kind: str = "points", size: int = 120, margin: int = 15
 ) -> ClipRow:
-    """A clip of the portrait, cut by where its points usually are."""
+    """A clip of the portrait, cropped by estimated landmarks."""
     top, bottom, left, right = BOX
     box = np.array([left, top, right, bottom], np.float32)
     points, geometry = estimate_points(box), CropGeometry(kind, size)
@@ -120,7 +120,7 @@ def test_the_mouths_region_is_the_experts_square():
 def test_corners_are_mapped_as_the_picture_was_cut():
     box, points = np.array([10, 20, 58, 68.0]), np.zeros((5, 2))
     points[3:] = [[21.5, 55.5], [45.5, 55.5]]
-    # A box of 48 pixels to 96: twice as large; pixel centre 21.5 is 12 pixels from the box's edge at 10, and so at 24.
+    # A 48-pixel box to 96: scale 2; pixel center 21.5 is 12 pixels from the box edge at 10, hence at 24.
     found = mouth_corners(CropGeometry("box", 96, (0, 0, 0, 0)), box, points, (200, 100))
     assert found == pytest.approx(np.array([[23.5, 71.5], [71.5, 71.5]]))
     template = np.array([[29, 12], [67, 12], [48, 35], [30, 60], [66, 60]]) * 2 + [30, 40]
@@ -145,7 +145,9 @@ def test_the_marks_lie_on_the_mouth(tmp_path, shared, size, margin):
     mouth = yunet([clean])[0][0].points[3:] * scale
     sides = [yellow[yellow[:, 0] < mouth[:, 0].mean()], yellow[yellow[:, 0] >= mouth[:, 0].mean()]]
     for marks, corner in zip(sides, mouth, strict=True):
-        assert np.linalg.norm(marks.mean(axis=0) - corner) < 0.1 * report.TILE  # the usual place, not this face's own
+        assert (
+            np.linalg.norm(marks.mean(axis=0) - corner) < 0.1 * report.TILE
+        )  # the estimated position, not this face's own
 
 
 def test_a_sheet_has_a_bounded_size_and_the_same_seed_gives_the_same(tmp_path):

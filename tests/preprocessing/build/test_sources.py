@@ -1,4 +1,4 @@
-"""Which videos are found, and what is known of each by its name, its folders, or a table."""
+"""Finding videos and their labels, by name, folder or table."""
 
 import hashlib
 import os
@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_two_splits, split_of, video_ids
+from preprocessing.build.sources import (
+    Labels,
+    VideoSource,
+    assign_split,
+    find_sources,
+    speakers_in_multiple_splits,
+    video_ids,
+)
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -28,7 +35,7 @@ def speakers(root: Path, **labels) -> dict[str, str]:
 
 def test_videos_are_found_by_suffix_in_all_folders_but_hidden_ones_and_the_clips(tmp_path: Path):
     plant(tmp_path, "b.MP4", "a/c.mov", "a/d/e.WebM", "a/notes.txt", "mp4", ".h.mp4", ".git/f.mp4", "out/clips/g.mp4")
-    found = find_sources(tmp_path, leave_out=tmp_path / "out")
+    found = find_sources(tmp_path, exclude=tmp_path / "out")
     assert [source.video for source in found] == ["a/c.mov", "a/d/e.WebM", "b.MP4"]
     assert all(source.path.is_absolute() and source.path == tmp_path / source.video for source in found)
 
@@ -64,7 +71,7 @@ def test_ids_of_which_two_would_agree_become_longer():
 
 
 def colliding_names() -> tuple[str, str]:
-    """Two paths whose SHA-256 begin with the same 8 digits; found once by search (about 2**16 tries)."""
+    """Two paths whose SHA-256 start with the same 8 digits; found by search (about 2**16 tries)."""
     seen: dict[str, str] = {}
     for number in range(400_000):
         name = f"{number}/x.mp4"
@@ -102,27 +109,27 @@ def test_a_speaker_is_part_of_the_name_or_the_whole_file(tmp_path: Path):
 
 def test_the_split_by_hash_is_fixed_and_has_its_shares():
     names = [f"speaker{number}" for number in range(5000)]
-    counts = Counter(split_of(name, 0.1, 0.05) for name in names)
+    counts = Counter(assign_split(name, 0.1, 0.05) for name in names)
     assert counts["val"] == pytest.approx(500, abs=80)  # four standard deviations
     assert counts["test"] == pytest.approx(250, abs=60)
-    assert {split_of(name, 0, 0) for name in names} == {"train"}
-    assert {split_of(name, 1, 0) for name in names} == {"val"}
-    assert {split_of(name, 0, 1) for name in names} == {"test"}
-    # SHA-256 of "anna" begins with 55579b55, which is 0.333368 of the way; `printf anna | sha256sum` says so.
-    assert split_of("anna", 0.33336, 0) == "train"
-    assert split_of("anna", 0.33337, 0) == "val"
+    assert {assign_split(name, 0, 0) for name in names} == {"train"}
+    assert {assign_split(name, 1, 0) for name in names} == {"val"}
+    assert {assign_split(name, 0, 1) for name in names} == {"test"}
+    # SHA-256 of "anna" starts with 55579b55, a fraction of 0.333368; see `printf anna | sha256sum`.
+    assert assign_split("anna", 0.33336, 0) == "train"
+    assert assign_split("anna", 0.33337, 0) == "val"
 
 
 def test_a_changed_share_moves_nobody_between_the_other_splits():
     for number in range(500):
-        before, after = (split_of(f"s{number}", 0.1, share) for share in (0.0, 0.2))
+        before, after = (assign_split(f"s{number}", 0.1, share) for share in (0.0, 0.2))
         assert after == before or (before, after) == ("train", "test")
 
 
 def test_a_speakers_videos_share_their_split(tmp_path: Path):
     plant(tmp_path, *(f"s{speaker}/{number}.mp4" for speaker in range(30) for number in range(3)))
     found = find_sources(tmp_path, Labels(val_share=0.3))
-    assert speakers_in_two_splits(found) == []
+    assert speakers_in_multiple_splits(found) == []
     assert {source.split for source in found} == {"train", "val"}
 
 
@@ -131,7 +138,7 @@ def test_the_split_is_a_folder(tmp_path: Path):
     found = find_sources(tmp_path, Labels(speaker="name", split="folder"))
     pairs = {f"{source.speaker} {source.split}" for source in found}
     assert pairs == {"anna train", "bob val", "carl test", "anna test"}
-    assert speakers_in_two_splits(found) == ["anna"]
+    assert speakers_in_multiple_splits(found) == ["anna"]
 
 
 @pytest.mark.parametrize("name", ["dev/anna__1.mp4", "anna__1.mp4"])
@@ -180,7 +187,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, lines: list[str], 
     plant(tmp_path, "1.mp4")
     with pytest.raises(ValueError, match=message):
         find_sources(tmp_path, Labels("table", split="table", table=table(tmp_path, *lines)))
-    with pytest.raises(ValueError, match=r"no\.csv is not a table that can be read"):
+    with pytest.raises(ValueError, match=r"no\.csv is not a readable table"):
         find_sources(tmp_path, Labels(table=tmp_path / "no.csv"))
 
 
@@ -195,7 +202,7 @@ def test_a_list_names_videos_beside_it_or_below_a_root(tmp_path: Path):
         "data/bob/2.mp4": "bob", "data/bob/3.mp4": "bob", "data/gone.mp4": "data/gone",
     }  # fmt: skip
     found = by_video(find_sources(elsewhere.rename(tmp_path / "x.txt"), Labels(root=tmp_path)))
-    assert found["data/gone.mp4"].path == tmp_path / "data" / "gone.mp4"  # fails on its own, later
+    assert found["data/gone.mp4"].path == tmp_path / "data" / "gone.mp4"  # fails later, when processed
 
 
 def test_a_list_that_leads_out_of_its_root_is_refused(tmp_path: Path):
@@ -208,7 +215,7 @@ def test_a_list_that_leads_out_of_its_root_is_refused(tmp_path: Path):
 
 
 def test_lrs2(tmp_path: Path):
-    """main/<folder>/<id>.mp4, and lists of <folder>/<id> with a score after them; no speaker but the broadcast."""
+    """main/<folder>/<id>.mp4, and lists of <folder>/<id> followed by a score; the only speaker is the broadcast."""
     broadcast = "5535415699068794046"
     main = plant(tmp_path / "lrs2/main", f"{broadcast}/00001.mp4", f"{broadcast}/00002.mp4", "61/00001.mp4")
     whole = by_video(find_sources(tmp_path / "lrs2", Labels(speaker_level=2)))
@@ -226,7 +233,7 @@ def test_voxceleb(tmp_path: Path):
     plant(tmp_path, *(f"{folder}/{number:05d}.mp4" for folder in folders for number in (1, 2)))
     found = find_sources(tmp_path, Labels(speaker_level=3))
     assert Counter(source.speaker for source in found) == {"id00012": 4, "id00015": 4}
-    assert speakers_in_two_splits(found) == []
+    assert speakers_in_multiple_splits(found) == []
     assert len({source.id for source in found}) == 8
 
 
@@ -238,11 +245,13 @@ def test_the_projects_own_folder(shared: Path):
     assert {source.split for source in found} == {"train", "val"}
     by_name = find_sources(shared / "data", Labels("name", split="folder"))
     assert [source.speaker for source in by_name] == [source.speaker for source in found]
-    assert speakers_in_two_splits(found) == ["grid_s1"]  # known: other sentences of one speaker, a seen-speaker check
+    assert speakers_in_multiple_splits(found) == [
+        "grid_s1"
+    ]  # intended: other sentences of a training speaker, a seen-speaker check
 
 
 def test_nothing_to_be_found_is_told_in_one_line(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"holds no video \(\.mp4"):
+    with pytest.raises(ValueError, match=r"holds no videos \(\.mp4"):
         find_sources(plant(tmp_path, "x.txt"))
     with pytest.raises(ValueError, match="does not exist"):
         find_sources(tmp_path / "none")

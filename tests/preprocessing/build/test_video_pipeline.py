@@ -1,4 +1,4 @@
-"""One video to its clips: what is in them, where they begin and end, and which work is spared."""
+"""Building the clips of one video: contents, boundaries, and skipped work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from preprocessing.build import video_pipeline as stages
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import STAGES, ClipRecipe, VideoOutcome, make_clips
-from preprocessing.dataset.clip_candidates import SIDE_STEP, SMALLEST, stored_size
+from preprocessing.dataset.clip_candidates import MIN_SIZE, SIDE_STEP, stored_size
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.faces.crops import CropGeometry, crop
@@ -67,9 +67,9 @@ def test_picture_and_sound_are_those_of_the_same_time(late):
     path, outcome, folder = late
     clip = Clip.open(folder / outcome.rows[0].clip)
     first = round(clip.header.start * 25)
-    sound = np.rint(load_audio(path) * 32768).astype(int)[first * 640 :][: clip.frames * 640]
+    audio = np.rint(load_audio(path) * 32768).astype(int)[first * 640 :][: clip.frames * 640]
     assert len(clip.audio) == clip.frames * 640
-    assert np.abs(clip.audio[: len(sound)] - sound).max() <= 1
+    assert np.abs(clip.audio[: len(audio)] - audio).max() <= 1
     frames, track = list(read_frames(path, fps=Fraction(25))), clip.track
     for k in (0, 7, clip.frames - 1):
         matrix = CropGeometry("points", clip.size).matrix(track.boxes[k], track.points[k], (SIDE, SIDE))
@@ -82,9 +82,9 @@ def test_picture_and_sound_are_those_of_the_same_time(late):
 
 def test_speech_flags_are_those_of_the_whole_sound(late):
     path, outcome, folder = late
-    clip, sound = Clip.open(folder / outcome.rows[0].clip), stages.read_sound(path)
+    clip, audio = Clip.open(folder / outcome.rows[0].clip), stages.read_audio(path)
     start = round(clip.header.start * 80)
-    assert np.array_equal(clip.speech[:100], sound.flags[start : start + 100])
+    assert np.array_equal(clip.speech[:100], audio.flags[start : start + 100])
     assert outcome.rows[0].speech == pytest.approx(clip.speech.mean())
 
 
@@ -98,18 +98,18 @@ def test_each_stage_has_its_time(late):
 def test_a_small_face_is_stored_smaller(late):
     row = late[1].rows[0]
     assert row.size % SIDE_STEP == 0
-    assert SMALLEST < row.size < HAAR.size
+    assert MIN_SIZE < row.size < HAAR.size
     box = np.array([0, 0, 100, 100], np.float32)
     points = np.repeat(estimate_points(box)[None], 3, axis=0)
     square = 1 / np.sqrt(np.linalg.det(CropGeometry("points", 1).matrix(box, points[0], (1, 1))[:, :2]))
     assert stored_size(points, 160, 1.0) == square // 8 * 8
     assert stored_size(points, 96, 1.0) == 96
-    assert stored_size(points / 20, 160, 1.5) == SMALLEST
+    assert stored_size(points / 20, 160, 1.5) == MIN_SIZE
 
 
 def test_cuts_end_a_clip(tmp_path):
     face = swaying_photo(60)
-    other = [picture[:, ::-1, ::-1] for picture in face]
+    other = [frame[:, ::-1, ::-1] for frame in face]
     outcome = made(write_talk(tmp_path / "cut.mp4", [*face[:30], *other[:35], *face[30:]]), tmp_path)
     assert [row.number for row in outcome.rows] == [0, 1, 2]
     assert [round(row.start * 25) for row in outcome.rows] == [0, 30, 65]
@@ -117,7 +117,7 @@ def test_cuts_end_a_clip(tmp_path):
 
 
 def test_long_runs_are_cut_into_pieces(tmp_path):
-    recipe = replace(HAAR, gates=QualityFilters(min_seconds=0.5, max_seconds=1.2))
+    recipe = replace(HAAR, filters=QualityFilters(min_seconds=0.5, max_seconds=1.2))
     outcome = made(write_talk(tmp_path / "long.mp4", swaying_photo(75)), tmp_path, recipe)
     assert [row.number for row in outcome.rows] == [0, 1, 2]
     assert max(row.frames for row in outcome.rows) <= 30
@@ -149,7 +149,7 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "read_frames", count)
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_side=1000.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, filters=QualityFilters(min_side=1000.0)))
     assert len(calls) == 1
     (row,) = outcome.rows
     assert row.reason == "side"
@@ -161,18 +161,18 @@ def test_nothing_is_decoded_twice_when_nothing_is_wanted(tmp_path, monkeypatch):
 
 def test_gates_of_the_picture_hold_a_clip_back(tmp_path):
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(40))
-    outcome = make_clips(source(path), tmp_path, replace(HAAR, gates=QualityFilters(min_sharpness=100.0)))
+    outcome = make_clips(source(path), tmp_path, replace(HAAR, filters=QualityFilters(min_sharpness=100.0)))
     assert outcome.rows[0].reason == "sharpness"
     assert outcome.rows[0].sharpness > 0
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_fade_at_the_beginning_is_cut_off(tmp_path):
-    pictures = swaying_photo(50)
+    frames = swaying_photo(50)
     for k in range(20):  # from 2.5 % to 97.5 % of the contrast, too slowly for a cut
         share = 0.025 + 0.05 * k
-        pictures[k] = (share * pictures[k] + (1 - share) * 130).astype(np.uint8)
-    (row,) = made(write_talk(tmp_path / "fade.mp4", pictures), tmp_path).rows
+        frames[k] = (share * frames[k] + (1 - share) * 130).astype(np.uint8)
+    (row,) = made(write_talk(tmp_path / "fade.mp4", frames), tmp_path).rows
     assert 6 <= round(row.start * 25) <= 11
     assert round(row.start * 25) + row.frames == 50
 
@@ -188,9 +188,9 @@ def test_a_second_run_makes_the_same_files(late, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
-    """No picture is held but those of the frame at hand: hundreds of frames take as much as a few."""
+    """Only the current frame is held: hundreds of frames take no more memory than a few."""
     path = write_talk(tmp_path / "talk.mp4", swaying_photo(30))
-    picture = np.zeros((400, 400, 3), np.uint8)
+    frame = np.zeros((400, 400, 3), np.uint8)
 
     def still(frames, detector, *, max_faces):
         count = sum(1 for _ in frames)
@@ -199,12 +199,12 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
         return [FaceTrack(box, points, np.ones(count, bool), np.zeros(count, np.int32), (SIDE, SIDE))]
 
     def peak(count: int) -> int:
-        monkeypatch.setattr(stages, "read_frames", lambda *args, **options: (picture.copy() for _ in range(count)))
-        monkeypatch.setattr(stages, "track_people", still)
-        monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_sound", lambda frames, samples: frames)
+        monkeypatch.setattr(stages, "read_frames", lambda *args, **options: (frame.copy() for _ in range(count)))
+        monkeypatch.setattr(stages, "track_faces", still)
+        monkeypatch.setattr("preprocessing.dataset.clip_candidates.frames_with_audio", lambda frames, samples: frames)
         tracemalloc.start()
         make_clips(
-            source(path), tmp_path, replace(HAAR, gates=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))
+            source(path), tmp_path, replace(HAAR, filters=QualityFilters(max_seconds=2.0, min_speech=0, min_level=-200))
         )
         value = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -219,7 +219,7 @@ def test_the_digest_tells_what_changes_the_clips(tmp_path):
     assert recipe.digest() == replace(recipe, device="cuda", yunet=tmp_path / "two" / "yunet.onnx").digest()
     changed = [
         {"size": 96},
-        {"gates": QualityFilters(min_side=50.0)},
+        {"filters": QualityFilters(min_side=50.0)},
         {"quality": 90},
         {"yunet": tmp_path / "other.onnx"},
     ]

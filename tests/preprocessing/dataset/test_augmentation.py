@@ -1,4 +1,4 @@
-"""Disguises: each by a number worked out by hand, all within what was asked for, and none when none was."""
+"""Augmentation: values computed by hand, ranges respected, and the identity changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NONE = Augmentation.none()
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    """(3, 96, 96, 3): a face and two of its parts enlarged."""
+    """(3, 96, 96, 3): a face and two enlarged parts of it."""
     parts = [photo(), photo()[30:110, 40:120], photo()[60:100, 50:90]]
     return np.stack([cv2.resize(part, (96, 96), interpolation=cv2.INTER_AREA) for part in parts])
 
@@ -29,7 +29,7 @@ def test_no_augmentation_changes_nothing(frames):
         assert replace(view, seed=0) == IDENTITY_IMAGE
         assert replace(mel_transform, seed=0) == IDENTITY_MEL
         assert np.array_equal(view.matrix(96), np.eye(3))
-        assert np.array_equal(view.paint(frames), frames)
+        assert np.array_equal(view.apply_photometric(frames), frames)
         assert np.array_equal(mel_transform.apply(mel), mel)
 
 
@@ -63,7 +63,7 @@ def test_warps_fill_their_ranges_and_do_not_leave_them():
         assert 0.98 * most < logs.max() <= most
         assert abs(logs.mean()) < 0.05 * most
     apart = [abs(np.log(v.stretch[0] / v.stretch[1])) for v in views]
-    assert max(apart) > 0.5  # width and height go their own ways
+    assert max(apart) > 0.5  # width and height are scaled independently
     shears = [v.shear for v in views]
     assert -0.1 <= min(shears) < -0.098 < 0.098 < max(shears) <= 0.1
 
@@ -72,11 +72,18 @@ def test_a_stretched_mel_by_hand():
     bands = np.arange(80, dtype=np.float32)
     mel = np.repeat((bands / 40 - 1)[:, None], 3, axis=1)  # band b has the level b / 40 - 1
     higher, lower = (np.rint((MelTransform(warp=warp).apply(mel)[:, 1] + 1) * 4000) / 100 for warp in (1.25, 0.5))
-    assert higher[[0, 4, 10, 63, 64, 79]].tolist() == [0, 5, 12.5, 78.75, 79, 79]  # beyond the last band it is the last
+    assert higher[[0, 4, 10, 63, 64, 79]].tolist() == [
+        0,
+        5,
+        12.5,
+        78.75,
+        79,
+        79,
+    ]  # beyond the last band, the last one is repeated
     assert lower[[0, 10, 11, 79]].tolist() == [0, 5, 5.5, 39.5]
     silent = mel.copy()
     silent[40:] = -4
-    assert (MelTransform(warp=0.5, gain=1).apply(silent)[:80, 0] > -4).all()  # the silent half is heard no more
+    assert (MelTransform(warp=0.5, gain=1).apply(silent)[:80, 0] > -4).all()  # the silent half is no longer visible
     assert (MelTransform(warp=2.0, gain=1).apply(silent)[20:] == -4).all()
     assert not np.array_equal(mel, MelTransform(warp=1.01).apply(mel))
 
@@ -111,20 +118,20 @@ def test_a_seed_gives_the_same_disguise():
     [
         (ImageTransform(shift=(3, -2)), (10, 20), (13, 18)),
         (ImageTransform(flip=True), (10, 20), (85, 20)),
-        (ImageTransform(flip=True, shift=(3, -2)), (10, 20), (88, 18)),  # it is moved after it was mirrored
+        (ImageTransform(flip=True, shift=(3, -2)), (10, 20), (88, 18)),  # the shift follows the flip
         (ImageTransform(zoom=2), (47.5, 47.5), (47.5, 47.5)),
         (ImageTransform(zoom=2), (57.5, 27.5), (67.5, 7.5)),
-        (ImageTransform(turn=90), (95, 0), (0, 0)),  # anticlockwise: the upper right corner becomes the upper left one
+        (ImageTransform(turn=90), (95, 0), (0, 0)),  # counterclockwise: the upper right corner moves to the upper left
         (ImageTransform(turn=90, flip=True), (95, 0), (95, 0)),
         (ImageTransform(stretch=(2, 0.5)), (47.5, 47.5), (47.5, 47.5)),
         (ImageTransform(stretch=(2, 0.5)), (57.5, 27.5), (67.5, 37.5)),
-        (ImageTransform(shear=0.2), (57.5, 57.5), (59.5, 57.5)),  # below the middle to the right
+        (ImageTransform(shear=0.2), (57.5, 57.5), (59.5, 57.5)),  # below the center, to the right
         (ImageTransform(shear=0.2), (57.5, 37.5), (55.5, 37.5)),
         (
             ImageTransform(stretch=(2, 1), shear=0.2, turn=90),
             (57.5, 57.5),
             (57.5, 25.5),
-        ),  # (20 + 2, 10), turned anticlockwise
+        ),  # (20 + 2, 10), rotated counterclockwise
     ],
 )
 def test_views_move_points_by_hand(view, point, expected):
@@ -134,7 +141,7 @@ def test_views_move_points_by_hand(view, point, expected):
 def test_apart_is_a_little_elsewhere_and_else_alike():
     rng = np.random.default_rng(0)
     view = ImageTransform.draw(Augmentation(), rng)
-    others = [view.apart(1, rng) for _ in range(60)]
+    others = [view.jittered(1, rng) for _ in range(60)]
     moved = {(other.shift[0] - view.shift[0], other.shift[1] - view.shift[1]) for other in others}
     assert moved == {(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)}
     assert {replace(other, shift=view.shift, seed=view.seed) for other in others} == {view}
@@ -142,39 +149,39 @@ def test_apart_is_a_little_elsewhere_and_else_alike():
 
 
 def test_colours_by_hand():
-    picture = np.full((1, 4, 4, 3), (10, 20, 200), np.uint8)
-    assert ImageTransform(gains=(2, 0.5, 1.5)).paint(picture)[0, 0, 0].tolist() == [20, 10, 255]
-    assert ImageTransform(gamma=2).paint(picture)[0, 0, 0].tolist() == [
+    image = np.full((1, 4, 4, 3), (10, 20, 200), np.uint8)
+    assert ImageTransform(gains=(2, 0.5, 1.5)).apply_photometric(image)[0, 0, 0].tolist() == [20, 10, 255]
+    assert ImageTransform(gamma=2).apply_photometric(image)[0, 0, 0].tolist() == [
         0,
         2,
         157,
     ]  # 255 (v / 255)^2: 0.39, 1.57, 156.86
     grey = round(0.114 * 10 + 0.587 * 20 + 0.299 * 200)
-    assert ImageTransform(grey=True).paint(picture)[0, 0, 0].tolist() == [grey] * 3
-    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).paint(picture)[0, 0, 0].tolist()
-    assert tinted == [round(0.9 * grey)] * 3  # a grey picture has no tint
+    assert ImageTransform(grey=True).apply_photometric(image)[0, 0, 0].tolist() == [grey] * 3
+    tinted = ImageTransform(grey=True, gains=(0.5, 1, 1.2)).apply_photometric(image)[0, 0, 0].tolist()
+    assert tinted == [round(0.9 * grey)] * 3  # a grayscale image has no tint
 
 
 def test_a_blur_is_a_gaussians(frames):
-    blurred = ImageTransform(blur=1.0).paint(frames)
+    blurred = ImageTransform(blur=1.0).apply_photometric(frames)
     for frame, expected in zip(blurred, frames, strict=True):
         assert np.array_equal(frame, cv2.GaussianBlur(expected, (7, 7), 1.0))
 
 
 def test_noise_differs_from_frame_to_frame_and_by_the_seed():
     grey = np.full((4, 96, 96, 3), 128, np.uint8)
-    noisy = ImageTransform(noise=3, seed=5).paint(grey)
+    noisy = ImageTransform(noise=3, seed=5).apply_photometric(grey)
     error = noisy.astype(float) - 128
-    assert error.std() == pytest.approx(np.sqrt(9 + 1 / 12), rel=0.02)  # and what rounding adds
+    assert error.std() == pytest.approx(np.sqrt(9 + 1 / 12), rel=0.02)  # plus the rounding error
     assert abs(error.mean()) < 0.05
     assert abs(np.corrcoef(error.reshape(4, -1))[~np.eye(4, dtype=bool)]).max() < 0.03
-    assert np.array_equal(noisy, ImageTransform(noise=3, seed=5).paint(grey))
-    assert not np.array_equal(noisy, ImageTransform(noise=3, seed=6).paint(grey))
+    assert np.array_equal(noisy, ImageTransform(noise=3, seed=5).apply_photometric(grey))
+    assert not np.array_equal(noisy, ImageTransform(noise=3, seed=6).apply_photometric(grey))
 
 
 def test_every_frame_is_compressed_alone_at_the_quality_asked_for(frames):
     for quality in (30, 90):
-        for made, frame in zip(ImageTransform(quality=quality).paint(frames), frames, strict=True):
+        for made, frame in zip(ImageTransform(quality=quality).apply_photometric(frames), frames, strict=True):
             data = cv2.imencode(".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
             assert np.array_equal(made, cv2.imdecode(data, cv2.IMREAD_COLOR))
 
@@ -187,7 +194,7 @@ def test_a_mels_level_and_tilt_by_hand():
     assert changed[79] == pytest.approx([0.75] * 6)
     assert changed[40, 0] == pytest.approx(0.25 + 0.5 / 79)
     assert MelTransform(gain=9).apply(mel).max() == 4
-    assert not mel.any()  # what was given is as it was
+    assert not mel.any()  # the input is unchanged
 
 
 def test_masks_cover_what_they_say_with_the_mean():
@@ -207,7 +214,7 @@ def test_masks_are_anywhere_and_no_wider_than_asked():
     assert all((len(mel_transform.bands), len(mel_transform.pauses)) == (2, 1) for mel_transform in drawn)
     bands = [band for mel_transform in drawn for band in mel_transform.bands]
     assert {width for _, width in bands} == set(range(9))
-    assert {first for first, width in bands if width == 8} == set(range(73))  # up to the last one that fits
+    assert {first for first, width in bands if width == 8} == set(range(73))  # up to the last position that fits
     assert {width for mel_transform in drawn for _, width in mel_transform.pauses} == set(range(4))
 
 
@@ -222,21 +229,21 @@ def test_digital_silence_stays_what_it_is():
 def test_noise_of_a_mel_follows_its_seed():
     mel = np.zeros((80, 60), np.float32)
     assert MelTransform(noise=0.15, seed=1).apply(mel).std() == pytest.approx(0.15, rel=0.03)
-    assert np.array_equal(MelTransform(noise=0.15, seed=1).apply(mel), MelTransform(noise=0.15, seed=1).change(mel))
-    assert not np.array_equal(MelTransform(noise=0.15, seed=1).apply(mel), MelTransform(noise=0.15, seed=2).change(mel))
+    assert np.array_equal(MelTransform(noise=0.15, seed=1).apply(mel), MelTransform(noise=0.15, seed=1).apply(mel))
+    assert not np.array_equal(MelTransform(noise=0.15, seed=1).apply(mel), MelTransform(noise=0.15, seed=2).apply(mel))
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"flip": 1.5}, "flip is a share from 0 to 1, not 1.5"),
-        ({"tint": -0.1}, "tint is a share from 0 to 1"),
-        ({"zoom": (1.1, 0.9)}, r"zoom is a range within 0.1 and 10, low first, not \(1.1, 0.9\)"),
-        ({"quality": (0, 90)}, "quality is a range within 1 and 100"),
-        ({"shift": -1.0}, "shift is 0 or more, not -1.0"),
-        ({"stretch": 1.5}, "stretch is a number from 0 to 1, not 1.5"),
-        ({"mel_warp": -0.1}, "mel_warp is a number from 0 to 1, not -0.1"),
-        ({"bands": (2, -8)}, "bands is 0 or more"),
+        ({"flip": 1.5}, "flip must be a share from 0 to 1, not 1.5"),
+        ({"tint": -0.1}, "tint must be a share from 0 to 1"),
+        ({"zoom": (1.1, 0.9)}, r"zoom must be an ascending range between 0.1 and 10, not \(1.1, 0.9\)"),
+        ({"quality": (0, 90)}, "quality must be an ascending range between 1 and 100"),
+        ({"shift": -1.0}, "shift must be 0 or more, not -1.0"),
+        ({"stretch": 1.5}, "stretch must be from 0 to 1, not 1.5"),
+        ({"mel_warp": -0.1}, "mel_warp must be from 0 to 1, not -0.1"),
+        ({"bands": (2, -8)}, "bands must be 0 or more"),
     ],
 )
 def test_contradictions_are_refused(option, message):

@@ -1,4 +1,4 @@
-"""Clips: what is written comes back, a window is read alone, nothing foreign, half or damaged is read."""
+"""Clips: round trip, partial reads, and rejection of foreign, truncated and damaged files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def change_header(path: Path, **values: Any) -> None:
 
 
 def offset_of(path: Path, name: str) -> int:
-    """Where a tensor begins in the file, as the format defines it."""
+    """Byte offset of a tensor in the file, as the format defines it."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     return 8 + length + json.loads(data[8 : 8 + length])[name]["data_offsets"][0]
@@ -88,14 +88,14 @@ def test_everything_comes_back_as_written(tmp_path):
 
 
 def test_the_mel_is_that_of_the_clips_own_sound(tmp_path):
-    sound = 0.3 * np.sin(np.arange(COUNT * 640) ** 1.3 / 50)
-    clip = Clip.open(write(tmp_path / "a.safetensors", samples=sound))
+    audio = 0.3 * np.sin(np.arange(COUNT * 640) ** 1.3 / 50)
+    clip = Clip.open(write(tmp_path / "a.safetensors", samples=audio))
     assert clip.mel.dtype == np.float32
     assert clip.mel.shape == (80, 1 + COUNT * 640 // 200)
     assert clip.speech.shape == (65,)
     assert np.array_equal(clip.mel, mel_spectrogram(clip.audio))
     assert np.array_equal(clip.mel, mel_spectrogram(clip.audio.astype(np.float32) / 32768))
-    assert np.abs(clip.audio / 32768 - sound).max() <= 0.5 / 32768
+    assert np.abs(clip.audio / 32768 - audio).max() <= 0.5 / 32768
 
 
 def test_sound_is_made_as_long_as_the_pictures(tmp_path):
@@ -134,7 +134,7 @@ def test_a_window_is_those_frames(tmp_path, first, count, step, expected):
 @pytest.mark.parametrize(("first", "count", "step"), [(-1, 2, 1), (16, 5, 1), (0, 0, 1), (0, 2, 0), (0, 3, 10)])
 def test_a_window_outside_the_clip_is_refused(tmp_path, first, count, step):
     clip = Clip.open(write(tmp_path / "a.safetensors"))
-    with pytest.raises(ValueError, match=r"a\.safetensors has the frames 0 to 19"):
+    with pytest.raises(ValueError, match=r"a\.safetensors has frames 0 to 19"):
         clip.faces(first, count, step)
 
 
@@ -167,7 +167,7 @@ def test_a_window_is_read_without_the_rest(tmp_path, monkeypatch):
     for step in (1, 4):
         read.clear()
         jpegs = clip.jpegs(3, 5, step)
-        assert sum(read) - sum(map(len, jpegs)) <= 20 * (5 * step + 1)  # their offsets and checksums, and no more
+        assert sum(read) - sum(map(len, jpegs)) <= 20 * (5 * step + 1)  # only their offsets and checksums
 
 
 def test_damage_is_told_where_it_is_read_and_only_there(tmp_path):
@@ -190,12 +190,12 @@ def test_damage_is_told_where_it_is_read_and_only_there(tmp_path):
 
 def test_pictures_that_are_none_or_of_another_size_are_refused(tmp_path):
     head = ClipHeader("a.mp4", "", 0.0, 3, crop=CropGeometry("points", 24), margin=4)
-    pictures = [encode(numbered(1)[0]), b"no picture", encode(numbered(1, side=31)[0])]
-    write_clip(tmp_path / "a.safetensors", head, pictures, noise(3), still_track(3), np.ones(10, bool))
+    jpegs = [encode(numbered(1)[0]), b"not an image", encode(numbered(1, side=31)[0])]
+    write_clip(tmp_path / "a.safetensors", head, jpegs, noise(3), still_track(3), np.ones(10, bool))
     clip = Clip.open(tmp_path / "a.safetensors")
     assert clip.faces(0, 1).shape == (1, 32, 32, 3)
     for frame in (1, 2):
-        with pytest.raises(ValueError, match=rf"a\.safetensors is damaged in frame {frame}: .* 32x32 pixels"):
+        with pytest.raises(ValueError, match=rf"a\.safetensors is damaged in frame {frame}: .* 32x32 image"):
             clip.faces(frame, 1)
 
 
@@ -259,7 +259,7 @@ def test_a_file_of_others_is_refused(tmp_path, metadata):
 def test_another_version_is_refused_naming_both(tmp_path):
     path = write(tmp_path / "a.safetensors")
     change_clip(path, {"format": "wav2lip-clip", "version": "2", "clip": "{}"})
-    with pytest.raises(ValueError, match=r"a\.safetensors is a clip of version 2; this program reads 1"):
+    with pytest.raises(ValueError, match=r"a\.safetensors is a clip of version 2; this program reads version 1"):
         Clip.open(path)
 
 
@@ -336,7 +336,7 @@ def test_a_write_that_fails_leaves_no_clip_and_keeps_the_old_one(tmp_path, monke
     seen = []
 
     def fail(*_: Any) -> None:
-        seen.extend(open_clips(tmp_path))  # another process looks for clips at this moment
+        seen.extend(open_clips(tmp_path))  # another process lists the clips at this moment
         raise OSError("disk full")
 
     monkeypatch.setattr(clips.os, call, fail)
@@ -352,8 +352,8 @@ def test_views_are_written_as_they_look(tmp_path):
     track.boxes += np.arange(2 * COUNT, dtype=np.float32)[:, None]
     half = FaceTrack(*(values[::-2] for values in (track.boxes, track.points, track.found, track.shot)))
     head = ClipHeader("a.mp4", "", 0.0, COUNT, crop=CropGeometry("points", 24), margin=4)
-    pictures = [encode(face[::-1, :, ::-1]) for face in numbered()]
-    write_clip(tmp_path / "a.safetensors", head, pictures, samples[::2], half, flags[::2])
+    jpegs = [encode(face[::-1, :, ::-1]) for face in numbered()]
+    write_clip(tmp_path / "a.safetensors", head, jpegs, samples[::2], half, flags[::2])
     clip = Clip.open(tmp_path / "a.safetensors")
     assert np.array_equal(clip.audio, samples[::2])
     assert np.array_equal(clip.speech, flags[::2])
@@ -365,7 +365,7 @@ def test_a_picture_is_encoded_well_and_a_quality_checked():
         back = cv2.imdecode(np.frombuffer(encode(photo(), quality), np.uint8), cv2.IMREAD_COLOR)
         return float(np.abs(back.astype(int) - photo()).mean())
 
-    assert error(95) < 2.5  # grey levels
+    assert error(95) < 2.5  # gray levels
     assert error(95) < error(60)
     assert len(encode(photo(), 60)) < len(encode(photo()))
     for quality in (0, 101):
@@ -479,7 +479,7 @@ def test_a_file_that_is_not_what_the_manifest_lists_is_refused(tmp_path):
     write_numbered_clip(tmp_path / "clips" / "c.safetensors", numbered(), margin=5)
     found = open_clips(tmp_path)
     for clip in found[1:3]:
-        with pytest.raises(ValueError, match=r"[bc]\.safetensors is not the clip that its manifest lists"):
+        with pytest.raises(ValueError, match=r"[bc]\.safetensors does not match its manifest entry"):
             clip.faces(0, 1)
 
 
@@ -498,6 +498,6 @@ def test_crops_of_two_kinds_are_refused(tmp_path):
 def test_a_speaker_is_drawn_by_the_square_root_of_its_clips():
     speakers = ["anna"] * 4 + ["ben"] + ["carl"] * 9
     weights = speaker_weights([Clip(Path("x"), listed=(speaker, 20, 96)) for speaker in speakers])
-    # Square roots 2, 1 and 3, so 1/3, 1/6 and 1/2 of the draws, shared equally by a speaker's clips.
+    # Square roots 2, 1 and 3, so 1/3, 1/6 and 1/2 of the draws, split equally among a speaker's clips.
     assert weights == pytest.approx([1 / 12] * 4 + [1 / 6] + [1 / 18] * 9)
     assert weights.sum() == pytest.approx(1)

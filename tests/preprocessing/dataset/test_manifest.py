@@ -1,4 +1,4 @@
-"""The tables: any text comes back, foreign tables are refused, screening survives a rebuild of the same sound."""
+"""Tables: any text survives, other tables are rejected, sync filter verdicts survive a rebuild of the same audio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset import manifest
-from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_screening, read_manifest, read_videos, write_rows
+from preprocessing.dataset.manifest import ClipRow, VideoRow, carry_sync_filter, read_manifest, read_videos, write_rows
 
 NASTY = [
     "plain", "with space", 'a "quoted" name', "comma, semicolon; tab\t", "line\nfeed", "return\r", "both\r\n", "\n",
@@ -30,7 +30,7 @@ def full_row() -> ClipRow:
     return row(
         person=1, number=12, start=61.48, split="val", language="en", licence="CC BY 4.0", size=160, side=101.5,
         sharpness=0.1 + 0.2, yaw=-12.0, roll=1e-17, missing=0.0, occluded=1.0, speech=2 / 3, level=-23.5, clipped=0.0,
-        audio_sha256="ab" * 32, reason="side+yaw", offset=-1.0, confidence=7.25, screen="offset",
+        audio_sha256="ab" * 32, reason="side+yaw", offset=-1.0, confidence=7.25, sync_filter="offset",
     )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_every_value_comes_back_exactly(tmp_path):
     first, second = read_manifest(tmp_path / "manifest.csv")
     assert first == rows[0]
     assert [type(value) for value in asdict(first).values()] == [type(value) for value in asdict(rows[0]).values()]
-    assert (second.offset, second.confidence, second.screen) == (0.0, None, "")
+    assert (second.offset, second.confidence, second.sync_filter) == (0.0, None, "")
     assert all(math.isnan(getattr(second, name)) for name in ("side", "sharpness", "yaw", "speech", "level", "clipped"))
 
 
@@ -82,7 +82,7 @@ def test_columns_may_be_moved_and_added_but_not_taken_away(tmp_path):
     names = [field.name for field in fields(ClipRow)]
     values = {**asdict(full_row()), "note": "mine"}
     for order in (["note", *reversed(names)], names[1:]):
-        with path.open("w", encoding="utf-8-sig", newline="") as file:  # with the mark that Excel writes
+        with path.open("w", encoding="utf-8-sig", newline="") as file:  # with the byte order mark Excel writes
             writer = csv.DictWriter(file, order, extrasaction="ignore")
             writer.writeheader()
             writer.writerow(values)
@@ -144,23 +144,23 @@ def _umask() -> int:
 
 
 @pytest.mark.parametrize(
-    ("reason", "screen", "passes"),
+    ("reason", "verdict", "passes"),
     [("", "", True), ("", "pass", True), ("", "offset", False), ("side", "", False), ("yaw+roll", "pass", False)],
 )
-def test_a_clip_passes_the_gates_and_the_expert(reason, screen, passes):
-    assert row(reason=reason, screen=screen).passes is passes
+def test_a_clip_passes_the_gates_and_the_expert(reason, verdict, passes):
+    assert row(reason=reason, sync_filter=verdict).passes is passes
 
 
 def test_screening_is_kept_where_clip_and_sound_agree():
-    screened = {"offset": 1.0, "confidence": 5.0, "screen": "offset"}
+    filtered = {"offset": 1.0, "confidence": 5.0, "sync_filter": "offset"}
     old = [
-        row(clip="a", audio_sha256="1", **screened),
-        row(clip="b", audio_sha256="2", **screened),
-        row(clip="", audio_sha256="3", **screened),
-        row(clip="d", audio_sha256="4", offset=0.0, confidence=8.0, screen="pass"),
+        row(clip="a", audio_sha256="1", **filtered),
+        row(clip="b", audio_sha256="2", **filtered),
+        row(clip="", audio_sha256="3", **filtered),
+        row(clip="d", audio_sha256="4", offset=0.0, confidence=8.0, sync_filter="pass"),
     ]
-    new = [row(clip=clip, audio_sha256=sound) for clip, sound in (("d", "4"), ("a", "1"), ("b", "9"), ("", "3"))]
-    carry_screening(new, old)
-    assert [(r.offset, r.confidence, r.screen) for r in new] == [
+    new = [row(clip=clip, audio_sha256=digest) for clip, digest in (("d", "4"), ("a", "1"), ("b", "9"), ("", "3"))]
+    carry_sync_filter(new, old)
+    assert [(r.offset, r.confidence, r.sync_filter) for r in new] == [
         (0.0, 8.0, "pass"), (1.0, 5.0, "offset"), (None, None, ""), (None, None, ""),
     ]  # fmt: skip

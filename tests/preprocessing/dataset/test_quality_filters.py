@@ -1,4 +1,4 @@
-"""Measures of a clip, on numbers worked out by hand, and on a real face that is blurred and hidden."""
+"""Quality measures on values computed by hand and on a real face, blurred and occluded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.dataset import quality_filters as gates
-from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed
+from preprocessing.dataset import quality_filters as measure
+from preprocessing.dataset.quality_filters import QualityFilters, QualityMeasures, failed_filters
 from tests.material import photo, speech
 
-FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # about the network's square
+FACE = cv2.resize(photo()[15:96, 45:126], (160, 160))  # roughly the network input square
 
 
 def projected(yaw: float, roll: float = 0.0, pitch: float = 0.0, scale: float = 30.0) -> np.ndarray:
-    """Five points (1, 5, 2) of a head, turned about its axes (degrees) and seen from afar."""
-    head = np.array([[-1, 0, 0], [1, 0, 0], [0, 1.1, 2 * gates.NOSE_DEPTH], [-0.8, 2, 0], [0.8, 2, 0]], np.float64)
+    """Five landmarks (1, 5, 2) of a head rotated about its axes (degrees), in orthographic projection."""
+    head = np.array([[-1, 0, 0], [1, 0, 0], [0, 1.1, 2 * measure.NOSE_DEPTH], [-0.8, 2, 0], [0.8, 2, 0]], np.float64)
     y, p, r = np.radians([yaw, pitch, roll])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
@@ -30,69 +30,69 @@ def projected(yaw: float, roll: float = 0.0, pitch: float = 0.0, scale: float = 
 def test_yaw_and_roll_of_a_projected_head(yaw, roll):
     for scale in (5, 80):
         points = projected(yaw, roll, scale=scale)
-        assert gates.yaws(points)[0] == pytest.approx(yaw, abs=0.01)
-        assert gates.rolls(points)[0] == pytest.approx(roll, abs=0.01)
+        assert measure.yaws(points)[0] == pytest.approx(yaw, abs=0.01)
+        assert measure.rolls(points)[0] == pytest.approx(roll, abs=0.01)
 
 
 def test_nodding_hardly_changes_the_yaw():
     for pitch in (-20, 20):
-        assert gates.yaws(projected(30, pitch=pitch))[0] == pytest.approx(30, abs=6)
-        assert gates.yaws(projected(0, pitch=pitch))[0] == pytest.approx(0, abs=0.01)
+        assert measure.yaws(projected(30, pitch=pitch))[0] == pytest.approx(30, abs=6)
+        assert measure.yaws(projected(0, pitch=pitch))[0] == pytest.approx(0, abs=0.01)
 
 
 def test_usual_extreme_forgives_a_tenth_of_the_frames():
     angles = np.array([-10.0] * 95 + [80.0] * 5)
-    assert gates.usual_extreme(angles) == 10
-    assert gates.usual_extreme(np.array([-10.0] * 80 + [80.0] * 20)) == 80
+    assert measure.percentile_90(angles) == 10
+    assert measure.percentile_90(np.array([-10.0] * 80 + [80.0] * 20)) == 80
 
 
 def test_side_is_the_median_root_of_the_area():
     boxes = np.array([[0, 0, 40, 90], [5, 5, 55, 55], [0, 0, 100, 100]], np.float32)
-    assert gates.side(boxes) == 60
+    assert measure.side(boxes) == 60
 
 
 def test_missing_counts_frames_with_a_part_beyond_the_edge():
     points = np.repeat(projected(0), 4, axis=0)  # nose at y = 83, mouth at 110, so the chin at 137
-    assert gates.missing(points, (200, 138)) == 0
-    assert gates.missing(points, (200, 136)) == 1
-    points[1, :, 0] -= 75  # the right eye, at x = 70, goes out
-    assert gates.missing(points, (200, 200)) == 0.25
+    assert measure.missing(points, (200, 138)) == 0
+    assert measure.missing(points, (200, 136)) == 1
+    points[1, :, 0] -= 75  # the right eye, at x = 70, leaves the frame
+    assert measure.missing(points, (200, 200)) == 0.25
 
 
 def test_sound_measures_by_hand():
     samples = np.zeros(1600, np.int16)
     samples[400:800:2], samples[401:800:2] = 3277, -3277  # a tenth of full scale: -20 dBFS
     flags = np.array([0, 0, 1, 1, 0, 0, 0, 0, 0], bool)  # of 200 samples each
-    assert gates.level(samples, flags, 200) == pytest.approx(-20, abs=0.01)
-    assert gates.level(samples, np.zeros(9, bool), 200) == pytest.approx(-20 - 10 * math.log10(4), abs=0.01)
-    assert gates.speech(flags) == pytest.approx(2 / 9)
-    assert gates.level(np.zeros(800, np.int16), np.ones(5, bool), 200) == gates.SILENCE
+    assert measure.level(samples, flags, 200) == pytest.approx(-20, abs=0.01)
+    assert measure.level(samples, np.zeros(9, bool), 200) == pytest.approx(-20 - 10 * math.log10(4), abs=0.01)
+    assert measure.speech(flags) == pytest.approx(2 / 9)
+    assert measure.level(np.zeros(800, np.int16), np.ones(5, bool), 200) == measure.SILENCE
     samples[:16] = [32767, -32768] * 8
-    assert gates.clipped(samples) == pytest.approx(0.01)
+    assert measure.clipped(samples) == pytest.approx(0.01)
 
 
 def test_a_recording_driven_too_high_is_clipped():
-    sound = speech(3.0)[0]
-    peak = np.abs(sound).max()
-    assert gates.clipped((sound / peak * 29000).astype(np.int16)) == 0
-    loud = np.clip(sound / peak * 4, -1, 1) * 32767
-    assert gates.clipped(loud.astype(np.int16)) > QualityFilters().max_clipped
+    audio = speech(3.0)[0]
+    peak = np.abs(audio).max()
+    assert measure.clipped((audio / peak * 29000).astype(np.int16)) == 0
+    loud = np.clip(audio / peak * 4, -1, 1) * 32767
+    assert measure.clipped(loud.astype(np.int16)) > QualityFilters().max_clipped
 
 
 def test_sharpness_tells_blur_and_hardly_size_light_and_contrast():
-    sharp = gates.sharpness(FACE)
+    sharp = measure.sharpness(FACE)
     for size in (128, 96, 72, 48):
         smaller = cv2.resize(FACE, (size, size), interpolation=cv2.INTER_AREA)
-        assert gates.sharpness(smaller) == pytest.approx(sharp, rel=0.3)
-    assert gates.sharpness(cv2.convertScaleAbs(FACE, alpha=0.5, beta=40)) == pytest.approx(sharp, rel=0.1)
-    values = [gates.sharpness(cv2.GaussianBlur(FACE, (0, 0), sigma)) for sigma in (1, 2, 4, 6)]
+        assert measure.sharpness(smaller) == pytest.approx(sharp, rel=0.3)
+    assert measure.sharpness(cv2.convertScaleAbs(FACE, alpha=0.5, beta=40)) == pytest.approx(sharp, rel=0.1)
+    values = [measure.sharpness(cv2.GaussianBlur(FACE, (0, 0), sigma)) for sigma in (1, 2, 4, 6)]
     assert values == sorted(values, reverse=True)
     assert sharp > QualityFilters().min_sharpness > values[-1]
-    assert gates.sharpness(np.full((96, 96, 3), 128, np.uint8)) == 0
+    assert measure.sharpness(np.full((96, 96, 3), 128, np.uint8)) == 0
 
 
 def talking(count: int) -> list[np.ndarray]:
-    """The face with a dark mouth that opens and closes, under light that changes."""
+    """The face with a dark mouth that opens and closes, under changing light."""
     faces = []
     for k in range(count):
         face = FACE.copy()
@@ -102,8 +102,8 @@ def talking(count: int) -> list[np.ndarray]:
 
 
 def flags_of(faces: list[np.ndarray], yaws: np.ndarray | None = None) -> np.ndarray:
-    lower = np.stack([gates.lower_face(face) for face in faces])
-    return gates.strange(lower, np.zeros(len(faces)) if yaws is None else yaws)
+    lower = np.stack([measure.lower_face(face) for face in faces])
+    return measure.outlier_frames(lower, np.zeros(len(faces)) if yaws is None else yaws)
 
 
 def test_a_talking_face_is_not_strange():
@@ -114,7 +114,7 @@ def test_what_hides_the_mouth_is_strange():
     faces = talking(60)
     for face in faces[20:32]:
         cv2.rectangle(face, (40, 70), (120, 130), (60, 90, 60), -1)
-    for face in faces[40:46]:  # fingers of the face's own colour
+    for face in faces[40:46]:  # fingers in the color of the face
         for row in range(74, 130, 14):
             cv2.ellipse(face, (80, row), (60, 6), 0, 0, 360, tuple(int(v) for v in FACE[60, 80]), -1)
             cv2.ellipse(face, (80, row + 7), (60, 2), 0, 0, 360, (40, 50, 90), -1)
@@ -143,11 +143,11 @@ def test_a_few_frames_are_enough(count):
 
 def test_failed_names_the_gates_in_order():
     good = QualityMeasures(50, 0.5, 10, 10, 0, 0, 0.5, -20, 0)
-    assert failed(good, QualityFilters()) == []
-    assert failed(QualityMeasures(), QualityFilters()) == []
+    assert failed_filters(good, QualityFilters()) == []
+    assert failed_filters(QualityMeasures(), QualityFilters()) == []
     bad = QualityMeasures(39, 0.01, 46, 46, 0.2, 0.3, 0.1, -46, 0.1)
-    assert failed(bad, QualityFilters()) == list(vars(bad))
-    assert failed(QualityMeasures(side=39, yaw=46, level=-20), QualityFilters(min_side=38)) == ["yaw"]
+    assert failed_filters(bad, QualityFilters()) == list(vars(bad))
+    assert failed_filters(QualityMeasures(side=39, yaw=46, level=-20), QualityFilters(min_side=38)) == ["yaw"]
 
 
 def test_every_measure_has_its_gate():

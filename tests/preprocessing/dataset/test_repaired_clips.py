@@ -1,4 +1,4 @@
-"""Clips whose sound came early or late: what the manifest's offset takes out of them when they are read."""
+"""Clips with early or late audio: the offset in the manifest is corrected when they are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OFFSETS = (-19, -10, -5, -3, -1, 1, 2, 5, 7, 19)
 
 
 def stored(path: Path) -> Path:
-    """Picture k has the value 10 k everywhere; frame k of the sound is noise around 1000 k; box k begins at k."""
+    """Frame k has the value 10 k everywhere; its audio is noise around 1000 k; box k starts at k."""
     values = np.broadcast_to((10 * np.arange(COUNT)).astype(np.uint8)[:, None, None, None], (COUNT, 32, 32, 3))
     rng = np.random.default_rng(0)
     samples = (np.repeat(1000 * np.arange(COUNT), 640) + rng.integers(-100, 100, COUNT * 640)).astype(np.int16)
@@ -43,14 +43,14 @@ def path(tmp_path_factory):
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_every_picture_comes_with_the_sound_that_it_fits(path, offset):
     clip = Clip(path, offset=offset)
-    pictures = clip.faces(0, clip.frames)[:, 0, 0, 0] // 10
-    sounds = np.rint(clip.audio.reshape(-1, 640).mean(axis=1) / 1000).astype(int)
-    assert len(pictures) == clip.frames == COUNT - abs(offset)
-    assert (pictures.astype(int) - sounds == offset).all()
-    assert {pictures[0], sounds[0]} == {0, abs(offset)}
+    frames = clip.faces(0, clip.frames)[:, 0, 0, 0] // 10
+    audio_frames = np.rint(clip.audio.reshape(-1, 640).mean(axis=1) / 1000).astype(int)
+    assert len(frames) == clip.frames == COUNT - abs(offset)
+    assert (frames.astype(int) - audio_frames == offset).all()
+    assert {frames[0], audio_frames[0]} == {0, abs(offset)}
     assert np.array_equal(clip.track.boxes[:, 0] - clip.track.boxes[0, 0], np.arange(clip.frames))
-    assert clip.track.boxes[0, 0] == still_track(1).boxes[0, 0] + pictures[0]
-    assert clip.start == pytest.approx(2.0 + pictures[0] / 25)
+    assert clip.track.boxes[0, 0] == still_track(1).boxes[0, 0] + frames[0]
+    assert clip.start == pytest.approx(2.0 + frames[0] / 25)
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
@@ -59,7 +59,7 @@ def test_it_is_the_clip_that_would_be_written_of_what_fits(path, tmp_path, offse
     own = slice(late, late + repaired.frames)
     track = whole.track
     track = FaceTrack(*(values[own] for values in (track.boxes, track.points, track.found, track.shot)), track.size)
-    flags = whole.speech[early * 640 // 200 :]  # a column begins every 200 samples, and one that has begun counts
+    flags = whole.speech[early * 640 // 200 :]  # a column starts every 200 samples; partial columns count
     header = replace(whole.header, frames=repaired.frames)
     write_clip(
         tmp_path / "b.safetensors", header, whole.jpegs(late, repaired.frames), whole.audio[early * 640 :], track, flags
@@ -75,16 +75,16 @@ def test_it_is_the_clip_that_would_be_written_of_what_fits(path, tmp_path, offse
 
 
 def test_the_stored_mel_is_near_that_of_the_moved_sound(path):
-    """So that the repair does not move picture against sound by part of a frame: five frames are 16 columns."""
+    """The correction must not shift video against audio by a fraction of a frame: five frames are 16 columns."""
     whole, repaired = Clip.open(path).mel, Clip(path, offset=-5).mel
-    assert np.array_equal(repaired[:, 2:], whole[:, 18:])  # the first two columns look back beyond the clip's start
+    assert np.array_equal(repaired[:, 2:], whole[:, 18:])  # the first two columns reach back before the clip
     assert np.array_equal(repaired, mel_spectrogram(Clip.open(path).audio[3200:]))
 
 
 def test_windows_are_drawn_out_of_the_repaired_clip(path):
     clip = Clip(path, offset=4)
     faces = face_window(clip, CropRegion(size=24), 3, 2)
-    assert faces[:, 12, 12, 0].tolist() == [70, 80]  # pictures 7 and 8
+    assert faces[:, 12, 12, 0].tolist() == [70, 80]  # frames 7 and 8
     assert np.array_equal(mel_windows(clip.mel, [3]), mel_windows(mel_spectrogram(clip.audio), [3]))
     assert clip.jpegs(1, 3, 2) == Clip.open(path).jpegs(5, 3, 2)
 
@@ -94,7 +94,7 @@ def test_frames_beyond_what_fits_are_refused(path):
         clip = Clip(path, offset=offset)
         assert clip.faces(15, 1).shape == (1, 32, 32, 3)
         for first, count in ((-1, 1), (15, 2), (16, 1)):
-            with pytest.raises(ValueError, match=r"a\.safetensors has the frames 0 to 15"):
+            with pytest.raises(ValueError, match=r"a\.safetensors has frames 0 to 15"):
                 clip.faces(first, count)
     for offset in (COUNT, -COUNT, 400):
         with pytest.raises(ValueError, match=f"has 20 frames; an offset of {offset} leaves none"):
@@ -107,8 +107,8 @@ def test_it_is_pickled_with_its_offset(path):
 
 
 def test_looks_at_a_clip_are_told_apart_by_its_offset(path):
-    looks = [FramePoses.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
-    assert looks == pytest.approx([20, 50, 20], abs=1)
+    poses = [FramePoses.of(Clip(path, offset=offset), [2], 0.4).pose.mean() for offset in (0, 3, -3)]
+    assert poses == pytest.approx([20, 50, 20], abs=1)
 
 
 def row(name: str, **values: object) -> ClipRow:
@@ -127,9 +127,10 @@ def listed(folder: Path, *rows: ClipRow) -> Path:
 
 def test_a_manifest_says_what_is_repaired(tmp_path):
     folder = listed(
-        tmp_path, row("a", offset=3.0, confidence=0.5, screen="pass"), row("b", offset=-2, screen="pass"),
-        row("c", offset=0, screen="pass"), row("d", offset=3), row("e"), row("f", offset=9.0, screen="offset"),
-        row("g", screen="short"), row("h", offset=1.0, confidence=0.0, screen="confidence"),
+        tmp_path, row("a", offset=3.0, confidence=0.5, sync_filter="pass"), row("b", offset=-2, sync_filter="pass"),
+        row("c", offset=0, sync_filter="pass"), row("d", offset=3), row("e"),
+        row("f", offset=9.0, sync_filter="offset"), row("g", sync_filter="short"),
+        row("h", offset=1.0, confidence=0.0, sync_filter="confidence"),
     )  # fmt: skip
     found = open_clips(folder)
     assert [(clip.path.stem, clip.offset, clip.frames) for clip in found] == [
@@ -143,7 +144,7 @@ def test_a_manifest_says_what_is_repaired(tmp_path):
 
 
 def test_nothing_is_held_out_when_the_repair_makes_it_too_short(tmp_path):
-    held_out = row("b", split="val", offset=-3.0, screen="pass")
+    held_out = row("b", split="val", offset=-3.0, sync_filter="pass")
     folder = listed(tmp_path, row("a"), held_out)
     assert [len(some) for some in open_splits(folder, None, 17)] == [1, 1]
     assert [len(some) for some in open_splits(folder, None, 18)] == [1, 0]
@@ -151,17 +152,19 @@ def test_nothing_is_held_out_when_the_repair_makes_it_too_short(tmp_path):
 
 def test_frames_left_are_counted_by_the_row():
     counts = [(-4, "pass", 16), (4.0, "pass", 16), (4.0, "offset", 20), (None, "pass", 20), (4.0, "", 20)]
-    for offset, screen, usable in counts:
-        assert row("a", offset=offset, screen=screen).usable == usable
-    assert row("a", offset=-3.6, screen="pass").shift == -4  # others' tables may hold parts of frames
+    for offset, verdict, usable in counts:
+        assert row("a", offset=offset, sync_filter=verdict).usable_frames == usable
+    assert (
+        row("a", offset=-3.6, sync_filter="pass").shift == -4
+    )  # tables from other programs may hold fractional offsets
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "late"])
 def test_an_offset_that_is_no_number_is_refused(tmp_path, text):
-    folder = listed(tmp_path, row("a", offset=77.0, screen="pass"))
+    folder = listed(tmp_path, row("a", offset=77.0, sync_filter="pass"))
     table = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(table.replace("77.0", text))
-    with pytest.raises(ValueError, match=rf"manifest\.csv is not a table of Row rows: line 2: .*{text}"):
+    with pytest.raises(ValueError, match=rf"manifest\.csv is not a table of ClipRow rows: line 2: .*{text}"):
         read_manifest(folder / "manifest.csv")
 
 

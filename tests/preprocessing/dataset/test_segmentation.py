@@ -1,11 +1,11 @@
-"""Where clips begin and end."""
+"""Segmentation of videos into clips."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_sound
+from preprocessing.dataset.segmentation import FRAME_SAMPLES, cut_run, face_runs, frames_with_audio
 from preprocessing.faces.face_track import FaceTrack
 
 
@@ -27,7 +27,7 @@ def test_gaps_and_cuts_end_a_run():
     ("samples", "frames"), [(50 * 640, 50), (60 * 640, 50), (50 * 640 - 1600, 50), (50 * 640 - 1601, 47), (100, 0)]
 )
 def test_the_picture_ends_with_the_sound_unless_that_is_nearly_as_long(samples, frames):
-    assert frames_with_sound(50, samples) == frames
+    assert frames_with_audio(50, samples) == frames
 
 
 def test_a_long_run_is_cut_in_the_pause_near_the_even_cut():

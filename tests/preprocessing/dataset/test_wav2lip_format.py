@@ -1,4 +1,4 @@
-"""The original's layout: exported clips come back bit for bit, its own folders become clips, strangers cannot harm."""
+"""The original layout: bit-exact round trip, import of original folders, and safety against untrusted files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.material import change_clip, photo, speech, still_track, write_number
 
 
 def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int = 8, **values) -> ClipRow:
-    """Writes a clip of noise into CLIPS/clips; gives its row."""
+    """Writes a clip of noise to CLIPS/clips and returns its row."""
     rng = np.random.default_rng(len(name))
     target = f"clips/{safe_name(speaker)}/{name}.safetensors"
     samples = rng.integers(-9000, 9000, frames * 640).astype(np.int16)
@@ -39,7 +39,14 @@ def clip(clips: Path, name: str, speaker: str, split: str = "train", frames: int
     found = np.arange(frames) != 3
     change_clip(path, boxes=boxes.astype("f4"), points=points.astype("f4"), found=found.astype("u1"))
     header = Clip.open(path).header
-    fields = {"number": 2, "side": 61.3, "yaw": -7.125, "offset": 1.0, "confidence": 6.5, "screen": "pass"} | values
+    fields = {
+        "number": 2,
+        "side": 61.3,
+        "yaw": -7.125,
+        "offset": 1.0,
+        "confidence": 6.5,
+        "sync_filter": "pass",
+    } | values
     return ClipRow(
         target, header.source, 1, fields.pop("number"), 1.2, frames / 25, frames, speaker, split, "pl", "CC BY 4.0",
         header.crop.size, audio_sha256=upstream.hashlib.sha256(samples.tobytes()).hexdigest(), **fields,
@@ -60,22 +67,22 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> None:
 
 
 def ramp(count: int) -> np.ndarray:
-    """Samples that tell where they come from."""
+    """Samples whose values encode their position."""
     return (np.arange(count) % 30011 - 15000).astype(np.int16)
 
 
-def faces(folder: Path, numbers: Iterable[int], sound: np.ndarray | None = None, rate: int = 16000) -> Path:
-    """A folder as the original makes it: number k is k + 60 wide, 80 high and of grey k."""
+def faces(folder: Path, numbers: Iterable[int], audio: np.ndarray | None = None, rate: int = 16000) -> Path:
+    """A folder in the original layout: image k is k + 60 wide, 80 high and has gray level k."""
     folder.mkdir(parents=True)
     numbers = list(numbers)
     for k in numbers:
         cv2.imwrite(str(folder / f"{k}.jpg"), np.full((80, 60 + k % 50, 3), k % 256, np.uint8))
-    write_wav(folder / "audio.wav", ramp((max(numbers, default=0) + 1) * 640) if sound is None else sound, rate)
+    write_wav(folder / "audio.wav", ramp((max(numbers, default=0) + 1) * 640) if audio is None else audio, rate)
     return folder
 
 
 def contents(path: Path) -> tuple[dict, dict]:
-    """Metadata, and the bytes of every tensor with its type and shape."""
+    """Metadata, and the bytes, dtype and shape of every tensor."""
     with safe_open(path, "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         return file.metadata(), {name: (x.dtype, x.shape, x.tobytes()) for name, x in tensors.items()}
@@ -121,7 +128,7 @@ def test_there_and_back_is_the_same_bit_for_bit(tmp_path):
 def test_names_stay_apart_and_are_safe_everywhere():
     names = ["a/b", "a_b", "a b", "a:b", "..", ".", "", "-", "a.", "x" * 300, "x" * 301, "ä", "ö", "a\nb", "filelists"]
     made = [safe_name(name) for name in names]
-    made += [safe_name(name) for name in made]  # what looks like a changed name is no other one's
+    made += [safe_name(name) for name in made]  # a name that looks like a changed one is changed again
     fresh = {safe_name(name) for name in names if name != "a_b"}
     assert safe_name("a_b") == "a_b"
     assert len(fresh) == len(names) - 1
@@ -134,7 +141,7 @@ def test_names_stay_apart_and_are_safe_everywhere():
 
 def test_only_clips_that_pass_are_exported(tmp_path):
     rows = [clip(tmp_path, f"k{k}", "anna") for k in range(4)]
-    rows[1].reason, rows[2].screen, rows[3].screen = "side+yaw", "offset", ""
+    rows[1].reason, rows[2].sync_filter, rows[3].sync_filter = "side+yaw", "offset", ""
     rows.append(replace(rows[0], clip="", reason="speech"))
     build(tmp_path, rows)
     assert export_wav2lip(tmp_path, tmp_path.parent / "w") == 2
@@ -160,7 +167,7 @@ def test_an_export_that_was_stopped_is_run_again(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "w" / "anna").iterdir()] == ["k0"]
     assert not (tmp_path / "w" / "filelists").exists()
     monkeypatch.undo()
-    for _ in range(2):  # also over a whole one
+    for _ in range(2):  # also over a complete export
         assert export_wav2lip(tmp_path / "c", tmp_path / "w") == 3
         assert len(list((tmp_path / "w" / "anna" / "k1").iterdir())) == rows[1].frames + 3
         assert not (tmp_path / "w" / ".unfinished").exists()
@@ -168,17 +175,17 @@ def test_an_export_that_was_stopped_is_run_again(tmp_path, monkeypatch):
 
 def test_export_refuses_in_one_line(tmp_path):
     build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna", "")])
-    with pytest.raises(ValueError, match="the splits of clips are train, val, test, not ''"):
+    with pytest.raises(ValueError, match="clip splits must be train, val, test, not ''"):
         export_wav2lip(tmp_path / "c", tmp_path / "w")
     row = build(tmp_path / "c", [clip(tmp_path / "c", "k", "anna")])[0]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "filelists").write_text("precious")
-    with pytest.raises(ValueError, match="holds something else than exported clips"):
+    with pytest.raises(ValueError, match="holds files other than exported clips"):
         export_wav2lip(tmp_path / "c", tmp_path / "mine")
     with pytest.raises(ValueError, match="is a file; a folder is needed"):
         export_wav2lip(tmp_path / "c", tmp_path / "mine" / "filelists")
     for inside in (tmp_path / "c", tmp_path / "c" / "w", tmp_path):
-        with pytest.raises(ValueError, match="must not lie in one another"):
+        with pytest.raises(ValueError, match="must not contain one another"):
             export_wav2lip(tmp_path / "c", inside)
     (tmp_path / "c" / row.clip).write_bytes(b"")
     with pytest.raises(ValueError, match=r"k\.safetensors is not a prepared clip"):
@@ -194,7 +201,7 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
     faces(tmp_path / "w" / "anna" / "00001", numbers)
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 3
     rows = read_manifest(tmp_path / "c" / "manifest.csv")
-    # 12 .. 15 is shorter than a window; 260 pictures are a clip of 250 and one of 10.
+    # 12 .. 15 is shorter than a window; 260 images are a clip of 250 and one of 10.
     assert [(row.start, row.frames, row.number) for row in rows] == [(0.12, 7, 0), (1.2, 250, 1), (11.2, 10, 2)]
     assert [row.clip for row in rows] == [f"clips/anna/00001__a000{k}.safetensors" for k in range(3)]
     for row, first in zip(rows, (3, 30, 280), strict=True):
@@ -205,7 +212,7 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
         assert (made.header.crop.kind, made.header.crop.pads, made.margin) == ("box", (0, 0, 0, 0), 0)
         assert made.track.boxes.tolist() == [[0, 0, 60 + k % 50, 80] for k in range(first, first + row.frames)]
         assert made.speech.shape == (1 + row.frames * 640 // 200,)
-    # The first picture is 63 x 80: a side of 71 pixels, one and a half times that is 106, the next lower step 104.
+    # The first image is 63 x 80: a side of 71 pixels, times 1.5 is 106, rounded down to 104.
     assert rows[0].size == Clip.open(tmp_path / "c" / rows[0].clip).size == 104
     assert rows[0].side == pytest.approx(math.sqrt(66 * 80))
     assert read_videos(tmp_path / "c" / "videos.csv") == [
@@ -216,19 +223,19 @@ def test_the_originals_folder_becomes_a_clip_for_every_run(tmp_path):
 
 def test_crops_are_stretched_as_the_original_does(tmp_path):
     folder = faces(tmp_path / "w" / "anna" / "1", range(5))
-    picture = cv2.resize(photo(), (120, 150))
-    cv2.imwrite(str(folder / "0.jpg"), picture)
+    image = cv2.resize(photo(), (120, 150))
+    cv2.imwrite(str(folder / "0.jpg"), image)
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     made = open_clips(tmp_path / "c", 5)[0].faces(0, 1)[0]
     expected = cv2.resize(cv2.imread(str(folder / "0.jpg")), (160, 160))
     assert made.shape == (160, 160, 3)
-    assert np.abs(made.astype(int) - expected).mean() < 2  # another JPEG
+    assert np.abs(made.astype(int) - expected).mean() < 2  # encoded again
 
 
 def test_sound_of_any_rate_and_channels_is_cut_by_the_clock(tmp_path):
     samples, rate = speech(4)
-    sound = np.stack([np.interp(np.arange(4 * 44100) / 44100, np.arange(len(samples)) / rate, samples)] * 2, axis=1)
-    faces(tmp_path / "w" / "anna" / "1", range(50, 100), (sound * 32767).astype(np.int16), 44100)
+    audio = np.stack([np.interp(np.arange(4 * 44100) / 44100, np.arange(len(samples)) / rate, samples)] * 2, axis=1)
+    faces(tmp_path / "w" / "anna" / "1", range(50, 100), (audio * 32767).astype(np.int16), 44100)
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     made = open_clips(tmp_path / "c", 5)[0]
     expected = np.interp(np.arange(50 * 640) / 16000 + 2, np.arange(len(samples)) / rate, samples)
@@ -243,15 +250,15 @@ def test_pictures_well_beyond_the_sound_are_left_out(tmp_path, samples, frames):
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == (frames > 0)
     for made in open_clips(tmp_path / "c") if frames else []:
         assert made.frames == frames
-        heard = min(samples, frames * 640)
-        assert np.array_equal(made.audio[:heard], ramp(heard))
-        assert not made.audio[heard:].any()
+        count = min(samples, frames * 640)
+        assert np.array_equal(made.audio[:count], ramp(count))
+        assert not made.audio[count:].any()
 
 
 def test_each_broken_folder_is_told_and_the_rest_goes_on(tmp_path):
     root = tmp_path / "w"
     faces(root / "anna" / "good", range(6))
-    (faces(root / "anna" / "holed", range(12)) / "5.jpg").write_bytes(b"no picture")
+    (faces(root / "anna" / "holed", range(12)) / "5.jpg").write_bytes(b"not an image")
     (faces(root / "anna" / "silent", range(6)) / "audio.wav").unlink()
     (faces(root / "anna" / "noise", range(6)) / "audio.wav").write_bytes(b"RIFF")
     (root / "anna" / "empty").mkdir()
@@ -260,17 +267,17 @@ def test_each_broken_folder_is_told_and_the_rest_goes_on(tmp_path):
     (root / "ben").mkdir()
     (root / "loose.jpg").write_bytes(b"")
     assert import_wav2lip(root, tmp_path / "c") == 3
-    told = fates(tmp_path / "c")
-    assert {name: fate for name, (fate, _) in told.items()} == {
+    outcomes = fates(tmp_path / "c")
+    assert {name: fate for name, (fate, _) in outcomes.items()} == {
         "anna/good": "made", "anna/holed": "made", "anna/silent": "broken", "anna/noise": "broken",
         "anna/empty": "broken", "anna/short": "broken", "anna/gaps": "broken", "ben": "broken",
     }  # fmt: skip
-    assert told["anna/good"][1] == ""
-    assert "5.jpg" in told["anna/holed"][1]
-    assert "audio.wav does not exist" in told["anna/silent"][1]
-    assert "audio.wav" in told["anna/noise"][1]
-    assert told["anna/empty"][1] == "anna/empty holds no pictures 0.jpg, 1.jpg, ..."
-    assert told["anna/gaps"][1] == "it has no 5 pictures of consecutive numbers with their sound"
+    assert outcomes["anna/good"][1] == ""
+    assert "5.jpg" in outcomes["anna/holed"][1]
+    assert "audio.wav does not exist" in outcomes["anna/silent"][1]
+    assert "audio.wav" in outcomes["anna/noise"][1]
+    assert outcomes["anna/empty"][1] == "anna/empty holds no images 0.jpg, 1.jpg, ..."
+    assert outcomes["anna/gaps"][1] == "it has no 5 consecutively numbered images with audio"
     assert [row.frames for row in read_manifest(tmp_path / "c" / "manifest.csv")] == [6, 5, 6]
 
 
@@ -292,14 +299,14 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     names = ["eve", "anna/dir", "anna/audio", "anna/clip.", "anna/pipe", "anna/loop"]
     (root / "filelists" / "train.txt").write_text("\n".join(f"{line} 0.5" for line in lines + names))
     assert import_wav2lip(root, tmp_path / "c") == 3
-    told = fates(tmp_path / "c")
-    assert {name for name, (fate, _) in told.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
-    leads = {name for name, (_, reason) in told.items() if "leads out of the imported folder" in reason}
+    outcomes = fates(tmp_path / "c")
+    assert {name for name, (fate, _) in outcomes.items() if fate == "made"} == {"anna/ok", "anna/jpg"}
+    leads = {name for name, (_, reason) in outcomes.items() if "points outside the imported folder" in reason}
     assert leads >= {"eve", "anna/dir", "anna/jpg", "anna/audio", "anna/clip.", "../secret/1", f"{outside}"}
-    assert told["anna/track."] == ("rejected", "it is in none of the file lists")
-    assert all("\n" not in reason for _, reason in told.values())
+    assert outcomes["anna/track."] == ("rejected", "it is in none of the file lists")
+    assert all("\n" not in reason for _, reason in outcomes.values())
     (root / "filelists" / "val.txt").symlink_to(outside / "0.jpg")
-    with pytest.raises(ValueError, match=r"val\.txt leads out"):
+    with pytest.raises(ValueError, match=r"val\.txt points outside"):
         import_wav2lip(root, tmp_path / "d")
 
 
@@ -342,7 +349,7 @@ CHANGES = {
     "front-end": lambda record: record | {"clip": record["clip"] | {"audio": {"hop_length": 160}}},
     "crop": lambda record: record | {"clip": record["clip"] | {"crop": {"kind": "x", "size": 48, "pads": []}}},
     "speech": lambda record: record | {"speech_flags": "01"},
-    "screen": lambda record: record | {"screen": "dropped"},
+    "sync_filter": lambda record: record | {"sync_filter": "dropped"},
     "measure": lambda record: record | {"yaw": "__import__('os')"},
     "lacks": lambda record: {"format": record["format"]},
 }
@@ -381,18 +388,18 @@ def test_an_import_can_be_run_again_and_keeps_the_screening(tmp_path):
     faces(tmp_path / "w" / "anna" / "1", range(5))
     import_wav2lip(tmp_path / "w", tmp_path / "c")
     rows = read_manifest(tmp_path / "c" / "manifest.csv")
-    rows[0].offset, rows[0].screen = 2.0, "offset"
+    rows[0].offset, rows[0].sync_filter = 2.0, "offset"
     write_rows(tmp_path / "c" / "manifest.csv", rows)
     faces(tmp_path / "w" / "anna" / "2", range(5))
     assert import_wav2lip(tmp_path / "w", tmp_path / "c") == 2
-    assert [row.screen for row in read_manifest(tmp_path / "c" / "manifest.csv")] == ["offset", ""]
+    assert [row.sync_filter for row in read_manifest(tmp_path / "c" / "manifest.csv")] == ["offset", ""]
 
 
 def test_import_refuses_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="w is not a folder"):
         import_wav2lip(tmp_path / "w", tmp_path / "c")
     faces(tmp_path / "w" / "anna" / "1", range(5))
-    with pytest.raises(ValueError, match="must not lie in one another"):
+    with pytest.raises(ValueError, match="must not contain one another"):
         import_wav2lip(tmp_path / "w", tmp_path / "w" / "c")
     (tmp_path / "c" / "state").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds clips built from videos"):

@@ -1,4 +1,4 @@
-"""Windows: where their pixels come from, what they hear, how far apart they lie, and that a stream stays a stream."""
+"""Windows: geometry, audio alignment, spacing, and a reproducible stream."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.media.audio import FRAME_LEAD, mel_window
 from tests.material import change_clip, write_numbered_clip
 
-POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # of the astronaut's face
+POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # the astronaut's face
 FRAMES = 24
 MOUTH = CropRegion(left=1 / 6, top=0.25, side=2 / 3, size=64)
 
 
 def stored_face(size: int, margin: int) -> np.ndarray:
-    """The astronaut's points crop of a given size with its margin."""
+    """A points crop of the astronaut of the given size, with its margin."""
     matrix = CropGeometry("points", size).matrix(np.zeros(4), POINTS, (512, 512))
     matrix[:, 2] += margin
     return crop(np.ascontiguousarray(astronaut()[..., ::-1]), matrix, size + 2 * margin)
@@ -43,7 +43,7 @@ def stored_face(size: int, margin: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory) -> dict[int, Clip]:
-    """By their stored size, clips whose frames are all the same face."""
+    """Clips whose frames are all the same face, by stored size."""
     folder = tmp_path_factory.mktemp("still")
     clips = {}
     for size, margin in ((60, 7), (96, 12), (160, 20), (288, 36)):
@@ -63,8 +63,8 @@ def counted(tmp_path_factory) -> Clip:
 
 def test_a_region_is_where_it_is_said_to_be_whatever_size_is_stored(still):
     for size, clip in still.items():
-        # The mouth's square begins a sixth of the side from the left and a quarter from the top of the network's
-        # square; the map is between the centres of pixels.
+        # The mouth square starts at a sixth of the side from the left and a quarter from the top of the network
+        # input square; the map is between pixel centers.
         corner = clip.margin + np.array([size / 6, size / 4]) - 0.5
         matrix = MOUTH.matrix(clip)
         assert matrix @ [*corner, 1] == pytest.approx([-0.5, -0.5, 1])
@@ -80,7 +80,7 @@ def test_without_a_view_a_window_is_the_plain_crop(still, region, size):
     window = face_window(clip, region, 3, 5)
     assert window.shape == (5, region.size, region.size, 3)
     expected = crop(clip.faces(3, 1)[0], region.matrix(clip)[:2], region.size)
-    # A plain crop of whole pixels repeats its edge, where a window sees beyond it.
+    # A plain whole-pixel crop repeats its edge, where a window uses the margin.
     assert np.abs(window.astype(int) - expected)[:, 2:-2, 2:-2].max() <= 1
 
 
@@ -114,7 +114,7 @@ def test_a_jitter_moves_the_face_by_exactly_the_pixels_asked_for(still, shift):
     plain = face_window(still[96], CropRegion(), 0, 4)
     moved = face_window(still[96], CropRegion(), 0, 4, ImageTransform(shift=shift))
     assert np.array_equal(moved[:, 12:84, 12:84], plain[:, 12 - down : 84 - down, 12 - right : 84 - right])
-    stored = still[96].faces(0, 1)[0]  # what moves in comes from the margin
+    stored = still[96].faces(0, 1)[0]  # pixels that move in come from the margin
     assert np.array_equal(moved[0], stored[12 - down : 108 - down, 12 - right : 108 - right])
     for clip in (still[160], still[60]):
         plain, moved = (
@@ -132,7 +132,7 @@ def test_a_flip_mirrors_every_frame_of_the_window(still, counted):
         )
         assert np.abs(plain[:, :, ::-1].astype(int) - flipped).max() <= (0 if size == 96 else 1)
     flipped = face_window(counted, CropRegion(), 2, 5, ImageTransform(flip=True))
-    assert flipped[:, 40, 40, 0].tolist() == [20, 30, 40, 50, 60]  # and keeps their order
+    assert flipped[:, 40, 40, 0].tolist() == [20, 30, 40, 50, 60]  # in the same order
 
 
 def test_all_frames_of_a_window_are_seen_alike(still):
@@ -154,13 +154,13 @@ def test_a_window_is_those_frames_and_lies_inside_the_clip(counted):
 @pytest.mark.parametrize("scale", [1 / 2.1, 1 / 2.4, 1 / 3, 1 / 5.2])
 def test_shrinking_by_two_or_more_does_not_alias(scale):
     rows, columns = np.indices((400, 400))
-    picture = np.repeat((255 * ((rows + columns) % 2)).astype(np.uint8)[..., None], 3, axis=2)
+    image = np.repeat((255 * ((rows + columns) % 2)).astype(np.uint8)[..., None], 3, axis=2)
     matrix = np.array([[scale, 0.02 * scale, 1.3], [-0.02 * scale, scale, -2.1]])
-    square = resample(picture, matrix, 60).astype(float)
+    square = resample(image, matrix, 60).astype(float)
     assert square[5:55, 5:55].mean() == pytest.approx(127.5, abs=1)
     assert square[5:55, 5:55].std() < 3
-    raw = cv2.warpAffine(picture, matrix, (60, 60))[5:55, 5:55]
-    assert raw.std() > 10  # what happens without averaging
+    raw = cv2.warpAffine(image, matrix, (60, 60))[5:55, 5:55]
+    assert raw.std() > 10  # without averaging
 
 
 @pytest.mark.parametrize("scale", [0.15, 0.31, 0.47, 0.5, 0.6, 1.3])
@@ -177,28 +177,28 @@ def test_shrinking_does_not_move_the_face(scale):
 @pytest.mark.parametrize("lead", [FRAME_LEAD, Fraction(0)])
 def test_each_window_hears_what_the_one_rule_says(counted, lead):
     mel = counted.mel
-    heard = mel_windows(mel, range(FRAMES), lead)
-    assert heard.shape == (FRAMES, 1, 80, 16)
-    assert heard.dtype == np.float32
+    windows = mel_windows(mel, range(FRAMES), lead)
+    assert windows.shape == (FRAMES, 1, 80, 16)
+    assert windows.dtype == np.float32
     for frame in range(FRAMES):
-        assert np.array_equal(heard[frame, 0], mel_window(mel, Fraction(frame, 25), lead=lead))
+        assert np.array_equal(windows[frame, 0], mel_window(mel, Fraction(frame, 25), lead=lead))
 
 
 def test_windows_at_the_clips_start_and_end_hear_silence_beyond_it(counted):
-    heard = mel_windows(counted.mel, [0, FRAMES - 1], mel_transform=MelTransform(gain=0.5, bands=((0, 80),)))[:, 0]
-    # Frame 0's window begins four columns before the clip; the last frame's begins at column 70 of 77.
-    assert (heard[0, :, :4] == -4).all()
-    assert (heard[0, :, 4:] > 0).all()
-    assert (heard[1, :, :7] > 0).all()
-    assert (heard[1, :, 7:] == -4).all()
+    windows = mel_windows(counted.mel, [0, FRAMES - 1], mel_transform=MelTransform(gain=0.5, bands=((0, 80),)))[:, 0]
+    # The window of frame 0 starts four columns before the clip, that of the last frame at column 70 of 77.
+    assert (windows[0, :, :4] == -4).all()
+    assert (windows[0, :, 4:] > 0).all()
+    assert (windows[1, :, :7] > 0).all()
+    assert (windows[1, :, 7:] == -4).all()
 
 
 def test_a_disguised_sound_is_one_sound_for_all_windows(counted):
     mel, mel_transform = counted.mel, MelTransform(gain=0.3, noise=0.2, pauses=((0.5, 4),), seed=3)
     before = mel.copy()
-    heard = mel_windows(mel, [5, 10, 15], Fraction(0), mel_transform)[:, 0]  # of columns 16, 32 and 48
+    windows = mel_windows(mel, [5, 10, 15], Fraction(0), mel_transform)[:, 0]  # of columns 16, 32 and 48
     whole = mel_transform.apply(mel[:, 16:64])
-    assert np.array_equal(np.concatenate(heard, axis=1), whole)
+    assert np.array_equal(np.concatenate(windows, axis=1), whole)
     overlapping = mel_windows(mel, [5, 6], Fraction(0), mel_transform)[:, 0]  # of columns 16 and 19
     assert np.array_equal(overlapping[0, :, 3:], overlapping[1, :, :13])
     assert np.array_equal(mel, before)
@@ -259,7 +259,7 @@ def speakers(tmp_path_factory) -> list[Clip]:
 
 def test_the_stream_is_the_same_for_any_number_of_workers_and_from_any_step_on(speakers):
     cv2.setNumThreads(2)
-    cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 2)  # threads that workers will not inherit
+    cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 2)  # starts threads that workers do not inherit
     draws = WindowDataset(speakers, speaker_weights(speakers), window_of, seed=7)
     runs = [
         list(batches(draws, 3, range(*steps), workers=workers, collate=list))
@@ -289,7 +289,7 @@ def test_arrays_are_stacked_to_tensors(speakers):
 def test_clips_are_drawn_by_their_weights(speakers):
     draws = WindowDataset(speakers, speaker_weights(speakers), lambda clip, rng: clip.path.stem, seed=0)
     drawn = [draws[number] for number in range(3000)]
-    # Square roots 2 and 1: the speaker of four clips is drawn in two thirds of the cases.
+    # Square roots 2 and 1: the speaker with four clips is drawn two thirds of the time.
     assert [drawn.count(name) / 3000 for name in "01234"] == pytest.approx([1 / 6] * 4 + [1 / 3], abs=0.025)
     never = WindowDataset(speakers, np.array([0, 1, 0, 2, 0]), lambda clip, rng: clip.path.stem, seed=0)
     assert set(islice(map(never.__getitem__, range(10**6)), 200)) == {"1", "3"}
@@ -307,7 +307,7 @@ def test_a_damaged_clip_is_named_from_a_worker(speakers, tmp_path):
 
 
 def make_folder(folder: Path, kind: str = "points", **splits: str) -> Path:
-    """A folder of clips of 8 frames, one for each name, with a manifest if any has a split."""
+    """A folder of 8-frame clips, one per name, with a manifest if any has a split."""
     folder.mkdir()
     faces = np.repeat(stored_face(64, 8)[None], 8, axis=0)
     for name in splits:
@@ -330,7 +330,7 @@ def test_a_folders_own_splits_are_used(tmp_path):
     assert names(open_splits(folder, None, 8)) == [["a", "d"], ["b"]]
     other = make_folder(tmp_path / "b", e="train", f="test")
     assert names(open_splits(other, None, 8)) == [["e"], []]
-    assert names(open_splits(folder, other, 8)) == [["a", "d"], ["e", "f"]]  # all of a folder that is named for it
+    assert names(open_splits(folder, other, 8)) == [["a", "d"], ["e", "f"]]  # all clips of a separate validation folder
 
 
 def test_a_folder_without_a_manifest_is_trained_on_as_a_whole(tmp_path):
@@ -347,9 +347,9 @@ def test_crops_of_another_kind_are_refused(tmp_path):
     path = write_numbered_clip(box / "x.safetensors", faces)
     header = replace(Clip.open(path).header, crop=CropGeometry("box", 64))
     change_clip(path, header.metadata())
-    with pytest.raises(ValueError, match="'box'; this training needs 'points'"):
+    with pytest.raises(ValueError, match="'box' crops; this training needs 'points'"):
         open_splits(box, None, 8)
     points = make_folder(tmp_path / "points", a="")
-    with pytest.raises(ValueError, match=r"x\.safetensors is a crop of the kind 'box'"):
+    with pytest.raises(ValueError, match=r"x\.safetensors holds 'box' crops"):
         open_splits(points, box, 8)
     assert names(open_splits(box, None, 8, kind="box")) == [["x"], []]

@@ -124,7 +124,7 @@ def test_differences_are_summed_up(tmp_path):
     weights["extra"] = torch.zeros(1)
     message = refusal(write(tmp_path / "a.pth", {"state_dict": weights}))
     assert "holds a generator, but not the released one: 5 missing (face_encoder_blocks.2.0.conv_block.0" in message
-    assert ", ...); 1 unexpected (extra); 1 of another shape (output_block.1.bias is (6,), not (3,))" in message
+    assert ", ...); 1 unexpected (extra); 1 of the wrong shape (output_block.1.bias is (6,), not (3,))" in message
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_differences_are_summed_up(tmp_path):
         (b"<\0\0\0\0\0\0\0{" + b" " * 59, "is a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"PK\x03\x04" + bytes(200), "is truncated or damaged"),
-        (b"just some text", "is no PyTorch file"),
-        (b"\x00\x00\x00\x20ftypisom" + bytes(99), "is no PyTorch file"),
+        (b"just some text", "is not a PyTorch file"),
+        (b"\x00\x00\x00\x20ftypisom" + bytes(99), "is not a PyTorch file"),
         (b"\x80\x02" + bytes(99), "damaged"),
     ],
 )
@@ -179,7 +179,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path, content):
 
 def test_a_whole_pickled_module_is_refused_by_name(tmp_path):
     message = refusal(write(tmp_path / "a.pth", torch.nn.Linear(2, 2)))
-    assert "refused: its pickle asks for torch.nn.modules.linear.Linear" in message
+    assert "rejected: its pickle references torch.nn.modules.linear.Linear" in message
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -188,7 +188,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_does_not_run(tmp_path, place
     marker = tmp_path / "ran"
     content = {"state_dict": state_dict("critic"), "optimizer": None, "global_step": 1} | {place: Touch(marker)}
     message = refusal(write(tmp_path / "a.pth", content, legacy))
-    assert f"refused: its pickle asks for {os.system.__module__}.system" in message
+    assert f"rejected: its pickle references {os.system.__module__}.system" in message
     assert not marker.exists()
     torch.load(tmp_path / "a.pth", weights_only=False)  # the file is live ammunition
     assert marker.exists()
@@ -198,7 +198,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_does_not_run(tmp_path, place
 def test_a_plain_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, protocol):
     marker = tmp_path / "ran"
     (tmp_path / "a.pth").write_bytes(pickle.dumps(Touch(marker), protocol))
-    message = "is no PyTorch file" if protocol < 2 else "refused: its pickle"
+    message = "is not a PyTorch file" if protocol < 2 else "rejected: its pickle"
     assert message in refusal(tmp_path / "a.pth")
     assert not marker.exists()
     pickle.loads((tmp_path / "a.pth").read_bytes())
