@@ -32,7 +32,7 @@ from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert, windows_with_speech  # noqa: E402
-from syncnet.validation import LONG, NEAREST, SHORT, ClipJudgement, Validation, balanced_accuracy, judge  # noqa: E402
+from syncnet.validation import LONG, NEAREST, SHORT, ClipSyncResult, Validation, balanced_accuracy, score_embeddings  # noqa: E402
 
 SAMPLES = 640  # of sound a frame
 PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the sound is made late
@@ -43,7 +43,7 @@ ORIGINAL, SHIFTED, ANOTHER = "original", f"sound {NEAREST} frames away", "anothe
 class Findings:
     """What one expert says: its judgements; by planted shift, whether it was found; cosines by picture and sound."""
 
-    judgements: list[ClipJudgement] = field(default_factory=list)
+    judgements: list[ClipSyncResult] = field(default_factory=list)
     planted: dict[int, list[bool]] = field(default_factory=lambda: defaultdict(list))
     cosines: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -106,7 +106,7 @@ def disturb(
     other: Clip,
     video: np.ndarray,
     audio: np.ndarray,
-    said: ClipJudgement,
+    said: ClipSyncResult,
 ) -> None:
     """Notes the cosine of one clip with its picture and its sound as they are and changed."""
     here, cosines = -said.score.offset, findings.cosines
@@ -128,7 +128,7 @@ def examine(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
     findings = Findings()
     for index, clip in enumerate(tqdm(clips, unit="clip", disable=None)):
         video, audio = expert.embed(clip)
-        said = judge(clip, video, audio)
+        said = score_embeddings(clip, video, audio)
         findings.judgements.append(said)
         if clip.frames >= LONG:
             plant(findings, expert, clip, video, said.score.offset)
@@ -141,7 +141,7 @@ def share(value: float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"
 
 
-def print_speakers(judgements: Sequence[ClipJudgement]) -> None:
+def print_speakers(judgements: Sequence[ClipSyncResult]) -> None:
     """The table by speaker; its accuracy is at the threshold that is best for all."""
     everybody = Validation(judgements)
     values = everybody.values()
@@ -178,7 +178,7 @@ def print_cosines(cosines: dict[str, list[float]]) -> None:
         print(f"| {name} | {np.nanmean(values):.3f} | {original - np.nanmean(values):.3f} |")
 
 
-def print_agreement(pairs: Sequence[tuple[ClipJudgement, ClipJudgement]], most: int = 30) -> None:
+def print_agreement(pairs: Sequence[tuple[ClipSyncResult, ClipSyncResult]], most: int = 30) -> None:
     """How far two experts agree on the clips' offsets, and the clips that one of them finds off."""
     offsets = np.array([(a.score.offset, b.score.offset) for a, b in pairs])
     gaps, off = np.abs(offsets[:, 0] - offsets[:, 1]), np.abs(offsets) > 1

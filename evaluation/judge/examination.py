@@ -16,7 +16,7 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_sound
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import read_frames
-from syncnet.lse import SPAN
+from syncnet.lse import CROP_SCALE
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.video_scoring import ExpertScorer, Scorer
 
@@ -43,19 +43,19 @@ class SyncJudge:
         show a pixel of a points crop of 128. For one of ours these crops themselves."""
         if isinstance(self.scorer, ExpertScorer):
             return source.faces, 1.0
-        places, last = self.scorer.places(source.track), source.start + len(source.track)
+        places, last = self.scorer.crop_params(source.track), source.start + len(source.track)
         frames = read_frames(source.path, fps=Fraction(CLIP_FPS), end=(last + 1) / CLIP_FPS)
         run = (frame for index, frame in enumerate(frames) if source.start <= index < last)
-        pictures = np.stack([self.scorer.cut(frame, place) for frame, place in zip(run, places, strict=False)])
+        pictures = np.stack([self.scorer.crop(frame, place) for frame, place in zip(run, places, strict=False)])
         maps = source.maps(source.info.width, source.info.height)
-        wide = 2 * (1 + SPAN) * float(np.median(places[:, 2]))  # pixels of the video across the square
+        wide = 2 * (1 + CROP_SCALE) * float(np.median(places[:, 2]))  # pixels of the video across the square
         return pictures, pictures.shape[1] / (wide * float(np.median(np.sqrt(np.linalg.det(maps[:, :, :2])))))
 
     def embed(self, pictures: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) pictures of `see` to (W, D) embeddings of the windows that the judge's protocol takes."""
         if isinstance(self.scorer, ExpertScorer):
             pictures = look(pictures, self.scorer.expert.region)
-        return self.scorer.embed(pictures)[: self.scorer.windows(len(pictures))]
+        return self.scorer.embed(pictures)[: self.scorer.window_count(len(pictures))]
 
     def read(
         self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None
@@ -71,7 +71,7 @@ class SyncJudge:
             UsageError: nothing can be compared.
         """
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
-        counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))
+        counted = self.scorer.scored_windows(speech_columns(samples), start + np.arange(len(video)))
         score, curve = sync_score(distances, counted), shift_curve(distances[counted])
         return JudgeReading(score.offset, score.confidence, float(curve[REACH - (score.offset if own is None else own)]),
                        curve)  # fmt: skip

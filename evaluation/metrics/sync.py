@@ -83,7 +83,7 @@ def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncEx
     scorer = ExpertScorer(judge)
     video = scorer.embed(look(heard, judge.region))
     distances = scorer.compare(video, start, (start, start + len(heard)), samples)
-    said = sync(distances, scorer.counted(speech, start + np.arange(len(video))))
+    said = sync(distances, scorer.scored_windows(speech, start + np.arange(len(video))))
     figures = {
         "offset": float(said.offset), "within_1": said.within_1, "distance": said.distance,
         "confidence": said.confidence, "cosine": said.cosine,

@@ -142,8 +142,8 @@ def test_given_embeddings_score_as_the_original_scores_them(golden, case):
 
 
 def test_every_window_counts_but_a_tracks_last(scorer):
-    assert scorer.windows(30) == 25
-    assert scorer.counted(np.zeros(96, bool), np.arange(7)).all()
+    assert scorer.window_count(30) == 25
+    assert scorer.scored_windows(np.zeros(96, bool), np.arange(7)).all()
 
 
 def track(boxes):
@@ -155,23 +155,23 @@ def track(boxes):
 def test_the_square_follows_the_medians_of_the_box(scorer):
     rng = np.random.default_rng(1)
     corner, size = rng.integers(20, 60, (40, 2)), rng.integers(20, 30, (40, 2))
-    places = scorer.places(track(np.hstack([corner, corner + size])))
+    places = scorer.crop_params(track(np.hstack([corner, corner + size])))
     centres, sides = corner + size / 2, size.max(1) / 2
     oracle = np.column_stack([medfilt(column, 13) for column in (*centres.T, sides)])
     np.testing.assert_allclose(places, oracle)
-    assert (scorer.places(track([[10, 20, 30, 50]] * 6)) == [20, 35, 15]).all()
+    assert (scorer.crop_params(track([[10, 20, 30, 50]] * 6)) == [20, 35, 15]).all()
 
 
 def test_the_square_has_room_at_its_sides_and_below_and_is_grey_outside(scorer):
     """Side 10 around (100, 50): columns 86 to 114 and rows 40 to 68, 28 pixels each, eightfold."""
     frame = np.zeros((100, 200, 3), np.uint8)
     frame[:, :, 0], frame[:, :, 1] = np.arange(200), np.arange(100)[:, None]
-    square = scorer.cut(frame, np.array([100.0, 50.0, 10.0]))
+    square = scorer.crop(frame, np.array([100.0, 50.0, 10.0]))
     assert square.shape == (224, 224, 3)
     middles = square[4::8, 4::8]
     assert np.abs(middles[0, :, 0].astype(int) - np.arange(86, 114)).max() <= 1
     assert np.abs(middles[:, 0, 1].astype(int) - np.arange(40, 68)).max() <= 1
-    corner = scorer.cut(frame, np.array([0.0, 0.0, 10.0]))  # columns -14 to 14, rows -10 to 18
+    corner = scorer.crop(frame, np.array([0.0, 0.0, 10.0]))  # columns -14 to 14, rows -10 to 18
     assert (corner[:75] == 110).all()
     assert (corner[:, :107] == 110).all()
     assert corner[100, 130, 2] == 0

@@ -98,9 +98,9 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("curve.jpeg", "cannot draw .*curve.jpeg: its name must end in one of .png, .pdf, .svg"),
+        ("curve.jpeg", "cannot plot to .*curve.jpeg: the file type must be one of .png, .pdf, .svg"),
         ("curve", "must end in one of"),
-        ("missing/curve.png", "cannot draw .*missing/curve.png: its folder does not exist"),
+        ("missing/curve.png", "cannot plot to .*missing/curve.png: its folder does not exist"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, name, told):
@@ -113,7 +113,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, name, told):
 
 def test_without_matplotlib_the_cure_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match=r"drawing needs matplotlib: pip install -r requirements-train\.txt"):
+    with pytest.raises(ValueError, match=r"plotting needs matplotlib: pip install -r requirements-train\.txt"):
         plot_curves({"all": valley(0)}, tmp_path / "curve.png")
 
 

@@ -65,7 +65,7 @@ def test_what_is_asked_for_is_built():
         ({"windows_per_clip": 1}, "windows_per_clip must be 2 or more, not 1"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"lr": -1e-3}, "lr must be 0 or more, not -0.001"),
-        ({"dropout": 1.0}, "dropout is a share below 1, not 1.0"),
+        ({"dropout": 1.0}, "dropout must be below 1, not 1.0"),
         ({"region": CropRegion(0.5, 0.5, 0.6, 64)}, "region must lie within the crop"),
         ({"region": CropRegion(size=16)}, "region must .* 32 pixels or more"),
     ],

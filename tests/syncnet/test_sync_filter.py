@@ -50,7 +50,7 @@ class Reader:
 def expert(monkeypatch, tmp_path):
     """The reader behind a file's name, as every expert is opened; what is to be drawn is noted instead."""
     reader, drawn = Reader(), list[tuple]()
-    monkeypatch.setattr(measurements, "_opened", lambda path: reader)
+    monkeypatch.setattr(measurements, "_load_expert", lambda path: reader)
     monkeypatch.setattr(screen, "plot_offsets", lambda *what: drawn.append(what))
     (tmp_path / "expert").write_bytes(b"one")
     return SimpleNamespace(path=tmp_path / "expert", asked=reader.asked, drawn=drawn)
@@ -228,7 +228,7 @@ def test_the_table_is_as_counted_by_hand():
         "minutes   3.7 before, 3.7 after",
         "within 1  98.9 % before, 100.0 % after",
         "",
-        "offset in frames (positive: the sound comes early)",
+        "offset in frames (positive: the audio is early)",
         "          before   after",
         "      -1      11       0  ######",
         "      +0      80      91  " + "#" * 40,
@@ -269,10 +269,10 @@ def test_flags_that_are_none_are_one_line(clips, capsys, flags):
 
 def test_folders_that_are_no_data_set_are_refused(clips, expert, tmp_path, capsys):
     assert run(tmp_path / "missing", expert) == 2
-    assert "has no manifest.csv; make clips with preprocessing.build" in capsys.readouterr().err
+    assert "has no manifest.csv; create it with preprocessing.build" in capsys.readouterr().err
     write_rows(clips / "manifest.csv", [row("c", reason="yaw")])
     assert run(clips, expert) == 2
-    assert "no clip that passes the gates" in capsys.readouterr().err
+    assert "no clip that passes the build's checks" in capsys.readouterr().err
 
 
 def test_nothing_is_written_when_a_clip_is_damaged_or_of_another_kind(clips, expert, tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_the_histograms_are_drawn_where_they_can_be(clips, expert, capsys, monke
     (clips / "screen.png").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(clips, expert) == 0
-    assert "no screen.png: drawing needs matplotlib: pip install" in capsys.readouterr().err
+    assert "no screen.png: plotting needs matplotlib: pip install" in capsys.readouterr().err
     assert files(clips) == {"manifest.csv", "offsets.jsonl", "screen.json"}
 
 

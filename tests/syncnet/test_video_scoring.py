@@ -76,7 +76,7 @@ def test_the_curve_goes_from_early_to_late_sounds():
 def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
     """Watching cuts what the expert sees out of the frame itself, here it comes out of the crop."""
     (person,) = score_tracks(source.path, [source.track], source.samples, ExpertScorer(expert))
-    counted = ExpertScorer(expert).counted(speech_columns(source.samples), person.starts)
+    counted = ExpertScorer(expert).scored_windows(speech_columns(source.samples), person.starts)
     score, curve = sync_score(person.distances, counted), shift_curve(person.distances[counted])
     figures, found = judge_sync(source.faces, source.samples, 0, expert)
     assert np.abs(np.array(found) - curve).max() < 5e-3
@@ -93,7 +93,7 @@ def test_a_run_in_the_middle_is_compared_with_the_sounds_around_it(source, exper
     scorer, first, last = ExpertScorer(expert), 20, 50
     video = scorer.embed(look(source.faces, expert.region))
     whole = scorer.compare(video, 0, (0, FRAMES), source.samples)[first : last - 4]
-    counted = scorer.counted(speech_columns(source.samples), np.arange(first, last - 4))
+    counted = scorer.scored_windows(speech_columns(source.samples), np.arange(first, last - 4))
     _, found = judge_sync(source.faces[first:last], source.samples, first, expert)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, shift_curve(whole[counted]), atol=1e-5)

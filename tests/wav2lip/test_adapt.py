@@ -29,7 +29,7 @@ from training.checkpoint import Checkpoint
 from wav2lip.adapt import command as command_module
 from wav2lip.adapt import person_clips as person
 from wav2lip.adapt.command import AdaptReport, adapt, main
-from wav2lip.adapt.fine_tuning import drawing_layers, start_tuning, tuning_recipe, tuning_step, undisguised
+from wav2lip.adapt.fine_tuning import drawing_layers, start_tuning, tuning_recipe, tuning_step, unaugmented
 from wav2lip.adapt.person_clips import VideoPart
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.data import GeneratorBatch
@@ -110,7 +110,7 @@ def state(made, tmp_path) -> tuple[GeneratorTrainState, GeneratorBatch]:
     network = load_generator(made / "tiny.safetensors")[0]
     clips = person.make_person_clips(made / "talk.mp4", tmp_path, VideoPart(), Looks())
     recipe = tuning_recipe(network.config, 4, 1e-3, 0)
-    return start_tuning(recipe, network, SyncExpert.load(made / "expert.safetensors")), undisguised(
+    return start_tuning(recipe, network, SyncExpert.load(made / "expert.safetensors")), unaugmented(
         clips, network.config
     )
 

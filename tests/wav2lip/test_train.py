@@ -34,7 +34,7 @@ from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.data import GeneratorBatch, Sampling, collate, sample
 from wav2lip.generator.losses import LossWeights
-from wav2lip.generator.model import GeneratorConfig, picture_of
+from wav2lip.generator.model import GeneratorConfig, frames_from_output
 from wav2lip.generator.recipe import GeneratorRecipe
 from wav2lip.generator.train_state import GeneratorTrainState, start
 from wav2lip.train import GeneratorTrainOptions, main, train, train_step, weighted_losses
@@ -47,7 +47,8 @@ SMALL = GeneratorRecipe(
 CRITIC = AdversaryRecipe("patch", width=4, depth=2, r1=1.0, r1_every=2)
 # Every part of a training: the sync loss from the second step on, a critic from the third.
 WHOLE = replace(
-    SMALL, adversary=replace(CRITIC, start=2), weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
+    SMALL, adversary=replace(CRITIC, start=2),
+    weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
     sync_start=0, sync_ramp=3, sampling=Sampling(silent=0.5), accumulate=2,
 )  # fmt: skip
 CPU = Engine(accelerator="cpu", precision="32-true")
@@ -164,7 +165,7 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
         recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
         state = start(recipe, CPU.launch(), expert)
         output = torch.zeros(10, 6, 64, 64, requires_grad=True)
-        picture = picture_of(output, batch.faces, state.config)
+        picture = frames_from_output(output, batch.faces, state.config)
         losses, factors = weighted_losses(state, batch, output, picture)
         assert (losses.keys(), factors) == ({"l1", "sync"}, {"l1": 1e-9, "sync": 1})
         (slope,) = torch.autograd.grad(losses["sync"], output)
@@ -322,7 +323,7 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
 def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
     state = start(SMALL, CPU.launch(), expert)
     next(iter(state.average.state_dict().values())).view(-1)[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="is no number after step 0"):
+    with pytest.raises(FloatingPointError, match="is not finite after step 0"):
         wav2lip.train.state_dict(state)
 
 
@@ -333,7 +334,7 @@ def test_the_best_is_the_least_difference_until_the_judge_has_a_say(clips, exper
     for step, l1, judged in ((1, 0.2, 0.5), (2, 0.3, 0.6), (3, 0.1, 0.4), (4, 0.5, 0.1), (5, 0.4, 0.05), (6, 0.9, 0.2)):
         state.step = step
         exam = type("Exam", (), {"measure": lambda self, model, l1=l1, judged=judged: {"l1": l1, "judge_own": judged}})
-        wav2lip.train.check(state, folder, exam())
+        wav2lip.train.validate_and_save(state, folder, exam())
         kept.append(Checkpoint.load(tmp_path / "best.safetensors").step)
     assert kept == [1, 1, 3, 4, 4, 6]
     assert Checkpoint.load(tmp_path / "generator.safetensors").step == 6
@@ -360,8 +361,8 @@ def test_a_folders_own_split_is_held_out(clips, expert, tmp_path, monkeypatch):
             held.extend(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
 
-    monkeypatch.setattr(wav2lip.train, "Share", Watched)
-    monkeypatch.setattr(wav2lip.train, "Examination", Exam)
+    monkeypatch.setattr(wav2lip.train, "ShardedDataset", Watched)
+    monkeypatch.setattr(wav2lip.train, "HeldOutEvaluation", Exam)
     run(replace(SMALL, steps=1), folder, expert, tmp_path / "run")
     assert (drawn, held) == ({"1"}, ["0"])
 
@@ -375,7 +376,7 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
     state = start(replace(SMALL, seed=8), CPU.launch(), expert, path)
     for ours in (state.generator, state.average):
         assert not changed(generator.state_dict(), ours.state_dict())
-    with pytest.raises(ValueError, match="is not such a generator as is trained"):
+    with pytest.raises(ValueError, match="does not match the recipe's generator"):
         start(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
     words = [str(clips), "--out", str(tmp_path / "new"), "--accelerator", "cpu", "--init", str(tmp_path / "none.pth")]
     assert main(words) == 2
@@ -400,7 +401,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips", "--out", "run", "--grid-every", "0"], "grid_every must be 1 or more"),
         (
             ["clips", "--out", "run", "--devices", "3"],
-            "4 cannot be shared out among 1 parts on 3 devices",
+            "4 cannot be divided into 1 parts on 3 devices",
         ),
         (["clips", "--out", "run", "--expert", "none.safetensors"], "clips"),
     ],

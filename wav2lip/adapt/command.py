@@ -26,7 +26,7 @@ from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig
 from syncnet.sync_expert import EXPERT, SyncExpert
 from training.progress import ProgressBars
-from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, undisguised
+from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, unaugmented
 from wav2lip.adapt.person_clips import LONGEST, SHORTEST, VideoPart, make_person_clips, repaired
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.train_state import save_generator
@@ -101,7 +101,7 @@ def adapt(
         looked = partial(progress, "frame") if progress else None
         clips = make_person_clips(face, Path(folder), part, detector or load_detector(), looked)
         clips, score = repaired(face, clips, critic)
-        state, own = start_tuning(recipe, generator, critic), undisguised(clips, generator.config)
+        state, own = start_tuning(recipe, generator, critic), unaugmented(clips, generator.config)
         before = difference(state.average, own)
         for done, batch in enumerate(tuning_batches(state, clips), 1):
             tuning_step(state, batch)

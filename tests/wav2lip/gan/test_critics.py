@@ -32,7 +32,7 @@ def last_layer(critic: Critic) -> torch.nn.Module:
 @pytest.mark.parametrize(("size", "side"), [(64, 6), (96, 10), (104, 11)])
 def test_patch_logits_are_a_map(size, side):
     critic, faces = PatchCritic(width=4), torch.rand(2, 3, size, size)
-    logits, features = critic.inspect(faces, faces)
+    logits, features = critic.logits_and_features(faces, faces)
     assert logits.shape == (2, 1, side, side)
     assert [tuple(f.shape[1:]) for f in features] == [
         (4, size // 2, size // 2), (8, size // 4, size // 4), (16, size // 8, size // 8), (32, side + 1, side + 1),
@@ -76,7 +76,7 @@ def test_batch_norm_stands_where_published():
 @pytest.mark.parametrize(("frames", "times"), [(1, 1), (2, 1), (4, 1), (5, 1), (6, 1), (11, 1), (12, 2), (13, 3)])
 def test_clip_logits(frames, times):
     critic, faces = ClipCritic(frames, width=2), windows(72, frames)
-    logits, features = critic.inspect(faces)
+    logits, features = critic.logits_and_features(faces)
     assert logits.shape == (2, 1, times, 4, 4)
     assert [f.shape[1] for f in features] == [2, 4, 8, 16]
     assert features[0].shape[2:] == (max(1, frames - 2), 36, 36)
@@ -173,7 +173,7 @@ def test_logits_are_not_squashed(name, value):
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_and_features_are_parts_of_inspect(name):
     critic, faces, masked = SMALL[name](), windows(), windows()
-    logits, features = critic.inspect(faces, masked)
+    logits, features = critic.logits_and_features(faces, masked)
     assert torch.equal(critic(faces, masked), logits)
     again = critic.features(faces, masked)
     assert len(again) == len(features) > 3

@@ -178,11 +178,11 @@ def people(tmp_path_factory) -> list[Clip]:
 def test_windows_of_silence_come_from_the_same_speaker(people):
     rests, how = SilenceSampler(people), replace(PLAIN, silent=1.0)
     for clip in people[:2]:
-        windows = [sample(clip, np.random.default_rng(seed), sampling=how, rests=rests) for seed in range(10)]
+        windows = [sample(clip, np.random.default_rng(seed), sampling=how, silence=rests) for seed in range(10)]
         assert all(window.silent and (window.mels == -4).all() for window in windows)
         assert {first_and_references(window)[0] for window in windows} <= {50 + first for first in range(13, 18)}
         assert all(50 <= window.reference.min() <= window.reference.max() < 90 for window in windows)  # of that clip
-    nobody = sample(people[2], np.random.default_rng(0), sampling=how, rests=rests)
+    nobody = sample(people[2], np.random.default_rng(0), sampling=how, silence=rests)
     assert not nobody.silent
     assert nobody.target.min() >= 100
     assert not sample(people[0], np.random.default_rng(0), sampling=how).silent  # knows of no other clip
@@ -190,13 +190,13 @@ def test_windows_of_silence_come_from_the_same_speaker(people):
 
 def test_a_share_of_the_windows_is_silent(people):
     rests, how = SilenceSampler(people), replace(PLAIN, silent=0.3, reference="far")
-    silent = sum(sample(people[0], np.random.default_rng(i), sampling=how, rests=rests).silent for i in range(100))
+    silent = sum(sample(people[0], np.random.default_rng(i), sampling=how, silence=rests).silent for i in range(100))
     assert 17 <= silent <= 43
 
 
 def test_the_windows_depend_on_seed_and_number_alone(tmp_path):
     clips = open_clips(write_talking_clips(tmp_path), 15)
-    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), rests=SilenceSampler(clips))
+    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), silence=SilenceSampler(clips))
     gather = partial(collate, mask_row=27)
 
     def stream(workers: int, start: int = 0) -> list[GeneratorBatch]:

@@ -19,12 +19,12 @@ from syncnet.model import ChannelNorm, SmallSyncNet
 from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.generator.checkpoints import load_generator
-from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, picture_of, render, split_fields
+from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, frames_from_output, render, split_fields
 from wav2lip.generator.train_state import load_audio_encoder
 from wav2lip.generator.unet import FiLMResBlock, UNetGenerator, build_generator
 
 SMALL = GeneratorConfig(8, 64, 26, "warp", audio_encoder="syncnet", network="unet")
-SHIPPED = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")
+DEFAULT_GENERATOR = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")
 
 
 def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def test_its_parts_learn_but_not_its_ears():
     learnt = [weight for weight in generator.parameters() if weight.requires_grad]
     optimizer, losses = torch.optim.Adam(learnt, lr=3e-3), []
     for _ in range(12):
-        picture = picture_of(generator(mel, faces), faces, SMALL)
+        picture = frames_from_output(generator(mel, faces), faces, SMALL)
         loss = (picture - target)[:, :, SMALL.mask_row :].abs().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -124,7 +124,7 @@ def test_it_adopts_an_experts_ears():
 
 def test_the_shipped_shape_is_small_and_cheap():
     """At most 4 GMAC a picture and 20 MB in 16 bits were asked for."""
-    generator = UNetGenerator(SHIPPED)
+    generator = UNetGenerator(DEFAULT_GENERATOR)
     weights = sum(weight.numel() for weight in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         generator(*inputs(128, 1))
@@ -178,7 +178,7 @@ def test_the_configuration_chooses_the_network():
         ({"audio_encoder": "own"}, "'warp' and the audio_encoder 'syncnet' only"),
         ({"size": 72}, "a multiple of 16 from 64 on, not 72"),
         ({"size": 48}, "a multiple of 16 from 64 on, not 48"),
-        ({"width": 0}, "width is 1 or more"),
+        ({"width": 0}, "width must be 1 or more"),
         ({"max_flow": 0.0}, "max_flow a share"),
         ({"mask_row": 64}, "inside the picture of 64 rows, not at 64"),
     ],
