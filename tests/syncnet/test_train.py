@@ -196,7 +196,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
     drawn: set[str] = set()
     held: list[str] = []
 
-    class Watched(syncnet.train.Share):  # type: ignore[type-arg]
+    class Watched(syncnet.train.ShardedDataset):  # type: ignore[type-arg]
         def __init__(self, clips, *rest):
             drawn.update(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)

@@ -36,7 +36,7 @@ from wav2lip.generator.data import GeneratorBatch, Sampling, collate, sample
 from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig, frames_from_output
 from wav2lip.generator.recipe import GeneratorRecipe
-from wav2lip.generator.train_state import GeneratorTrainState, start
+from wav2lip.generator.train_state import GeneratorTrainState, create_state
 from wav2lip.train import GeneratorTrainOptions, main, train, train_step, weighted_losses
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def flags_of(out: Path, expert: Path, val: Path | None = None, **others: int) ->
 
 @pytest.mark.parametrize("engine", [CPU, Engine(accelerator="cpu")], ids=["32-true", "bf16-mixed"])
 def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
-    state, batch = start(replace(SMALL, sync_start=0, sync_ramp=0), engine.launch(), expert), draw(clips)
+    state, batch = create_state(replace(SMALL, sync_start=0, sync_ramp=0), engine.launch(), expert), draw(clips)
     parts = {"generator": state.generator, "average": state.average, "expert": state.expert.network}
     before = {name: snapshot(part.state_dict()) for name, part in parts.items()}
     losses = train_step(state, [batch], measure=True)
@@ -135,7 +135,7 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
 
 def test_the_generator_learns(clips, expert):
     recipe = replace(SMALL, lr=3e-3, schedule="constant")
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     batch.target *= 0.5  # no copy of the reference will do
     losses = [train_step(state, [batch])["l1"] for _ in range(12)]
     assert losses[-1] < 0.95 * losses[0]
@@ -147,7 +147,7 @@ def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
     found = []
     for parts in ([batch], halves):
         recipe = replace(SMALL, optimizer="adam", weight_decay=0, clip_gradient=0, sync_start=0, sync_ramp=0)
-        state = start(recipe, CPU.launch(), expert)
+        state = create_state(recipe, CPU.launch(), expert)
         losses = train_step(state, parts)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters() if p.grad is not None])
         found.append((losses, gradient))
@@ -163,7 +163,7 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
     for moves_only in (True, False):
         weights = LossWeights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
         recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
-        state = start(recipe, CPU.launch(), expert)
+        state = create_state(recipe, CPU.launch(), expert)
         output = torch.zeros(10, 6, 64, 64, requires_grad=True)
         picture = frames_from_output(output, batch.faces, state.config)
         losses, factors = weighted_losses(state, batch, output, picture)
@@ -177,7 +177,7 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
 
 def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
     recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=LossWeights(sync=0.2))
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     steps = [train_step(state, [batch]) for _ in range(4)]
     assert [losses["sync_weight"].item() for losses in steps] == pytest.approx([0, 0, 0.1, 0.2])
     assert ["sync" in losses for losses in steps] == [False, False, True, True]
@@ -187,7 +187,7 @@ def test_a_critic_takes_part_when_its_time_has_come(clips, expert):
     recipe = replace(
         SMALL, adversary=replace(CRITIC, start=1), weights=LossWeights(adversarial=0.1, feature_matching=0.1, sync=0)
     )
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     assert state.adversary is not None
     before = snapshot(state.adversary.network.state_dict())
     assert "adversarial" not in train_step(state, [batch])
@@ -276,7 +276,7 @@ def test_two_processes_train_what_one_does(clips, expert, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run(recipe, clips, expert, tmp_path / "one", clips)
-    fresh = start(recipe, CPU.launch(), expert).generator.state_dict()
+    fresh = create_state(recipe, CPU.launch(), expert).generator.state_dict()
     one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["generator"] for name in ("one", "two"))
     moved, together = (torch.cat([(w[key] - fresh[key]).flatten() for key in fresh]) for w in (one, two))
     assert moved.abs().max() > 1e-3
@@ -321,14 +321,14 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
 
 
 def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
-    state = start(SMALL, CPU.launch(), expert)
+    state = create_state(SMALL, CPU.launch(), expert)
     next(iter(state.average.state_dict().values())).view(-1)[0] = torch.nan
     with pytest.raises(FloatingPointError, match="is not finite after step 0"):
         wav2lip.train.state_dict(state)
 
 
 def test_the_best_is_the_least_difference_until_the_judge_has_a_say(clips, expert, tmp_path):
-    state = start(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
+    state = create_state(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
     folder = wav2lip.train.Run(tmp_path)
     kept = []
     for step, l1, judged in ((1, 0.2, 0.5), (2, 0.3, 0.6), (3, 0.1, 0.4), (4, 0.5, 0.1), (5, 0.4, 0.05), (6, 0.9, 0.2)):
@@ -351,12 +351,12 @@ def test_a_folders_own_split_is_held_out(clips, expert, tmp_path, monkeypatch):
     drawn: set[str] = set()
     held: list[str] = []
 
-    class Watched(wav2lip.train.Share):  # type: ignore[type-arg]
+    class Watched(wav2lip.train.ShardedDataset):  # type: ignore[type-arg]
         def __init__(self, clips, *rest):
             drawn.update(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
 
-    class Exam(wav2lip.train.Examination):
+    class Exam(wav2lip.train.HeldOutEvaluation):
         def __init__(self, clips, *rest):
             held.extend(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
@@ -373,11 +373,11 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
     generator, audio, geometry = load_generator(path)
     assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 64))
     assert generator.config == replace(TINY, audio_encoder_norm="layer")
-    state = start(replace(SMALL, seed=8), CPU.launch(), expert, path)
+    state = create_state(replace(SMALL, seed=8), CPU.launch(), expert, path)
     for ours in (state.generator, state.average):
         assert not changed(generator.state_dict(), ours.state_dict())
     with pytest.raises(ValueError, match="does not match the recipe's generator"):
-        start(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
+        create_state(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
     words = [str(clips), "--out", str(tmp_path / "new"), "--accelerator", "cpu", "--init", str(tmp_path / "none.pth")]
     assert main(words) == 2
     assert "none.pth cannot be opened" in refusal(capsys)
