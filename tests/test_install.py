@@ -45,7 +45,18 @@ def wheel(tmp_path_factory) -> Path:
         if (REPOSITORY / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(REPOSITORY / name, folder / "source" / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", folder, "./source"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        folder,
+        "./source",
+    ]
     subprocess.run(command, cwd=folder, check=True, timeout=300)
     (path,) = folder.glob("*.whl")
     return path

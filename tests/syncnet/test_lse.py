@@ -1,4 +1,4 @@
-"""syncnet_python's network and protocol give syncnet_python's numbers."""
+"""Our implementation of syncnet_python's network and protocol reproduces its numbers."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ def weights(shared):
 
 @pytest.fixture(scope="module")
 def published(weights, tmp_path_factory):
-    """Those weights as they are published: a state dict in PyTorch's older format, made before there were counters."""
+    """The weights in the published form: a state dict in PyTorch's legacy format, without batch norm counters."""
     path = tmp_path_factory.mktemp("model") / "syncnet_v2.model"
     old = {key: value for key, value in weights.items() if "num_batches" not in key}
     torch.save(old, path, _use_new_zipfile_serialization=False)
@@ -89,7 +89,7 @@ def test_embeddings_and_distances_are_the_protocols(scorer, golden, lips):
 
 
 def test_a_track_in_blocks_and_in_the_middle_of_a_video_is_the_same(scorer, golden, lips):
-    """Its sound is cut out with it: what was said before and after plays no part."""
+    """Its audio is cut as well: audio before and after the track does not matter."""
     rng = np.random.default_rng(0)
     wav = np.concatenate([rng.integers(-9000, 9000, 640 * 7), golden["wav"][: 640 * 30], rng.integers(-99, 99, 5000)])
     parts = [scorer.compare(lips[first : first + 10], 7 + first, (7, 37), wav) for first in (0, 10, 20)]
@@ -97,7 +97,7 @@ def test_a_track_in_blocks_and_in_the_middle_of_a_video_is_the_same(scorer, gold
 
 
 def write_exactly(path, pictures):
-    """A video whose pictures come back bit for bit."""
+    """A losslessly encoded video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.height, stream.width = pictures.shape[1:3]
@@ -178,7 +178,7 @@ def test_the_square_has_room_at_its_sides_and_below_and_is_grey_outside(scorer):
 
 
 class Touch:
-    """A pickle of this runs a command that leaves a file."""
+    """Unpickling this runs a command that creates a file."""
 
     def __init__(self, marker):
         self.marker = marker

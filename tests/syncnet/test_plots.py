@@ -1,4 +1,4 @@
-"""Plots of sync: they show what they are given, are written whole, and leave matplotlib as it was."""
+"""Sync plots: contents, atomic writing, and no side effects on matplotlib."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHIFTS = np.arange(-15, 16)
 
 
 def valley(at: int) -> np.ndarray:
-    """A curve whose least is at that AV offset: column 15 + k belongs to the offset -k."""
+    """A curve with its minimum at the given AV offset; column 15 + k holds offset -k."""
     return np.minimum(1.0, 0.4 + 0.1 * np.abs(SHIFTS + at))
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures that are drawn."""
+    """Records the figures that are drawn."""
     from matplotlib.figure import Figure
 
     figures: list = []

@@ -1,4 +1,4 @@
-"""What an expert is trained by: the shipped recipes, their rates and networks, and contradictions."""
+"""Sync expert recipes: shipped recipes, learning rates, networks and invalid combinations."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def recipe_of(*words: str) -> SyncNetRecipe:
 
 
 def test_the_shipped_recipes_say_everything():
-    import yaml  # jsonargparse brings it
+    import yaml  # a dependency of jsonargparse
 
     for name in ("laptop", "judge", "syncnet-original"):
         given = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())

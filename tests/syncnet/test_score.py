@@ -1,4 +1,4 @@
-"""Videos are scored: blocks make no difference, windows stay within shots, and what cannot be scored says why."""
+"""Video scoring: results do not depend on blocks, windows stay within shots, and errors name the reason."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def untrained() -> ExpertScorer:
 
 
 class Notes:
-    """A scorer whose embedding of a window is the numbers of its five pictures, read off the pictures."""
+    """A scorer that embeds a window as its five frame numbers, which it reads from the pixels."""
 
     def window_count(self, frames):
         return frames - 4
@@ -73,7 +73,7 @@ class Notes:
 
 
 def track(count, missing=(), cuts=(), size=(SIDE, SIDE)):
-    """A face that stays where it is, but is not found in some frames; shots begin at `cuts`."""
+    """A static face that is missing in some frames; shots start at `cuts`."""
     whole = still_track(count)
     found = ~np.isin(np.arange(count), list(missing))
     shot = np.searchsorted(cuts, np.arange(count), side="right").astype(np.int32)
@@ -82,11 +82,11 @@ def track(count, missing=(), cuts=(), size=(SIDE, SIDE)):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """40 pictures that say which they are."""
+    """40 numbered frames."""
     return write_video(tmp_path_factory.mktemp("media") / "numbered.mp4", moving_photo(40))
 
 
-# From pictures to distances ------------------------------------------------------------------------------------------
+# From frames to distances --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [2, 7, 128])
@@ -135,7 +135,7 @@ def test_distances_in_blocks_are_those_of_the_whole():
 
 
 def test_sounds_around_a_run_are_compared_too():
-    """A face that is seen for one window is compared with all the sounds around it."""
+    """A face visible for a single window is compared with all the audio around it."""
     scorer = untrained()
     embedded = scorer.embed(RNG.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8))
     distances = scorer.compare(embedded, 40, (40, 45), NOISE)
@@ -157,7 +157,7 @@ def test_the_expert_sees_its_region_of_the_points_crop():
 
 
 class Idle(Notes):
-    """A scorer that looks at nothing."""
+    """A scorer that ignores the frames."""
 
     def crop(self, frame, place):
         return np.zeros((64, 64, 3), np.uint8)
@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_the_length(numbered, monkeypatch):
 
 
 def watched(first, count, offset, depth):
-    """A person with a dip of that depth at that offset."""
+    """A person whose distance curve has a minimum of the given depth at the given offset."""
     distances = np.full((count, 31), 1.0, np.float32)
     distances[:, 15 - offset] -= depth
     return ScoredTrack(first + np.arange(count), distances, first, first + count + 4)
@@ -252,7 +252,7 @@ def yunet(shared):
 
 
 def test_a_sound_that_is_moved_is_found_there(speaker, yunet):
-    """The sound comes early by as many frames as are cut off its beginning, and late by those put before it."""
+    """Audio is early by the frames cut from its start and late by those inserted before it."""
     scorer, sound = open_scorer(), read_sound(speaker)
     (person,) = follow_faces(speaker, probe(speaker), load_detector("yunet", yunet=yunet), 1)
     offsets = []
@@ -287,7 +287,7 @@ def test_the_command_scores_what_it_can(speaker, yunet, tmp_path, capsys):
 
 
 class Sees:
-    """A detector that finds the face in every picture, or in none."""
+    """A detector that finds the face in every frame or in none."""
 
     def __init__(self, faces=1):
         self.faces = faces

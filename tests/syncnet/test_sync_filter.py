@@ -1,4 +1,4 @@
-"""Screening: planted offsets are found, repaired or dropped; nothing measured is lost, and nothing is half written."""
+"""Sync filtering: planted offsets are found, then repaired or dropped; measurements survive; writes are atomic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNT, LEVEL, STEP = 60, 8000, 300  # frames; the sound's number n is the sample
 
 
 class Reader:
-    """An expert that reads the numbers in pictures and sounds; it counts the clips that it was asked about."""
+    """An expert that reads numbers from frames and audio, and records the clips it was asked about."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -48,7 +48,7 @@ class Reader:
 
 @pytest.fixture
 def expert(monkeypatch, tmp_path):
-    """The reader behind a file's name, as every expert is opened; what is to be drawn is noted instead."""
+    """Loads the reader in place of any expert, and records plots instead of drawing them."""
     reader, drawn = Reader(), list[tuple]()
     monkeypatch.setattr(measurements, "_load_expert", lambda path: reader)
     monkeypatch.setattr(screen, "plot_offsets", lambda *what: drawn.append(what))
@@ -57,7 +57,7 @@ def expert(monkeypatch, tmp_path):
 
 
 def talk(path: Path, offset: int | None, count: int = COUNT) -> Path:
-    """Picture k fits the sound of frame k - offset; None: no sound fits any picture."""
+    """Frame k matches the audio of frame k - offset; None: no audio matches any frame."""
     faces = np.broadcast_to((4 * np.arange(count)).astype(np.uint8)[:, None, None, None], (count, 32, 32, 3))
     numbers = np.full(count, 75) if offset is None else np.arange(count) + offset
     samples = np.repeat(LEVEL + STEP * numbers, 640).astype(np.int16)
@@ -76,7 +76,7 @@ PLANTED: dict[str, int | None] = {"c": 0, "a": 3, "b": -6, "e": 7, "d": -12, "f"
 
 @pytest.fixture
 def clips(tmp_path):
-    """A data set of planted offsets, a short clip and two that the build has rejected."""
+    """A dataset with planted offsets, a short clip and two clips rejected by the build."""
     folder = tmp_path / "data"
     for name, offset in PLANTED.items():
         talk(folder / "clips" / f"{name}.safetensors", offset)
@@ -344,7 +344,7 @@ def test_a_worker_process_finds_the_same(clips, tmp_path):
 
 
 def test_the_shipped_expert_finds_and_repairs_planted_offsets(shared, tmp_path):
-    """A real clip, its sound moved against the pictures by +3, -3 and +9 frames."""
+    """A real clip with its audio shifted by +3, -3 and +9 frames."""
     video = shared / "data" / "val" / "grid_s2__pwij3p.mp4"
     recipe = ClipRecipe(detector="yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx", max_faces=1)
     (made,) = make_clips(VideoSource(video, video.name, "talk-0", "s", "train"), tmp_path, recipe).rows

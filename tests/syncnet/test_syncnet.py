@@ -1,4 +1,4 @@
-"""The expert: what its losses are worth by hand, what it is shown, and that picture and sound belong together."""
+"""SyncNet: losses checked by hand, inputs, and matching of video and audio in training samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counted(tmp_path_factory) -> Clip:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> Clip:
-    """A clip of one still picture of smooth noise."""
+    """A clip with one still frame of smooth noise."""
     path = tmp_path_factory.mktemp("clips") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = np.kron(rng.integers(40, 216, (14, 14, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -287,7 +287,7 @@ def test_augmented_samples_keep_shape_and_range(noisy):
 
 
 def test_a_run_of_windows_is_disguised_alike(noisy):
-    """Otherwise the disguise itself would tell the windows apart."""
+    """Otherwise the augmentation would distinguish the windows."""
     for seed in range(12):
         mel, mouths = sample(noisy, np.random.default_rng(seed), windows=3)
         frames = mouths.reshape(15, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""The expert's trainer on a real face and real speech: each recipe, going on after a stop, several processes."""
+"""The sync expert's trainer on a real face and real speech: every recipe, resuming, several processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CPU = Engine(accelerator="cpu", precision="32-true")
 
 @pytest.fixture(autouse=True)
 def _steady() -> Iterator[None]:
-    """One thread: sums in another order would round otherwise."""
+    """One thread, as a different summation order changes rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,7 +70,7 @@ def batch_of(clips: Path, recipe: SyncNetRecipe) -> list[Tensor]:
 
 
 def says(values: list[float]) -> Any:
-    """What `validate` gives, one accuracy after the other."""
+    """Replaces `validate` with a sequence of accuracies."""
     left = iter(values)
     return lambda expert, clips: SimpleNamespace(values=lambda: {"accuracy": next(left)}, curve=np.zeros(31))
 
@@ -313,7 +313,7 @@ def test_a_run_that_cannot_go_on_says_so(clips, tmp_path, capsys, monkeypatch):
 
 
 def test_two_processes_train_what_one_does(clips, tmp_path):
-    """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
+    """The command line with two processes: they share each step, and their mean gradient is the batch's."""
     recipe = replace(BCE, steps=2, optimizer="adam", schedule="constant", clips_per_step=4)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "syncnet.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]

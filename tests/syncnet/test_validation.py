@@ -1,4 +1,4 @@
-"""Validation of an expert: figures by hand, an expert that counts and knows, one that knows nothing, and real ones."""
+"""Validation: metrics by hand, with a perfect expert, an uninformative one, and real ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.material import write_numbered_clip
 
 
 class Counter(nn.Module):
-    """Embeds a picture of grey k, and a sound whose first column holds k / 10, as the unit vector k."""
+    """Embeds a frame of gray level k, or audio whose first column is k / 10, as unit vector k."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Counter(nn.Module):
 
 
 class Ignorant(Counter):
-    """Embeds everything alike."""
+    """Embeds everything as the same vector."""
 
     def embed_faces(self, faces: Tensor) -> Tensor:
         return torch.ones(len(faces), 1)
@@ -43,8 +43,8 @@ class Ignorant(Counter):
 
 
 def numbered(path: Path, frames: int, late: int | np.ndarray = 0, silent: int = 0, speaker: str = "a") -> Clip:
-    """A clip of the pictures 0, 1, 2, ... whose sound comes `late` frames late, one number or one a frame; in its
-    first `silent` frames there is no speech."""
+    """A clip of frames 0, 1, 2, ... whose audio is `late` frames late (one value, or one per frame); its first
+    `silent` frames have no speech."""
     faces = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 112, 112, 3))
     frame = np.ceil(np.arange(1 + frames * 640 // 200) / 3.2).astype(int)  # window i begins in column floor(3.2 i)
     late = np.broadcast_to(late, frames)[np.minimum(frame, frames - 1)]
@@ -61,7 +61,7 @@ def judgement(
 
 
 def of_offset(offset: int, frames: int) -> ClipSyncResult:
-    """What a perfect expert says about a clip."""
+    """The result of a perfect expert."""
     sounds = np.eye(200, dtype=np.float32)
     windows = frames - 4
     return judgement(cosine_distances(sounds[50 : 50 + windows], sounds[50 + offset : 50 + offset + windows]))

@@ -1,4 +1,4 @@
-"""What a judge says: of planted embeddings, as the score command says it, and where there is nothing to say."""
+"""Judge metrics: on planted embeddings, in agreement with the score command, and without speech."""
 
 from fractions import Fraction
 
@@ -74,7 +74,7 @@ def test_the_curve_goes_from_early_to_late_sounds():
 
 
 def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
-    """Watching cuts what the expert sees out of the frame itself, here it comes out of the crop."""
+    """Scoring a video crops the region from the frame; here it is cropped from the points crop."""
     (person,) = score_tracks(source.path, [source.track], source.samples, ExpertScorer(expert))
     counted = ExpertScorer(expert).scored_windows(speech_columns(source.samples), person.starts)
     score, curve = sync_score(person.distances, counted), shift_curve(person.distances[counted])
@@ -89,7 +89,7 @@ def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
 
 
 def test_a_run_in_the_middle_is_compared_with_the_sounds_around_it(source, expert):
-    """A part's distances are those of the same windows in the whole, those to the sounds outside of the part too."""
+    """A part has the same distances as in the whole video, including those to audio outside the part."""
     scorer, first, last = ExpertScorer(expert), 20, 50
     video = scorer.embed(look(source.faces, expert.region))
     whole = scorer.compare(video, 0, (0, FRAMES), source.samples)[first : last - 4]

@@ -260,7 +260,7 @@ def refusal(capfd, folder: Path, code: int, **flags: object) -> str:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory, made) -> Path:
-    """Videos that cannot be learnt from."""
+    """Unsuitable videos."""
     folder, samples = tmp_path_factory.mktemp("bad"), np.zeros(16000 * 4)
     frames, empty = [photo()] * 80, [np.full((96, 96, 3), 90, np.uint8)] * 80
     write_video(folder / "soundless.mp4", frames)
@@ -304,7 +304,7 @@ def test_wrong_flags(made, bad, tmp_path, capfd):
     checkpoint = Checkpoint.load(released)
     Checkpoint("generator", checkpoint.config, {}, {"kind": "box", "size": 96}, checkpoint.weights).save(released)
     why = refusal(capfd, tmp_path, 2, **flags | {"checkpoint": released})
-    assert "speaks crops of the kind 'box': only a generator of points crops can adapt" in why
+    assert "uses crops of the kind 'box': only generators for points crops can be adapted" in why
     assert "steps must be 1 or more, not 0" in refusal(capfd, tmp_path, 2, **flags, steps=0)
     assert "lr must be 0 or more, not -1.0" in refusal(capfd, tmp_path, 2, **flags, lr=-1)
     assert "end must lie after start (3 s), not at 2 s" in refusal(capfd, tmp_path, 2, **flags, start=3, end=2)

@@ -1,4 +1,4 @@
-"""The generator's trainer on a real face and real speech: one step, going on after a kill, several processes."""
+"""The generator's trainer on a real face and real speech: single steps, resuming after a kill, several processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SMALL = GeneratorRecipe(
     TINY, Sampling("random", silent=0.0), windows_per_step=2, steps=4, lr=1e-3, warmup_steps=0, seed=3
 )
 CRITIC = AdversaryRecipe("patch", width=4, depth=2, r1=1.0, r1_every=2)
-# Every part of a training: the sync loss from the second step on, a critic from the third.
+# All parts of training: the sync loss from the second step, a critic from the third.
 WHOLE = replace(
     SMALL, adversary=replace(CRITIC, start=2),
     weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
@@ -57,7 +57,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(autouse=True)
 def _steady() -> Iterator[None]:
-    """One thread: sums in another order would round otherwise."""
+    """One thread, as a different summation order changes rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,7 +72,7 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def expert(tmp_path_factory) -> Path:
-    """An untrained expert's file."""
+    """The checkpoint of an untrained expert."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
     SyncExpert(SmallSyncNet()).save(path)
@@ -203,7 +203,7 @@ def run(recipe: GeneratorRecipe, clips: Path, expert: Path, out: Path, val: Path
 
 
 def same_state(one: Path, other: Path) -> bool:
-    """Whether two runs' states are bit for bit the same, whatever they hold."""
+    """Whether two runs' states are bit-identical."""
 
     def alike(a: object, b: object) -> bool:
         if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -218,7 +218,7 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
-    """Killed in the middle of a step or of what is written after it, by a signal that no program can answer."""
+    """Killed by SIGKILL during a step or while writing its results."""
     recipe = replace(WHOLE, steps=6)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -265,7 +265,7 @@ def test_workers_train_the_same_network_and_another_seed_another(clips, expert, 
 
 
 def test_two_processes_train_what_one_does(clips, expert, tmp_path):
-    """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
+    """The command line with two processes: they share each step, and their mean gradient is the batch's."""
     recipe = replace(SMALL, steps=2, optimizer="adam", weight_decay=0, sync_start=0, sync_ramp=0, schedule="constant")
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -286,7 +286,7 @@ def test_two_processes_train_what_one_does(clips, expert, tmp_path):
 
 
 def poison(monkeypatch, name: str) -> None:
-    """From the third step on a value is none."""
+    """A value is not finite from the third step on."""
     real = wav2lip.train._backward
 
     def backward(state: GeneratorTrainState, batch: GeneratorBatch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""The critic's and the generator's turns against each other."""
+"""Adversarial training steps of critic and generator."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BOTH = LossWeights(adversarial=0.1, feature_matching=1.0)
 
 
 def windows(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Real, generated and masked ones."""
+    """Real, generated and masked windows."""
     real, fake = torch.rand(2, count, 3, 5, 64, 64, generator=torch.manual_seed(0))
     masked = real.clone()
     masked[..., 27:, :] = 0
@@ -95,7 +95,7 @@ def test_the_critics_turn_changes_the_critic_alone(name):
 
 
 def test_the_turns_are_the_objectives():
-    """Without augmentation, by the critic and the objective themselves."""
+    """Without augmentation, compared with the critic and the objective called directly."""
     ours = adversary(replace(PATCH, augment=False, spectral=False, conditional=False))
     aim, critic, (real, fake, masked) = objective("hinge"), copy.deepcopy(ours.network), windows()
     of_real, of_fake = (critic.logits_and_features(x[:, :, :, 27:]) for x in (real, fake))
@@ -154,7 +154,7 @@ def test_every_objective_trains_a_critic(name):
 
 @pytest.mark.parametrize("name", ["patch", "clip"])
 def test_a_trained_critic_tells_real_from_generated(name):
-    """And the generator's gradient leads from the one to the other."""
+    """The generator's gradient points from one to the other."""
     ours = adversary(replace(SMALL[name], lr=2e-3, spectral=False, augment=False))
     real = torch.full((1, 3, 5, 64, 64), 0.7)
     fake, masked = torch.full_like(real, 0.3).requires_grad_(), torch.zeros_like(real)
@@ -177,7 +177,7 @@ def test_began_remembers_the_balance():
 
 
 def test_r1_is_paid_every_few_steps_and_then_for_all_of_them():
-    """A critic w x of one weight per pixel: its slope is w, so R1 is gamma / 2 |w|^2 an image and frame."""
+    """A critic w x with one weight per pixel: its gradient is w, so R1 is gamma / 2 |w|^2 an image and frame."""
     recipe = AdversaryRecipe(
         "patch", width=1, depth=1, conditional=False, spectral=False, augment=False, r1=2.0, r1_every=3, lr=1e-9
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the critics see, and what they answer."""
+"""Inputs and outputs of the critics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_logit_sees_its_patch_alone(depth, patch):
 
 
 def test_instance_norm_lets_a_logit_see_everything():
-    """The reason for the default, and that the test above can fail."""
+    """Why batch norm is off by default; also shows that the test above can fail."""
     face = torch.rand(1, 3, 64, 64, requires_grad=True)
     PatchCritic(1, width=2, conditional=False, norm="instance")(face)[0, 0, 0, 0].backward()
     assert face.grad.abs().sum((0, 1)).count_nonzero() > 0.9 * 64 * 64
@@ -98,13 +98,13 @@ def test_autoencoder_redraws(size, inner):
     assert features[-1].shape == (2, 8)
     assert features[-2].shape[-2:] == (inner, inner)
     assert critic.reconstruct(faces).shape == faces.shape
-    # BEGAN's encoder: `width` channels more at each halving.
+    # BEGAN's encoder: `width` more channels after each downsampling.
     assert [f.shape[1] for f in features[:-1]] == [2 * (i + 1) for i in range(len(features) - 1)]
 
 
 @pytest.mark.parametrize(("error", "expected"), [("absolute", (0.5, 0.25)), ("squared", (0.25, 0.125))])
 def test_energy_by_hand(error, expected):
-    """A decoder that draws grey: all black is 0.5 away everywhere, black with a grey half in one half only."""
+    """A decoder that outputs gray: the error is 0.5 everywhere on black, and on half of a half-gray image."""
     critic = AutoencoderCritic(64, width=2, code=4, error=error)
     torch.nn.init.zeros_(critic.decode[-1].weight)
     torch.nn.init.constant_(critic.decode[-1].bias, 0.5)
@@ -129,7 +129,7 @@ def test_energy_falls_with_training_through_the_code_alone():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_windows_are_judged_as_their_items_are(name):
-    """Frame critics lay windows out time-major; items of a batch do not see each other."""
+    """Frame critics flatten windows time-major; items of a batch are independent."""
     critic, faces, masked = SMALL[name](), windows(), windows()
     logits = critic(faces, masked)
     alone = [critic(faces[i : i + 1], masked[i : i + 1]) for i in range(2)]

@@ -1,4 +1,4 @@
-"""Each adversarial objective: its numbers by hand, its gradients, its penalty, and whether it trains."""
+"""Adversarial objectives: values by hand, gradients, penalties, and training on toy data."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def perceptron(inputs: int, outputs: int, activation: type[nn.Module]) -> nn.Seq
 
 
 class Autoencoder(nn.Module):
-    """Energies: how far from each point its reconstruction from a single number lies."""
+    """Energies: distance of each point from its reconstruction from a single number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ def test_each_objective_trains(name):
 
 @pytest.mark.parametrize(("name", "lr"), [("ebgan", 3e-3), ("began", 1e-2)])
 def test_each_energy_trains(name, lr):
-    """They find few of the Gaussians, but find them: an untrained generator's points lie 0.9 from the nearest."""
+    """They reach few of the Gaussians, but do reach them: untrained points lie 0.9 from the nearest."""
     generator = train(objective(name, **ON_THE_RING[name]), 120, (1e-3, lr), beta=0.0)
     assert torch.cdist(drawn(generator), CENTRES).amin(1).mean() < 0.65
 

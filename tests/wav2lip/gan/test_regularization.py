@@ -109,7 +109,7 @@ def test_r1_falls_when_it_is_minimised_through_spectral_norm_and_augmentation():
 
 
 def still(**values: list[float]) -> AugmentationParams:
-    """An augmentation that changes nothing but what is named."""
+    """An augmentation that changes only what is named."""
     count = len(next(iter(values.values())))
     rest = {field.name: [0.0] * count for field in fields(AugmentationParams)}
     return AugmentationParams(**{name: torch.tensor(value) for name, value in (rest | values).items()})
@@ -164,7 +164,7 @@ def test_frames_of_a_window_are_augmented_alike_and_windows_apart():
 
 
 def test_real_generated_and_masked_are_the_same_where_they_were():
-    """The same map of colors and places, whatever else is in the image."""
+    """The same color and spatial transformation, regardless of the image."""
     augmentation, real = DifferentiableAugmentation(cutout=0), torch.rand(4, 3, 5, 32, 32)
     masked = real.clone()
     masked[..., 16:, :] = 0

@@ -1,4 +1,4 @@
-"""The generator's gradient through critic steps that are undone."""
+"""The generator's gradient through unrolled critic steps."""
 
 from __future__ import annotations
 

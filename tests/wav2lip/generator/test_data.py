@@ -1,4 +1,4 @@
-"""What the generator is shown while it trains."""
+"""The generator's training windows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counted(tmp_path_factory) -> Clip:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> Clip:
-    """A clip of one still picture of smooth noise."""
+    """A clip with one still frame of smooth noise."""
     path = tmp_path_factory.mktemp("noisy") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = cv2.resize(rng.integers(20, 236, (14, 14, 3)).astype(np.uint8), (112, 112), interpolation=cv2.INTER_CUBIC)
@@ -121,7 +121,7 @@ def test_a_larger_generator_gets_larger_pictures_with_the_same_content(noisy):
 
 
 def first_and_references(window: GeneratorWindow) -> tuple[int, list[int]]:
-    """Numbers of the target's first frame and of the reference's frames of a clip whose frames show their numbers."""
+    """Frame numbers of the target's start and of the reference, from a clip whose frames show their numbers."""
     assert (np.diff(window.target[:, 0, 0, 0].astype(int)) == 1).all()
     return int(window.target[0, 0, 0, 0]), window.reference[:, 0, 0, 0].tolist()
 

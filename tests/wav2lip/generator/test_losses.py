@@ -1,4 +1,4 @@
-"""What the generator's faces cost."""
+"""Generator losses."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_loss_without_a_weight_is_not_computed():
 
 
 def pyramid(x: np.ndarray) -> list[np.ndarray]:
-    """The octaves of (H, W), by OpenCV's filters."""
+    """The Laplacian pyramid of (H, W), by OpenCV's filters."""
     kernel = np.array([1, 4, 6, 4, 1]) / 16
     octaves = []
     for _ in range(3):
@@ -190,7 +190,7 @@ def test_larger_pictures_show_the_expert_the_same_mouth():
 
 
 class Hears:
-    """An expert whose cosine of a window is the mean of its first frame's blue; the sound is ignored."""
+    """An expert whose cosine is the mean blue of a window's first frame; the audio is ignored."""
 
     def crop_input(self, pictures: Tensor, shift: tuple[float, float]) -> Tensor:
         return pictures[:, 0, 0].mean((1, 2))

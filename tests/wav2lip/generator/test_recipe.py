@@ -1,4 +1,4 @@
-"""What a generator is trained by: the shipped recipes, rates, and contradictions."""
+"""Generator recipes: shipped recipes, learning rates and invalid combinations."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def said(recipe: Any, given: Any) -> None:
 
 @pytest.mark.parametrize("name", ["laptop", "original"])
 def test_the_shipped_recipes_say_everything(name):
-    import yaml  # jsonargparse brings it
+    import yaml  # a dependency of jsonargparse
 
     said(GeneratorRecipe(), yaml.safe_load((ROOT / "configs" / f"wav2lip-{name}.yaml").read_text()))
 

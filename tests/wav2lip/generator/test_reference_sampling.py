@@ -1,4 +1,4 @@
-"""Where references come from, and where mouths rest."""
+"""Sampling of references and silent windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped shape: a U-Net that warps the reference and hears the sound at every level."""
+"""The shipped architecture: an audio-conditioned U-Net that warps the reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFAULT_GENERATOR = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet"
 
 
 def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
-    """Sounds over their whole range and smooth pictures."""
+    """Mels over their whole range and smooth frames."""
     draw = torch.Generator().manual_seed(0)
     mel = torch.rand(batch, 1, 80, 16, generator=draw) * 8 - 4
     coarse = torch.rand(batch, 6, 8, 8, generator=draw)
@@ -36,7 +36,7 @@ def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def lively(config: GeneratorConfig = SMALL) -> UNetGenerator:
-    """One whose zero layers are filled, so that everything has a say."""
+    """A generator whose zero-initialized layers are filled, so that every layer affects the output."""
     torch.manual_seed(1)
     generator = UNetGenerator(config).eval()
     for module in generator.modules():
@@ -118,12 +118,12 @@ def test_it_adopts_an_experts_ears():
         load_audio_encoder(generator, expert("layer"))
     own = Generator(GeneratorConfig(width=2))
     before = {key: value.clone() for key, value in own.state_dict().items()}
-    load_audio_encoder(own, theirs)  # has ears of its own
+    load_audio_encoder(own, theirs)  # has its own audio encoder
     assert all(torch.equal(before[key], value) for key, value in own.state_dict().items())
 
 
 def test_the_shipped_shape_is_small_and_cheap():
-    """At most 4 GMAC a picture and 20 MB in 16 bits were asked for."""
+    """Budget: at most 4 GMAC a frame and 20 MB in 16 bits."""
     generator = UNetGenerator(DEFAULT_GENERATOR)
     weights = sum(weight.numel() for weight in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How a generator is measured on held-out clips, and the sheet that shows what it makes."""
+"""Evaluation of a generator on held-out clips, and the sample sheet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def judge() -> SyncExpert:
 
 
 class Answers(nn.Module):
-    """Paints what it is told to for each sound; it knows frames by the sum of their mel."""
+    """Paints a given answer for each mel; it identifies frames by the sum of their mel."""
 
     def __init__(self, answers: dict[float, Tensor]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Answers(nn.Module):
 
 
 def test_figures_by_hand(clips, judge):
-    """A generator that paints the real frame for a sound, brighter by 0.1: of another's sound, another's frame."""
+    """A generator that paints the real frame of the given audio, brighter by 0.1."""
     exam = HeldOutEvaluation(clips, PAINT, judge)
     answers, real = {}, []
     for window in exam.windows:

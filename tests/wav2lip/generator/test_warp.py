@@ -1,4 +1,4 @@
-"""The warping generator: its input, its six fields, the picture they make, and the file it is opened from."""
+"""The warping generator: input, fields, rendering, and loading from a file."""
 
 from __future__ import annotations
 
