@@ -111,9 +111,9 @@ class PublishedScorer:
         mode = "constant" if len(boxes) >= MEDIAN_FRAMES else "nearest"
         return median_filter(np.column_stack([centers, sides]), (MEDIAN_FRAMES, 1), mode=mode)
 
-    def crop(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def crop(self, frame: np.ndarray, params: np.ndarray) -> np.ndarray:
         """Crops the face with margins at the sides and below: (H, W, 3) uint8 to (224, 224, 3) uint8."""
-        x, y, side = place
+        x, y, side = params
         margin = int(side * (1 + 2 * CROP_SCALE))
         padded = cv2.copyMakeBorder(
             frame, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(PADDING_VALUE,) * 3

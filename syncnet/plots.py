@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg")
 MAX_LEGEND = 12  # with more curves there is no legend
-OFFSET_LABEL = "AV offset in frames of 40 ms (negative: sound late, positive: sound early)"
+OFFSET_LABEL = "AV offset in frames of 40 ms (negative: audio late, positive: audio early)"
 
 
 def plot_curves(curves: Mapping[str, np.ndarray], path: Path) -> None:

@@ -75,23 +75,23 @@ def score_video(
     """
     path = Path(path)
     info = _probe_video(path)
-    sound = read_sound(path)
-    if len(sound.samples) < MIN_SECONDS * 16000:
+    audio = read_sound(path)
+    if len(audio.samples) < MIN_SECONDS * 16000:
         raise MediaError(
-            f"the audio of {display_path(path)} is {len(sound.samples) / 16000:.2f} s long; at least 1 s is needed"
+            f"the audio of {display_path(path)} is {len(audio.samples) / 16000:.2f} s long; at least 1 s is needed"
         )
-    if not sound.flags.any():
+    if not audio.flags.any():
         raise MediaError(f"{display_path(path)} contains no speech: there is no sync to score")
     tracks = follow_faces(path, info, detector or load_detector(), max_faces)
     scorer = scorer or open_scorer()
-    scored = [person for person in score_tracks(path, left_to_right(tracks), sound.samples, scorer, progress) if person]
+    scored = [person for person in score_tracks(path, left_to_right(tracks), audio.samples, scorer, progress) if person]
     people = [person for person in scored if len(person.starts) >= MIN_WINDOWS]
     if not people:
         length = f"{(MIN_WINDOWS + WINDOW - 1) / CLIP_FPS:.2f} s"
         found = any(track.found.any() for track in tracks)
         reason = f"no face is visible for at least {length} in" if found else "no face was found in"
         raise MediaError(f"{reason} {display_path(path)}")
-    return report(path, info.duration, people, partial(scorer.scored_windows, sound.flags))
+    return report(path, info.duration, people, partial(scorer.scored_windows, audio.flags))
 
 
 def left_to_right(tracks: Sequence[FaceTrack]) -> list[FaceTrack]:

@@ -135,4 +135,4 @@ def describe_offset(score: SyncScore | None) -> str:
     if not score.offset:
         return "in sync"
     frames = f"{abs(score.offset)} frame{'s' * (abs(score.offset) > 1)} ({abs(score.milliseconds)} ms)"
-    return f"sound {frames} {'early' if score.offset > 0 else 'late'}"
+    return f"audio {frames} {'early' if score.offset > 0 else 'late'}"

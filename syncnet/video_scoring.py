@@ -38,8 +38,8 @@ class Scorer(Protocol):
     def crop_params(self, track: FaceTrack) -> np.ndarray:
         """(N, ...) crop parameters for each frame of a run in which the face is always found."""
 
-    def crop(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Crops the expert's input, (S, S, 3) uint8 BGR, from a frame (H, W, 3); `place` is a row of `crop_params`."""
+    def crop(self, frame: np.ndarray, params: np.ndarray) -> np.ndarray:
+        """Crops the expert's input, (S, S, 3) uint8 BGR, from a frame (H, W, 3); `params` is a row of `crop_params`."""
 
     def embed(self, faces: np.ndarray) -> np.ndarray:
         """Embeds all windows of consecutive crops: (N, S, S, 3) to (N - 4, D)."""
@@ -83,9 +83,9 @@ class ExpertScorer:
         maps[:, :, 2] -= 0.5
         return maps
 
-    def crop(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """(H, W, 3) to (S, S, 3); `place` is a (2, 3) affine map."""
-        return crop(frame, place, self.expert.region.size)
+    def crop(self, frame: np.ndarray, params: np.ndarray) -> np.ndarray:
+        """(H, W, 3) to (S, S, 3); `params` is a (2, 3) affine map."""
+        return crop(frame, params, self.expert.region.size)
 
     def embed(self, faces: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) to (N - 4, D)."""

@@ -232,7 +232,7 @@ def test_people_are_numbered_from_the_left():
 
 @pytest.mark.parametrize(
     ("offset", "words"),
-    [(0, "in sync"), (1, "sound 1 frame (40 ms) early"), (-2, "sound 2 frames (80 ms) late")],
+    [(0, "in sync"), (1, "audio 1 frame (40 ms) early"), (-2, "audio 2 frames (80 ms) late")],
 )
 def test_offsets_in_words(offset, words):
     assert describe_offset(SyncScore(offset, 0.5, 0.5, 99)) == words
