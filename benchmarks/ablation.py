@@ -29,7 +29,7 @@ from syncnet.sync_expert import JUDGE, SyncExpert  # noqa: E402
 from wav2lip import train  # noqa: E402
 from wav2lip.generator.checkpoints import load_generator  # noqa: E402
 from wav2lip.generator.data import GeneratorBatch, collate  # noqa: E402
-from wav2lip.generator.model import picture_of  # noqa: E402
+from wav2lip.generator.model import frames_from_output  # noqa: E402
 from wav2lip.generator.unet import AnyGenerator  # noqa: E402
 from wav2lip.generator.validation import MOUTH, HeldOutEvaluation  # noqa: E402
 
@@ -89,7 +89,7 @@ def flicker(made: Tensor, real: Tensor) -> Tensor:
 @torch.inference_mode()
 def image_metrics(model: AnyGenerator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
     """Sharpness relative to the real mouths, (5 B,), and flicker, (B,)."""
-    made = picture_of(model(batch.mels, batch.faces), batch.faces, model.config)
+    made = frames_from_output(model(batch.mels, batch.faces), batch.faces, model.config)
     share = sharpness(made) / sharpness(batch.target).clamp_min(1e-8)
     return share.numpy(), flicker(made, batch.target).numpy()
 

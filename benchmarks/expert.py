@@ -32,7 +32,7 @@ from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert, windows_with_speech  # noqa: E402
-from syncnet.validation import LONG, NEAREST, SHORT, ClipJudgement, Validation, balanced_accuracy, judge  # noqa: E402
+from syncnet.validation import LONG, NEAREST, SHORT, ClipSyncResult, Validation, balanced_accuracy, score_embeddings  # noqa: E402
 
 SAMPLES = 640  # audio samples per frame
 PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the audio is delayed
@@ -43,7 +43,7 @@ ORIGINAL, SHIFTED, ANOTHER = "original", f"audio {NEAREST} frames away", "anothe
 class Findings:
     """Results of one expert: judgements; hits by planted shift; cosines by modification."""
 
-    judgements: list[ClipJudgement] = field(default_factory=list)
+    judgements: list[ClipSyncResult] = field(default_factory=list)
     planted: dict[int, list[bool]] = field(default_factory=lambda: defaultdict(list))
     cosines: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -106,7 +106,7 @@ def measure_modified(
     other: Clip,
     video: np.ndarray,
     audio: np.ndarray,
-    judgement: ClipJudgement,
+    judgement: ClipSyncResult,
 ) -> None:
     """Record the cosine of one clip, unchanged and with modified frames and audio."""
     here, cosines = -judgement.score.offset, findings.cosines
@@ -128,7 +128,7 @@ def evaluate_expert(expert: SyncExpert, clips: Sequence[Clip]) -> Findings:
     findings = Findings()
     for index, clip in enumerate(tqdm(clips, unit="clip", disable=None)):
         video, audio = expert.embed(clip)
-        judgement = judge(clip, video, audio)
+        judgement = score_embeddings(clip, video, audio)
         findings.judgements.append(judgement)
         if clip.frames >= LONG:
             find_planted(findings, expert, clip, video, judgement.score.offset)
@@ -141,7 +141,7 @@ def share(value: float | None) -> str:
     return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"
 
 
-def print_speakers(judgements: Sequence[ClipJudgement]) -> None:
+def print_speakers(judgements: Sequence[ClipSyncResult]) -> None:
     """Print the table by speaker; accuracy is at the threshold that is best over all speakers."""
     values = Validation(judgements).values()
     print(f"Threshold {values['threshold']:.3f}; accuracy at the best threshold of windows with speech: ", end="")
@@ -177,7 +177,7 @@ def print_cosines(cosines: dict[str, list[float]]) -> None:
         print(f"| {name} | {np.nanmean(values):.3f} | {original - np.nanmean(values):.3f} |")
 
 
-def print_agreement(pairs: Sequence[tuple[ClipJudgement, ClipJudgement]], most: int = 30) -> None:
+def print_agreement(pairs: Sequence[tuple[ClipSyncResult, ClipSyncResult]], most: int = 30) -> None:
     """Print how well two experts agree on offsets, and the clips that either finds out of sync."""
     offsets = np.array([(a.score.offset, b.score.offset) for a, b in pairs])
     gaps, off = np.abs(offsets[:, 0] - offsets[:, 1]), np.abs(offsets) > 1

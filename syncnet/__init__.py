@@ -1,1 +1,1 @@
-"""The expert: is this mouth saying this sound?"""
+"""Sync expert (SyncNet): measures how well lip motion matches the audio."""

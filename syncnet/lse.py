@@ -1,7 +1,7 @@
-"""LSE-D and LSE-C: syncnet_python's network and protocol, by which the field compares its results.
+"""LSE-D and LSE-C: syncnet_python's network and protocol, the field's standard sync metrics.
 
 Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016); the scores are those of "A Lip Sync Expert Is
-All You Need" (2020). The weights, `syncnet_v2.model`, are published by the authors and not part of this program.
+All You Need" (2020). The weights, `syncnet_v2.model`, are published by the authors and not included here.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from syncnet.mfcc import mfcc
 from syncnet.offset import REACH
 from training.safe_pickle import read_pickle, to_float32, weight_mismatches
 
-SIDE = 224  # pixels of the network's square
-COLUMNS, STEP = 20, 4  # MFCC columns of a window, and from one window to the next: 100 columns a second, 25 windows
-BATCH = 16  # windows that are embedded at once; one takes 16 MB
-SPAN = 0.40  # syncnet_python's crop_scale: how much more than the face's box is seen
-GREY = 110  # what lies outside of the picture
-MEDIAN = 13  # frames
+INPUT_SIZE = 224  # pixels
+COLUMNS, STEP = 20, 4  # MFCC columns per window and from one window to the next: 100 columns, 25 windows a second
+BATCH = 16  # windows per forward pass; each takes 16 MB
+CROP_SCALE = 0.40  # syncnet_python's crop_scale: margin around the face box
+PADDING_VALUE = 110  # gray level outside the frame
+MEDIAN_FRAMES = 13
 
 
 class PublishedSyncNet(nn.Module):
-    """syncnet_python's network S with 1024 outputs, and its state dict's keys."""
+    """syncnet_python's network S with 1024 outputs, with its state-dict keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class PublishedSyncNet(nn.Module):
         self.netfcaud, self.netfclip = _head(), _head()
 
     def embed_faces(self, frames: Tensor) -> Tensor:
-        """(B, 3, 5, 224, 224) BGR, 0 to 255, to (B, 1024), not normalised."""
+        """(B, 3, 5, 224, 224) BGR, 0 to 255, to (B, 1024), not normalized."""
         return self.netfclip(self.netcnnlip(frames).flatten(1))
 
     def embed_mfcc(self, mfcc: Tensor) -> Tensor:
-        """(B, 1, 13, 20) to (B, 1024), not normalised."""
+        """(B, 1, 13, 20) to (B, 1024), not normalized."""
         return self.netfcaud(self.netcnnaud(mfcc).flatten(1))
 
 
@@ -69,13 +69,13 @@ def _head() -> nn.Sequential:
 
 
 def load_published(path: Path) -> PublishedSyncNet:
-    """The network of `syncnet_v2.model`, in eval mode on the CPU.
+    """Loads `syncnet_v2.model`, in eval mode on the CPU.
 
     Raises:
-        UsageError: the file is missing, damaged, holds another network or more than plain weights.
+        UsageError: the file is missing or damaged, or holds another network or anything but weights.
     """
     weights, _ = read_pickle(path)
-    # Batch norm's counters play no part here, and files of the oldest PyTorch have none.
+    # Batch norm's counters are unused, and files of early PyTorch versions lack them.
     counters = {key: torch.tensor(0) for key in _counters() if key not in weights}
     if wrong := weight_mismatches(weights | counters, PublishedSyncNet):
         raise UsageError(f"{path} does not hold syncnet_python's network, syncnet_v2.model: {wrong}")
@@ -90,35 +90,37 @@ def _counters() -> list[str]:
 
 
 class PublishedScorer:
-    """Scores a video by syncnet_python's protocol; see `syncnet.video_scoring.Scorer`.
+    """Scores a video with syncnet_python's protocol; see `syncnet.video_scoring.Scorer`.
 
-    Each run of a face within a shot is a track of the protocol. Unlike run_pipeline.py it does not encode the crops
-    anew, and leaves out neither tracks of up to 100 frames nor faces of up to 100 pixels; the boxes are our detector's.
+    Each run of a face within a shot is one track of the protocol. Unlike run_pipeline.py, crops are not re-encoded,
+    tracks of up to 100 frames and faces of up to 100 pixels are kept, and the boxes come from our detector.
     """
 
     def __init__(self, network: PublishedSyncNet) -> None:
         self.network = network
 
-    def windows(self, frames: int) -> int:
-        """The protocol leaves out the last window of each track."""
+    def window_count(self, frames: int) -> int:
+        """Number of windows; the protocol drops the last window of each track."""
         return frames - WINDOW
 
-    def places(self, track: FaceTrack) -> np.ndarray:
-        """Centre x, y and half a side of the face in each frame of a track, smoothed by medians: (N, 3)."""
+    def crop_params(self, track: FaceTrack) -> np.ndarray:
+        """(N, 3): center x, y and half the side of the face box in each frame, median-filtered."""
         boxes = track.boxes.astype(np.float64)
-        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1) / 2
-        # Beyond the ends the median sees zeros, as scipy.signal.medfilt does; of a short track it would see but them.
-        mode = "constant" if len(boxes) >= MEDIAN else "nearest"
-        return median_filter(np.column_stack([centres, sides]), (MEDIAN, 1), mode=mode)
+        centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(1) / 2
+        # Zero padding, as in scipy.signal.medfilt; in a short track zeros would win the median.
+        mode = "constant" if len(boxes) >= MEDIAN_FRAMES else "nearest"
+        return median_filter(np.column_stack([centers, sides]), (MEDIAN_FRAMES, 1), mode=mode)
 
-    def cut(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """The face with room to its sides and below it: frame (H, W, 3) uint8 to (224, 224, 3) uint8."""
-        x, y, side = place
-        room = int(side * (1 + 2 * SPAN))
-        wide = cv2.copyMakeBorder(frame, room, room, room, room, cv2.BORDER_CONSTANT, value=(GREY, GREY, GREY))
-        rows = slice(int(y + room - side), int(y + room + side * (1 + 2 * SPAN)))
-        columns = slice(int(x + room - side * (1 + SPAN)), int(x + room + side * (1 + SPAN)))
-        return cv2.resize(wide[rows, columns], (SIDE, SIDE))
+    def crop(self, frame: np.ndarray, params: np.ndarray) -> np.ndarray:
+        """Crops the face with margins at the sides and below: (H, W, 3) uint8 to (224, 224, 3) uint8."""
+        x, y, side = params
+        margin = int(side * (1 + 2 * CROP_SCALE))
+        padded = cv2.copyMakeBorder(
+            frame, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(PADDING_VALUE,) * 3
+        )
+        rows = slice(int(y + margin - side), int(y + margin + side * (1 + 2 * CROP_SCALE)))
+        columns = slice(int(x + margin - side * (1 + CROP_SCALE)), int(x + margin + side * (1 + CROP_SCALE)))
+        return cv2.resize(padded[rows, columns], (INPUT_SIZE, INPUT_SIZE))
 
     @torch.inference_mode()
     def embed(self, faces: np.ndarray) -> np.ndarray:
@@ -133,37 +135,37 @@ class PublishedScorer:
 
     @torch.inference_mode()
     def compare(self, video: np.ndarray, start: int, run: tuple[int, int], samples: np.ndarray) -> np.ndarray:
-        """The distances of embedded windows to the sounds around them, of which those outside the track count as zero.
+        """Distances of windows to the audio around them; audio embeddings outside the track are zero vectors.
 
         Args:
-            video: (V, 1024), windows from frame `start` on.
-            run: first and one-past-last frame of the track.
-            samples: (n,) int16, the whole sound.
+            video: (V, 1024) embeddings of the windows from frame `start` on.
+            run: first frame of the track and one past its last.
+            samples: (n,) int16, the whole audio track.
         """
         first, last = run
         track = samples[first * FRAME_SAMPLES : last * FRAME_SAMPLES]
         around = np.zeros((len(video) + 2 * REACH, video.shape[1]), np.float32)
-        begin = start - first - REACH  # the track's window to which the first row belongs
-        low, high = max(begin, 0), min(begin + len(around), self.windows(last - first))
+        begin = start - first - REACH  # the track's window that the first row belongs to
+        low, high = max(begin, 0), min(begin + len(around), self.window_count(last - first))
         columns = mfcc(track, STEP * low, STEP * (high - 1) + COLUMNS).astype(np.float32)
         windows = np.stack([columns[None, :, STEP * k : STEP * k + COLUMNS] for k in range(high - low)])
         around[low - begin : high - begin] = self.network.embed_mfcc(torch.from_numpy(windows)).numpy()
         return lse_distances(video, around)
 
-    def counted(self, flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """All windows count, silent ones too."""
+    def scored_windows(self, flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Selects all windows, including silent ones."""
         return np.ones(len(starts), bool)
 
 
 def lse_distances(video: np.ndarray, around: np.ndarray, reach: int = REACH) -> np.ndarray:
-    """How far each picture is from the sounds around it, |v_i - a_(i+k) + 1e-6|.
+    """Distances |v_i - a_(i+k) + 1e-6| of each video window to the audio windows around it.
 
     Args:
         video: (V, D) embeddings of consecutive windows.
-        around: (V + 2 * reach, D) those of sounds, which begin `reach` windows earlier.
+        around: (V + 2 * reach, D) audio embeddings, starting `reach` windows earlier.
 
     Returns:
-        (V, 2 * reach + 1) float32, column reach + k for a shift by k.
+        (V, 2 * reach + 1) float32; column reach + k holds the shift by k.
     """
     shifts = range(2 * reach + 1)
     columns = [np.linalg.norm(video - around[k : k + len(video)] + np.float32(1e-6), axis=1) for k in shifts]

@@ -1,4 +1,4 @@
-"""What an expert finds in the clips of a data set, each remembered as soon as it is known."""
+"""AV offsets of a dataset's clips, measured by a sync expert and cached on disk."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from preprocessing.dataset.manifest import ClipRow
 from preprocessing.errors import UsageError
 from syncnet.offset import SyncScore
 from syncnet.sync_expert import SyncExpert
-from syncnet.validation import judge_clip
+from syncnet.validation import score_clip
 
-NAME = "offsets.jsonl"  # one line a measurement: of which expert, of what, and the score
+NAME = "offsets.jsonl"  # one line per measurement: expert, clip and score
 
 
 @dataclass(frozen=True)
 class OffsetTask:
-    """A clip to be measured.
+    """A clip to measure.
 
     Attributes:
-        clip: path below the folder of clips; sound: SHA-256 of its samples.
-        repaired: the offset that is taken out of it first.
-        listed: what the manifest says of it, see `Clip`.
+        clip: path relative to the folder of clips.
+        sound: SHA-256 of its audio samples.
+        repaired: the offset, in frames, removed before measuring.
+        listed: its manifest entry, see `Clip`.
     """
 
     clip: str
@@ -44,56 +45,56 @@ class OffsetTask:
 
     @classmethod
     def of(cls, row: ClipRow, repaired: int = 0) -> OffsetTask:
-        """The task of a manifest's row."""
+        """The task for a row of the manifest."""
         return cls(row.clip, row.audio_sha256, repaired, (row.speaker, row.frames, row.size))
 
 
 class OffsetMeasurements:
-    """One expert's scores of a folder's clips. What an earlier run has measured, stopped or not, is not repeated."""
+    """One expert's scores for the clips of a folder. Results of earlier runs, even interrupted ones, are reused."""
 
     def __init__(self, clips: Path, expert: Path, workers: int = 0) -> None:
-        """Reads what is known already.
+        """Reads the cached measurements.
 
         Args:
-            clips: the folder.
-            expert: a checkpoint.
-            workers: processes that measure; 0: this one.
+            clips: the folder of clips.
+            expert: the expert's checkpoint.
+            workers: worker processes; 0: measure in this process.
 
         Raises:
-            UsageError: the expert cannot be opened, or workers is negative.
+            UsageError: the expert cannot be loaded, or workers is negative.
         """
         if workers < 0:
             raise UsageError(f"workers must be 0 or more, not {workers}")
-        _opened(expert)
+        _load_expert(expert)
         self.clips, self.expert, self.workers = clips, expert, workers
         self.digest = hashlib.sha256(expert.read_bytes()).hexdigest()
         self._path = clips / NAME
-        self._known = dict(self._read()) if self._path.exists() else {}
+        self._cache = dict(self._read()) if self._path.exists() else {}
 
     def scores(self, tasks: Sequence[OffsetTask], unit: str) -> dict[OffsetTask, SyncScore]:
-        """All tasks' scores, measured where they are not known yet, with a progress bar that counts in `unit`.
+        """The score of each task, measured unless cached; the progress bar counts in `unit`.
 
         Raises:
-            UsageError: a clip is damaged, or its crops are not of the expert's kind.
-            OSError: what was measured cannot be written down.
+            UsageError: a clip is damaged, or its crops are not of the kind the expert needs.
+            OSError: the cache cannot be written.
         """
-        todo = [task for task in tasks if task not in self._known]
+        todo = [task for task in tasks if task not in self._cache]
         with (
-            self._path.open("a", encoding="ascii") as file, closing(self._measured(todo)) as found,
+            self._path.open("a", encoding="ascii") as file, closing(self._measure(todo)) as measured,
             tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit=unit, disable=None) as bar,
         ):  # fmt: skip
             if file.tell():
-                file.write("\n")  # behind a line that a killed run may have left half
-            for task, score in zip(todo, found, strict=True):
+                file.write("\n")  # a killed run may have left a partial line
+            for task, score in zip(todo, measured, strict=True):
                 key = {"expert": self.digest, "clip": task.clip, "sound": task.sound, "repaired": task.repaired}
                 file.write(json.dumps(key | asdict(score)) + "\n")
                 file.flush()
-                self._known[task] = score
+                self._cache[task] = score
                 bar.update()
-        return {task: self._known[task] for task in tasks}
+        return {task: self._cache[task] for task in tasks}
 
     def _read(self) -> Iterator[tuple[OffsetTask, SyncScore]]:
-        """The file's measurements by this expert; a line that is not whole is left out."""
+        """The cached measurements by this expert; malformed lines are skipped."""
         with self._path.open(encoding="ascii", errors="replace") as lines:
             for line in lines:
                 try:
@@ -104,13 +105,13 @@ class OffsetMeasurements:
                 except (ValueError, TypeError, AttributeError, KeyError):
                     continue
 
-    def _measured(self, tasks: Sequence[OffsetTask]) -> Generator[SyncScore, None, None]:
-        """The tasks' scores in their order."""
+    def _measure(self, tasks: Sequence[OffsetTask]) -> Generator[SyncScore, None, None]:
+        """The tasks' scores, in order."""
         work = partial(measure, clips=self.clips, expert=self.expert)
         if not self.workers:
             yield from map(work, tasks)
         elif tasks:
-            pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _settle)
+            pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _init_worker)
             try:
                 yield from pool.map(work, tasks, chunksize=4)
             finally:
@@ -118,23 +119,23 @@ class OffsetMeasurements:
 
 
 def measure(task: OffsetTask, clips: Path, expert: Path) -> SyncScore:
-    """The offset of one clip below the folder `clips`, by the windows in which somebody speaks.
+    """Measures the AV offset of one clip in the folder `clips`, over the windows with speech.
 
     Raises:
-        UsageError: the clip is damaged, or not of the expert's kind of crop.
+        UsageError: the clip is damaged, or its crops are not of the kind the expert needs.
     """
     clip = Clip(clips / task.clip, listed=task.listed, offset=task.repaired)
     clip.require_kind("points")
-    return judge_clip(_opened(expert), clip).score
+    return score_clip(_load_expert(expert), clip).score
 
 
 @lru_cache(maxsize=1)
-def _opened(expert: Path) -> SyncExpert:
+def _load_expert(expert: Path) -> SyncExpert:
     return SyncExpert.load(expert)
 
 
-def _settle() -> None:
-    """A worker leaves Ctrl-C to its parent and the other cores to the other workers."""
+def _init_worker() -> None:
+    """Leaves Ctrl-C to the parent process and limits the worker to one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""The expert's networks: two towers that embed a mouth and a sound into one space."""
+"""SyncNet architectures: two towers that embed mouth crops and audio into one space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IntPair = int | tuple[int, int]
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, optional skip connection, ReLU: the released networks' brick.
+    """Convolution, batch norm, optional residual connection, ReLU: the building block of the released networks.
 
     The attribute name `conv_block` is part of the released state dicts' keys.
     """
@@ -38,7 +38,7 @@ def audio_tower(widths: Sequence[int], out_channels: int, extra: bool = False) -
     """The released audio encoder: mel (B, 1, 80, 16) to (B, out_channels, 1, 1).
 
     `widths` are the channels of its four resolutions ((32, 64, 128, 256) as released); `extra` adds the
-    residual block by which the expert's encoder is one longer than the generator's.
+    residual block that the expert's encoder has and the generator's lacks.
     """
     w0, w1, w2, w3 = widths
     blocks = [ConvBlock(1, w0, 3, 1, 1), ConvBlock(w0, w0, 3, 1, 1, True), ConvBlock(w0, w0, 3, 1, 1, True)]
@@ -50,7 +50,7 @@ def audio_tower(widths: Sequence[int], out_channels: int, extra: bool = False) -
 
 
 class SyncNet(nn.Module):
-    """The expert of "A Lip Sync Expert Is All You Need" (2020), section 3.1, with the released state-dict keys."""
+    """The sync expert of "A Lip Sync Expert Is All You Need" (2020), section 3.1, with the released state-dict keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class SyncNet(nn.Module):
             faces: (B, 15, 48, 96), lower halves of five BGR frames stacked on channels, 0 to 1.
 
         Returns:
-            audio (B, 512) and face (B, 512) embeddings, L2-normalised, non-negative (they end in a ReLU).
+            audio (B, 512) and face (B, 512) embeddings, L2-normalized, non-negative (they end in a ReLU).
         """
         audio = F.normalize(self.audio_encoder(mel).flatten(1))
         face = F.normalize(self.face_encoder(faces).flatten(1))
@@ -80,11 +80,11 @@ class SyncNet(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each pixel (ConvNeXt, 2022): 1.5 times as fast in training as group norm here."""
+    """Layer norm over the channels of each pixel (ConvNeXt, 2022); trains 1.5 times as fast as group norm here."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        if torch.jit.is_tracing():  # for OpenVINO: without the turning it runs our generator in 36 ms instead of 56
+        if torch.jit.is_tracing():  # OpenVINO runs our generator in 36 ms instead of 56 without the permutes
             x = x - x.mean(1, keepdim=True)
             x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + self.eps)
             return x * self.weight[:, None, None] + self.bias[:, None, None]
@@ -96,7 +96,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block with SiLU; `stride` halves the picture, by average pooling on the way past."""
+    """Pre-activation residual block with SiLU; the shortcut downsamples by average pooling."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: IntPair, norm: str) -> None:
         super().__init__()
@@ -115,25 +115,25 @@ class ResidualBlock(nn.Module):
 def _tower(
     in_channels: int, widths: Sequence[int], strides: Sequence[IntPair], dimension: int, norm: str, dropout: float
 ) -> nn.Sequential:  # fmt: skip
-    """A first convolution, a residual block for each further width, a linear layer; one stride for each width."""
+    """A stem convolution, one residual block per further width and a linear layer; one stride per width."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 5, strides[0], 2)]
-    for (before, after), stride in zip(pairwise(widths), strides[1:], strict=True):
-        layers.append(ResidualBlock(before, after, stride, norm))
+    for (inputs, outputs), stride in zip(pairwise(widths), strides[1:], strict=True):
+        layers.append(ResidualBlock(inputs, outputs, stride, norm))
     head = [_norm(norm, widths[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
     drop = [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers, *head, *drop, nn.Linear(4 * widths[-1], dimension))
 
 
 def small_audio_tower(dimension: int, norm: str, dropout: float = 0.0) -> nn.Sequential:
-    """Our expert's audio tower: mel / 4 (B, 1, 80, 16), -1 to 1, to (B, dimension)."""
+    """Audio tower of `SmallSyncNet`: mel / 4 (B, 1, 80, 16), -1 to 1, to (B, dimension)."""
     return _tower(1, (32, 64, 96, 144), ((2, 1), (2, 1), (2, 2), (2, 2)), dimension, norm, dropout)
 
 
 class SmallSyncNet(nn.Module):
-    """Our expert: signed embeddings and a learnable scale, so that training leaves ln 2 at once.
+    """Our sync expert: signed embeddings and a learnable scale, so that the loss leaves ln 2 immediately.
 
-    The released shape ends in a ReLU: its cosine is never negative, and the published loss is flat where training
-    starts. Batch norm, which would tell windows of a batch about each other, is avoided too.
+    The released architecture ends in a ReLU: its cosine is never negative, and the published loss is flat at
+    initialization. Batch norm is avoided because it leaks information between the windows of a batch.
     """
 
     def __init__(
@@ -146,9 +146,9 @@ class SmallSyncNet(nn.Module):
         widths, strides = (32, 64, 96, 144, 192), (2, 2, 2, 2, 1)
         self.face_encoder = _tower(15, widths, strides, dimension, norm, dropout)
         self.audio_encoder = small_audio_tower(dimension, norm, dropout)
-        self.log_scale = nn.Parameter(torch.tensor(2.3))  # similarity is multiplied by exp(2.3), about 10, at first
+        self.log_scale = nn.Parameter(torch.tensor(2.3))  # initial factor on the cosine: exp(2.3), about 10
         for tower in (self.face_encoder, self.audio_encoder):
-            tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # convolutions are faster so
+            tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # faster convolutions
 
     def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
         """Embeds one 0.2 s window.
@@ -158,14 +158,14 @@ class SmallSyncNet(nn.Module):
             faces: (B, 15, mouth_size, mouth_size), mouth crops of five BGR frames stacked on channels, 0 to 1.
 
         Returns:
-            audio (B, dimension) and face (B, dimension) embeddings, L2-normalised, signed.
+            audio (B, dimension) and face (B, dimension) embeddings, L2-normalized, signed.
         """
         return self.embed_mel(mel), self.embed_faces(faces)
 
     def embed_mel(self, mel: Tensor) -> Tensor:
-        """The sound's half of `forward`."""
+        """The audio half of `forward`: (B, 1, 80, 16) to (B, dimension)."""
         return F.normalize(self.audio_encoder((mel / 4).contiguous(memory_format=torch.channels_last)).float())
 
     def embed_faces(self, faces: Tensor) -> Tensor:
-        """The picture's half of `forward`."""
+        """The face half of `forward`: (B, 15, mouth_size, mouth_size) to (B, dimension)."""
         return F.normalize(self.face_encoder((faces * 2 - 1).contiguous(memory_format=torch.channels_last)).float())

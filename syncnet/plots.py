@@ -1,4 +1,4 @@
-"""Pictures of what an expert finds: distance over shift, and how many clips have which offset."""
+"""Plots of sync measurements: distance over AV offset, and histograms of offsets."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf", ".svg")
-NAMED = 12  # curves up to which a legend tells them apart
-EARLY_LATE = "AV offset in frames of 40 ms (negative: sound late, positive: sound early)"
+MAX_LEGEND = 12  # with more curves there is no legend
+OFFSET_LABEL = "AV offset in frames of 40 ms (negative: audio late, positive: audio early)"
 
 
 def plot_curves(curves: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draws the mean distance over the AV offset, one line a name, with its least marked.
+    """Plots mean distance over AV offset, one line per name, with the minimum marked.
 
     Args:
-        curves: by name, (2 * reach + 1,) each as `shift_curve` gives them; nan is left out.
-        path: the file, .png, .pdf or .svg; written whole or not at all.
+        curves: by name, (2 * reach + 1,) each, from `shift_curve`; nan values are skipped.
+        path: the output file, .png, .pdf or .svg; written atomically.
 
     Raises:
-        UsageError: matplotlib is not installed, another kind of file, or a missing folder.
+        UsageError: matplotlib is not installed, the file type is unsupported or the folder does not exist.
         OSError: the file cannot be written.
     """
-    figure = _figure(path, (8, 5))
+    figure = _new_figure(path, (8, 5))
     axes, names = figure.subplots(), []
     for name, curve in curves.items():
         offsets = len(curve) // 2 - np.arange(len(curve))  # as sync_score: column reach + k is the offset -k
@@ -42,64 +42,64 @@ def plot_curves(curves: Mapping[str, np.ndarray], path: Path) -> None:
         best = None if np.isnan(curve).all() else int(np.nanargmin(curve))
         if best is not None:
             axes.plot(offsets[best], curve[best], "o", color=line.get_color(), markersize=9, fillstyle="none")
-        names.append((line, _plain(name) + ("" if best is None else f": {offsets[best]}")))
+        names.append((line, _label(name) + ("" if best is None else f": {offsets[best]}")))
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.locator_params(axis="x", integer=True)
-    axes.set(xlabel=EARLY_LATE, ylabel="mean distance of picture and sound")
+    axes.set(xlabel=OFFSET_LABEL, ylabel="mean distance of video and audio")
     axes.grid(alpha=0.3)
-    if 0 < len(names) <= NAMED:
+    if 0 < len(names) <= MAX_LEGEND:
         figure.legend(*zip(*names, strict=True), loc="outside lower center", ncols=1 + (len(names) > 3), fontsize=8)
     _write(figure, path)
 
 
-def _plain(name: str, longest: int = 60) -> str:
-    """A name, shortened if need be, whose dollars do not set formulas."""
+def _label(name: str, longest: int = 60) -> str:
+    """The name, truncated to `longest` characters, with dollar signs escaped from math mode."""
     return (name if len(name) <= longest else name[: longest - 3] + "...").replace("$", r"\$")
 
 
 def plot_offsets(before: Sequence[int], after: Sequence[int], path: Path) -> None:
-    """Draws how many clips have which offset, before and after a screening.
+    """Plots histograms of the clips' AV offsets before and after filtering.
 
     Args:
-        before, after: AV offsets in frames, -15 to 15, one a clip.
-        path: as `plot_curves`.
+        before, after: AV offsets in frames, -15 to 15, one per clip.
+        path: as in `plot_curves`.
 
     Raises:
-        ValueError, OSError: as `plot_curves`.
+        UsageError, OSError: as in `plot_curves`.
     """
-    figure = _figure(path, (8, 6))
+    figure = _new_figure(path, (8, 6))
     for axes, name, offsets in zip(
         figure.subplots(2, 1, sharex=True), ("before", "after"), (before, after), strict=True
     ):
         counts = np.bincount(np.asarray(offsets, int) + REACH, minlength=2 * REACH + 1)
         bars = axes.bar(np.arange(-REACH, REACH + 1), counts)
         axes.bar_label(bars, labels=[str(count) if count else "" for count in counts], fontsize=7)
-        close = sum(abs(offset) <= 1 for offset in offsets)
-        axes.set(title=f"{name}: {len(offsets)} clips, {close} of them within one frame", ylabel="clips")
+        near_zero = sum(abs(offset) <= 1 for offset in offsets)
+        axes.set(title=f"{name}: {len(offsets)} clips, {near_zero} of them within one frame", ylabel="clips")
         axes.locator_params(axis="y", integer=True)
         axes.margins(y=0.12)
-    axes.set(xlabel=EARLY_LATE, xlim=(-REACH - 1, REACH + 1))
+    axes.set(xlabel=OFFSET_LABEL, xlim=(-REACH - 1, REACH + 1))
     _write(figure, path)
 
 
-def _figure(path: Path, inches: tuple[float, float]) -> Figure:
-    """An empty figure of its own: pyplot, which chooses a display and remembers every figure, takes no part."""
+def _new_figure(path: Path, inches: tuple[float, float]) -> Figure:
+    """An empty figure made without pyplot, which would pick a display backend and keep every figure alive."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"cannot draw {display_path(path)}: its name must end in one of {', '.join(FORMATS)}")
+        raise UsageError(f"cannot plot to {display_path(path)}: the file type must be one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
-        raise UsageError(f"cannot draw {display_path(path)}: its folder does not exist")
+        raise UsageError(f"cannot plot to {display_path(path)}: its folder does not exist")
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(f"drawing needs matplotlib: {INSTALL}") from None
+        raise UsageError(f"plotting needs matplotlib: {INSTALL}") from None
     return Figure(figsize=inches, dpi=120, layout="constrained")
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Draws in memory and writes beside the final name, then renames."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix.lower().removeprefix("."))
+    """Renders in memory, writes to a temporary file and renames it."""
+    rendered = io.BytesIO()
+    figure.savefig(rendered, format=path.suffix.lower().removeprefix("."))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "part"
-        part.write_bytes(drawn.getvalue())
+        part.write_bytes(rendered.getvalue())
         os.replace(part, path)

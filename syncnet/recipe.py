@@ -1,4 +1,4 @@
-"""How an expert is trained: the recipe, and the network that it asks for."""
+"""Training recipe of a sync expert, and the network and optimizer it configures."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from syncnet.model import SmallSyncNet, SyncNet
 from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 
-RELEASED = (512, 96)  # dimension of the released network, and width of the square whose lower half it sees
-WARM = 0.15  # share of the steps in which one-cycle climbs
-# Steps that it climbs at least, as far as half of all steps allow: a network that learns fast from the start maps
-# everything to one point, from which no gradient leads away (the matching loss then stays at 3.857).
-LEAST_WARM = 400
+RELEASED = (512, 96)  # embedding dimension and input size of the released network, which uses the lower half
+WARMUP_FRACTION = 0.15  # of all steps, in the one-cycle schedule
+# Minimum warm-up, but at most half of all steps: with a high initial rate the network collapses to a single point and
+# the gradient vanishes (the matching loss stays at 3.857).
+MIN_WARMUP_STEPS = 400
 
 
 @dataclass(frozen=True)
 class SyncNetRecipe:
-    """What is trained, and how.
+    """Network, loss and schedule of a sync expert's training.
 
     Attributes:
-        network: "small" is ours; "released" has the published shape and keys and sees the region's lower half.
-        region: Square of the crop that it looks at.
-        norm: "layer" norm over the channels, or "group" norm; of the small network.
-        dimension: Of the embeddings.
-        dropout: Share of the last features that a step goes without.
-        loss: "matching" tells the windows of a clip apart; "bce" asks whether picture and sound belong together.
-        batch_contrastive_weight: Weight of matching over all windows of a process' batch beside that within a clip.
-        clips_per_step: Drawn by all devices together.
-        windows_per_clip: Drawn from each; for bce two, of which it takes one picture and one sound.
-        window_stride: Frames from one window to the next; for bce the least.
-        min_speech_share: Share of speech below which another place of the clip is drawn; not for bce.
+        network: "small" is ours; "released" has the published architecture and uses the region's lower half.
+        region: Square of the crop that the network sees.
+        norm: Norm of the small network: "layer" (over the channels) or "group".
+        dimension: Size of the embeddings.
+        dropout: Dropout rate before the last linear layer.
+        loss: "matching" picks the right window among those of a clip; "bce" classifies pairs as in sync or not.
+        batch_contrastive_weight: Weight of matching over all windows of a process's batch.
+        clips_per_step: Clips per step, over all devices.
+        windows_per_clip: Windows per clip; 2 for bce, of which it uses the audio of one and the video of one.
+        window_stride: Frames between windows; for bce the minimum.
+        min_speech_share: Positions with a smaller share of speech are redrawn; not used by bce.
         optimizer: "adamw" or "adam".
-        lr: Learning rate at its highest.
-        schedule: "one-cycle" climbs and falls to zero within the steps; "constant".
-        weight_decay: Share of the rate by which weights shrink in a step.
-        clip_gradient: Norm above which the gradient is scaled down; 0 leaves it.
-        steps: To train.
-        seed: Of the weights and of everything that is drawn.
-        augmentation: How windows are disguised.
+        lr: Peak learning rate.
+        schedule: "one-cycle" warms up and decays to zero; "constant" keeps the rate.
+        weight_decay: Weight decay.
+        clip_gradient: Gradient norm limit; 0: no clipping.
+        steps: Training steps.
+        seed: Seed of the weights and of all random draws.
+        augmentation: Augmentation of the windows.
     """
 
     network: Literal["small", "released"] = "small"
@@ -84,8 +84,8 @@ class SyncNetRecipe:
             )
         if self.loss == "bce" and (self.windows_per_clip != 2 or self.window_stride < WINDOW):
             raise UsageError(
-                f"the loss bce needs windows_per_clip 2 and a distance of {WINDOW} frames or more, so that they share "
-                f"none, not {self.windows_per_clip} and {self.window_stride}"
+                f"the loss bce needs windows_per_clip 2 and window_stride {WINDOW} or more, so that the windows do not "
+                f"overlap, not {self.windows_per_clip} and {self.window_stride}"
             )
 
     def _check_ranges(self) -> None:
@@ -112,105 +112,107 @@ class SyncNetRecipe:
         left, top, side, size = self.region.left, self.region.top, self.region.side, self.region.size
         for name in ("dropout", "min_speech_share"):
             if getattr(self, name) >= 1:
-                raise UsageError(f"{name} is a share below 1, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be below 1, not {getattr(self, name)}")
         if min(left, top) < 0 or side <= 0 or max(left, top) + side > 1 + 1e-6 or size < 32:
-            raise UsageError(f"region must lie within the crop, 0 to 1, and be 32 pixels or more, not {self.region}")
+            raise UsageError(
+                f"region must lie within the crop (0 to 1) and have a size of 32 or more, not {self.region}"
+            )
 
     @property
     def span(self) -> int:
-        """Frames of the shortest clip that can be drawn from."""
+        """Minimum length of a clip in frames."""
         return (self.windows_per_clip - 1) * self.window_stride + WINDOW
 
     @property
     def draw(self) -> Callable[..., Any]:
-        """From a clip and a generator of random numbers: what the loss takes of a clip."""
+        """The sampling function: from a clip and a random generator to the arrays that the loss needs."""
         if self.loss == "bce":
             return partial(pair, nearest=self.window_stride, augmentation=self.augmentation, region=self.region)
-        how: dict[str, Any] = {
+        options: dict[str, Any] = {
             "augmentation": self.augmentation,
             "region": self.region,
             "min_speech_share": self.min_speech_share,
         }
-        return partial(sample, windows=self.windows_per_clip, step=self.window_stride, **how)
+        return partial(sample, windows=self.windows_per_clip, step=self.window_stride, **options)
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of the step after `step` steps."""
-        warm = max(WARM, min(0.5, LEAST_WARM / self.steps))
+        """The learning rate of step number `step`, counted from 0."""
+        warm = max(WARMUP_FRACTION, min(0.5, MIN_WARMUP_STEPS / self.steps))
         return self.lr * (one_cycle(step / self.steps, warm) if self.schedule == "one-cycle" else 1.0)
 
 
-def one_cycle(done: float, warm: float = WARM) -> float:
-    """The learning rate's share of its peak after `done` (0 to 1) of the steps: up by a cosine, then down to zero."""
+def one_cycle(done: float, warm: float = WARMUP_FRACTION) -> float:
+    """Learning rate relative to its peak at progress `done` (0 to 1): cosine warm-up, then cosine decay to zero."""
     if done < warm:
         return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * done / warm))
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - warm) / (1 - warm)))
 
 
 class LowerHalfSyncNet(nn.Module):
-    """The released network where a small one is expected: of a square it sees the lower half.
+    """Adapts the released network to `SmallSyncNet`'s interface: it uses the lower half of the input square.
 
-    Its embeddings are not signed and its scale is not learnt with the loss it was made for.
+    Its embeddings are non-negative, and the bce loss does not train its scale.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.released = SyncNet()
-        self.log_scale = nn.Parameter(torch.tensor(2.3))  # as SmallSyncNet's
+        self.log_scale = nn.Parameter(torch.tensor(2.3))  # like SmallSyncNet's
 
     def forward(self, mel: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, 80, 16) and (B, 15, 96, 96) to audio and face (B, 512)."""
         return self.embed_mel(mel), self.embed_faces(faces)
 
     def embed_mel(self, mel: Tensor) -> Tensor:
-        """The sound's half of `forward`."""
+        """The audio half of `forward`: (B, 1, 80, 16) to (B, 512)."""
         return F.normalize(self.released.audio_encoder(mel).flatten(1).float())
 
     def embed_faces(self, faces: Tensor) -> Tensor:
-        """The picture's half of `forward`."""
+        """The face half of `forward`: (B, 15, 96, 96) to (B, 512)."""
         half = faces[:, :, faces.shape[2] // 2 :]
         return F.normalize(self.released.face_encoder(half).flatten(1).float())
 
 
 def build_network(recipe: SyncNetRecipe) -> SmallSyncNet | LowerHalfSyncNet:
-    """A new network, its weights drawn by torch's generator."""
+    """Builds a network; torch's global generator initializes the weights."""
     if recipe.network == "released":
         network: SmallSyncNet | LowerHalfSyncNet = LowerHalfSyncNet()
     else:
         network = SmallSyncNet(recipe.dimension, recipe.region.size, recipe.norm, recipe.dropout)
-    network.log_scale.requires_grad_(recipe.loss == "matching")  # several processes wait for every gradient
+    network.log_scale.requires_grad_(recipe.loss == "matching")  # distributed training waits for every gradient
     return network
 
 
 def build_optimizer(recipe: SyncNetRecipe, network: nn.Module) -> torch.optim.Optimizer:
-    """Of everything that is learnt."""
+    """Builds the optimizer of all trainable parameters."""
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    learnt = [weight for weight in network.parameters() if weight.requires_grad]
-    return kind(learnt, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    trainable = [weight for weight in network.parameters() if weight.requires_grad]
+    return kind(trainable, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def expert_of(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, step: int) -> SyncExpert:
-    """The network as an expert that embeds clips."""
+def as_sync_expert(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, step: int) -> SyncExpert:
+    """Wraps a network as an expert that embeds clips."""
     return SyncExpert(cast(SmallSyncNet, network), recipe.region, step)
 
 
 def save_network(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, step: int, path: Path) -> None:
-    """Writes a checkpoint: a small network's opens with `SyncExpert.load`; a released one's has the released keys."""
+    """Writes a checkpoint: `SyncExpert.load` opens a small network's; a released one's has the released keys."""
     if isinstance(network, SmallSyncNet):
-        return expert_of(recipe, network, step).save(path)
+        return as_sync_expert(recipe, network, step).save(path)
     crop = {"kind": "points", "region": asdict(recipe.region)}
     Checkpoint("syncnet", {}, asdict(AudioConfig()), crop, network.released.state_dict(), step).save(path)
 
 
 def load_network(recipe: SyncNetRecipe, network: SmallSyncNet | LowerHalfSyncNet, path: Path) -> None:
-    """Takes over the weights of an expert's checkpoint.
+    """Loads the weights of an expert's checkpoint into `network`.
 
     Raises:
-        UsageError: it holds another network, or one that sees another part of the face.
+        UsageError: the checkpoint's network or region differs from the recipe's.
     """
-    theirs = SyncExpert.load(path)
-    alike = isinstance(network, SmallSyncNet) and theirs.network.config == network.config
-    if not alike or theirs.region != recipe.region:
+    loaded = SyncExpert.load(path)
+    same_network = isinstance(network, SmallSyncNet) and loaded.network.config == network.config
+    if not same_network or loaded.region != recipe.region:
         raise UsageError(
-            f"{display_path(path)} is not such a network as is trained: {theirs.network.config}, {theirs.region}"
+            f"{display_path(path)} does not match the recipe's network: {loaded.network.config}, {loaded.region}"
         )
-    network.load_state_dict(theirs.network.state_dict())
+    network.load_state_dict(loaded.network.state_dict())

@@ -1,4 +1,4 @@
-"""Measures how well the sound of videos fits the mouths in them: `python -m syncnet.score VIDEO ...`."""
+"""Scores the lip sync of videos: `python -m syncnet.score VIDEO ...`."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from syncnet.video_scoring import ExpertScorer, Progress, Scorer, score_tracks
 from training.run import INSTALL
 
 PROGRAM = "syncnet.score"
-SHORTEST = 1.0  # seconds of a video
-LEAST_SEEN = 15  # windows: who is seen for less is left out
+MIN_SECONDS = 1.0  # length of a video
+MIN_WINDOWS = 15  # people visible for fewer windows are ignored
 EPILOG = """\
-The sign of an offset is syncnet_python's: in frames at 25 a second (40 ms), whatever the video's rate, positive when
-the sound comes early, negative when it comes late; -15 to 15 are tried. A distance is the mean over the windows of five
-frames in whose sound there is speech; the confidence is the median over the offsets less the least: near zero, the
-offset says nothing. People are numbered from left to right. A person is a face that is followed, in all shots together:
-after a cut it may be another's. Of several people the one with the highest confidence speaks.
+Offsets are in frames of 40 ms (25 fps), whatever the video's frame rate, and have syncnet_python's sign: positive when
+the audio is early, negative when it is late; -15 to 15 are searched. The distance is the mean over the five-frame
+windows with speech; the confidence is the median distance over the offsets minus the smallest: near zero, the offset is
+meaningless. People are numbered from left to right. A person is a tracked face over all shots: after a cut it may be
+someone else. If there are several people, the one with the highest confidence is reported as the speaker.
 
-exit codes: 0 all videos are scored; 1 some cannot be; 2 a wrong flag or model.
+exit codes: 0 all videos were scored; 1 some could not be scored; 2 invalid flag or model.
 """
 
 
 def open_scorer(model: Path = EXPERT) -> Scorer:
-    """One of our experts (.safetensors), or syncnet_python's, whose scores are LSE-D and LSE-C.
+    """Loads one of our experts (.safetensors) or syncnet_python's weights, whose scores are LSE-D and LSE-C.
 
     Raises:
         UsageError: the file is neither.
@@ -60,70 +60,73 @@ def score_video(
     path: Path | str, scorer: Scorer | None = None, detector: FaceDetector | None = None, *, max_faces: int = 2,
     progress: Progress | None = None,
 ) -> VideoScore:  # fmt: skip
-    """Finds the people in a video and scores each of them.
+    """Tracks the people in a video and scores each of them.
 
     Args:
         path: the video.
-        scorer: from `open_scorer`; None: the expert that comes with the program.
+        scorer: from `open_scorer`; None: the included expert.
         detector: from `load_detector`; None: "auto".
-        max_faces: people followed at the same time.
-        progress: called with the frames that are looked at and their number, once the faces are found.
+        max_faces: people tracked at the same time.
+        progress: called with the number of frames done and in total, once tracking is finished.
 
     Raises:
-        MediaError: it is no video, lacks sound, speech or a face, or is shorter than a second.
+        MediaError: the file is not a video, has no audio, speech or face, or is shorter than a second.
         UsageError: max_faces is less than 1.
     """
     path = Path(path)
-    info = _suitable(path)
-    sound = read_audio(path)
-    if len(sound.samples) < SHORTEST * 16000:
-        raise MediaError(f"the sound of {display_path(path)} lasts {len(sound.samples) / 16000:.2f} s: 1 s is needed")
-    if not sound.flags.any():
-        raise MediaError(f"{display_path(path)} is silent: without speech there is no sync to score")
+    info = _probe_video(path)
+    audio = read_audio(path)
+    if len(audio.samples) < MIN_SECONDS * 16000:
+        raise MediaError(
+            f"the audio of {display_path(path)} is {len(audio.samples) / 16000:.2f} s long; at least 1 s is needed"
+        )
+    if not audio.flags.any():
+        raise MediaError(f"{display_path(path)} contains no speech: there is no sync to score")
     tracks = track_video_faces(path, info, detector or load_detector(), max_faces)
     scorer = scorer or open_scorer()
-    seen = [person for person in score_tracks(path, from_left(tracks), sound.samples, scorer, progress) if person]
-    people = [person for person in seen if len(person.starts) >= LEAST_SEEN]
+    scored = [person for person in score_tracks(path, left_to_right(tracks), audio.samples, scorer, progress) if person]
+    people = [person for person in scored if len(person.starts) >= MIN_WINDOWS]
     if not people:
-        length = f"{(LEAST_SEEN + WINDOW - 1) / CLIP_FPS:.2f} s or longer"
-        anybody = any(track.found.any() for track in tracks)
-        raise MediaError(f"{display_path(path)} shows no face " + (f"for {length}" if anybody else "that can be found"))
-    return report(path, info.duration, people, partial(scorer.counted, sound.flags))
+        length = f"{(MIN_WINDOWS + WINDOW - 1) / CLIP_FPS:.2f} s"
+        found = any(track.found.any() for track in tracks)
+        reason = f"no face is visible for at least {length} in" if found else "no face was found in"
+        raise MediaError(f"{reason} {display_path(path)}")
+    return report(path, info.duration, people, partial(scorer.scored_windows, audio.flags))
 
 
-def from_left(tracks: Sequence[FaceTrack]) -> list[FaceTrack]:
-    """Those who are seen at all, from left to right by where they mostly are."""
-    seen = [track for track in tracks if track.found.any()]
-    return sorted(seen, key=lambda track: float(np.median(track.boxes[track.found][:, [0, 2]].mean(1))))
+def left_to_right(tracks: Sequence[FaceTrack]) -> list[FaceTrack]:
+    """The tracks in which a face was found, sorted by median horizontal position."""
+    visible = [track for track in tracks if track.found.any()]
+    return sorted(visible, key=lambda track: float(np.median(track.boxes[track.found][:, [0, 2]].mean(1))))
 
 
-def _suitable(path: Path) -> VideoInfo:
-    """What the file is; MediaError unless it is a video with sound that is long enough."""
+def _probe_video(path: Path) -> VideoInfo:
+    """Probes the file; MediaError unless it is a video with audio that is long enough."""
     info = probe(path)
     if info.is_image:
         raise MediaError(f"{display_path(path)} is a photo, not a video")
     if not info.has_audio:
-        raise MediaError(f"{display_path(path)} has no sound track")
-    if info.duration < SHORTEST:
-        raise MediaError(f"{display_path(path)} lasts {info.duration:.2f} s: 1 s is needed")
+        raise MediaError(f"{display_path(path)} has no audio track")
+    if info.duration < MIN_SECONDS:
+        raise MediaError(f"{display_path(path)} is {info.duration:.2f} s long; at least 1 s is needed")
     return info
 
 
-# The command ---------------------------------------------------------------------------------------------------------
+# Command line --------------------------------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
+    """The command's argument parser."""
     p = Parser(PROGRAM, __doc__, EPILOG)
-    p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a video with sound")
-    p.add_argument("--json", action="store_true", help="print JSON: a list with an object for each video")
-    p.add_argument("--plot", type=Path, metavar="FILE", help=f"draw distance over offset ({', '.join(FORMATS)})")
+    p.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="video with audio")
+    p.add_argument("--json", action="store_true", help="print JSON: a list with one object per video")
+    p.add_argument("--plot", type=Path, metavar="FILE", help=f"plot distance over offset ({', '.join(FORMATS)})")
     p.add_argument(
         "--model", type=Path, default=EXPERT, metavar="FILE",
-        help="an expert (.safetensors; default: the one that comes with the program), or syncnet_python's "
-        "syncnet_v2.model: then distance and confidence are LSE-D and LSE-C, and silent windows count as well",
+        help="sync expert (.safetensors; default: the included one), or syncnet_python's syncnet_v2.model: distance "
+        "and confidence are then LSE-D and LSE-C, and silent windows count, too",
     )  # fmt: skip
-    p.add_argument("--max-faces", type=int, default=2, metavar="N", help="people followed at once (default: 2)")
+    p.add_argument("--max-faces", type=int, default=2, metavar="N", help="people tracked at the same time (default: 2)")
     add_detector_flags(p)
     return p
 
@@ -135,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> int:
         if args.max_faces < 1:
-            raise UsageError(f"--max-faces is 1 or more, not {args.max_faces}")
+            raise UsageError(f"--max-faces must be 1 or more, not {args.max_faces}")
         if args.plot:
             _check_plot(args.plot)
         detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
@@ -145,24 +148,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_plot(path: Path) -> None:
-    """Refuses, before anything slow begins, a plot that could not be drawn."""
+    """Rejects a plot that cannot be written before any slow work starts."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(f"--plot needs matplotlib: {INSTALL}")
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--plot must end in {', '.join(FORMATS)}, not be called {display_path(path.name)}")
+        raise UsageError(f"the file type of --plot must be one of {', '.join(FORMATS)}, not {display_path(path.name)}")
     if not path.parent.is_dir():
-        raise UsageError(f"--plot {display_path(path)} cannot be written: {display_path(path.parent)} is no folder")
+        raise UsageError(f"--plot {display_path(path)} cannot be written: {display_path(path.parent)} is not a folder")
 
 
 def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args: argparse.Namespace) -> int:
-    """Scores what can be scored and says why the rest cannot."""
+    """Scores the videos and reports the reason for each that cannot be scored."""
     results, curves, code = list[dict[str, object]](), dict[str, np.ndarray](), 0
     for path in videos:
         try:
             with tqdm(unit="frame", disable=None, leave=False) as bar:
-                score = score_video(path, scorer, detector, max_faces=args.max_faces, progress=_shown_on(bar))
+                score = score_video(path, scorer, detector, max_faces=args.max_faces, progress=_update_bar(bar))
         except (MediaError, OSError, MemoryError) as error:
-            code = fail(PROGRAM, 1, str(error) or f"there is too little memory for {display_path(path)}")
+            code = fail(PROGRAM, 1, str(error) or f"not enough memory for {display_path(path)}")
             results.append({"video": str(path), "error": " ".join(str(error).split())})
             continue
         results.append(score.values())
@@ -176,7 +179,7 @@ def _score_all(videos: list[Path], scorer: Scorer, detector: FaceDetector, args:
     return code
 
 
-def _shown_on(bar: tqdm) -> Progress:
+def _update_bar(bar: tqdm) -> Progress:
     def show(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)

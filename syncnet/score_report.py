@@ -1,4 +1,4 @@
-"""What is said about a video: a row for each person in the whole of it and in each span of five seconds."""
+"""The sync report of a video: one row per person for the whole video and for each five-second span."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from preprocessing.errors import display_path
 from syncnet.offset import SyncScore, shift_curve, sync_score
 from syncnet.video_scoring import ScoredTrack
 
-SPAN = 5  # seconds
-LEAST_SPAN = 25  # windows: with less than a second of speech, a span says nothing
+SPAN_SECONDS = 5
+MIN_SPAN_WINDOWS = 25  # a span with less than a second of speech is not scored
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class ScoreRow:
     """One person in one span of a video.
 
     Attributes:
-        person: from 1 on.
-        start, end: seconds.
-        whole: whether the span is the whole video, of which start and end are where the person is seen.
-        score: None where there is too little speech to tell.
-        speaks: whether nobody else in the span has a higher confidence.
+        person: number, from 1.
+        start, end: in seconds.
+        whole: whether the row covers the whole video; start and end are then where the person is visible.
+        score: None if there is too little speech.
+        speaks: whether the person has the highest confidence in the span.
     """
 
     person: int
@@ -37,7 +37,7 @@ class ScoreRow:
     speaks: bool = False
 
     def values(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The values as written to JSON."""
         score = self.score
         return {
             "person": self.person, "from": round(self.start, 3), "to": round(self.end, 3), "whole": self.whole,
@@ -49,12 +49,12 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class VideoScore:
-    """What a video's sync is like.
+    """Sync scores of a video.
 
     Attributes:
         path: the video.
         seconds: its length.
-        rows: of the whole video, one for each person, then of its spans, in order.
+        rows: one per person for the whole video, then those of its spans, in order.
         curves: by person, the mean distance at each shift (31,), see `syncnet.offset.shift_curve`.
     """
 
@@ -65,70 +65,74 @@ class VideoScore:
 
     @property
     def speaker(self) -> ScoreRow:
-        """The row, of the whole video, of the one who speaks."""
+        """The whole-video row of the speaker."""
         return next(row for row in self.rows if row.whole and row.speaks)
 
     def values(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The values as written to JSON."""
         rows = [row.values() for row in self.rows]
         return {"video": str(self.path), "seconds": self.seconds, "speaker": self.speaker.person, "rows": rows}
 
 
 def report(
-    path: Path, seconds: float, people: Sequence[ScoredTrack], counted: Callable[[np.ndarray], np.ndarray]
+    path: Path, seconds: float, people: Sequence[ScoredTrack], scored_windows: Callable[[np.ndarray], np.ndarray]
 ) -> VideoScore:  # fmt: skip
-    """The rows of all people.
+    """Builds the report.
 
     Args:
         path, seconds: the video and its length.
-        people: one or more.
-        counted: from (W,) first frames to (W,) bool, which windows say something about sync.
+        people: at least one.
+        scored_windows: from (W,) first frames to (W,) bool, the windows to score.
     """
     whole, spans, curves = list[ScoreRow](), list[ScoreRow](), {}
     for number, person in enumerate(people, 1):
-        chosen = counted(person.starts)
-        score = sync_score(person.distances, chosen)
+        selected = scored_windows(person.starts)
+        score = sync_score(person.distances, selected)
         whole.append(ScoreRow(number, person.first / CLIP_FPS, person.last / CLIP_FPS, True, score))
-        curves[number] = shift_curve(person.distances[chosen])
-        spans += _spans(number, person, chosen, seconds)
+        curves[number] = shift_curve(person.distances[selected])
+        spans += _spans(number, person, selected, seconds)
     starts = sorted({row.start for row in spans})
     groups = [whole] + [[row for row in spans if row.start == start] for start in starts]
-    return VideoScore(path, seconds, [row for group in groups for row in _speaking(group)], curves)
+    return VideoScore(path, seconds, [row for group in groups for row in _mark_speaker(group)], curves)
 
 
-def _spans(number: int, person: ScoredTrack, counted: np.ndarray, seconds: float) -> list[ScoreRow]:
-    """One person's rows of five seconds; each window belongs to the span in which it begins."""
-    rows, span = [], person.starts // (SPAN * CLIP_FPS)
+def _spans(number: int, person: ScoredTrack, scored: np.ndarray, seconds: float) -> list[ScoreRow]:
+    """One person's five-second rows; a window belongs to the span in which it starts."""
+    rows, span = [], person.starts // (SPAN_SECONDS * CLIP_FPS)
     for k in np.unique(span).tolist():
-        chosen = counted & (span == k)
-        score = sync_score(person.distances, chosen) if chosen.sum() >= LEAST_SPAN else None
-        rows.append(ScoreRow(number, float(SPAN * k), min(float(SPAN * (k + 1)), seconds), False, score))
+        selected = scored & (span == k)
+        score = sync_score(person.distances, selected) if selected.sum() >= MIN_SPAN_WINDOWS else None
+        rows.append(
+            ScoreRow(number, float(SPAN_SECONDS * k), min(float(SPAN_SECONDS * (k + 1)), seconds), False, score)
+        )
     return rows
 
 
-def _speaking(rows: list[ScoreRow]) -> list[ScoreRow]:
-    """The rows of one span, in which the one with the highest confidence speaks."""
+def _mark_speaker(rows: list[ScoreRow]) -> list[ScoreRow]:
+    """Marks the row with the highest confidence in a span as the speaker's."""
     best = max((row.score.confidence for row in rows if row.score), default=np.nan)
     return [replace(row, speaks=row.score is not None and row.score.confidence == best) for row in rows]
 
 
 def table(score: VideoScore) -> str:
-    """What is printed for a video."""
+    """The report as text for a terminal."""
     several = len(score.curves) > 1
     lines = [f"{display_path(score.path)}, {score.seconds:.2f} s"]
     lines += [f"{'person':>6} {'from':>8} {'to':>8}  {'offset':<34} {'distance':>8} {'confidence':>10}"]
     for row in score.rows:
         figures = f"{row.score.distance:8.3f} {row.score.confidence:10.3f}" if row.score else f"{'-':>8} {'-':>10}"
         remark = "  speaks" if several and row.speaks else ""
-        lines.append(f"{row.person:6} {row.start:8.2f} {row.end:8.2f}  {described(row.score):<34} {figures}{remark}")
+        lines.append(
+            f"{row.person:6} {row.start:8.2f} {row.end:8.2f}  {describe_offset(row.score):<34} {figures}{remark}"
+        )
     return "\n".join(lines)
 
 
-def described(score: SyncScore | None) -> str:
-    """An offset in words."""
+def describe_offset(score: SyncScore | None) -> str:
+    """The offset in words."""
     if score is None:
-        return "too little speech to tell"
+        return "too little speech"
     if not score.offset:
         return "in sync"
     frames = f"{abs(score.offset)} frame{'s' * (abs(score.offset) > 1)} ({abs(score.milliseconds)} ms)"
-    return f"sound {frames} {'early' if score.offset > 0 else 'late'}"
+    return f"audio {frames} {'early' if score.offset > 0 else 'late'}"

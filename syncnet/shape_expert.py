@@ -1,7 +1,7 @@
-"""An expert that judges lip shapes instead of pictures: which shape belongs to which moment of the sound?
+"""A sync expert for lip shapes instead of images: matches shape coefficients with speech features.
 
-It is `SyncNet`'s idea (Chung and Zisserman, 2016) with N-way matching (Perfect Match, arXiv 1809.08001) on the few
-numbers of a shape. It knows nothing of where features and shapes come from.
+SyncNet (Chung and Zisserman, 2016) with N-way matching (Perfect Match, arXiv 1809.08001), applied to shape coefficients.
+It is independent of how features and shapes are computed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 
-REACH = 7  # frames to either side that `offset` looks at
-WINDOW = 5  # frames of shape that an embedding sees
+REACH = 7  # largest shift in frames that `offset` searches
+WINDOW = 5  # frames in the receptive field of a shape embedding
 
 
 @dataclass(frozen=True)
 class ShapeExpertConfig:
-    """The expert's shape.
+    """The expert's architecture.
 
     Attributes:
-        features: Numbers in a row of speech features; two rows a frame.
-        components: Numbers of a shape.
-        width: Channels.
-        dimension: Of the embeddings.
-        dropout: Share that a training step goes without.
+        features: Size of a speech feature vector; two vectors per frame.
+        components: Number of shape coefficients.
+        width: Hidden channels.
+        dimension: Size of the embeddings.
+        dropout: Dropout rate.
     """
 
     features: int = 288
@@ -42,11 +42,11 @@ class ShapeExpertConfig:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is a share below 1, not {self.dropout}")
+            raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
 
 class ShapeExpert(nn.Module):
-    """Embeds speech features and shapes of the same frames on one sphere."""
+    """Embeds speech features and lip shapes into one space, L2-normalized."""
 
     mean: Tensor
     deviation: Tensor
@@ -72,61 +72,60 @@ class ShapeExpert(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
     def normalise(self, rows: Tensor, deviations: Tensor) -> None:
-        """Takes the features' mean and deviation from (N, D) rows, and the shapes' (K,) deviations."""
+        """Sets input normalization: the features' mean and std from (N, D) rows, and the shapes' (K,) stds."""
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(rows.std(0) + 1e-3)
         self.shape_deviation.copy_(deviations)
 
     def embed_audio(self, rows: Tensor) -> Tensor:
-        """(B, 2 T, D) features → (B, T, E), of length one."""
-        heard = ((rows - self.mean) / self.deviation).transpose(1, 2)
-        return F.normalize(self.audio(heard).transpose(1, 2).float(), dim=-1)
+        """(B, 2 T, D) features to (B, T, E) unit embeddings."""
+        normalized = ((rows - self.mean) / self.deviation).transpose(1, 2)
+        return F.normalize(self.audio(normalized).transpose(1, 2).float(), dim=-1)
 
     def embed_shape(self, shapes: Tensor) -> Tensor:
-        """(B, T, K) coefficients → (B, T, E), of length one."""
+        """(B, T, K) coefficients to (B, T, E) unit embeddings."""
         return F.normalize(self.shape((shapes / self.shape_deviation).transpose(1, 2)).transpose(1, 2).float(), dim=-1)
 
 
 def shape_matching_loss(audio: Tensor, shape: Tensor, weight: Tensor, log_scale: Tensor) -> Tensor:
-    """Which moment of the window does this shape belong to, and which shape this moment?
-
-    The neighbours of the right moment are neither right nor wrong and do not take part.
+    """N-way matching of shapes and audio over the frames of a window; adjacent frames are masked out.
 
     Args:
-        audio, shape: (B, T, E) of length one.
-        weight: (B, T) 0 to 1, how much each frame counts.
-        log_scale: () logarithm of the factor of the cosines.
+        audio, shape: (B, T, E) unit embeddings.
+        weight: (B, T) 0 to 1, the weight of each frame.
+        log_scale: () logarithm of the factor on the cosines.
 
     Returns:
-        () mean cross-entropy, both ways.
+        () symmetric cross-entropy, averaged by weight.
     """
     frames = audio.shape[1]
-    place = torch.arange(frames, device=audio.device)
-    beside = (place[:, None] - place[None, :]).abs() == 1
-    scores = (log_scale.exp() * audio @ shape.transpose(1, 2)).masked_fill(beside, -1e4)
-    target = place.expand(len(audio), -1)
+    position = torch.arange(frames, device=audio.device)
+    neighbors = (position[:, None] - position[None, :]).abs() == 1
+    scores = (log_scale.exp() * audio @ shape.transpose(1, 2)).masked_fill(neighbors, -1e4)
+    target = position.expand(len(audio), -1)
     both = [F.cross_entropy(matrix, target, reduction="none") for matrix in (scores, scores.transpose(1, 2))]
     return ((both[0] + both[1]) / 2 * weight).sum() / (weight.sum() + 1)
 
 
 def offset(audio: np.ndarray, shape: np.ndarray, counts: np.ndarray, reach: int = REACH) -> tuple[int, float]:
-    """By how many frames the shapes come after their sound, as the expert hears it.
+    """Measures by how many frames the shapes lag behind the audio.
 
     Args:
         audio, shape: (T, E) embeddings of the same frames.
-        counts: (T,) bool, the frames that are asked.
+        counts: (T,) bool, the frames to use.
+        reach: largest shift in frames.
 
     Returns:
-        The shift with the highest mean cosine, -reach to reach, and by how much it exceeds the median over shifts.
+        The shift with the highest mean cosine, -reach to reach, and its margin over the median of all shifts.
 
     Raises:
         UsageError: there are too few frames.
     """
     frames, curve = np.flatnonzero(counts), []
     for shift in range(-reach, reach + 1):
-        here = frames[(frames + shift >= 0) & (frames + shift < len(shape))]
-        if not len(here):
-            raise UsageError(f"{len(frames)} frames are too few to find an offset of {reach}")
-        curve.append(float((audio[here] * shape[here + shift]).sum(axis=1).mean()))
+        valid = frames[(frames + shift >= 0) & (frames + shift < len(shape))]
+        if not len(valid):
+            raise UsageError(f"{len(frames)} frames are too few to search offsets up to {reach}")
+        curve.append(float((audio[valid] * shape[valid + shift]).sum(axis=1).mean()))
     best = int(np.argmax(curve))
     return best - reach, curve[best] - float(np.median(curve))

@@ -1,9 +1,10 @@
-"""Trains the expert: `python -m syncnet.train CLIPS --out runs/expert`.
+"""Trains a sync expert: `python -m syncnet.train CLIPS --out runs/expert`.
 
-The folder of the run receives syncnet.safetensors (the network as it is), best.safetensors (as it was when it judged
-people it does not know best), curve.png (its distance over shift), config.json (the recipe, good for --config),
-log.jsonl, TensorBoard's events, and state.pt, from which the same command goes on. Exit code: 0 when it has trained, 1
-when it could not go on, 2 for wrong usage, 130 when interrupted.
+Writes to the run folder: syncnet.safetensors (latest weights), best.safetensors (highest accuracy on held-out
+speakers), curve.png (distance over AV offset), config.json (the recipe, usable with --config), log.jsonl, TensorBoard
+events, and state.pt, from which the same command resumes.
+
+Exit codes: 0 when training is complete, 1 when it failed, 2 for invalid usage, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
 from preprocessing.errors import TrainingError, UsageError
-from syncnet.data import ProcessShare
+from syncnet.data import ShardedDataset
 from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from syncnet.plots import plot_curves
 from syncnet.recipe import (
     LowerHalfSyncNet,
     SyncNetRecipe,
+    as_sync_expert,
     build_network,
     build_optimizer,
-    expert_of,
     load_network,
     save_network,
 )
@@ -44,20 +45,20 @@ from training.run import RESUMES, RunFolder, due
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-LARGEST_SCALE = 60  # of the cosines; beyond it single windows would rule the matching loss
+MAX_SCALE = 60  # of the cosines; beyond it, single windows dominate the matching loss
 
 
 @dataclass(frozen=True)
 class SyncNetTrainOptions:
-    """The job.
+    """Options of a training run.
 
     Attributes:
-        out: The run's folder; an earlier run there goes on.
-        val: Folder of clips of other people; without it the split "val" of CLIPS is held out.
-        init: An expert's checkpoint whose weights a new run starts from.
-        workers: Processes a device that draw windows; 0: by the training one.
-        log_every: Steps from one logged loss to the next.
-        validate_every: Steps from one check on the held-out people, and one saved state, to the next.
+        out: Run folder; a run that exists there is resumed.
+        val: Folder of clips of held-out people; default: the "val" split of CLIPS.
+        init: Checkpoint of an expert to start from.
+        workers: Data loading processes per device; 0: load in the training process.
+        log_every: Steps between log lines.
+        validate_every: Steps between validations, each of which saves the training state.
     """
 
     out: Path
@@ -75,7 +76,7 @@ class SyncNetTrainOptions:
 
 @dataclass
 class SyncNetTrainState:
-    """Everything that lives while training; `forward` is the network as Fabric runs it."""
+    """The state of a training run; `forward` is the network wrapped by Fabric."""
 
     recipe: SyncNetRecipe
     fabric: Fabric
@@ -86,11 +87,11 @@ class SyncNetTrainState:
     best: float = 0.0  # accuracy on the held-out clips
 
 
-def start(recipe: SyncNetRecipe, fabric: Fabric, init: Path | None = None) -> SyncNetTrainState:
-    """A new network, alike in all processes.
+def create_state(recipe: SyncNetRecipe, fabric: Fabric, init: Path | None = None) -> SyncNetTrainState:
+    """Creates a new training state, identical in all processes.
 
     Raises:
-        UsageError: `init` is no checkpoint of an expert such as the recipe asks for.
+        UsageError: `init` is not a checkpoint that matches the recipe.
     """
     torch.manual_seed(recipe.seed)
     network = build_network(recipe)
@@ -101,21 +102,21 @@ def start(recipe: SyncNetRecipe, fabric: Fabric, init: Path | None = None) -> Sy
 
 
 def train_step(state: SyncNetTrainState, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-    """One step on what `SyncNetRecipe.draw` gave, in batches; returns the loss by its name, and what is of interest.
+    """Runs one step on a batch of `SyncNetRecipe.draw`'s samples; returns the loss and other values to log by name.
 
     Raises:
-        TrainingError: the loss is no number; the network is as it was before.
+        TrainingError: the loss is not finite; the weights are unchanged.
     """
     recipe, fabric = state.recipe, state.fabric
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.lr_at(state.step)
-    # Dropout depends on seed, step and process alone, so that a run that was stopped goes on as if it had not been.
+    # Dropout depends only on seed, step and rank, so that a resumed run is identical to an uninterrupted one.
     drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
-    losses = _match(state, *batch) if recipe.loss == "matching" else _judge(state, *batch)
+    losses = _matching_losses(state, *batch) if recipe.loss == "matching" else _bce_losses(state, *batch)
     loss = losses[recipe.loss]
     if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
     state.optimizer.zero_grad()
     fabric.backward(loss)
     if recipe.clip_gradient:
@@ -125,31 +126,31 @@ def train_step(state: SyncNetTrainState, batch: Sequence[Tensor]) -> dict[str, T
     return {name: value.detach() for name, value in losses.items()}
 
 
-def _match(state: SyncNetTrainState, mels: Tensor, mouths: Tensor) -> dict[str, Tensor]:
-    """On (C, W, 1, 80, 16) mels and (C, W, 15, S, S) mouths."""
+def _matching_losses(state: SyncNetTrainState, mels: Tensor, mouths: Tensor) -> dict[str, Tensor]:
+    """The matching loss of (C, W, 1, 80, 16) mels and (C, W, 15, S, S) mouths."""
     audio, face = state.forward(mels.flatten(0, 1), mouths.flatten(0, 1))
-    shape, scale = mels.shape[:2], state.network.log_scale.exp().clamp(max=LARGEST_SCALE)
+    shape, scale = mels.shape[:2], state.network.log_scale.exp().clamp(max=MAX_SCALE)
     loss = matching_loss(
         audio.unflatten(0, shape), face.unflatten(0, shape), scale, state.recipe.batch_contrastive_weight
     )
     return {"matching": loss, "scale": scale}
 
 
-def _judge(state: SyncNetTrainState, mels: Tensor, mouths: Tensor, together: Tensor) -> dict[str, Tensor]:
-    """On (C, 1, 80, 16) mels, (C, 15, S, S) mouths and (C,) whether they belong together, 1 or 0."""
+def _bce_losses(state: SyncNetTrainState, mels: Tensor, mouths: Tensor, in_sync: Tensor) -> dict[str, Tensor]:
+    """The BCE loss of (C, 1, 80, 16) mels, (C, 15, S, S) mouths and (C,) labels, 1 in sync and 0 off-sync."""
     audio, face = state.forward(mels, mouths)
     cosine = sync_probability(face, audio)
     signed = isinstance(state.network, SmallSyncNet)  # then P_sync is (1 + cos) / 2 (SIDGAN, ICCV 2023)
-    return {"bce": bce_loss((1 + cosine) / 2 if signed else cosine, together)}
+    return {"bce": bce_loss((1 + cosine) / 2 if signed else cosine, in_sync)}
 
 
-def check(state: SyncNetTrainState, run: RunFolder, held_out: Sequence[Clip]) -> None:
-    """Validates, and writes the checkpoints and the state; by one of several processes."""
+def validate_and_save(state: SyncNetTrainState, run: RunFolder, held_out: Sequence[Clip]) -> None:
+    """Validates and writes the checkpoints and the training state, in the writing process only."""
     if not run.writes:
         return
     recipe, network, values = state.recipe, state.network, dict[str, float]()
     if held_out:
-        found = validate(expert_of(recipe, network, state.step), held_out)
+        found = validate(as_sync_expert(recipe, network, state.step), held_out)
         values = found.values()
         run.log(state.step, **values)
         plot_curves({f"step {state.step}": found.curve}, run.folder / "curve.png")
@@ -163,10 +164,10 @@ def check(state: SyncNetTrainState, run: RunFolder, held_out: Sequence[Clip]) ->
 
 
 def resume(state: SyncNetTrainState, run: RunFolder) -> None:
-    """Goes on from the folder's state if there is one, with its own recipe but for the number of steps.
+    """Resumes from the saved state if there is one; its recipe must be the same except for the number of steps.
 
     Raises:
-        UsageError: it was trained by another recipe; the field and both values are named.
+        UsageError: the recipes differ; the message names the field and both values.
     """
     if (saved := run.load_state(asdict(state.recipe))) is None:
         return
@@ -176,45 +177,45 @@ def resume(state: SyncNetTrainState, run: RunFolder) -> None:
     run.truncate_log(state.step)
 
 
-def train(clips: Path, recipe: SyncNetRecipe, flags: SyncNetTrainOptions, engine: Engine) -> None:
-    """Trains up to `recipe.steps` steps, in each of the engine's processes.
+def train(clips: Path, recipe: SyncNetRecipe, options: SyncNetTrainOptions, engine: Engine) -> None:
+    """Trains until step `recipe.steps`; runs in each of the engine's processes.
 
     Raises:
-        UsageError: the clips, the options or an earlier run in the folder do not fit.
-        TrainingError: the loss is no number any more.
+        UsageError: the clips, the options or an existing run in the folder do not match.
+        TrainingError: the loss is not finite.
     """
     if recipe.clips_per_step % engine.devices:
-        raise UsageError(f"clips_per_step {recipe.clips_per_step} cannot be shared out among {engine.devices} devices")
-    seen, held_out = open_splits(clips, flags.val, recipe.span)
+        raise UsageError(f"clips_per_step {recipe.clips_per_step} is not divisible by {engine.devices} devices")
+    train_clips, held_out = open_splits(clips, options.val, recipe.span)
     fabric = engine.launch()
-    run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
-    state = start(recipe, fabric, flags.init)
+    run = RunFolder(options.out, board=True, writes=fabric.is_global_zero)
+    state = create_state(recipe, fabric, options.init)
     resume(state, run)
     run.write_config(asdict(recipe))
     size = recipe.clips_per_step // fabric.world_size
-    share = ProcessShare(
-        seen, speaker_weights(seen), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size
+    dataset = ShardedDataset(
+        train_clips, speaker_weights(train_clips), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size
     )
-    stream = batches(share, size, range(state.step, recipe.steps), workers=flags.workers)
-    quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
+    stream = batches(dataset, size, range(state.step, recipe.steps), workers=options.workers)
+    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
     for batch in tqdm(stream, total=recipe.steps, initial=state.step, unit="step", disable=quiet):
         losses = train_step(state, fabric.to_device(batch))
-        if due(state.step, flags.log_every):
+        if due(state.step, options.log_every):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})
-        if due(state.step, flags.validate_every) or state.step == recipe.steps:
-            check(state, run, held_out)
+        if due(state.step, options.validate_every) or state.step == recipe.steps:
+            validate_and_save(state, run, held_out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
 
     def job() -> None:
-        given = sys.argv[1:] if argv is None else argv
-        clips, options = parse_options(
-            given, "python -m syncnet.train", __doc__, SyncNetTrainOptions, SyncNetRecipe, Engine
+        args = sys.argv[1:] if argv is None else argv
+        clips, parsed = parse_options(
+            args, "python -m syncnet.train", __doc__, SyncNetTrainOptions, SyncNetRecipe, Engine
         )
-        flags, recipe, engine = options
-        train(clips, recipe, flags, engine)
+        options, recipe, engine = parsed
+        train(clips, recipe, options, engine)
 
     return run_command("syncnet.train", job, RESUMES)
 

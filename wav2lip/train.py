@@ -1,13 +1,14 @@
 """Trains a generator: `python -m wav2lip.train CLIPS --expert syncnet.safetensors --out runs/generator`.
 
-It learns to reconstruct five frames of a clip from their upper parts, their sound and a reference from elsewhere in the
-clip; the frozen expert's sync loss joins when reconstruction has settled, and a critic where the recipe has one.
+The generator learns to reconstruct five frames of a clip from their unmasked upper part, their audio and a reference
+from elsewhere in the clip. The frozen sync expert's loss is added once reconstruction has converged, and a critic if
+the recipe has one.
 
-The folder of the run receives generator.safetensors (the averaged weights), best.safetensors (as they were when a judge
-liked the mouths of people it does not know best; before the sync loss takes part, at the least difference), grid.png,
-config.json (the recipe, good for --config), log.jsonl, TensorBoard's events, and state.pt, from which the same command
-goes on; dump.pt holds the step at which a number was none any more. Exit code: 0 when it has trained, 1 when it could
-not go on, 2 for wrong usage, 130 when interrupted.
+Writes to the run folder: generator.safetensors (EMA weights), best.safetensors (highest judge score on held-out people;
+lowest L1 before the sync loss starts), grid.png, config.json (the recipe, usable with --config), log.jsonl, TensorBoard
+events, and state.pt, from which the same command resumes. If a loss becomes non-finite, dump.pt holds that step.
+
+Exit codes: 0 when training is complete, 1 when it failed, 2 for invalid usage, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -30,35 +31,42 @@ from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
 from preprocessing.errors import TrainingError, UsageError
-from syncnet.data import WINDOW, ProcessShare
+from syncnet.data import WINDOW, ShardedDataset
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from training.engine import Engine
 from training.losses import total
 from training.options import parse_options
 from training.run import RESUMES, RunFolder, due, save_atomic
 from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
-from wav2lip.generator.losses import expert_loss, gradient_norms, painting_losses, plain_l1, reconstruction_losses
-from wav2lip.generator.model import picture_of
+from wav2lip.generator.losses import gradient_norms, masked_l1, reconstruction_losses, sync_expert_loss, warp_losses
+from wav2lip.generator.model import frames_from_output
 from wav2lip.generator.recipe import GeneratorRecipe
-from wav2lip.generator.train_state import GeneratorTrainState, restore, save_generator, start, state_dict, update_ema
+from wav2lip.generator.train_state import (
+    GeneratorTrainState,
+    create_state,
+    restore,
+    save_generator,
+    state_dict,
+    update_ema,
+)
 from wav2lip.generator.validation import HeldOutEvaluation
 
 
 @dataclass(frozen=True)
 class GeneratorTrainOptions:
-    """The job.
+    """Options of a training run.
 
     Attributes:
-        out: The run's folder; an earlier run there goes on.
-        expert: The expert of the sync loss, through whose ears the generator hears.
-        judge: Another expert, which only measures.
-        val: Folder of clips of other people; without it the split "val" of CLIPS is held out.
-        init: A generator's checkpoint whose weights a new run starts from.
-        workers: Processes a device that draw windows; 0: by the training one.
-        log_every: Steps from one logged line to the next.
-        grid_every: Steps from one sheet of generated faces to the next.
-        validate_every: Steps from one check on the held-out people, and one checkpoint, to the next.
-        save_every: Steps from one saved state to the next.
+        out: Run folder; a run that exists there is resumed.
+        expert: Sync expert of the sync loss and, frozen, the generator's audio encoder.
+        judge: A second sync expert, used for evaluation only.
+        val: Folder of clips of held-out people; default: the "val" split of CLIPS.
+        init: Checkpoint of a generator to start from.
+        workers: Data loading processes per device; 0: load in the training process.
+        log_every: Steps between log lines.
+        grid_every: Steps between sheets of generated faces.
+        validate_every: Steps between validations, each of which saves a checkpoint.
+        save_every: Steps between saved training states.
     """
 
     out: Path
@@ -80,7 +88,7 @@ class GeneratorTrainOptions:
 
 
 class NonFiniteLossError(TrainingError):
-    """A loss or the gradient is no number; `losses` by name."""
+    """A loss or the gradient is not finite; `losses` holds the step's losses by name."""
 
     def __init__(self, message: str, losses: dict[str, Tensor]) -> None:
         super().__init__(message)
@@ -88,29 +96,31 @@ class NonFiniteLossError(TrainingError):
 
 
 def train_step(state: GeneratorTrainState, parts: Sequence[GeneratorBatch], measure: bool = False) -> dict[str, Tensor]:
-    """One step on a step's windows in parts of equal size.
+    """Runs one training step.
 
     Args:
-        measure: whether to measure each loss' gradient, too.
+        state: the training state.
+        parts: the step's windows in batches of equal size, for gradient accumulation.
+        measure: whether to measure the norm of each loss's gradient.
 
     Returns:
-        The losses under the names of their weights, and what else is of interest.
+        The losses, by the names of their weights, and other values to log.
 
     Raises:
-        NonFiniteLossError: a loss or the gradient is no number; the generator's weights are as they were before.
+        NonFiniteLossError: a loss or the gradient is not finite; the generator's weights are unchanged.
     """
-    _settle(state)
+    _prepare_step(state)
     sync_weight = torch.tensor(state.sync_weight)
-    losses, picture = _descend(state, parts, measure)
-    if adversary := state.present_adversary:
-        losses |= adversary.train_critic(*_trio(parts[-1], picture), state.step)
+    losses, generated = _generator_step(state, parts, measure)
+    if adversary := state.active_adversary:
+        losses |= adversary.train_critic(*_critic_inputs(parts[-1], generated), state.step)
     update_ema(state)
     state.step += 1
     return losses | {"sync_weight": sync_weight}
 
 
-def _settle(state: GeneratorTrainState) -> None:
-    """Learning rate and random numbers, which depend on the recipe, the step and the process alone."""
+def _prepare_step(state: GeneratorTrainState) -> None:
+    """Sets the learning rate and seeds torch; both depend only on the recipe, the step and the rank."""
     for group in state.optimizer.param_groups:
         group["lr"] = state.recipe.lr_at(state.step)
     drawn = np.random.SeedSequence((state.recipe.seed, state.step, state.fabric.global_rank)).generate_state(1)
@@ -118,74 +128,76 @@ def _settle(state: GeneratorTrainState) -> None:
     state.generator.train()
 
 
-def _descend(
+def _generator_step(
     state: GeneratorTrainState, parts: Sequence[GeneratorBatch], measure: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The generator's step: means of the losses over the parts, and the last part's pictures (5 B, 3, S, S)."""
+    """Steps the generator; returns the losses averaged over the parts and the last part's frames (5 B, 3, S, S)."""
     recipe, fabric = state.recipe, state.fabric
     state.optimizer.zero_grad()
-    found = []
+    part_losses = []
     for batch in parts:
         last = batch is parts[-1]
         with fabric.no_backward_sync(state.forward, enabled=fabric.world_size > 1 and not last):
-            losses, picture = _backward(state, batch, 1 / len(parts), measure and last)
-        found.append(losses)
-    # The last part alone has the norms of the losses' gradients.
-    losses |= {name: torch.stack([each[name] for each in found]).mean() for name in found[0]}
+            losses, generated = _backward(state, batch, 1 / len(parts), measure and last)
+        part_losses.append(losses)
+    # Only the last part has the gradient norms.
+    losses |= {name: torch.stack([part[name] for part in part_losses]).mean() for name in part_losses[0]}
     limit = recipe.clip_gradient or math.inf
     norm = fabric.clip_gradients(state.forward, state.optimizer, max_norm=limit, error_if_nonfinite=False)
     losses["gradient_norm"] = torch.as_tensor(norm).detach()
-    state.switch.update(state.step, _require_numbers(state, losses))
+    state.switch.update(state.step, _require_finite(state, losses))
     state.optimizer.step()
-    return losses, picture
+    return losses, generated
 
 
 def _backward(
     state: GeneratorTrainState, batch: GeneratorBatch, share: float, measure: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Adds `share` of a batch's gradient; its losses, with "plain", the difference that says when to trust the expert,
-    and its pictures."""
+    """Accumulates the gradient of a batch, scaled by `share`; returns its losses and generated frames.
+
+    The loss "plain" is the masked L1, which decides when the sync loss starts.
+    """
     output = state.forward(batch.mels, batch.faces)
-    output = output.view_as(output)  # Fabric lets nobody but its own backward pass touch what it returned
-    picture = picture_of(output, batch.faces, state.config)
-    losses, weights = weighted_losses(state, batch, output, picture)
+    output = output.view_as(output)  # Fabric guards its module's output against other backward passes
+    generated = frames_from_output(output, batch.faces, state.config)
+    losses, weights = weighted_losses(state, batch, output, generated)
     norms = gradient_norms(losses, weights, output) if measure else {}
     loss = total(losses, weights)
     state.fabric.backward(share * loss)
-    losses |= {"total": loss, "plain": plain_l1(picture, batch.target, state.config.mask_row)}
-    figures = {name: value.detach() for name, value in losses.items()}
-    return figures | {name: torch.tensor(norm) for name, norm in norms.items()}, picture.detach()
+    losses |= {"total": loss, "plain": masked_l1(generated, batch.target, state.config.mask_row)}
+    metrics = {name: value.detach() for name, value in losses.items()}
+    return metrics | {name: torch.tensor(norm) for name, norm in norms.items()}, generated.detach()
 
 
 def weighted_losses(
-    state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor, picture: Tensor
+    state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor, generated: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """What the generator's output for a batch costs, and the weights in this step, under the same names."""
+    """The losses of the generator's output for a batch, and this step's weights under the same names."""
     recipe, config = state.recipe, state.config
     weights = asdict(recipe.weights) | {"sync": state.sync_weight}
-    losses = reconstruction_losses(picture, batch.target, state.weight, config.mask_row, recipe.weights)
+    losses = reconstruction_losses(generated, batch.target, state.weight, config.mask_row, recipe.weights)
     if config.output == "warp":
-        losses |= painting_losses(output, config, recipe.weights)
+        losses |= warp_losses(output, config, recipe.weights)
     if state.sync_weight:
         losses["sync"] = _sync_loss(state, batch, output)
-    if adversary := state.present_adversary:
-        losses |= adversary.generator_losses(*_trio(batch, picture), recipe.weights)
+    if adversary := state.active_adversary:
+        losses |= adversary.generator_losses(*_critic_inputs(batch, generated), recipe.weights)
     return losses, {name: weights[name] for name in losses}
 
 
 def _sync_loss(state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor) -> Tensor:
     recipe = state.recipe
-    picture = picture_of(output, batch.faces, state.config, paint_gradient=not recipe.sync_moves_only)
-    right, down = divmod(state.step * 37 % 81, 9)  # each of the 81 places in turn
-    return expert_loss(
-        state.expert, _windows(picture), batch.window_mel, (right - 4, down - 4), recipe.sync, batch.silent,
+    generated = frames_from_output(output, batch.faces, state.config, paint_gradient=not recipe.sync_moves_only)
+    right, down = divmod(state.step * 37 % 81, 9)  # cycles through all 81 shifts
+    return sync_expert_loss(
+        state.expert, _windows(generated), batch.window_mel, (right - 4, down - 4), recipe.sync, batch.silent,
         _windows(batch.target), _windows(batch.faces[:, 3:]),
     )  # fmt: skip
 
 
-def _trio(batch: GeneratorBatch, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Real windows, generated ones and the masked faces, for the adversary."""
-    return _windows(batch.target), _windows(picture), _windows(batch.faces[:, :3])
+def _critic_inputs(batch: GeneratorBatch, generated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Real windows, generated windows and the masked faces as condition."""
+    return _windows(batch.target), _windows(generated), _windows(batch.faces[:, :3])
 
 
 def _windows(frames: Tensor) -> Tensor:
@@ -193,104 +205,106 @@ def _windows(frames: Tensor) -> Tensor:
     return frames.unflatten(0, (-1, WINDOW)).transpose(1, 2)
 
 
-def _require_numbers(state: GeneratorTrainState, losses: dict[str, Tensor]) -> float:
-    """Stops all processes where a loss of any of them is no number; returns the processes' mean of "plain"."""
-    # At 16 bits a gradient that is too large is part of the search for a scale, and its step is skipped.
+def _require_finite(state: GeneratorTrainState, losses: dict[str, Tensor]) -> float:
+    """Raises in all processes if a loss in any of them is not finite; returns the mean of "plain" over processes."""
+    # With fp16 loss scaling an overflowing gradient is expected: the scaler skips the step.
     scaled = bool(state.fabric.strategy.precision.state_dict())
-    figures = {name: x for name, x in losses.items() if not (scaled and "gradient_norm" in name)}
-    good = torch.stack([torch.isfinite(x).to(losses["plain"]) for x in figures.values()]).min()
-    share, plain = state.fabric.all_reduce(torch.stack((good, losses["plain"])), reduce_op="mean")
-    if not share >= 1:
-        bad = [f"{name} is {x.item()}" for name, x in figures.items() if not torch.isfinite(x)]
-        what = ", ".join(bad) or "a loss of another process is no number"
-        raise NonFiniteLossError(f"{what} at step {state.step}; try a lower rate", losses)
+    metrics = {name: x for name, x in losses.items() if not (scaled and "gradient_norm" in name)}
+    finite = torch.stack([torch.isfinite(x).to(losses["plain"]) for x in metrics.values()]).min()
+    finite_share, plain = state.fabric.all_reduce(torch.stack((finite, losses["plain"])), reduce_op="mean")
+    if not finite_share >= 1:
+        bad = [f"{name} is {x.item()}" for name, x in metrics.items() if not torch.isfinite(x)]
+        what = ", ".join(bad) or "a loss of another process is not finite"
+        raise NonFiniteLossError(f"{what} at step {state.step}; try a lower learning rate", losses)
     return float(plain)
 
 
-def check(state: GeneratorTrainState, run: RunFolder, exam: HeldOutEvaluation | None) -> None:
-    """Validates, and writes the checkpoints; by one of several processes."""
+def validate_and_save(state: GeneratorTrainState, run: RunFolder, evaluation: HeldOutEvaluation | None) -> None:
+    """Validates and writes the checkpoints, in the writing process only."""
     if not run.writes:
         return
     save_generator(state, run.folder / "generator.safetensors")
-    if exam:
-        values = exam.measure(state.average)
+    if evaluation:
+        values = evaluation.measure(state.average)
         run.log(state.step, **values)
-        # As long as there is no sync loss the judge has nothing to say; with it the judge decides.
+        # Select by the judge once the sync loss is on, by L1 before.
         figure = (1, values["judge_own"]) if state.sync_weight else (0, -values["l1"])
         if figure > state.best:
             state.best = figure
             save_generator(state, run.folder / "best.safetensors")
 
 
-def train(clips: Path, recipe: GeneratorRecipe, flags: GeneratorTrainOptions, engine: Engine) -> None:
-    """Trains up to `recipe.steps` steps, in each of the engine's processes.
+def train(clips: Path, recipe: GeneratorRecipe, options: GeneratorTrainOptions, engine: Engine) -> None:
+    """Trains until step `recipe.steps`; runs in each of the engine's processes.
 
     Raises:
-        UsageError: the clips, the options or an earlier run in the folder do not fit.
-        TrainingError: a number is none any more.
+        UsageError: the clips, the options or an existing run in the folder do not match.
+        TrainingError: a loss, the gradient or a weight is not finite.
     """
     if recipe.windows_per_step % (engine.devices * recipe.accumulate):
-        given = f"{recipe.accumulate} parts on {engine.devices} devices"
-        raise UsageError(f"windows_per_step {recipe.windows_per_step} cannot be shared out among {given}")
-    seen, held_out = open_splits(clips, flags.val, 3 * WINDOW)
+        split = f"{recipe.accumulate} parts on {engine.devices} devices"
+        raise UsageError(f"windows_per_step {recipe.windows_per_step} cannot be divided into {split}")
+    train_clips, held_out = open_splits(clips, options.val, 3 * WINDOW)
     fabric = engine.launch()
-    run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
-    state = start(recipe, fabric, flags.expert, flags.init)
+    run = RunFolder(options.out, board=True, writes=fabric.is_global_zero)
+    state = create_state(recipe, fabric, options.expert, options.init)
     if (saved := run.load_state(asdict(recipe))) is not None:
         restore(state, saved)
         run.truncate_log(state.step)
     run.write_config(asdict(recipe))
-    judge = SyncExpert.load(flags.judge, str(fabric.device))
-    exam = HeldOutEvaluation(held_out, state.config, judge) if held_out and run.writes else None
-    stream = iter(_stream(state, seen, flags.workers))
-    quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
+    judge = SyncExpert.load(options.judge, str(fabric.device))
+    evaluation = HeldOutEvaluation(held_out, state.config, judge) if held_out and run.writes else None
+    stream = iter(_window_loader(state, train_clips, options.workers))
+    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
     for _ in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
         parts = [fabric.to_device(part) for part in islice(stream, recipe.accumulate)]
         try:
-            figures = train_step(state, parts, due(state.step + 1, flags.log_every))
+            metrics = train_step(state, parts, due(state.step + 1, options.log_every))
         except FloatingPointError as error:
-            _dump(state, run, parts, error.losses if isinstance(error, NonFiniteLossError) else {})
+            _dump_failed_step(state, run, parts, error.losses if isinstance(error, NonFiniteLossError) else {})
             raise
-        _report(state, run, flags, exam, figures)
+        _write_outputs(state, run, options, evaluation, metrics)
 
 
-def _stream(state: GeneratorTrainState, clips: Sequence[Clip], workers: int) -> DataLoader:
-    """The process' part of each step's windows, `accumulate` batches a step."""
+def _window_loader(state: GeneratorTrainState, clips: Sequence[Clip], workers: int) -> DataLoader:
+    """Loads this process's share of each step's windows, in `accumulate` batches per step."""
     recipe, config, fabric = state.recipe, state.config, state.fabric
     draw = partial(
-        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=SilenceSampler(clips)
+        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, silence=SilenceSampler(clips)
     )  # fmt: skip
     size = recipe.windows_per_step // (fabric.world_size * recipe.accumulate)
-    share = ProcessShare(clips, speaker_weights(clips), draw, recipe.seed, size, fabric.global_rank, fabric.world_size)
-    todo = range(state.step * recipe.accumulate, recipe.steps * recipe.accumulate)
-    return batches(share, size, todo, workers=workers, collate=partial(collate, mask_row=config.mask_row))
+    dataset = ShardedDataset(
+        clips, speaker_weights(clips), draw, recipe.seed, size, fabric.global_rank, fabric.world_size
+    )
+    steps = range(state.step * recipe.accumulate, recipe.steps * recipe.accumulate)
+    return batches(dataset, size, steps, workers=workers, collate=partial(collate, mask_row=config.mask_row))
 
 
-def _report(
+def _write_outputs(
     state: GeneratorTrainState,
     run: RunFolder,
-    flags: GeneratorTrainOptions,
-    exam: HeldOutEvaluation | None,
-    figures: dict[str, Tensor],
+    options: GeneratorTrainOptions,
+    evaluation: HeldOutEvaluation | None,
+    metrics: dict[str, Tensor],
 ) -> None:
-    """What is written after a step: the state last, so that whatever a killed run has lost is written again."""
+    """Logs, validates and saves after a step; the state comes last, so that a resumed run repeats lost output."""
     last = state.step == state.recipe.steps
-    if due(state.step, flags.log_every):
-        values = {name: value.item() for name, value in figures.items()}
+    if due(state.step, options.log_every):
+        values = {name: value.item() for name, value in metrics.items()}
         run.log(state.step, **values, lr=state.recipe.lr_at(state.step - 1))
-    if exam and (due(state.step, flags.grid_every) or last):
-        exam.show(state.average, run.folder / "grid.png")
+    if evaluation and (due(state.step, options.grid_every) or last):
+        evaluation.show(state.average, run.folder / "grid.png")
         run.add_image(state.step, "grid", run.folder / "grid.png")
-    if due(state.step, flags.validate_every) or last:
-        check(state, run, exam)
-    if run.writes and (due(state.step, flags.save_every) or last):
+    if due(state.step, options.validate_every) or last:
+        validate_and_save(state, run, evaluation)
+    if run.writes and (due(state.step, options.save_every) or last):
         run.save_state(state_dict(state))
 
 
-def _dump(
+def _dump_failed_step(
     state: GeneratorTrainState, run: RunFolder, parts: Sequence[GeneratorBatch], losses: dict[str, Tensor]
 ) -> None:
-    """Keeps the step that failed: a file a process, as each has windows of its own."""
+    """Saves the failing step, one file per process, as each has its own windows."""
     rank = state.fabric.global_rank
     content = {"step": state.step, "losses": losses, "batches": [vars(part) for part in parts]}
     save_atomic(content, run.folder / (f"dump-{rank}.pt" if rank else "dump.pt"))
@@ -300,12 +314,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
 
     def job() -> None:
-        given = sys.argv[1:] if argv is None else argv
-        clips, options = parse_options(
-            given, "python -m wav2lip.train", __doc__, GeneratorTrainOptions, GeneratorRecipe, Engine
+        args = sys.argv[1:] if argv is None else argv
+        clips, parsed = parse_options(
+            args, "python -m wav2lip.train", __doc__, GeneratorTrainOptions, GeneratorRecipe, Engine
         )
-        flags, recipe, engine = options
-        train(clips, recipe, flags, engine)
+        options, recipe, engine = parsed
+        train(clips, recipe, options, engine)
 
     return run_command("wav2lip.train", job, RESUMES)
 

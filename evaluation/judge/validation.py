@@ -16,7 +16,7 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import read_frames
-from syncnet.lse import SPAN
+from syncnet.lse import CROP_SCALE
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.video_scoring import ExpertScorer, Scorer
 
@@ -44,19 +44,19 @@ class SyncJudge:
         """
         if isinstance(self.scorer, ExpertScorer):
             return source.faces, 1.0
-        places, last = self.scorer.places(source.track), source.start + len(source.track)
+        places, last = self.scorer.crop_params(source.track), source.start + len(source.track)
         frames = read_frames(source.path, fps=Fraction(CLIP_FPS), end=(last + 1) / CLIP_FPS)
         run = (frame for index, frame in enumerate(frames) if source.start <= index < last)
-        crops = np.stack([self.scorer.cut(frame, place) for frame, place in zip(run, places, strict=False)])
+        crops = np.stack([self.scorer.crop(frame, place) for frame, place in zip(run, places, strict=False)])
         matrices = source.crop_matrices(source.info.width, source.info.height)
-        width = 2 * (1 + SPAN) * float(np.median(places[:, 2]))  # of the crop, in video pixels
+        width = 2 * (1 + CROP_SCALE) * float(np.median(places[:, 2]))  # of the crop, in video pixels
         return crops, crops.shape[1] / (width * float(np.median(np.sqrt(np.linalg.det(matrices[:, :, :2])))))
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
         """Map (N, S, S, 3) crops to (W, D) embeddings of the windows that the judge's protocol uses."""
         if isinstance(self.scorer, ExpertScorer):
             crops = crop_region(crops, self.scorer.expert.region)
-        return self.scorer.embed(crops)[: self.scorer.windows(len(crops))]
+        return self.scorer.embed(crops)[: self.scorer.window_count(len(crops))]
 
     def score(
         self, video: np.ndarray, start: int, frames: int, samples: np.ndarray, own: int | None = None
@@ -72,7 +72,7 @@ class SyncJudge:
             UsageError: nothing can be compared.
         """
         distances = self.scorer.compare(video, start, (start, start + frames), samples)
-        counted = self.scorer.counted(speech_columns(samples), start + np.arange(len(video)))
+        counted = self.scorer.scored_windows(speech_columns(samples), start + np.arange(len(video)))
         found, curve = sync_score(distances, counted), shift_curve(distances[counted])
         near = float(curve[REACH - (found.offset if own is None else own)])
         return JudgeScore(found.offset, found.confidence, near, curve)

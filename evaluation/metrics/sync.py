@@ -84,7 +84,7 @@ def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncEx
     scorer = ExpertScorer(judge)
     video = scorer.embed(crop_region(faces, judge.region))
     distances = scorer.compare(video, start, (start, start + len(faces)), samples)
-    metrics = sync(distances, scorer.counted(speech, start + np.arange(len(video))))
+    metrics = sync(distances, scorer.scored_windows(speech, start + np.arange(len(video))))
     figures = {
         "offset": float(metrics.offset), "within_1": metrics.within_1, "distance": metrics.distance,
         "confidence": metrics.confidence, "cosine": metrics.cosine,

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from preprocessing.errors import OutOfMemoryError, UsageError
-from wav2lip.generator.model import picture_of
+from wav2lip.generator.model import frames_from_output
 from wav2lip.generator.unet import AnyGenerator
 
 BACKENDS = ("auto", "torch", "openvino")
@@ -254,4 +254,4 @@ def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _picture(output: np.ndarray, faces: np.ndarray, generator: AnyGenerator) -> Tensor:
-    return picture_of(torch.from_numpy(output), torch.from_numpy(faces), generator.config)
+    return frames_from_output(torch.from_numpy(output), torch.from_numpy(faces), generator.config)

@@ -1,4 +1,4 @@
-"""syncnet_python's network and protocol give syncnet_python's numbers."""
+"""Our implementation of syncnet_python's network and protocol reproduces its numbers."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ def weights(shared):
 
 @pytest.fixture(scope="module")
 def published(weights, tmp_path_factory):
-    """Those weights as they are published: a state dict in PyTorch's older format, made before there were counters."""
+    """The weights in the published form: a state dict in PyTorch's legacy format, without batch norm counters."""
     path = tmp_path_factory.mktemp("model") / "syncnet_v2.model"
     old = {key: value for key, value in weights.items() if "num_batches" not in key}
     torch.save(old, path, _use_new_zipfile_serialization=False)
@@ -89,7 +89,7 @@ def test_embeddings_and_distances_are_the_protocols(scorer, golden, lips):
 
 
 def test_a_track_in_blocks_and_in_the_middle_of_a_video_is_the_same(scorer, golden, lips):
-    """Its sound is cut out with it: what was said before and after plays no part."""
+    """Its audio is cut as well: audio before and after the track does not matter."""
     rng = np.random.default_rng(0)
     wav = np.concatenate([rng.integers(-9000, 9000, 640 * 7), golden["wav"][: 640 * 30], rng.integers(-99, 99, 5000)])
     parts = [scorer.compare(lips[first : first + 10], 7 + first, (7, 37), wav) for first in (0, 10, 20)]
@@ -97,7 +97,7 @@ def test_a_track_in_blocks_and_in_the_middle_of_a_video_is_the_same(scorer, gold
 
 
 def write_exactly(path, pictures):
-    """A video whose pictures come back bit for bit."""
+    """A losslessly encoded video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.height, stream.width = pictures.shape[1:3]
@@ -142,8 +142,8 @@ def test_given_embeddings_score_as_the_original_scores_them(golden, case):
 
 
 def test_every_window_counts_but_a_tracks_last(scorer):
-    assert scorer.windows(30) == 25
-    assert scorer.counted(np.zeros(96, bool), np.arange(7)).all()
+    assert scorer.window_count(30) == 25
+    assert scorer.scored_windows(np.zeros(96, bool), np.arange(7)).all()
 
 
 def track(boxes):
@@ -155,30 +155,30 @@ def track(boxes):
 def test_the_square_follows_the_medians_of_the_box(scorer):
     rng = np.random.default_rng(1)
     corner, size = rng.integers(20, 60, (40, 2)), rng.integers(20, 30, (40, 2))
-    places = scorer.places(track(np.hstack([corner, corner + size])))
+    places = scorer.crop_params(track(np.hstack([corner, corner + size])))
     centres, sides = corner + size / 2, size.max(1) / 2
     oracle = np.column_stack([medfilt(column, 13) for column in (*centres.T, sides)])
     np.testing.assert_allclose(places, oracle)
-    assert (scorer.places(track([[10, 20, 30, 50]] * 6)) == [20, 35, 15]).all()
+    assert (scorer.crop_params(track([[10, 20, 30, 50]] * 6)) == [20, 35, 15]).all()
 
 
 def test_the_square_has_room_at_its_sides_and_below_and_is_grey_outside(scorer):
     """Side 10 around (100, 50): columns 86 to 114 and rows 40 to 68, 28 pixels each, eightfold."""
     frame = np.zeros((100, 200, 3), np.uint8)
     frame[:, :, 0], frame[:, :, 1] = np.arange(200), np.arange(100)[:, None]
-    square = scorer.cut(frame, np.array([100.0, 50.0, 10.0]))
+    square = scorer.crop(frame, np.array([100.0, 50.0, 10.0]))
     assert square.shape == (224, 224, 3)
     middles = square[4::8, 4::8]
     assert np.abs(middles[0, :, 0].astype(int) - np.arange(86, 114)).max() <= 1
     assert np.abs(middles[:, 0, 1].astype(int) - np.arange(40, 68)).max() <= 1
-    corner = scorer.cut(frame, np.array([0.0, 0.0, 10.0]))  # columns -14 to 14, rows -10 to 18
+    corner = scorer.crop(frame, np.array([0.0, 0.0, 10.0]))  # columns -14 to 14, rows -10 to 18
     assert (corner[:75] == 110).all()
     assert (corner[:, :107] == 110).all()
     assert corner[100, 130, 2] == 0
 
 
 class Touch:
-    """A pickle of this runs a command that leaves a file."""
+    """Unpickling this runs a command that creates a file."""
 
     def __init__(self, marker):
         self.marker = marker

@@ -1,4 +1,4 @@
-"""Plots of sync: they show what they are given, are written whole, and leave matplotlib as it was."""
+"""Sync plots: contents, atomic writing, and no side effects on matplotlib."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHIFTS = np.arange(-15, 16)
 
 
 def valley(at: int) -> np.ndarray:
-    """A curve whose least is at that AV offset: column 15 + k belongs to the offset -k."""
+    """A curve with its minimum at the given AV offset; column 15 + k holds offset -k."""
     return np.minimum(1.0, 0.4 + 0.1 * np.abs(SHIFTS + at))
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures that are drawn."""
+    """Records the figures that are drawn."""
     from matplotlib.figure import Figure
 
     figures: list = []
@@ -64,7 +64,7 @@ def test_many_curves_have_no_legend_and_none_is_no_error(tmp_path, drawn):
 
 
 def test_bars_count_clips_by_offset(tmp_path, drawn):
-    plot_offsets([0, 0, 1, -15, 15, 3], [0, -1], tmp_path / "screen.png")
+    plot_offsets([0, 0, 1, -15, 15, 3], [0, -1], tmp_path / "sync_filter.png")
     before, after = drawn[0].axes
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in before.patches}
     assert {offset: height for offset, height in heights.items() if height} == {-15: 1, 0: 2, 1: 1, 3: 1, 15: 1}
@@ -98,9 +98,9 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("curve.jpeg", "cannot draw .*curve.jpeg: its name must end in one of .png, .pdf, .svg"),
+        ("curve.jpeg", "cannot plot to .*curve.jpeg: the file type must be one of .png, .pdf, .svg"),
         ("curve", "must end in one of"),
-        ("missing/curve.png", "cannot draw .*missing/curve.png: its folder does not exist"),
+        ("missing/curve.png", "cannot plot to .*missing/curve.png: its folder does not exist"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, name, told):
@@ -113,7 +113,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, name, told):
 
 def test_without_matplotlib_the_cure_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match=r"drawing needs matplotlib: pip install -r requirements-train\.txt"):
+    with pytest.raises(ValueError, match=r"plotting needs matplotlib: pip install -r requirements-train\.txt"):
         plot_curves({"all": valley(0)}, tmp_path / "curve.png")
 
 

@@ -1,4 +1,4 @@
-"""What an expert is trained by: the shipped recipes, their rates and networks, and contradictions."""
+"""Sync expert recipes: shipped recipes, learning rates, networks and invalid combinations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_asked_for_is_built():
         ({"windows_per_clip": 1}, "windows_per_clip must be 2 or more, not 1"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"lr": -1e-3}, "lr must be 0 or more, not -0.001"),
-        ({"dropout": 1.0}, "dropout is a share below 1, not 1.0"),
+        ({"dropout": 1.0}, "dropout must be below 1, not 1.0"),
         ({"region": CropRegion(0.5, 0.5, 0.6, 64)}, "region must lie within the crop"),
         ({"region": CropRegion(size=16)}, "region must .* 32 pixels or more"),
     ],
@@ -80,7 +80,7 @@ def recipe_of(*words: str) -> SyncNetRecipe:
 
 
 def test_the_shipped_recipes_say_everything():
-    import yaml  # jsonargparse brings it
+    import yaml  # a dependency of jsonargparse
 
     for name in ("laptop", "judge", "syncnet-original"):
         given = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())

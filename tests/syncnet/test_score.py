@@ -1,4 +1,4 @@
-"""Videos are scored: blocks make no difference, windows stay within shots, and what cannot be scored says why."""
+"""Video scoring: results do not depend on blocks, windows stay within shots, and errors name the reason."""
 
 import json
 import shutil
@@ -21,8 +21,8 @@ from syncnet import score as command
 from syncnet import video_scoring as video
 from syncnet.model import SmallSyncNet
 from syncnet.offset import SyncScore, cosine_distances, sync_score
-from syncnet.score import from_left, main, open_scorer, score_video
-from syncnet.score_report import described, report, table
+from syncnet.score import left_to_right, main, open_scorer, score_video
+from syncnet.score_report import describe_offset, report, table
 from syncnet.sync_expert import SyncExpert
 from syncnet.video_scoring import ExpertScorer, ScoredTrack, mel_around, score_tracks
 from tests.material import (
@@ -47,15 +47,15 @@ def untrained() -> ExpertScorer:
 
 
 class Notes:
-    """A scorer whose embedding of a window is the numbers of its five pictures, read off the pictures."""
+    """A scorer that embeds a window as its five frame numbers, which it reads from the pixels."""
 
-    def windows(self, frames):
+    def window_count(self, frames):
         return frames - 4
 
-    def places(self, track):
+    def crop_params(self, track):
         return track.boxes
 
-    def cut(self, frame, place):
+    def crop(self, frame, place):
         return np.full((1, 1, 3), round((float(frame[4:12, 4:12].mean()) - 10) / 5), np.uint8)
 
     def embed(self, faces):
@@ -68,12 +68,12 @@ class Notes:
         assert (np.diff(embedded.astype(int), axis=1) == 1).all()
         return np.repeat(embedded[:, :1], 31, axis=1).astype(np.float32)
 
-    def counted(self, flags, starts):
+    def scored_windows(self, flags, starts):
         return np.ones(len(starts), bool)
 
 
 def track(count, missing=(), cuts=(), size=(SIDE, SIDE)):
-    """A face that stays where it is, but is not found in some frames; shots begin at `cuts`."""
+    """A static face that is missing in some frames; shots start at `cuts`."""
     whole = still_track(count)
     found = ~np.isin(np.arange(count), list(missing))
     shot = np.searchsorted(cuts, np.arange(count), side="right").astype(np.int32)
@@ -82,11 +82,11 @@ def track(count, missing=(), cuts=(), size=(SIDE, SIDE)):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """40 pictures that say which they are."""
+    """40 numbered frames."""
     return write_video(tmp_path_factory.mktemp("media") / "numbered.mp4", moving_photo(40))
 
 
-# From pictures to distances ------------------------------------------------------------------------------------------
+# From frames to distances --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [2, 7, 128])
@@ -135,7 +135,7 @@ def test_distances_in_blocks_are_those_of_the_whole():
 
 
 def test_sounds_around_a_run_are_compared_too():
-    """A face that is seen for one window is compared with all the sounds around it."""
+    """A face visible for a single window is compared with all the audio around it."""
     scorer = untrained()
     embedded = scorer.embed(RNG.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8))
     distances = scorer.compare(embedded, 40, (40, 45), NOISE)
@@ -148,18 +148,18 @@ def test_the_expert_sees_its_region_of_the_points_crop():
     scorer, points = untrained(), np.zeros((1, 5, 2), np.float32)
     points[0, :3] = TEMPLATE * 480 + [30, 20] - 0.5
     face = FaceTrack(np.zeros((1, 4)), points, np.ones(1, bool), np.zeros(1, np.int32), (640, 640))
-    (place,) = scorer.places(face)
+    (place,) = scorer.crop_params(face)
     np.testing.assert_allclose(place[:, :2], np.eye(2) * 32 / 240, atol=1e-6)
     np.testing.assert_allclose(
         points[0, :3] @ place[:, :2].T + place[:, 2], (TEMPLATE - [0.2, 0.3]) * 64 - 0.5, atol=1e-4
     )
-    assert scorer.cut(np.zeros((640, 640, 3), np.uint8), place).shape == (32, 32, 3)
+    assert scorer.crop(np.zeros((640, 640, 3), np.uint8), place).shape == (32, 32, 3)
 
 
 class Idle(Notes):
-    """A scorer that looks at nothing."""
+    """A scorer that ignores the frames."""
 
-    def cut(self, frame, place):
+    def crop(self, frame, place):
         return np.zeros((64, 64, 3), np.uint8)
 
     def embed(self, faces):
@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_the_length(numbered, monkeypatch):
 
 
 def watched(first, count, offset, depth):
-    """A person with a dip of that depth at that offset."""
+    """A person whose distance curve has a minimum of the given depth at the given offset."""
     distances = np.full((count, 31), 1.0, np.float32)
     distances[:, 15 - offset] -= depth
     return ScoredTrack(first + np.arange(count), distances, first, first + count + 4)
@@ -210,7 +210,7 @@ def test_rows_are_of_the_whole_and_of_five_seconds(tmp_path):
 def test_a_span_with_less_than_a_second_of_speech_says_nothing(tmp_path):
     score = report(tmp_path / "a.mp4", 10.0, [watched(0, 246, 3, 0.5)], lambda starts: starts < 125 + 24)
     assert [row.score and row.score.windows for row in score.rows] == [149, 125, None]
-    assert "too little speech to tell" in table(score).splitlines()[-1]
+    assert "too little speech" in table(score).splitlines()[-1]
     assert score.rows[-1].values()["offset"] is None
 
 
@@ -227,15 +227,15 @@ def test_people_are_numbered_from_the_left():
     left, right, nobody = track(9), track(9, missing=[0]), track(9, missing=range(9))
     left.boxes, nobody.boxes = left.boxes - np.float32(20), nobody.boxes * np.float32(np.nan)
     right.boxes[0] = np.nan
-    assert from_left([right, nobody, left]) == [left, right]
+    assert left_to_right([right, nobody, left]) == [left, right]
 
 
 @pytest.mark.parametrize(
     ("offset", "words"),
-    [(0, "in sync"), (1, "sound 1 frame (40 ms) early"), (-2, "sound 2 frames (80 ms) late")],
+    [(0, "in sync"), (1, "audio 1 frame (40 ms) early"), (-2, "audio 2 frames (80 ms) late")],
 )
 def test_offsets_in_words(offset, words):
-    assert described(SyncScore(offset, 0.5, 0.5, 99)) == words
+    assert describe_offset(SyncScore(offset, 0.5, 0.5, 99)) == words
 
 
 # Real people ---------------------------------------------------------------------------------------------------------
@@ -252,14 +252,14 @@ def yunet(shared):
 
 
 def test_a_sound_that_is_moved_is_found_there(speaker, yunet):
-    """The sound comes early by as many frames as are cut off its beginning, and late by those put before it."""
+    """Audio is early by the frames cut from its start and late by those inserted before it."""
     scorer, sound = open_scorer(), read_audio(speaker)
     (person,) = track_video_faces(speaker, probe(speaker), load_detector("yunet", yunet=yunet), 1)
     offsets = []
     for shift in (-6, 5):
         samples = np.roll(sound.samples, -640 * shift)
         (seen,) = score_tracks(speaker, [person], samples, scorer)
-        offsets.append(sync_score(seen.distances, scorer.counted(speech_columns(samples), seen.starts)).offset)
+        offsets.append(sync_score(seen.distances, scorer.scored_windows(speech_columns(samples), seen.starts)).offset)
     late, early = offsets
     assert early - late == 11
     assert abs(early - 5) <= 1
@@ -287,7 +287,7 @@ def test_the_command_scores_what_it_can(speaker, yunet, tmp_path, capsys):
 
 
 class Sees:
-    """A detector that finds the face in every picture, or in none."""
+    """A detector that finds the face in every frame or in none."""
 
     def __init__(self, faces=1):
         self.faces = faces
@@ -315,21 +315,19 @@ def test_videos_without_what_is_needed_say_so(tmp_path):
     blip = write_sound(tmp_path / "blip.wav", RNG.uniform(-0.5, 0.5, 8000))
     refused = {
         "IT is a photo, not a video": write_photo(tmp_path / "photo.png"),
-        "IT has no sound track": write_video(tmp_path / "mute.mp4", pictures),
-        "IT lasts 0.80 s: 1 s is needed": write_talk(tmp_path / "short.mp4", pictures[:20]),
-        "IT is silent: without speech there is no sync to score": write_video(
-            tmp_path / "silent.mp4", pictures, sound=hush
-        ),
+        "IT has no audio track": write_video(tmp_path / "mute.mp4", pictures),
+        "IT is 0.80 s long; at least 1 s is needed": write_talk(tmp_path / "short.mp4", pictures[:20]),
+        "IT contains no speech: there is no sync to score": write_video(tmp_path / "silent.mp4", pictures, sound=hush),
         "IT does not exist": tmp_path / "gone.mp4",
     }
     assert {message: refusal(path) for message, path in refused.items()} == {message: message for message in refused}
-    assert refusal(write_video(tmp_path / "a.mkv", pictures, sound=blip)).startswith("the sound of IT lasts 0.5")
+    assert refusal(write_video(tmp_path / "a.mkv", pictures, sound=blip)).startswith("the audio of IT is 0.5")
 
 
 def test_a_video_without_a_face_says_so(talk, tmp_path, monkeypatch):
-    assert refusal(talk, Sees(0)) == "IT shows no face that can be found"
+    assert refusal(talk, Sees(0)) == "no face was found in IT"
     monkeypatch.setattr(command, "track_video_faces", lambda *_: [track(30, missing=range(18, 30))])
-    assert refusal(talk) == "IT shows no face for 0.76 s or longer"
+    assert refusal(talk) == "no face is visible for at least 0.76 s in IT"
 
 
 def test_a_rate_other_than_25_is_scored_in_frames_of_40_ms(tmp_path):
@@ -342,9 +340,9 @@ def test_a_rate_other_than_25_is_scored_in_frames_of_40_ms(tmp_path):
 
 def test_wrong_flags_end_in_one_line(talk, tmp_path, capsys):
     for message, flags in {
-        "--max-faces is 1 or more, not 0": ["--max-faces", "0"],
-        "--plot must end in .png, .pdf, .svg, not be called a.txt": ["--plot", str(tmp_path / "a.txt")],
-        "is no folder": ["--plot", str(tmp_path / "no" / "a.png")],
+        "--max-faces must be 1 or more, not 0": ["--max-faces", "0"],
+        "the file type of --plot must be one of .png, .pdf, .svg, not a.txt": ["--plot", str(tmp_path / "a.txt")],
+        "is not a folder": ["--plot", str(tmp_path / "no" / "a.png")],
         "does not exist": ["--model", str(tmp_path / "no.safetensors")],
         "is not a PyTorch file": ["--model", str(shutil.copy(talk, tmp_path / "a.model"))],
     }.items():

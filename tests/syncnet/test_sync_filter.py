@@ -1,4 +1,4 @@
-"""Screening: planted offsets are found, repaired or dropped; nothing measured is lost, and nothing is half written."""
+"""Sync filtering: planted offsets are found, then repaired or dropped; measurements survive; writes are atomic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COUNT, LEVEL, STEP = 60, 8000, 300  # frames; the sound's number n is the sample
 
 
 class Reader:
-    """An expert that reads the numbers in pictures and sounds; it counts the clips that it was asked about."""
+    """An expert that reads numbers from frames and audio, and records the clips it was asked about."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -48,16 +48,16 @@ class Reader:
 
 @pytest.fixture
 def expert(monkeypatch, tmp_path):
-    """The reader behind a file's name, as every expert is opened; what is to be drawn is noted instead."""
+    """Loads the reader in place of any expert, and records plots instead of drawing them."""
     reader, drawn = Reader(), list[tuple]()
-    monkeypatch.setattr(measurements, "_opened", lambda path: reader)
+    monkeypatch.setattr(measurements, "_load_expert", lambda path: reader)
     monkeypatch.setattr(screen, "plot_offsets", lambda *what: drawn.append(what))
     (tmp_path / "expert").write_bytes(b"one")
     return SimpleNamespace(path=tmp_path / "expert", asked=reader.asked, drawn=drawn)
 
 
 def talk(path: Path, offset: int | None, count: int = COUNT) -> Path:
-    """Picture k fits the sound of frame k - offset; None: no sound fits any picture."""
+    """Frame k matches the audio of frame k - offset; None: no audio matches any frame."""
     faces = np.broadcast_to((4 * np.arange(count)).astype(np.uint8)[:, None, None, None], (count, 32, 32, 3))
     numbers = np.full(count, 75) if offset is None else np.arange(count) + offset
     samples = np.repeat(LEVEL + STEP * numbers, 640).astype(np.int16)
@@ -76,7 +76,7 @@ PLANTED: dict[str, int | None] = {"c": 0, "a": 3, "b": -6, "e": 7, "d": -12, "f"
 
 @pytest.fixture
 def clips(tmp_path):
-    """A data set of planted offsets, a short clip and two that the build has rejected."""
+    """A dataset with planted offsets, a short clip and two clips rejected by the build."""
     folder = tmp_path / "data"
     for name, offset in PLANTED.items():
         talk(folder / "clips" / f"{name}.safetensors", offset)
@@ -114,14 +114,14 @@ def test_planted_offsets_are_found_repaired_and_dropped(clips, expert, capsys):
         ("a", 3, 57), ("b", -6, 54), ("c", 0, 60),
     ]  # fmt: skip
     assert "7: 3 pass, 2 of them moved; 4 dropped (1 confidence, 2 offset, 1 short)" in capsys.readouterr().out
-    assert files(clips) == {"manifest.csv", "offsets.jsonl", "screen.json"}
+    assert files(clips) == {"manifest.csv", "offsets.jsonl", "sync_filter.json"}
 
 
 def test_what_is_left_is_measured_on_the_repaired_clips(clips, expert):
     assert run(clips, expert) == 0
     assert expert.asked == [(name, 0) for name in PLANTED] + [("a", 3), ("b", -6)]
-    assert expert.drawn == [([0, 3, -6, 7, -12, 15], [0, 0, 0], clips / "screen.png")]
-    figures = json.loads((clips / "screen.json").read_text())
+    assert expert.drawn == [([0, 3, -6, 7, -12, 15], [0, 0, 0], clips / "sync_filter.png")]
+    figures = json.loads((clips / "sync_filter.json").read_text())
     assert figures["offsets"] == {
         "before": {"-12": 1, "-6": 1, "0": 1, "3": 1, "7": 1, "15": 1}, "after": {"0": 3},
     }  # fmt: skip
@@ -228,7 +228,7 @@ def test_the_table_is_as_counted_by_hand():
         "minutes   3.7 before, 3.7 after",
         "within 1  98.9 % before, 100.0 % after",
         "",
-        "offset in frames (positive: the sound comes early)",
+        "offset in frames (positive: the audio is early)",
         "          before   after",
         "      -1      11       0  ######",
         "      +0      80      91  " + "#" * 40,
@@ -269,10 +269,10 @@ def test_flags_that_are_none_are_one_line(clips, capsys, flags):
 
 def test_folders_that_are_no_data_set_are_refused(clips, expert, tmp_path, capsys):
     assert run(tmp_path / "missing", expert) == 2
-    assert "has no manifest.csv; make clips with preprocessing.build" in capsys.readouterr().err
+    assert "has no manifest.csv; create it with preprocessing.build" in capsys.readouterr().err
     write_rows(clips / "manifest.csv", [row("c", reason="yaw")])
     assert run(clips, expert) == 2
-    assert "no clip that passes the gates" in capsys.readouterr().err
+    assert "no clip that passes the build's checks" in capsys.readouterr().err
 
 
 def test_nothing_is_written_when_a_clip_is_damaged_or_of_another_kind(clips, expert, tmp_path, capsys):
@@ -309,12 +309,12 @@ def test_a_set_of_which_nothing_passes_says_so(clips, expert, capsys):
 def test_the_histograms_are_drawn_where_they_can_be(clips, expert, capsys, monkeypatch):
     monkeypatch.setattr(screen, "plot_offsets", plots.plot_offsets)
     assert run(clips, expert) == 0
-    assert cv2.imread(str(clips / "screen.png")).shape[2] == 3
-    (clips / "screen.png").unlink()
+    assert cv2.imread(str(clips / "sync_filter.png")).shape[2] == 3
+    (clips / "sync_filter.png").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(clips, expert) == 0
-    assert "no screen.png: drawing needs matplotlib: pip install" in capsys.readouterr().err
-    assert files(clips) == {"manifest.csv", "offsets.jsonl", "screen.json"}
+    assert "no sync_filter.png: plotting needs matplotlib: pip install" in capsys.readouterr().err
+    assert files(clips) == {"manifest.csv", "offsets.jsonl", "sync_filter.json"}
 
 
 def test_a_build_at_work_is_not_disturbed(clips, expert, capsys):
@@ -344,7 +344,7 @@ def test_a_worker_process_finds_the_same(clips, tmp_path):
 
 
 def test_the_shipped_expert_finds_and_repairs_planted_offsets(shared, tmp_path):
-    """A real clip, its sound moved against the pictures by +3, -3 and +9 frames."""
+    """A real clip with its audio shifted by +3, -3 and +9 frames."""
     video = shared / "data" / "val" / "grid_s2__pwij3p.mp4"
     recipe = ClipRecipe(detector="yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx", max_faces=1)
     (made,) = make_clips(VideoSource(video, video.name, "talk-0", "s", "train"), tmp_path, recipe).rows
@@ -359,7 +359,7 @@ def test_the_shipped_expert_finds_and_repairs_planted_offsets(shared, tmp_path):
     found = read_manifest(tmp_path / "manifest.csv")
     assert [r.offset for r in found] == pytest.approx([0, 3, -3, 9], abs=1)
     assert [r.sync_filter for r in found] == ["pass", "pass", "pass", "offset"]
-    assert json.loads((tmp_path / "screen.json").read_text())["within_1"]["after"] == 1
+    assert json.loads((tmp_path / "sync_filter.json").read_text())["within_1"]["after"] == 1
 
 
 def test_the_command_runs_as_a_module(tmp_path):

@@ -1,4 +1,4 @@
-"""The expert: what its losses are worth by hand, what it is shown, and that picture and sound belong together."""
+"""SyncNet: losses checked by hand, inputs, and matching of video and audio in training samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, WindowDataset, batches
-from syncnet.data import ProcessShare, expert_mels, mouth_windows, pair, sample, speech_share
+from syncnet.data import ShardedDataset, mouth_windows, pair, sample, speech_share, window_mels
 from syncnet.loss import bce_loss, matching_loss, sync_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from tests.material import write_numbered_clip
@@ -33,7 +33,7 @@ def counted(tmp_path_factory) -> Clip:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> Clip:
-    """A clip of one still picture of smooth noise."""
+    """A clip with one still frame of smooth noise."""
     path = tmp_path_factory.mktemp("clips") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = np.kron(rng.integers(40, 216, (14, 14, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -193,7 +193,7 @@ def test_the_windows_sounds_are_the_originals(shared):
         np.load(shared / "reference/golden/syncnet.npz") as sync,
     ):
         mel = audio["mel_reflect"].astype(np.float32)
-        assert np.array_equal(expert_mels(mel, sync["start_frame"]), sync["mel"])
+        assert np.array_equal(window_mels(mel, sync["start_frame"]), sync["mel"])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -239,7 +239,7 @@ def test_a_share_of_a_stream_is_a_part_of_each_step(counted):
 
     whole = list(batches(WindowDataset([counted], np.ones(1), draw, 5), 6, range(1, 4)))
     for rank in range(3):
-        share = batches(ProcessShare([counted], np.ones(1), draw, 5, size=2, rank=rank, processes=3), 2, range(1, 4))
+        share = batches(ShardedDataset([counted], np.ones(1), draw, 5, size=2, rank=rank, processes=3), 2, range(1, 4))
         assert all(torch.equal(ours, all_[2 * rank : 2 * rank + 2]) for ours, all_ in zip(share, whole, strict=True))
 
 
@@ -287,7 +287,7 @@ def test_augmented_samples_keep_shape_and_range(noisy):
 
 
 def test_a_run_of_windows_is_disguised_alike(noisy):
-    """Otherwise the disguise itself would tell the windows apart."""
+    """Otherwise the augmentation would distinguish the windows."""
     for seed in range(12):
         mel, mouths = sample(noisy, np.random.default_rng(seed), windows=3)
         frames = mouths.reshape(15, 3, 64, 64)

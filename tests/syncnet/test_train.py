@@ -1,4 +1,4 @@
-"""The expert's trainer on a real face and real speech: each recipe, going on after a stop, several processes."""
+"""The sync expert's trainer on a real face and real speech: every recipe, resuming, several processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CPU = Engine(accelerator="cpu", precision="32-true")
 
 @pytest.fixture(autouse=True)
 def _steady() -> Iterator[None]:
-    """One thread: sums in another order would round otherwise."""
+    """One thread, as a different summation order changes rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,7 +70,7 @@ def batch_of(clips: Path, recipe: SyncNetRecipe) -> list[Tensor]:
 
 
 def says(values: list[float]) -> Any:
-    """What `validate` gives, one accuracy after the other."""
+    """Replaces `validate` with a sequence of accuracies."""
     left = iter(values)
     return lambda expert, clips: SimpleNamespace(values=lambda: {"accuracy": next(left)}, curve=np.zeros(31))
 
@@ -78,7 +78,7 @@ def says(values: list[float]) -> Any:
 @pytest.mark.parametrize("engine", [CPU, Engine(accelerator="cpu")], ids=["32-true", "bf16-mixed"])
 def test_one_step_trains_all_of_the_expert(clips, engine):
     recipe = replace(SMALL, schedule="constant")
-    state, batch = syncnet.train.start(recipe, engine.launch()), batch_of(clips, recipe)
+    state, batch = syncnet.train.create_state(recipe, engine.launch()), batch_of(clips, recipe)
     before = snapshot(state.network.state_dict())
     first = train_step(state, batch)
     assert changed(before, state.network.state_dict()) == set(before)
@@ -92,7 +92,7 @@ def test_one_step_trains_all_of_the_expert(clips, engine):
 
 def test_the_published_recipe_trains_the_released_shape(clips):
     recipe = replace(RELEASED, schedule="constant", optimizer="adam", weight_decay=0)
-    state, batch = syncnet.train.start(recipe, CPU.launch()), batch_of(clips, recipe)
+    state, batch = syncnet.train.create_state(recipe, CPU.launch()), batch_of(clips, recipe)
     assert [tuple(part.shape) for part in batch] == [(2, 1, 80, 16), (2, 15, 96, 96), (2,)]
     before = snapshot(state.network.state_dict())
     losses = train_step(state, batch)
@@ -105,7 +105,7 @@ def test_the_published_recipe_trains_the_released_shape(clips):
 def judged(network: torch.nn.Module, audio: list[list[float]], face: list[list[float]], truth: list[float]) -> float:
     """The loss of given embeddings."""
     state = SimpleNamespace(network=network, forward=lambda mels, mouths: (torch.tensor(audio), torch.tensor(face)))
-    found = syncnet.train._judge(state, torch.zeros(2), torch.zeros(2), torch.tensor(truth))  # type: ignore[arg-type]
+    found = syncnet.train._bce_losses(state, torch.zeros(2), torch.zeros(2), torch.tensor(truth))  # type: ignore[arg-type]
     return float(found["bce"])
 
 
@@ -118,7 +118,7 @@ def test_the_probability_of_signed_and_of_positive_embeddings_by_hand():
 
 
 def test_a_loss_that_is_no_number_stops_the_training(clips):
-    state, batch = syncnet.train.start(SMALL, CPU.launch()), batch_of(clips, SMALL)
+    state, batch = syncnet.train.create_state(SMALL, CPU.launch()), batch_of(clips, SMALL)
     batch[0][0, 0, 0, 3, 3] = torch.nan
     before = snapshot(state.network.state_dict())
     with pytest.raises(FloatingPointError, match="nan at step 0"):
@@ -196,7 +196,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
     drawn: set[str] = set()
     held: list[str] = []
 
-    class Watched(syncnet.train.Share):  # type: ignore[type-arg]
+    class Watched(syncnet.train.ShardedDataset):  # type: ignore[type-arg]
         def __init__(self, clips, *rest):
             drawn.update(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
@@ -205,7 +205,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
         held.extend(clip.path.stem for clip in clips)
         return says([0.5])(expert, clips)
 
-    monkeypatch.setattr(syncnet.train, "Share", Watched)
+    monkeypatch.setattr(syncnet.train, "ShardedDataset", Watched)
     monkeypatch.setattr(syncnet.train, "validate", validate)
     train(folder, replace(SMALL, steps=1), SyncNetTrainOptions(tmp_path / "run"), CPU)
     assert (drawn, held) == ({"1"}, ["0"])
@@ -262,7 +262,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips", "--out", "run", "--config", "none.yaml"], "none.yaml"),
         (["clips", "--out", "run", "--augmentation.flip", "3"], "flip is a share from 0 to 1, not 3"),
         (["clips", "--out", "run", "--validate-every", "0"], "validate_every must be 1 or more"),
-        (["clips", "--out", "run", "--devices", "3"], "clips_per_step 8 cannot be shared out among 3 devices"),
+        (["clips", "--out", "run", "--devices", "3"], "clips_per_step 8 is not divisible by 3 devices"),
         (["clips", "--out", "run"], "clips"),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_run_that_cannot_go_on_says_so(clips, tmp_path, capsys, monkeypatch):
 
 
 def test_two_processes_train_what_one_does(clips, tmp_path):
-    """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
+    """The command line with two processes: they share each step, and their mean gradient is the batch's."""
     recipe = replace(BCE, steps=2, optimizer="adam", schedule="constant", clips_per_step=4)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "syncnet.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -327,7 +327,7 @@ def test_two_processes_train_what_one_does(clips, tmp_path):
     assert {"accuracy", "threshold"} <= json.loads((tmp_path / "two/log.jsonl").read_text().splitlines()[-1]).keys()
     train(clips, recipe, SyncNetTrainOptions(tmp_path / "one"), CPU)
     one, two = (Checkpoint.load(tmp_path / name / "syncnet.safetensors").weights for name in ("one", "two"))
-    untrained = syncnet.train.start(recipe, CPU.launch()).network.state_dict()
+    untrained = syncnet.train.create_state(recipe, CPU.launch()).network.state_dict()
     moved, together = (torch.cat([(w[key] - untrained[key]).flatten() for key in one]) for w in (one, two))
     assert moved.abs().max() > 1e-3  # two steps of Adam at a rate of 0.001
     assert F.cosine_similarity(moved, together, dim=0) > 0.999
@@ -337,10 +337,10 @@ def test_two_processes_train_what_one_does(clips, tmp_path):
 def test_a_new_run_starts_from_another_experts_weights(clips, tmp_path, capsys):
     train(clips, replace(SMALL, steps=1), SyncNetTrainOptions(tmp_path / "first", clips), CPU)
     path = tmp_path / "first" / "syncnet.safetensors"
-    state = syncnet.train.start(SMALL, CPU.launch(), path)
+    state = syncnet.train.create_state(SMALL, CPU.launch(), path)
     assert not changed(SyncExpert.load(path).network.state_dict(), state.network.state_dict())
     other = replace(SMALL, region=replace(MOUTH, top=0.25))
-    with pytest.raises(ValueError, match="is not such a network as is trained"):
-        syncnet.train.start(other, CPU.launch(), path)
+    with pytest.raises(ValueError, match="does not match the recipe's network"):
+        syncnet.train.create_state(other, CPU.launch(), path)
     assert main([str(clips), "--out", str(tmp_path / "new"), "--init", str(tmp_path / "none.safetensors")]) == 2
     assert "none.safetensors does not exist" in capsys.readouterr().err

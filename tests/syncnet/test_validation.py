@@ -1,4 +1,4 @@
-"""Validation of an expert: figures by hand, an expert that counts and knows, one that knows nothing, and real ones."""
+"""Validation: metrics by hand, with a perfect expert, an uninformative one, and real ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from preprocessing.dataset.clips import Clip
 from syncnet.model import SmallSyncNet
 from syncnet.offset import cosine_distances, sync_score
 from syncnet.sync_expert import SyncExpert
-from syncnet.validation import ClipJudgement, Validation, balanced_accuracy, best_threshold, judge_clip, validate
+from syncnet.validation import ClipSyncResult, Validation, balanced_accuracy, best_threshold, score_clip, validate
 from tests.material import write_numbered_clip
 
 
 class Counter(nn.Module):
-    """Embeds a picture of grey k, and a sound whose first column holds k / 10, as the unit vector k."""
+    """Embeds a frame of gray level k, or audio whose first column is k / 10, as unit vector k."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Counter(nn.Module):
 
 
 class Ignorant(Counter):
-    """Embeds everything alike."""
+    """Embeds everything as the same vector."""
 
     def embed_faces(self, faces: Tensor) -> Tensor:
         return torch.ones(len(faces), 1)
@@ -43,8 +43,8 @@ class Ignorant(Counter):
 
 
 def numbered(path: Path, frames: int, late: int | np.ndarray = 0, silent: int = 0, speaker: str = "a") -> Clip:
-    """A clip of the pictures 0, 1, 2, ... whose sound comes `late` frames late, one number or one a frame; in its
-    first `silent` frames there is no speech."""
+    """A clip of frames 0, 1, 2, ... whose audio is `late` frames late (one value, or one per frame); its first
+    `silent` frames have no speech."""
     faces = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 112, 112, 3))
     frame = np.ceil(np.arange(1 + frames * 640 // 200) / 3.2).astype(int)  # window i begins in column floor(3.2 i)
     late = np.broadcast_to(late, frames)[np.minimum(frame, frames - 1)]
@@ -54,14 +54,14 @@ def numbered(path: Path, frames: int, late: int | np.ndarray = 0, silent: int = 
 
 def judgement(
     distances: np.ndarray, counted: np.ndarray | None = None, frames: int = 0, name: str = "a"
-) -> ClipJudgement:
+) -> ClipSyncResult:
     counted = np.ones(len(distances), bool) if counted is None else counted
     score = sync_score(distances, counted)
-    return ClipJudgement(name, "someone", frames or len(distances) + 4, distances, counted, score)
+    return ClipSyncResult(name, "someone", frames or len(distances) + 4, distances, counted, score)
 
 
-def of_offset(offset: int, frames: int) -> ClipJudgement:
-    """What a perfect expert says about a clip."""
+def of_offset(offset: int, frames: int) -> ClipSyncResult:
+    """The result of a perfect expert."""
     sounds = np.eye(200, dtype=np.float32)
     windows = frames - 4
     return judgement(cosine_distances(sounds[50 : 50 + windows], sounds[50 + offset : 50 + offset + windows]))
@@ -69,18 +69,18 @@ def of_offset(offset: int, frames: int) -> ClipJudgement:
 
 @pytest.mark.parametrize("late", [0, 1, 4, -7])
 def test_an_expert_that_counts_finds_the_offset(tmp_path, late):
-    said = judge_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 40, late, speaker="anna"))
+    said = score_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 40, late, speaker="anna"))
     assert (said.clip, said.speaker, said.frames, said.windows) == ("clip", "anna", 40, 36)
     assert said.score.offset == -late  # the picture at i fits the sound at i + late
     assert said.score.distance == pytest.approx(0, abs=1e-6)
     assert said.score.confidence == pytest.approx(1)
     assert said.curve.shape == (31,)
-    assert said.matched.tolist() == [float(late == 0)] * 36
+    assert said.in_sync.tolist() == [float(late == 0)] * 36
     # The expert is sure of one sound a window: the own one when nothing is late, else one of those apart, which is 3
     # to 15 frames away. What lies beyond either end of the clip is no sound.
-    assert said.apart.shape == (36, 26)
-    assert np.isnan(said.apart).sum() == 2 * sum(36 - max(0, 36 - k) for k in range(3, 16))
-    assert np.nansum(said.apart) == (36 - abs(late) if abs(late) >= 3 else 0)
+    assert said.off_sync.shape == (36, 26)
+    assert np.isnan(said.off_sync).sum() == 2 * sum(36 - max(0, 36 - k) for k in range(3, 16))
+    assert np.nansum(said.off_sync) == (36 - abs(late) if abs(late) >= 3 else 0)
 
 
 def test_figures_of_an_expert_that_knows(tmp_path):
@@ -102,7 +102,7 @@ def test_figures_of_an_expert_that_knows_nothing(tmp_path):
 def test_silent_windows_do_not_count_for_the_offset(tmp_path):
     # In 40 frames of silence the room's noise seems to come 6 frames early; then speech comes 2 frames late.
     late = np.where(np.arange(60) < 40, -6, 2)
-    said = judge_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 60, late, silent=42))
+    said = score_clip(SyncExpert(Counter()), numbered(tmp_path / "clip.safetensors", 60, late, silent=42))
     assert said.score.offset == -2
     assert said.score.windows == said.windows_with_speech.sum()
     assert not said.windows_with_speech[:38].any()
@@ -209,5 +209,5 @@ def test_clips_without_an_off_sync_sound_are_left_out(tmp_path):
     assert [clip.frames for clip in found.clips] == [8, 20]
     assert set(found.values()) == {"accuracy", "accuracy_heard", "threshold", "pairwise"}
     for few in (clips[:2], []):
-        with pytest.raises(ValueError, match=f"clips of 8 frames or more, and there is none among {len(few)}"):
+        with pytest.raises(ValueError, match=f"clips of 8 frames or more, but none of the {len(few)} is"):
             validate(SyncExpert(Counter()), few)

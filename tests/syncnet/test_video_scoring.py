@@ -1,4 +1,4 @@
-"""What a judge says: of planted embeddings, as the score command says it, and where there is nothing to say."""
+"""Judge metrics: on planted embeddings, in agreement with the score command, and without speech."""
 
 from fractions import Fraction
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluation.metrics.face_crops import GEOMETRY, SIDE, SourceVideo
-from evaluation.metrics.sync import judge_sync, crop_region, sync
+from evaluation.metrics.sync import crop_region, judge_sync, sync
 from preprocessing.build.video_pipeline import read_audio
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window
@@ -74,9 +74,9 @@ def test_the_curve_goes_from_early_to_late_sounds():
 
 
 def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
-    """Watching cuts what the expert sees out of the frame itself, here it comes out of the crop."""
+    """Scoring a video crops the region from the frame; here it is cropped from the points crop."""
     (person,) = score_tracks(source.path, [source.track], source.samples, ExpertScorer(expert))
-    counted = ExpertScorer(expert).counted(speech_columns(source.samples), person.starts)
+    counted = ExpertScorer(expert).scored_windows(speech_columns(source.samples), person.starts)
     score, curve = sync_score(person.distances, counted), shift_curve(person.distances[counted])
     figures, found = judge_sync(source.faces, source.samples, 0, expert)
     assert np.abs(np.array(found) - curve).max() < 5e-3
@@ -89,11 +89,11 @@ def test_a_video_is_judged_as_the_score_command_judges_it(source, expert):
 
 
 def test_a_run_in_the_middle_is_compared_with_the_sounds_around_it(source, expert):
-    """A part's distances are those of the same windows in the whole, those to the sounds outside of the part too."""
+    """A part has the same distances as in the whole video, including those to audio outside the part."""
     scorer, first, last = ExpertScorer(expert), 20, 50
     video = scorer.embed(crop_region(source.faces, expert.region))
     whole = scorer.compare(video, 0, (0, FRAMES), source.samples)[first : last - 4]
-    counted = scorer.counted(speech_columns(source.samples), np.arange(first, last - 4))
+    counted = scorer.scored_windows(speech_columns(source.samples), np.arange(first, last - 4))
     _, found = judge_sync(source.faces[first:last], source.samples, first, expert)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, shift_curve(whole[counted]), atol=1e-5)

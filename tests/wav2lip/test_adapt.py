@@ -30,7 +30,7 @@ from training.checkpoint import Checkpoint
 from wav2lip.adapt import command as command_module
 from wav2lip.adapt import person_clips as person
 from wav2lip.adapt.command import AdaptReport, adapt, main
-from wav2lip.adapt.fine_tuning import drawing_layers, start_tuning, tuning_recipe, tuning_step, undisguised
+from wav2lip.adapt.fine_tuning import drawing_layers, start_tuning, tuning_recipe, tuning_step, unaugmented
 from wav2lip.adapt.person_clips import VideoPart
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.data import GeneratorBatch
@@ -111,7 +111,7 @@ def state(made, tmp_path) -> tuple[GeneratorTrainState, GeneratorBatch]:
     network = load_generator(made / "tiny.safetensors")[0]
     clips = person.make_person_clips(made / "talk.mp4", tmp_path, VideoPart(), Looks())
     recipe = tuning_recipe(network.config, 4, 1e-3, 0)
-    return start_tuning(recipe, network, SyncExpert.load(made / "expert.safetensors")), undisguised(
+    return start_tuning(recipe, network, SyncExpert.load(made / "expert.safetensors")), unaugmented(
         clips, network.config
     )
 
@@ -261,7 +261,7 @@ def refusal(capfd, folder: Path, code: int, **flags: object) -> str:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory, made) -> Path:
-    """Videos that cannot be learnt from."""
+    """Unsuitable videos."""
     folder, samples = tmp_path_factory.mktemp("bad"), np.zeros(16000 * 4)
     frames, empty = [photo()] * 80, [np.full((96, 96, 3), 90, np.uint8)] * 80
     write_video(folder / "soundless.mp4", frames)
@@ -305,7 +305,7 @@ def test_wrong_flags(made, bad, tmp_path, capfd):
     checkpoint = Checkpoint.load(released)
     Checkpoint("generator", checkpoint.config, {}, {"kind": "box", "size": 96}, checkpoint.weights).save(released)
     why = refusal(capfd, tmp_path, 2, **flags | {"checkpoint": released})
-    assert "speaks crops of the kind 'box': only a generator of points crops can adapt" in why
+    assert "uses crops of the kind 'box': only generators for points crops can be adapted" in why
     assert "steps must be 1 or more, not 0" in refusal(capfd, tmp_path, 2, **flags, steps=0)
     assert "lr must be 0 or more, not -1.0" in refusal(capfd, tmp_path, 2, **flags, lr=-1)
     assert "end must lie after start (3 s), not at 2 s" in refusal(capfd, tmp_path, 2, **flags, start=3, end=2)

@@ -1,4 +1,4 @@
-"""The generator's trainer on a real face and real speech: one step, going on after a kill, several processes."""
+"""The generator's trainer on a real face and real speech: single steps, resuming after a kill, several processes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.data import GeneratorBatch, Sampling, collate, sample
 from wav2lip.generator.losses import LossWeights
-from wav2lip.generator.model import GeneratorConfig, picture_of
+from wav2lip.generator.model import GeneratorConfig, frames_from_output
 from wav2lip.generator.recipe import GeneratorRecipe
-from wav2lip.generator.train_state import GeneratorTrainState, start
+from wav2lip.generator.train_state import GeneratorTrainState, create_state
 from wav2lip.train import GeneratorTrainOptions, main, train, train_step, weighted_losses
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +45,10 @@ SMALL = GeneratorRecipe(
     TINY, Sampling("random", silent=0.0), windows_per_step=2, steps=4, lr=1e-3, warmup_steps=0, seed=3
 )
 CRITIC = AdversaryRecipe("patch", width=4, depth=2, r1=1.0, r1_every=2)
-# Every part of a training: the sync loss from the second step on, a critic from the third.
+# All parts of training: the sync loss from the second step, a critic from the third.
 WHOLE = replace(
-    SMALL, adversary=replace(CRITIC, start=2), weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
+    SMALL, adversary=replace(CRITIC, start=2),
+    weights=LossWeights(adversarial=0.01, feature_matching=0.1, temporal=0.1),
     sync_start=0, sync_ramp=3, sampling=Sampling(silent=0.5), accumulate=2,
 )  # fmt: skip
 CPU = Engine(accelerator="cpu", precision="32-true")
@@ -56,7 +57,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(autouse=True)
 def _steady() -> Iterator[None]:
-    """One thread: sums in another order would round otherwise."""
+    """One thread, as a different summation order changes rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -71,7 +72,7 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def expert(tmp_path_factory) -> Path:
-    """An untrained expert's file."""
+    """The checkpoint of an untrained expert."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("expert") / "syncnet.safetensors"
     SyncExpert(SmallSyncNet()).save(path)
@@ -101,7 +102,7 @@ def flags_of(out: Path, expert: Path, val: Path | None = None, **others: int) ->
 
 @pytest.mark.parametrize("engine", [CPU, Engine(accelerator="cpu")], ids=["32-true", "bf16-mixed"])
 def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
-    state, batch = start(replace(SMALL, sync_start=0, sync_ramp=0), engine.launch(), expert), draw(clips)
+    state, batch = create_state(replace(SMALL, sync_start=0, sync_ramp=0), engine.launch(), expert), draw(clips)
     parts = {"generator": state.generator, "average": state.average, "expert": state.expert.network}
     before = {name: snapshot(part.state_dict()) for name, part in parts.items()}
     losses = train_step(state, [batch], measure=True)
@@ -134,7 +135,7 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
 
 def test_the_generator_learns(clips, expert):
     recipe = replace(SMALL, lr=3e-3, schedule="constant")
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     batch.target *= 0.5  # no copy of the reference will do
     losses = [train_step(state, [batch])["l1"] for _ in range(12)]
     assert losses[-1] < 0.95 * losses[0]
@@ -146,7 +147,7 @@ def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
     found = []
     for parts in ([batch], halves):
         recipe = replace(SMALL, optimizer="adam", weight_decay=0, clip_gradient=0, sync_start=0, sync_ramp=0)
-        state = start(recipe, CPU.launch(), expert)
+        state = create_state(recipe, CPU.launch(), expert)
         losses = train_step(state, parts)
         gradient = torch.cat([p.grad.flatten() for p in state.generator.parameters() if p.grad is not None])
         found.append((losses, gradient))
@@ -162,9 +163,9 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
     for moves_only in (True, False):
         weights = LossWeights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
         recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
-        state = start(recipe, CPU.launch(), expert)
+        state = create_state(recipe, CPU.launch(), expert)
         output = torch.zeros(10, 6, 64, 64, requires_grad=True)
-        picture = picture_of(output, batch.faces, state.config)
+        picture = frames_from_output(output, batch.faces, state.config)
         losses, factors = weighted_losses(state, batch, output, picture)
         assert (losses.keys(), factors) == ({"l1", "sync"}, {"l1": 1e-9, "sync": 1})
         (slope,) = torch.autograd.grad(losses["sync"], output)
@@ -176,7 +177,7 @@ def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, k
 
 def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
     recipe = replace(SMALL, sync_start=1, sync_ramp=2, weights=LossWeights(sync=0.2))
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     steps = [train_step(state, [batch]) for _ in range(4)]
     assert [losses["sync_weight"].item() for losses in steps] == pytest.approx([0, 0, 0.1, 0.2])
     assert ["sync" in losses for losses in steps] == [False, False, True, True]
@@ -186,7 +187,7 @@ def test_a_critic_takes_part_when_its_time_has_come(clips, expert):
     recipe = replace(
         SMALL, adversary=replace(CRITIC, start=1), weights=LossWeights(adversarial=0.1, feature_matching=0.1, sync=0)
     )
-    state, batch = start(recipe, CPU.launch(), expert), draw(clips)
+    state, batch = create_state(recipe, CPU.launch(), expert), draw(clips)
     assert state.adversary is not None
     before = snapshot(state.adversary.network.state_dict())
     assert "adversarial" not in train_step(state, [batch])
@@ -202,7 +203,7 @@ def run(recipe: GeneratorRecipe, clips: Path, expert: Path, out: Path, val: Path
 
 
 def same_state(one: Path, other: Path) -> bool:
-    """Whether two runs' states are bit for bit the same, whatever they hold."""
+    """Whether two runs' states are bit-identical."""
 
     def alike(a: object, b: object) -> bool:
         if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -217,7 +218,7 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
-    """Killed in the middle of a step or of what is written after it, by a signal that no program can answer."""
+    """Killed by SIGKILL during a step or while writing its results."""
     recipe = replace(WHOLE, steps=6)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -264,7 +265,7 @@ def test_workers_train_the_same_network_and_another_seed_another(clips, expert, 
 
 
 def test_two_processes_train_what_one_does(clips, expert, tmp_path):
-    """The command as users call it; its two processes share every step, and their gradients' mean is the batch's."""
+    """The command line with two processes: they share each step, and their mean gradient is the batch's."""
     recipe = replace(SMALL, steps=2, optimizer="adam", weight_decay=0, sync_start=0, sync_ramp=0, schedule="constant")
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -275,7 +276,7 @@ def test_two_processes_train_what_one_does(clips, expert, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     run(recipe, clips, expert, tmp_path / "one", clips)
-    fresh = start(recipe, CPU.launch(), expert).generator.state_dict()
+    fresh = create_state(recipe, CPU.launch(), expert).generator.state_dict()
     one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["generator"] for name in ("one", "two"))
     moved, together = (torch.cat([(w[key] - fresh[key]).flatten() for key in fresh]) for w in (one, two))
     assert moved.abs().max() > 1e-3
@@ -285,7 +286,7 @@ def test_two_processes_train_what_one_does(clips, expert, tmp_path):
 
 
 def poison(monkeypatch, name: str) -> None:
-    """From the third step on a value is none."""
+    """A value is not finite from the third step on."""
     real = wav2lip.train._backward
 
     def backward(state: GeneratorTrainState, batch: GeneratorBatch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:
@@ -320,20 +321,20 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
 
 
 def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
-    state = start(SMALL, CPU.launch(), expert)
+    state = create_state(SMALL, CPU.launch(), expert)
     next(iter(state.average.state_dict().values())).view(-1)[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="is no number after step 0"):
+    with pytest.raises(FloatingPointError, match="is not finite after step 0"):
         wav2lip.train.state_dict(state)
 
 
 def test_the_best_is_the_least_difference_until_the_judge_has_a_say(clips, expert, tmp_path):
-    state = start(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
+    state = create_state(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
     folder = wav2lip.train.Run(tmp_path)
     kept = []
     for step, l1, judged in ((1, 0.2, 0.5), (2, 0.3, 0.6), (3, 0.1, 0.4), (4, 0.5, 0.1), (5, 0.4, 0.05), (6, 0.9, 0.2)):
         state.step = step
         exam = type("Exam", (), {"measure": lambda self, model, l1=l1, judged=judged: {"l1": l1, "judge_own": judged}})
-        wav2lip.train.check(state, folder, exam())
+        wav2lip.train.validate_and_save(state, folder, exam())
         kept.append(Checkpoint.load(tmp_path / "best.safetensors").step)
     assert kept == [1, 1, 3, 4, 4, 6]
     assert Checkpoint.load(tmp_path / "generator.safetensors").step == 6
@@ -350,18 +351,18 @@ def test_a_folders_own_split_is_held_out(clips, expert, tmp_path, monkeypatch):
     drawn: set[str] = set()
     held: list[str] = []
 
-    class Watched(wav2lip.train.Share):  # type: ignore[type-arg]
+    class Watched(wav2lip.train.ShardedDataset):  # type: ignore[type-arg]
         def __init__(self, clips, *rest):
             drawn.update(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
 
-    class Exam(wav2lip.train.Examination):
+    class Exam(wav2lip.train.HeldOutEvaluation):
         def __init__(self, clips, *rest):
             held.extend(clip.path.stem for clip in clips)
             super().__init__(clips, *rest)
 
-    monkeypatch.setattr(wav2lip.train, "Share", Watched)
-    monkeypatch.setattr(wav2lip.train, "Examination", Exam)
+    monkeypatch.setattr(wav2lip.train, "ShardedDataset", Watched)
+    monkeypatch.setattr(wav2lip.train, "HeldOutEvaluation", Exam)
     run(replace(SMALL, steps=1), folder, expert, tmp_path / "run")
     assert (drawn, held) == ({"1"}, ["0"])
 
@@ -372,11 +373,11 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
     generator, audio, geometry = load_generator(path)
     assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 64))
     assert generator.config == replace(TINY, audio_encoder_norm="layer")
-    state = start(replace(SMALL, seed=8), CPU.launch(), expert, path)
+    state = create_state(replace(SMALL, seed=8), CPU.launch(), expert, path)
     for ours in (state.generator, state.average):
         assert not changed(generator.state_dict(), ours.state_dict())
-    with pytest.raises(ValueError, match="is not such a generator as is trained"):
-        start(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
+    with pytest.raises(ValueError, match="does not match the recipe's generator"):
+        create_state(replace(SMALL, generator=replace(TINY, width=8)), CPU.launch(), expert, path)
     words = [str(clips), "--out", str(tmp_path / "new"), "--accelerator", "cpu", "--init", str(tmp_path / "none.pth")]
     assert main(words) == 2
     assert "none.pth cannot be opened" in refusal(capsys)
@@ -400,7 +401,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips", "--out", "run", "--grid-every", "0"], "grid_every must be 1 or more"),
         (
             ["clips", "--out", "run", "--devices", "3"],
-            "4 cannot be shared out among 1 parts on 3 devices",
+            "4 cannot be divided into 1 parts on 3 devices",
         ),
         (["clips", "--out", "run", "--expert", "none.safetensors"], "clips"),
     ],

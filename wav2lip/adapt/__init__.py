@@ -1,1 +1,1 @@
-"""Fine-tunes a generator to one person."""
+"""Fine-tunes a generator on one person."""

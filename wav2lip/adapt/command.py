@@ -1,7 +1,7 @@
 """Adapts a generator to one person: `python -m wav2lip.adapt --face video.mp4 --out person.safetensors`.
 
-A few hundred steps on the person's own video and its own sound teach the generator how this mouth moves and what its
-teeth and skin look like; `inference.py --checkpoint-path person.safetensors` then uses it.
+A few hundred training steps on a video of the person, with its audio, teach the generator how this mouth moves and what
+its teeth and skin look like; use the result with `inference.py --checkpoint-path person.safetensors`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig
 from syncnet.sync_expert import EXPERT, SyncExpert
 from training.progress import ProgressBars
-from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, undisguised
+from wav2lip.adapt.fine_tuning import difference, start_tuning, tuning_batches, tuning_recipe, tuning_step, unaugmented
 from wav2lip.adapt.person_clips import LONGEST, SHORTEST, VideoPart, make_person_clips, repaired
 from wav2lip.generator.checkpoints import EMBEDDED, load_generator
 from wav2lip.generator.train_state import save_generator
@@ -35,28 +35,29 @@ from wav2lip.generator.unet import AnyGenerator
 STEPS, RATE = 200, 3e-4
 WHOLE = VideoPart()
 EPILOG = f"""\
-The video shows and lets be heard the person speaking for {SHORTEST:g} seconds or more; {LONGEST:g} of them are looked
-at. By how many frames its sound and picture are apart is found out and repaired. What changes are the generator's
-layers that draw; how it sees and how it hears stay. Use it only with the consent of the person shown.
+The video must show and contain at least {SHORTEST:g} seconds of the person speaking; up to {LONGEST:g} seconds are
+used. Its AV offset is measured and repaired. Only the generator's image layers are trained; the face and audio encoders
+stay frozen. Use it only with the consent of the person shown.
 
-exit codes: 0 done; 1 a file cannot be read, written or used; 2 a wrong flag or model; 130 interrupted. After an error
+exit codes: 0 done; 1 a file cannot be read, written or used; 2 invalid flag or model; 130 interrupted. After an error
 no output file is left.
 """
 
 Progress = Callable[[str, int, int], None]
-"""Called with the unit, "frame" or "step", how many are done, and their number."""
+"""Called with the unit, "frame" or "step", the number done and the total."""
 
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """What an adaptation did.
+    """Result of an adaptation.
 
     Attributes:
         out: the checkpoint.
-        seconds: of the person's speaking face that were learnt from; clips: their number.
-        offset: frames by which the video's sound came early (below zero: late), repaired for learning.
-        before, after: mean absolute difference of the masked rows, 0 to 1, on windows of the same video.
-        time: seconds that it took.
+        seconds: length of the training clips.
+        clips: number of training clips.
+        offset: AV offset of the video in frames (positive: audio early), repaired for training.
+        before, after: L1 of the masked rows, 0 to 1, on windows of the same video.
+        time: duration in seconds.
     """
 
     out: Path
@@ -73,7 +74,7 @@ def adapt(
     steps: int = STEPS, lr: float = RATE, seed: int = 0, part: VideoPart = WHOLE, detector: FaceDetector | None = None,
     progress: Progress | None = None,
 ) -> AdaptReport:  # fmt: skip
-    """Fine-tunes a generator on one person's video and writes it as a checkpoint of its own, whole or not at all.
+    """Fine-tunes a generator on one person's video and writes it as a new checkpoint, atomically.
 
     Source: few-shot adaptation after "Few-Shot Adversarial Learning of Realistic Neural Talking Head Models" (arXiv
     1905.08233), here of the decoder alone and without a critic, with the sync loss of the generator's training.
@@ -81,17 +82,19 @@ def adapt(
     Args:
         face: the video, with its sound.
         out: the checkpoint.
-        checkpoint: the generator to begin with; None: the embedded one.
-        expert: the sync loss' expert, which also finds the video's offset.
-        rate: learning rate at its highest.
-        seed: of what is drawn.
-        part: which face, and when.
+        checkpoint: the generator to start from; None: the embedded one.
+        expert: the sync expert for the sync loss and for measuring the video's AV offset.
+        steps: training steps.
+        lr: peak learning rate.
+        seed: of all random draws.
+        part: the face and the time range to use.
         detector: from `load_detector`; None: "auto".
+        progress: called during tracking and training.
 
     Raises:
-        MediaError: the video cannot be learnt from, the checkpoint is no generator, or `out` cannot be written.
-        UsageError: an option is wrong, or the generator is not made for points crops.
-        TrainingError: a loss is no number.
+        MediaError: the video is unsuitable, the checkpoint is not a generator, or `out` cannot be written.
+        UsageError: an option is invalid, or the generator does not use points crops.
+        TrainingError: a loss is not finite.
     """
     begun, (face, out) = time.monotonic(), (Path(face), Path(out))
     _check_out(out, [face, expert, Path(checkpoint or EMBEDDED)])
@@ -101,7 +104,7 @@ def adapt(
         looked = partial(progress, "frame") if progress else None
         clips = make_person_clips(face, Path(folder), part, detector or load_detector(), looked)
         clips, score = repaired(face, clips, critic)
-        state, own = start_tuning(recipe, generator, critic), undisguised(clips, generator.config)
+        state, own = start_tuning(recipe, generator, critic), unaugmented(clips, generator.config)
         before = difference(state.average, own)
         for done, batch in enumerate(tuning_batches(state, clips), 1):
             tuning_step(state, batch)
@@ -115,19 +118,21 @@ def adapt(
 
 def _check_out(out: Path, inputs: Iterable[Path]) -> None:
     if out.suffix.lower() != ".safetensors":
-        raise UsageError(f"the output must end in .safetensors, not be called {display_path(out.name)}")
+        raise UsageError(f"the output must end in .safetensors, not {display_path(out.name)}")
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK | os.X_OK):
-        raise MediaError(f"{display_path(out)} cannot be written: it must be a file in a folder that is there")
+        raise MediaError(f"{display_path(out)} cannot be written: it must be a file in an existing folder")
     if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
         raise UsageError(f"the output {display_path(out)} is also an input: give it another name")
 
 
 def _open(checkpoint: Path | str | None) -> AnyGenerator:
-    """A generator that can learn from clips."""
+    """Loads a generator that can be trained on points crops."""
     generator, audio, crop = load_generator(checkpoint)
     name = display_path(checkpoint or EMBEDDED)
     if crop.kind != "points":
-        raise UsageError(f"{name} speaks crops of the kind {crop.kind!r}: only a generator of points crops can adapt")
+        raise UsageError(
+            f"{name} uses crops of the kind {crop.kind!r}: only generators for points crops can be adapted"
+        )
     AudioConfig().require(audio, name)
     return generator
 
@@ -139,23 +144,25 @@ PROGRAM = "wav2lip.adapt"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
+    """The command's argument parser."""
     p = Parser(PROGRAM, __doc__, EPILOG)
+    p.add_argument("--face", type=Path, required=True, metavar="FILE", help="video of the person speaking, with audio")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="output checkpoint (.safetensors)")
     p.add_argument(
-        "--face", type=Path, required=True, metavar="FILE", help="a video of the person speaking, with sound"
-    )
-    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the person's generator (.safetensors)")
-    p.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="generator to begin with (default: the embedded one)"
+        "--checkpoint", type=Path, metavar="FILE", help="generator to start from (default: the embedded one)"
     )
     p.add_argument(
-        "--expert", type=Path, default=EXPERT, metavar="FILE", help="expert of the sync loss (default: ours)"
+        "--expert",
+        type=Path,
+        default=EXPERT,
+        metavar="FILE",
+        help="sync expert for the sync loss (default: the included one)",
     )
     p.add_argument("--steps", type=int, default=STEPS, metavar="N", help="training steps (default: %(default)s)")
     p.add_argument("--lr", type=float, default=RATE, metavar="X", help="learning rate (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
-    p.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="learn from here on")
-    p.add_argument("--end", type=float, metavar="SECONDS", help="learn up to here")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)")
+    p.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="start of the time range to use")
+    p.add_argument("--end", type=float, metavar="SECONDS", help="end of the time range to use")
     p.add_argument("--select", default="largest", metavar="WHOM", help="largest, left, right, center or the pixel X,Y")
     add_detector_flags(p)
     return p
@@ -180,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(report: AdaptReport) -> str:
-    """What was done, in three lines."""
-    early = f"sound and picture were {report.offset:+d} frames apart"
+    """The report as three lines of text."""
+    early = f"its AV offset was {report.offset:+d} frames"
     return (
         f"{display_path(report.out)}: adapted in {report.time:.0f} s\n"
-        f"learnt from {report.seconds:.1f} s of the speaking face in {report.clips} clips; {early}\n"
-        f"difference in the lower face, on this very video: {report.before:.4f} before, {report.after:.4f} after"
+        f"trained on {report.seconds:.1f} s of the speaking face in {report.clips} clips; {early}\n"
+        f"L1 of the lower face on the same video: {report.before:.4f} before, {report.after:.4f} after"
     )

@@ -17,8 +17,8 @@ from preprocessing.errors import TrainingError
 from syncnet.sync_expert import SyncExpert
 from training.losses import total
 from wav2lip.generator.data import AUGMENTATION, GeneratorBatch, Sampling, SilenceSampler, collate, sample
-from wav2lip.generator.losses import LossWeights, SyncSwitch, mouth_weight, plain_l1
-from wav2lip.generator.model import Generator, GeneratorConfig, picture_of
+from wav2lip.generator.losses import LossWeights, SyncSwitch, masked_l1, mouth_weight
+from wav2lip.generator.model import Generator, GeneratorConfig, frames_from_output
 from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
 from wav2lip.generator.train_state import GeneratorTrainState, update_ema
 from wav2lip.generator.unet import AnyGenerator
@@ -72,7 +72,7 @@ def tuning_batches(state: GeneratorTrainState, clips: Sequence[Clip]) -> Iterabl
     """The batches of all steps; longer clips are drawn more often."""
     recipe, config = state.recipe, state.config
     draw = partial(
-        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, rests=SilenceSampler(clips)
+        sample, size=config.size, mask_row=config.mask_row, sampling=recipe.sampling, silence=SilenceSampler(clips)
     )  # fmt: skip
     draws = WindowDataset(clips, np.array([clip.frames for clip in clips]), draw, recipe.seed)
     whole = partial(collate, mask_row=config.mask_row)
@@ -90,7 +90,7 @@ def tuning_step(state: GeneratorTrainState, batch: GeneratorBatch) -> dict[str, 
         group["lr"] = recipe.lr_at(state.step)
     state.optimizer.zero_grad()
     output = generator(batch.mels, batch.faces)
-    losses, weights = weighted_losses(state, batch, output, picture_of(output, batch.faces, state.config))
+    losses, weights = weighted_losses(state, batch, output, frames_from_output(output, batch.faces, state.config))
     loss = total(losses, weights)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(generator.parameters(), recipe.clip_gradient)
@@ -102,7 +102,7 @@ def tuning_step(state: GeneratorTrainState, batch: GeneratorBatch) -> dict[str, 
     return losses
 
 
-def undisguised(clips: Sequence[Clip], config: GeneratorConfig) -> GeneratorBatch:
+def unaugmented(clips: Sequence[Clip], config: GeneratorConfig) -> GeneratorBatch:
     """`WINDOWS` windows as they are, spread over the clips; always the same."""
     chosen = [clips[k * len(clips) // WINDOWS] for k in range(WINDOWS)]
     drawn = [
@@ -115,5 +115,5 @@ def undisguised(clips: Sequence[Clip], config: GeneratorConfig) -> GeneratorBatc
 @torch.inference_mode()
 def difference(generator: AnyGenerator, batch: GeneratorBatch) -> float:
     """Mean absolute difference of the masked rows, 0 to 1."""
-    picture = picture_of(generator(batch.mels, batch.faces), batch.faces, generator.config)
-    return float(plain_l1(picture, batch.target, generator.config.mask_row))
+    picture = frames_from_output(generator(batch.mels, batch.faces), batch.faces, generator.config)
+    return float(masked_l1(picture, batch.target, generator.config.mask_row))

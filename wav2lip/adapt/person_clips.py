@@ -29,7 +29,7 @@ from preprocessing.media.video_reader import read_frames
 from syncnet.offset import SyncScore, sync_score
 from syncnet.sync_expert import SyncExpert
 from syncnet.sync_filter import FilterLimits
-from syncnet.validation import judge_clip
+from syncnet.validation import score_clip
 
 SHORTEST = 3.0  # seconds of a speaking face
 LONGEST = 60.0  # seconds that are looked at: more than a few hundred steps can see
@@ -162,7 +162,7 @@ def repaired(path: Path, clips: Sequence[Clip], expert: SyncExpert) -> tuple[lis
     Raises:
         MediaError: it is too large, or the lips do not move with the sound.
     """
-    judged = [judge_clip(expert, clip) for clip in clips]
+    judged = [score_clip(expert, clip) for clip in clips]
     distances, counted = (np.concatenate([getattr(each, name) for each in judged]) for name in ("distances", "heard"))
     score = sync_score(distances, counted)
     if LIMITS.verdict(score) != "pass":

@@ -1,1 +1,1 @@
-"""Critics and adversarial objectives, for any generator."""
+"""Critics and adversarial objectives for training any generator."""

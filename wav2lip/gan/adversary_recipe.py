@@ -1,4 +1,4 @@
-"""Which adversary the generator has: the recipe of a critic, the critic, and what it sees of the pictures."""
+"""Recipe of the adversary, construction of its critic, and the critic's view of the frames."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from syncnet.data import WINDOW
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import SIZE, ClipCritic, Critic, PatchCritic, VisualQualityCritic
 from wav2lip.gan.objectives import Objective, objective
-from wav2lip.gan.regularisation import spectrally_normalised
+from wav2lip.gan.regularization import apply_spectral_norm
 
 CRITICS = ("none", "released", "patch", "clip", "autoencoder")
 REGIONS = ("masked", "mouth", "whole")
-MOUTH = (0.27, 0.33, 0.46)  # left, top and side of the square on the mouth, as shares of a points crop
+MOUTH = (0.27, 0.33, 0.46)  # left, top and side of the mouth square, as fractions of a points crop
 
 
-class PictureLayout(Protocol):
-    """What a critic needs to know of the generator's pictures; its configuration has both.
+class FrameLayout(Protocol):
+    """Layout of the generator's frames, as its configuration has it.
 
     Attributes:
-        size: side of the square pictures, pixels.
-        mask_row: first row that the generator paints.
+        size: side of the square frames in pixels.
+        mask_row: first masked row.
     """
 
     @property
@@ -38,26 +38,26 @@ class PictureLayout(Protocol):
 
 @dataclass(frozen=True)
 class AdversaryRecipe:
-    """Which critic there is, and how it is trained.
+    """Critic and adversarial training.
 
     Attributes:
-        critic: "released" is the published one, "patch" a PatchGAN, "clip" sees five frames at once, "autoencoder"
-            gives energies; "none": the generator has no adversary.
-        objective: Its name in `wav2lip.gan.objectives`.
-        region: What the critic sees of the crop: the masked rows, a square on the mouth, or all of it. The released
-            critic cuts the lower half out of the whole crop by itself, as "masked" or "whole".
-        width: Channels of the first layer; not of the released critic.
-        depth: Halvings of the patch and the clip critic.
-        conditional: Whether the patch and the clip critic see the masked face as well.
-        spectral: Whether the critic's weights are normalised spectrally.
-        r1: Weight gamma of the R1 penalty; 0 for none.
-        r1_every: Steps of the critic from one R1 penalty to the next, which counts as many times.
-        augment: Whether the critic sees pictures differentiably augmented.
-        unroll: Steps of the critic that the generator foresees.
-        unroll_lr: Learning rate of these steps.
-        lr: The critic's learning rate; null: the objective's paper's.
-        critic_steps: Of the critic for one of the generator, on the same windows; null: the objective's paper's.
-        start: Step of the generator from which the adversary takes part.
+        critic: "released" is the published discriminator, "patch" a PatchGAN, "clip" sees five frames at once,
+            "autoencoder" outputs energies; "none": no adversary.
+        objective: Name of an objective in `wav2lip.gan.objectives`.
+        region: Part of the crop that the critic sees: the masked rows, a square around the mouth, or all of it. The
+            released critic takes the whole crop ("masked" or "whole") and uses its lower half.
+        width: Channels of the first layer; not for the released critic.
+        depth: Downsampling layers of the patch and clip critics.
+        conditional: Whether the patch and clip critics also see the masked face.
+        spectral: Apply spectral normalization to the critic.
+        r1: Weight gamma of the R1 penalty; 0: no penalty.
+        r1_every: Critic steps between R1 penalties, and the factor on the penalty.
+        augment: Apply differentiable augmentation to the critic's inputs.
+        unroll: Critic steps to unroll in the generator's loss.
+        unroll_lr: Learning rate of the unrolled steps.
+        lr: The critic's learning rate; null: the value of the objective's paper.
+        critic_steps: Critic steps per generator step, on the same windows; null: the value of the objective's paper.
+        start: Generator step at which adversarial training starts.
     """
 
     critic: Literal["none", "released", "patch", "clip", "autoencoder"] = "none"
@@ -87,31 +87,33 @@ class AdversaryRecipe:
         for name in ("lr", "unroll_lr"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UsageError(f"the adversary's {name} must be above 0, not {value}")
-        aim = objective(self.objective)  # refuses unknown names
+        adversarial_objective = objective(self.objective)  # rejects unknown names
         if self.critic != "none":
-            self._require_a_pair(aim)
+            self._check_critic(adversarial_objective)
 
-    def _require_a_pair(self, aim: Objective) -> None:
-        if aim.energies != (self.critic == "autoencoder"):
-            kind = "the autoencoder, which gives energies" if aim.energies else "released, patch or clip"
-            raise UsageError(f"the objective {self.objective} asks for the critic {kind}, not {self.critic!r}")
+    def _check_critic(self, adversarial_objective: Objective) -> None:
+        if adversarial_objective.energies != (self.critic == "autoencoder"):
+            kind = (
+                "autoencoder, which outputs energies" if adversarial_objective.energies else "released, patch or clip"
+            )
+            raise UsageError(f"the objective {self.objective} needs the critic {kind}, not {self.critic!r}")
         if self.objective == "wgan" and self.spectral:
-            raise UsageError("wgan clips the weights, which spectral norm would scale up again: set spectral to false")
+            raise UsageError("wgan clips the weights, which spectral norm would undo: set spectral to false")
         if self.critic == "released" and self.region == "mouth":
             raise UsageError(
-                "the released critic sees the lower half of the crop: region is masked or whole, not mouth"
+                "the released critic uses the lower half of the crop: region must be masked or whole, not mouth"
             )
 
 
-def build_critic(recipe: AdversaryRecipe, layout: PictureLayout) -> Critic:
-    """The critic that the recipe names, for this generator's pictures.
+def build_critic(recipe: AdversaryRecipe, layout: FrameLayout) -> Critic:
+    """Builds the recipe's critic for the given frame layout.
 
     Raises:
-        UsageError: the recipe has none, or the region is too small for it.
+        UsageError: the recipe has no critic, or the region is too small for it.
     """
     critic: Critic
     if recipe.critic == "none":
-        raise UsageError(f"the recipe has no critic; there are {', '.join(CRITICS[1:])}")
+        raise UsageError(f"the recipe has no critic; choose one of {', '.join(CRITICS[1:])}")
     if recipe.critic == "released":
         critic = VisualQualityCritic()
     elif recipe.critic == "patch":
@@ -120,42 +122,44 @@ def build_critic(recipe: AdversaryRecipe, layout: PictureLayout) -> Critic:
         critic = ClipCritic(WINDOW, recipe.depth, recipe.width, recipe.conditional)
     else:
         critic = AutoencoderCritic(_square_side(recipe, layout), recipe.width)
-    critic = spectrally_normalised(critic) if recipe.spectral else critic
-    pictures = torch.zeros(1, 3, WINDOW, layout.size, layout.size)
-    seen = arranged(seen_by(recipe, layout, pictures), recipe)
+    critic = apply_spectral_norm(critic) if recipe.spectral else critic
+    images = torch.zeros(1, 3, WINDOW, layout.size, layout.size)
+    inputs = critic_batch(critic_view(recipe, layout, images), recipe)
     with torch.no_grad():
-        critic.eval()(seen, seen)  # refuses what is too small
+        critic.eval()(inputs, inputs)  # raises if the region is too small
     return critic.train()
 
 
-def _square_side(recipe: AdversaryRecipe, layout: PictureLayout) -> int:
-    """The multiple of 8, from 64 on, whose square has as many pixels as the region, roughly."""
+def _square_side(recipe: AdversaryRecipe, layout: FrameLayout) -> int:
+    """The side of a square with about as many pixels as the region: a multiple of 8, at least 64."""
     height, width = _region(recipe.region, layout, torch.zeros(1, 1, 1, layout.size, layout.size)).shape[-2:]
     return max(64, 8 * round((height * width) ** 0.5 / 8))
 
 
-def _region(region: str, layout: PictureLayout, pictures: Tensor) -> Tensor:
+def _region(region: str, layout: FrameLayout, images: Tensor) -> Tensor:
     if region == "whole":
-        return pictures
+        return images
     if region == "masked":
-        return pictures[..., layout.mask_row :, :]
+        return images[..., layout.mask_row :, :]
     left, top, side = (round(share * layout.size) for share in MOUTH)
-    return pictures[..., top : top + side, left : left + side]
+    return images[..., top : top + side, left : left + side]
 
 
-def seen_by(recipe: AdversaryRecipe, layout: PictureLayout, pictures: Tensor) -> Tensor:
-    """What the critic sees of crops: the region, squared up for the critics that take one size only.
+def critic_view(recipe: AdversaryRecipe, layout: FrameLayout, images: Tensor) -> Tensor:
+    """Crops the critic's region, resized for critics with a fixed input size; differentiable.
 
     Args:
-        pictures: (B, 3, 5, S, S).
+        recipe: the adversary's.
+        layout: of the images.
+        images: (B, 3, 5, S, S).
 
     Returns:
-        (B, 3, 5, h, w); gradients pass through.
+        (B, 3, 5, h, w).
     """
     if recipe.critic == "released":
-        return _resized(pictures, SIZE)
-    seen = _region(recipe.region, layout, pictures)
-    return _resized(seen, _square_side(recipe, layout)) if recipe.critic == "autoencoder" else seen
+        return _resized(images, SIZE)
+    view = _region(recipe.region, layout, images)
+    return _resized(view, _square_side(recipe, layout)) if recipe.critic == "autoencoder" else view
 
 
 def _resized(windows: Tensor, side: int) -> Tensor:
@@ -166,9 +170,9 @@ def _resized(windows: Tensor, side: int) -> Tensor:
     return frames.unflatten(0, (-1, windows.shape[2])).transpose(1, 2)
 
 
-def arranged(windows: Tensor, recipe: AdversaryRecipe) -> Tensor:
-    """Windows (B, 3, 5, h, w) for the clip critic, their frames (5 B, 3, h, w) for the others.
+def critic_batch(windows: Tensor, recipe: AdversaryRecipe) -> Tensor:
+    """Windows (B, 3, 5, h, w) for the clip critic, single frames (5 B, 3, h, w) for the others.
 
-    So every row is judged by itself, which penalties and R1 rely on.
+    The rows of the batch are then scored independently, which gradient penalties and R1 rely on.
     """
     return windows if recipe.critic == "clip" else windows.transpose(1, 2).flatten(0, 1)

@@ -1,11 +1,11 @@
-"""The autoencoder critic of EBGAN and BEGAN: what it cannot redraw, it does not believe."""
+"""The autoencoder critic of EBGAN and BEGAN, which scores an image by its reconstruction error."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from preprocessing.errors import UsageError
-from wav2lip.gan.critics import SIZE, Critic, as_frames, layered
+from wav2lip.gan.critics import SIZE, Critic, as_frames, layer_outputs
 
 
 def _elu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -13,15 +13,16 @@ def _elu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
 
 
 class AutoencoderCritic(Critic):
-    """A critic whose score is how badly it redraws a picture: an energy, low means real.
+    """A critic that outputs its reconstruction error as an energy: low means real.
 
-    EBGAN (arXiv 1609.03126, section 2.3) with the network of BEGAN (arXiv 1703.10717): 3x3 convolutions
-    and ELUs, `width` channels more at each halving, a short code, and no way around it from encoder to decoder.
+    EBGAN (arXiv 1609.03126, section 2.3) with the network of BEGAN (arXiv 1703.10717): 3x3 convolutions and ELUs,
+    `width` more channels after each downsampling, a small code and no skip connections from encoder to decoder.
 
     Args:
-        size: side of the faces in pixels, a multiple of 8, at least 64; halved down to 8 to 15 pixels, or to an odd
+        size: side of the faces in pixels, a multiple of 8, at least 64; downsampled to 8 to 15 pixels or to an odd
             number.
-        code: numbers that a face is squeezed into.
+        width: channels of the first layer.
+        code: size of the code.
         error: "absolute" (BEGAN with eta = 1) or "squared" (EBGAN).
     """
 
@@ -34,39 +35,39 @@ class AutoencoderCritic(Critic):
         self.size, self.error = size, error
         self.layers, channels, side = nn.ModuleList([nn.Sequential(_elu(3, width), _elu(width, width))]), width, size
         while side % 2 == 0 and side >= 16:
-            halving = _elu(channels, channels + width, stride=2)
+            downsample = _elu(channels, channels + width, stride=2)
             channels, side = channels + width, side // 2
-            self.layers.append(nn.Sequential(halving, _elu(channels, channels)))
+            self.layers.append(nn.Sequential(downsample, _elu(channels, channels)))
         self.encode = nn.Sequential(nn.Flatten(), nn.Linear(channels * side**2, code))
         steps: list[nn.Module] = [nn.Linear(code, width * side**2), nn.Unflatten(1, (width, side, side))]
         for _ in self.layers[1:]:
             steps += [_elu(width, width), _elu(width, width), nn.Upsample(scale_factor=2)]
         self.decode = nn.Sequential(*steps, _elu(width, width), nn.Conv2d(width, 3, 3, padding=1))
 
-    def features(self, pictures: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+    def features(self, images: Tensor, condition: Tensor | None = None) -> list[Tensor]:
         """The encoder's layers; the last is the code, (N, code)."""
-        if pictures.ndim not in (4, 5) or pictures.shape[1] != 3 or pictures.shape[-2:] != (self.size, self.size):
+        if images.ndim not in (4, 5) or images.shape[1] != 3 or images.shape[-2:] != (self.size, self.size):
             expected = f"(N, 3, {self.size}, {self.size}) or (B, 3, T, {self.size}, {self.size})"
-            raise UsageError(f"the autoencoder critic takes faces of shape {expected}, not {tuple(pictures.shape)}")
-        features = layered(self.layers, as_frames(pictures))
+            raise UsageError(f"the autoencoder critic takes faces of shape {expected}, not {tuple(images.shape)}")
+        features = layer_outputs(self.layers, as_frames(images))
         return [*features, self.encode(features[-1])]
 
-    def reconstruct(self, pictures: Tensor) -> Tensor:
-        """The faces redrawn, (N, 3, S, S) or time-major (T * B, 3, S, S); not clamped to 0 to 1."""
-        return self.decode(self.features(pictures)[-1])
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Reconstructs faces: (N, 3, S, S) or time-major (T * B, 3, S, S), not clamped to 0 to 1."""
+        return self.decode(self.features(images)[-1])
 
-    def inspect(self, pictures: Tensor, condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def logits_and_features(self, images: Tensor, condition: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """The energy of each frame; not conditional.
 
         Args:
-            pictures: (N, 3, S, S) or (B, 3, T, S, S), BGR, 0 to 1.
-            condition: not looked at.
+            images: (N, 3, S, S) or (B, 3, T, S, S), BGR, 0 to 1.
+            condition: ignored.
 
         Returns:
-            Mean error over the picture, (N, 1) or time-major (T * B, 1), 0 or more: low means real. Features as
-            `features` gives them.
+            Mean error over the image, (N, 1) or time-major (T * B, 1), 0 or more: low means real. The outputs of
+            `features`.
         """
-        features = self.features(pictures)
-        error = self.decode(features[-1]) - as_frames(pictures)
+        features = self.features(images)
+        error = self.decode(features[-1]) - as_frames(images)
         error = error.abs() if self.error == "absolute" else error.square()
         return error.flatten(1).mean(1, keepdim=True), features

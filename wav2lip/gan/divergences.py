@@ -1,10 +1,10 @@
-"""f-divergences as a critic estimates them: f-GAN (Nowozin, Cseke and Tomioka, 2016, arXiv 1606.00709), table 6.
+"""Variational f-divergences: f-GAN (Nowozin, Cseke and Tomioka, 2016, arXiv 1606.00709), table 6.
 
-D_f(P||Q) = E_Q[f(p/q)] for a convex f with f(1) = 0 (the GAN's is -log 4, which makes its divergence start there).
-It is the largest value that E_P[g(V)] - E_Q[f*(g(V))] takes over critics V, where f*(t) = sup_u (t u - f(u)) is the
-conjugate of f and the output activation g brings any logit into the domain of f* (equations 4 and 6). Here g rises
-everywhere, so that a larger logit means "more real", and the conjugate is written as a function of the logit: the
-composition simplifies to forms that neither overflow nor cancel where the separate ones do.
+D_f(P||Q) = E_Q[f(p/q)] for a convex f with f(1) = 0 (-log 4 for the GAN, which shifts its divergence by that value). It
+is the supremum of E_P[g(V)] - E_Q[f*(g(V))] over critics V, where f*(t) = sup_u (t u - f(u)) is the conjugate of f and
+the output activation g maps logits into the domain of f* (equations 4 and 6). All g here are increasing, so that larger
+logits mean "more real". The conjugate is implemented as a function of the logit: the composition simplifies to forms
+that are numerically stable where the separate functions overflow or cancel.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 
-NEWTON_STEPS = 8  # from the starts below, float64's precision takes six
+NEWTON_STEPS = 8  # six reach float64 precision from the starting points below
 
 
 class Divergence(ABC):
-    """What f-GAN needs to know of an f; both methods take logits of any shape and keep the shape."""
+    """An f-divergence for f-GAN; both methods map logits of any shape elementwise."""
 
     @abstractmethod
     def activation(self, logits: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ class ReverseKullbackLeibler(Divergence):
 class Pearson(Divergence):
     """Pearson's chi squared: f(u) = (u - 1)^2, f*(t) = t^2 / 4 + t for t >= -2, g(v) = v.
 
-    Below t = -2 the supremum over u >= 0 is -1, at u = 0; the paper's table leaves this out and its formula rises
-    again there, which would pull logits of generated pictures back to -2.
+    Below t = -2 the supremum over u >= 0 is -1, at u = 0. The paper's table omits this; its formula increases again
+    there, which would pull logits of generated images back to -2.
     """
 
     def activation(self, logits: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class SquaredHellinger(Divergence):
 class Jeffrey(Divergence):
     """KL(P||Q) + KL(Q||P): f(u) = (u - 1) log u, f*(t) = w + 1/w + t - 2 with w = W(e^(1 - t)), g(v) = v.
 
-    W is Lambert's function. W(e^y) is taken as Wright's omega, which does not overflow, and 1/w as exp(w - y), whose
-    derivatives stay finite where w nears 0.
+    W is the Lambert W function. W(e^y) is computed as the Wright omega function, which does not overflow, and 1/w as
+    exp(w - y), whose derivatives stay finite as w approaches 0.
     """
 
     def activation(self, logits: Tensor) -> Tensor:
@@ -140,20 +140,20 @@ class WeightedJensenShannon(Divergence):
 
     def __post_init__(self) -> None:
         if not 0 < self.pi < 1:
-            raise UsageError(f"pi, the weight of the real pictures, must lie between 0 and 1, not {self.pi}")
+            raise UsageError(f"pi, the weight of the real images, must be between 0 and 1, not {self.pi}")
 
     def activation(self, logits: Tensor) -> Tensor:
         return -self.pi * math.log(self.pi) - F.softplus(-logits)
 
     def conjugate(self, logits: Tensor) -> Tensor:
-        # pi e^(g(v)/pi) is sigmoid(v)^(1/pi), which rounds to 1 for large v; its distance from 1 is then e^-v / pi.
+        # pi e^(g(v)/pi) is sigmoid(v)^(1/pi), which rounds to 1 for large v; 1 minus it is then e^-v / pi.
         x = F.softplus(-logits.clamp(max=15)) / self.pi
         distance = torch.where(logits > 15, -logits - math.log(self.pi), (-torch.expm1(-x)).log())
         return (1 - self.pi) * (math.log1p(-self.pi) - distance)
 
 
 class GAN(Divergence):
-    """The original GAN's, twice Jensen-Shannon's less log 4.
+    """The original GAN's divergence: twice Jensen-Shannon minus log 4.
 
     f(u) = u log u - (u + 1) log(u + 1), f*(t) = -log(1 - e^t) for t < 0, g(v) = log sigmoid(v).
     """
@@ -166,15 +166,15 @@ class GAN(Divergence):
 
 
 class _WrightOmega(torch.autograd.Function):
-    """Newton inside, the implicit function's derivative outside: w + log w = y gives dw/dy = w / (1 + w)."""
+    """Newton's method forward; implicit differentiation backward: w + log w = y gives dw/dy = w / (1 + w)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, y: Tensor) -> Tensor:
-        # z = log w solves e^z + z = y. The left side is convex, both starts right of its root: no step overshoots.
+        # z = log w solves e^z + z = y, a convex function; both starts lie right of the root, so no step overshoots.
         z = torch.where(y > 1, y.clamp(min=1).log(), y)
         for _ in range(NEWTON_STEPS):
-            grown = z.exp()
-            z = z - (grown + z - y) / (grown + 1)
+            exp_z = z.exp()
+            z = z - (exp_z + z - y) / (exp_z + 1)
         w = torch.where(y > 1, y - z, z.exp())
         ctx.save_for_backward(w)
         return w
@@ -182,11 +182,11 @@ class _WrightOmega(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         (w,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * w / (1 + w)  # of tensors in the graph: unrolling differentiates it again
+        return gradient * w / (1 + w)  # differentiable, for unrolling
 
 
 def wright_omega(y: Tensor) -> Tensor:
-    """Wright's omega, W(e^y): the w > 0 with w + log w = y (Corless and Jeffrey, 2002); differentiable at any order."""
+    """The Wright omega function W(e^y): the w > 0 with w + log w = y (Corless and Jeffrey, 2002), differentiable."""
     return _WrightOmega.apply(y)
 
 

@@ -1,12 +1,12 @@
-"""Adversarial objectives behind one small interface: what the critic learns from, and what the generator.
+"""Adversarial objectives: the losses of critic and generator behind one interface.
 
-    aim = objective("wgan-gp", weight=10.0)
-    critic:    (aim.critic_loss(real, fake) + aim.penalty(critic, real_pictures, fake_pictures)).backward()
-               optimizer.step(), then aim.update(critic, real, fake)
-    generator: aim.generator_loss(critic(fake_pictures)).backward()
+    gan = objective("wgan-gp", weight=10.0)
+    critic:    (gan.critic_loss(real, fake) + gan.penalty(critic, real_images, fake_images)).backward()
+               optimizer.step(), then gan.update(critic, real, fake)
+    generator: gan.generator_loss(critic(fake_images)).backward()
 
-`real` and `fake` are what the critic says of real and generated pictures, of any shape: logits, larger for real, or
-for the energy-based objectives (`energies`) energies of 0 or more, smaller for real. Losses are means over all of it.
+`real` and `fake` are the critic's outputs for real and generated images, of any shape: logits, larger for real, or
+for energy-based objectives (`energies`) energies of 0 or more, smaller for real. Losses are means over all elements.
 """
 
 from __future__ import annotations
@@ -27,53 +27,53 @@ from wav2lip.gan.divergences import DIVERGENCES, Divergence
 
 @dataclass(frozen=True)
 class OptimizerDefaults:
-    """The optimiser that an objective's paper trained with; the default is DCGAN's (arXiv 1511.06434)."""
+    """The optimizer used in an objective's paper; the default is DCGAN's (arXiv 1511.06434)."""
 
     optimizer: Literal["adam", "rmsprop"] = "adam"
     lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)  # Adam's only
+    betas: tuple[float, float] = (0.5, 0.999)  # Adam only
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over these parameters."""
+        """Builds the optimizer for the parameters."""
         if self.optimizer == "rmsprop":
             return torch.optim.RMSprop(parameters, lr=self.lr)
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas)
 
 
 class Objective(nn.Module, ABC):
-    """A module only so that what an objective remembers (BEGAN's k) travels in its state dict."""
+    """An adversarial objective; a module so that its state (BEGAN's k) is part of the state dict."""
 
-    critic_steps: int = 1  # of the critic for one of the generator
-    advice: OptimizerDefaults = OptimizerDefaults()
-    energies: bool = False  # takes energies instead of logits
+    critic_steps: int = 1  # per generator step
+    optimizer_defaults: OptimizerDefaults = OptimizerDefaults()
+    energies: bool = False  # whether it takes energies instead of logits
 
     @abstractmethod
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The loss that the critic goes down, ()."""
+        """The loss that the critic minimizes, ()."""
 
     @abstractmethod
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """The loss that the generator goes down, ()."""
+        """The loss that the generator minimizes, ()."""
 
     def penalty(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-        """What the critic's loss is increased by, weighted already, (); 0 for most.
+        """The weighted penalty to add to the critic's loss, (); 0 for most objectives.
 
         Args:
-            critic: pictures to logits, a condition bound beforehand. It is differentiated twice: in float32, please.
-            real: (B, ...) real pictures; gradients end here and at `fake`.
-            fake: (B, ...) as many generated ones.
+            critic: maps images to logits, with any condition bound; use float32, as it is differentiated twice.
+            real: (B, ...) real images; gradients do not flow into them or into `fake`.
+            fake: (B, ...) generated images.
         """
         return real.new_zeros(())
 
     def update(self, critic: nn.Module, real: Tensor, fake: Tensor) -> None:
-        """After each step of the critic, with what it said before that step (of all processes, where several train)."""
+        """Called after each critic step with the outputs from before that step, averaged over processes."""
 
 
 class Minimax(Objective):
     """Goodfellow et al., 2014 (arXiv 1406.2661), equation 1: min_G max_D E[log D(x)] + E[log(1 - D(G(z)))].
 
-    With D the logit's sigmoid the critic loses softplus(-real) + softplus(fake), the generator -softplus(fake), whose
-    gradient vanishes where the critic is sure.
+    With D the sigmoid of the logit, the critic's loss is softplus(-real) + softplus(fake) and the generator's is
+    -softplus(fake), whose gradient vanishes where the critic is confident.
     """
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -84,9 +84,9 @@ class Minimax(Objective):
 
 
 class NonSaturating(Minimax):
-    """Goodfellow et al., 2014 (arXiv 1406.2661), section 3: the critic of minimax; the generator minimises -E[log D].
+    """Goodfellow et al., 2014 (arXiv 1406.2661), section 3: the critic of minimax; the generator minimizes -E[log D].
 
-    That is softplus(-fake), with the same fixed point, whose gradient is strongest where the critic is sure.
+    That is softplus(-fake), with the same fixed point; its gradient is strongest where the critic is confident.
     """
 
     def generator_loss(self, fake: Tensor) -> Tensor:
@@ -107,12 +107,12 @@ class LeastSquares(Objective):
 
 
 class Hinge(Objective):
-    """Geometric GAN (Lim and Ye, 2017, arXiv 1705.02894); spectral normalisation (arXiv 1802.05957), equations 16, 17.
+    """Geometric GAN (Lim and Ye, 2017, arXiv 1705.02894); spectral normalization (arXiv 1802.05957), equations 16, 17.
 
     Critic: E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]. Generator: -E[D(G(z))].
     """
 
-    advice = OptimizerDefaults(betas=(0.0, 0.9))
+    optimizer_defaults = OptimizerDefaults(betas=(0.0, 0.9))
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return (1 - real).relu().mean() + (1 + fake).relu().mean()
@@ -124,12 +124,12 @@ class Hinge(Objective):
 class Wasserstein(Objective):
     """WGAN (Arjovsky et al., 2017, arXiv 1701.07875), algorithm 1: max E[D(x)] - E[D(G(z))] over Lipschitz critics.
 
-    The critic's weights are clipped to [-clip, clip] after each of its steps. The critic takes five to the
-    generator's one, by RMSProp: a momentum made the paper's training unstable.
+    The critic's weights are clipped to [-clip, clip] after each of its steps. It takes five steps per generator step,
+    with RMSProp: momentum made training unstable in the paper.
     """
 
     critic_steps = 5
-    advice = OptimizerDefaults("rmsprop", 5e-5)
+    optimizer_defaults = OptimizerDefaults("rmsprop", 5e-5)
 
     def __init__(self, clip: float = 0.01) -> None:
         super().__init__()
@@ -148,14 +148,14 @@ class Wasserstein(Objective):
 
 
 class WassersteinGradientPenalty(Objective):
-    """WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), equation 3: WGAN with a penalty in the clipping's place.
+    """WGAN-GP (Gulrajani et al., 2017, arXiv 1704.00028), equation 3: WGAN with a gradient penalty instead of clipping.
 
-    weight * E[(|grad D(y)| - 1)^2] at y = e x + (1 - e) G(z), e uniform in 0 to 1, one for each picture. The critic
-    must not normalise over the batch.
+    weight * E[(|grad D(y)| - 1)^2] at y = e x + (1 - e) G(z), with e uniform in 0 to 1 for each image. The critic must
+    not use batch norm.
     """
 
     critic_steps = 5
-    advice = OptimizerDefaults(lr=1e-4, betas=(0.0, 0.9))
+    optimizer_defaults = OptimizerDefaults(lr=1e-4, betas=(0.0, 0.9))
 
     def __init__(self, weight: float = 10.0) -> None:
         super().__init__()
@@ -168,17 +168,17 @@ class WassersteinGradientPenalty(Objective):
         return -fake.mean()
 
     def penalty(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-        share = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device)
-        between = fake.detach().lerp(real.detach(), share)
-        return self.weight * (_slopes(critic, between) - 1).square().mean()
+        epsilon = torch.rand(len(real), *[1] * (real.ndim - 1), dtype=real.dtype, device=real.device)
+        interpolated = fake.detach().lerp(real.detach(), epsilon)
+        return self.weight * (_gradient_norms(critic, interpolated) - 1).square().mean()
 
 
 class DRAGAN(NonSaturating):
     """Kodali et al., 2017 (arXiv 1705.07215), equation 3: weight * E[(|grad D(x + d)| - 1)^2], d normal, x real.
 
-    A smooth critic around the real pictures, on top of the non-saturating GAN. The paper leaves the noise's size to
-    the data; here d's deviation is `noise` times the batch's, the scale of the authors' code. D is the logit rather
-    than the paper's probability, whose slope vanishes where the critic is sure.
+    Adds a gradient penalty around the real images to the non-saturating GAN. The paper does not fix the noise level;
+    here d's standard deviation is `noise` times the batch's, as in the authors' code. D is the logit rather than the
+    paper's probability, whose gradient vanishes where the critic is confident.
     """
 
     def __init__(self, weight: float = 10.0, noise: float = 0.5) -> None:
@@ -187,15 +187,15 @@ class DRAGAN(NonSaturating):
 
     def penalty(self, critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
         x = real.detach()
-        near = x + self.noise * x.std() * torch.randn_like(x)
-        return self.weight * (_slopes(critic, near) - 1).square().mean()
+        noisy = x + self.noise * x.std() * torch.randn_like(x)
+        return self.weight * (_gradient_norms(critic, noisy) - 1).square().mean()
 
 
 class EnergyBased(Objective):
     """EBGAN (Zhao et al., 2017, arXiv 1609.03126), equations 1 and 2, on energies.
 
-    Critic: E[D(x)] + E[max(0, margin - D(G(z)))]. Generator: E[D(G(z))]. The margin must lie above the energy of real
-    pictures; the default suits a mean absolute difference of pictures of 0 to 1.
+    Critic: E[D(x)] + E[max(0, margin - D(G(z)))]. Generator: E[D(G(z))]. The margin must exceed the energy of real
+    images; the default suits the mean absolute error of images in 0 to 1.
     """
 
     energies = True
@@ -215,22 +215,22 @@ class BoundaryEquilibrium(Objective):
     """BEGAN (Berthelot et al., 2017, arXiv 1703.10717), section 3.4, on energies.
 
     Critic: E[D(x)] - k E[D(G(z))]. Generator: E[D(G(z))]. After each step of the critic
-    k <- k + rate (gamma E[D(x)] - E[D(G(z))]), held in 0 to 1, from 0 on; a larger gamma asks for more diversity.
+    k <- k + lr (gamma E[D(x)] - E[D(G(z))]), clamped to 0 to 1, initially 0; a larger gamma favors diversity.
     """
 
     energies = True
-    advice = OptimizerDefaults(lr=1e-4, betas=(0.5, 0.999))
+    optimizer_defaults = OptimizerDefaults(lr=1e-4, betas=(0.5, 0.999))
     k: Tensor
 
     def __init__(self, gamma: float = 0.5, lr: float = 1e-3) -> None:
         super().__init__()
         if not 0 < gamma <= 1:
-            raise UsageError(f"gamma must lie above 0 and at most at 1, not at {gamma}")
+            raise UsageError(f"gamma must be above 0 and at most 1, not {gamma}")
         self.gamma, self.lr = gamma, _positive("lr", lr)
         self.register_buffer("k", torch.zeros(()))
 
     def critic_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        # A copy, as `update` may write into k before this loss is differentiated.
+        # Cloned because `update` may modify k in place before this loss is differentiated.
         return real.mean() - self.k.clone() * fake.mean()
 
     def generator_loss(self, fake: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ class BoundaryEquilibrium(Objective):
 
     @torch.no_grad()
     def convergence(self, real: Tensor, fake: Tensor) -> Tensor:
-        """M = E[D(x)] + |gamma E[D(x)] - E[D(G(z))]|, (), which falls as training goes well."""
+        """Convergence measure M = E[D(x)] + |gamma E[D(x)] - E[D(G(z))]|, (); lower is better."""
         return real.mean() + (self.gamma * real.mean() - fake.mean()).abs()
 
 
@@ -250,9 +250,9 @@ class FGAN(Objective):
     """f-GAN (Nowozin et al., 2016, arXiv 1606.00709), equation 6: min_G max_V E[g(V(x))] - E[f*(g(V(G(z))))].
 
     Args:
-        divergence: which f.
-        saturating: whether the generator minimises -E[f*(g(V))], the divergence itself, rather than -E[g(V)], which
-            has the same fixed point and does not fade where the critic is sure (section 3.2).
+        divergence: the f-divergence.
+        saturating: whether the generator minimizes -E[f*(g(V))], the divergence itself, rather than -E[g(V)], which
+            has the same fixed point and does not vanish where the critic is confident (section 3.2).
     """
 
     def __init__(self, divergence: Divergence, saturating: bool = False) -> None:
@@ -272,12 +272,12 @@ def _positive(name: str, value: float) -> float:
     return value
 
 
-def _slopes(critic: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
-    """(B,) Euclidean norms of the gradients of each picture's mean logit; they can be differentiated once more."""
-    pictures = pictures.detach().requires_grad_()
-    values = critic(pictures).reshape(len(pictures), -1).mean(1)
-    (gradient,) = torch.autograd.grad(values.sum(), pictures, create_graph=True)
-    # Without the small number the norm of a gradient of zero has no derivative.
+def _gradient_norms(critic: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """(B,) Euclidean norms of the gradient of each image's mean logit; differentiable."""
+    images = images.detach().requires_grad_()
+    values = critic(images).reshape(len(images), -1).mean(1)
+    (gradient,) = torch.autograd.grad(values.sum(), images, create_graph=True)
+    # The epsilon keeps the norm differentiable at a zero gradient.
     return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
 
 
@@ -300,13 +300,13 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def objective(name: str, **options: Any) -> Objective:
-    """The objective of that name with these options (its constructor's; f-GANs take `saturating` beside f's own).
+    """Builds an objective by name; options are its constructor's (f-GANs also take `saturating`).
 
     Raises:
-        UsageError: there is no such name, or it has no such option, or the option's value is out of range.
+        UsageError: the name or an option is unknown, or a value is out of range.
     """
     if name not in OBJECTIVES:
-        raise UsageError(f"no objective is called {name!r}; there are {', '.join(OBJECTIVES)}")
+        raise UsageError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
     try:
         return OBJECTIVES[name](**options)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Unrolled critics: the generator answers the critic of some steps later, whose reaction it can foresee."""
+"""Unrolled GANs: the generator's loss uses the critic as it would be after a few more steps."""
 
 from __future__ import annotations
 
@@ -14,45 +14,47 @@ Critic = Callable[..., Tensor]
 
 
 def unrolled(critic: nn.Module, critic_loss: Callable[[Critic], Tensor], steps: int, lr: float) -> Critic:
-    """The critic as it would be after `steps` steps of its own, through which the generator's gradient flows.
+    """Returns the critic after `steps` simulated training steps, through which the generator's gradient flows.
 
     "Unrolled Generative Adversarial Networks" (Metz et al., 2017, arXiv 1611.02163), equations 6 to 10:
-    p_0 = p, p_(k+1) = p_k - rate * d critic_loss(p_k) / d p_k; the generator goes down the gradient of its loss at
-    p_steps, which reaches it through its pictures and through every p_k. The critic itself is not touched, neither
-    its weights nor its buffers: the steps are undone by forgetting what is returned.
+    p_0 = p, p_(k+1) = p_k - lr * d critic_loss(p_k) / d p_k; the generator descends the gradient of its loss at
+    p_steps, which flows through its images and through every p_k. The critic's own weights and
+    buffers are not modified.
 
-    The inner optimiser is plain gradient descent, as in the paper's equations, for three reasons: it has no state
-    that must be copied and taken back; Adam's first step is nearly the gradient's sign, whose derivative says
-    nothing; and Adam's square root has no derivative where a gradient is zero, as behind a ReLU that is off.
+    The inner optimizer is plain gradient descent, as in the paper's equations: it has no state to copy and restore;
+    Adam's first step is nearly the gradient's sign, whose derivative carries no information; and Adam's square root has
+    no derivative at a zero gradient, as behind an inactive ReLU.
 
-        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps=5, rate=1e-2)
-        aim.generator_loss(later(fake)).backward()
+        unrolled_critic = unrolled(critic, lambda c: gan.critic_loss(c(real), c(fake)), steps=5, lr=1e-2)
+        gan.generator_loss(unrolled_critic(fake)).backward()
 
     Args:
-        critic: any module; inside DDP or Fabric, the module that they wrap. All its parameters take the inner steps,
-            frozen for the generator's turn or not, and none is left with a gradient.
-        critic_loss: the critic's loss, a scalar, of a callable that takes what the critic takes; on the pictures with
-            which the generator is about to be trained, not detached.
-        steps: 0 or more; 0 gives the critic as it is. Memory and time grow with it.
-        rate: the inner steps' learning rate, above 0.
+        critic: any module; with DDP or Fabric, the unwrapped module. All parameters take the inner steps, whether or
+            not they are frozen, and none receives a gradient.
+        critic_loss: maps a critic-like callable to the critic's scalar loss on the generator's current images, not
+            detached.
+        steps: 0 or more; with 0 the critic is unchanged. Memory and time grow with it.
+        lr: learning rate of the inner steps, above 0.
 
     Raises:
         UsageError: `steps` or `lr` is out of range.
     """
     if steps < 0 or lr <= 0:
-        raise UsageError(f"unrolling takes 0 or more steps at a rate above 0, not {steps} steps at {lr}")
+        raise UsageError(f"unrolling needs 0 or more steps and a learning rate above 0, not {steps} and {lr}")
     weights = {name: weight.detach().requires_grad_() for name, weight in critic.named_parameters()}
-    # A forward pass may write into buffers (the vectors of spectral normalisation): into copies, then.
+    # Cloned because a forward pass may modify buffers (the vectors of spectral normalization).
     buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
     for _ in range(steps):
-        loss = critic_loss(_with(critic, weights, buffers))
-        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
-        weights = {name: weight - lr * slope for (name, weight), slope in zip(weights.items(), slopes, strict=True)}
-    return _with(critic, weights, buffers)
+        loss = critic_loss(_functional(critic, weights, buffers))
+        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
+        weights = {
+            name: weight - lr * gradient for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+        }
+    return _functional(critic, weights, buffers)
 
 
-def _with(critic: nn.Module, weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Critic:
-    def later(*inputs: Tensor | None) -> Tensor:
+def _functional(critic: nn.Module, weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Critic:
+    def call(*inputs: Tensor | None) -> Tensor:
         return functional_call(critic, weights | buffers, inputs)
 
-    return later
+    return call

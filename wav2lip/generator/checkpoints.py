@@ -1,4 +1,4 @@
-"""Opens a generator, whoever made it: the embedded one, one of ours or a released one."""
+"""Loads generators: the embedded one, our checkpoints and released ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ EMBEDDED = Path(__file__).parents[1] / "weights" / "generator.safetensors"
 
 
 def load_generator(path: Path | str | None = None) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
-    """A generator in evaluation mode, its audio front-end and its crop geometry.
+    """Loads a generator in eval mode, with its audio front-end and crop geometry; None: the embedded generator.
 
-    A released file says nothing of the last two: it gets the released front-end and the detector's box.
+    Released files do not store the latter two; they get the released front-end and crops by the detector's box.
 
     Raises:
-        MediaError: the file is missing or no generator.
+        MediaError: the file is missing or not a generator.
     """
     path = EMBEDDED if path is None else Path(path)
     try:
-        return _ours(path) if _is_safetensors(path) else _released(path)
+        return _load_own(path) if _is_safetensors(path) else _load_released(path)
     except OSError as error:
         raise MediaError(f"{display_path(path)} cannot be opened: {error.strerror}") from error
     except (ValueError, TypeError) as error:
@@ -33,12 +33,12 @@ def load_generator(path: Path | str | None = None) -> tuple[AnyGenerator, AudioC
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of length, then a JSON object; no pickle and no zip starts so."""
+    """Whether the file starts with a header length of eight bytes and a JSON object, unlike any pickle or zip."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
 
-def _ours(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
+def _load_own(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
     checkpoint = Checkpoint.load(path, "generator")
     crop = checkpoint.crop | {"pads": tuple(checkpoint.crop.get("pads", (0, 10, 0, 0)))}
     try:
@@ -47,10 +47,10 @@ def _ours(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
         return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{display_path(path)} holds other weights than its header says ({reason})") from error
+        raise UsageError(f"the weights in {display_path(path)} do not match its header ({reason})") from error
 
 
-def _released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
+def _load_released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
     network = Generator().eval()
     network.load_state_dict(read_released(path, "generator").weights)
     return network, AudioConfig(), CropGeometry("box", 96)

@@ -1,6 +1,6 @@
-"""What a generated face costs, as a dict whose keys are the weights' and the log's.
+"""Generator losses, as dicts whose keys match the loss weights and the log.
 
-The adversarial costs, which a critic names, are in `wav2lip.gan.adversary`.
+Adversarial losses are in `wav2lip.gan.adversary`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ from syncnet.data import WINDOW
 from syncnet.loss import bce_loss, sync_loss, sync_probability
 from syncnet.sync_expert import SyncExpert
 from training.losses import loss_weight
-from training.losses import total as total
 from wav2lip.generator.model import GeneratorConfig, split_fields
 
 SyncKind = Literal["log", "bce", "relative"]
-OCTAVES = 3  # of the Laplacian pyramid, before what is left
+PYRAMID_LEVELS = 3  # of the Laplacian pyramid, not counting the residual
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # Burt and Adelson's kernel
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss counts. A loss whose weight is 0 is not computed.
+    """Loss weights. A loss with weight 0 is not computed.
 
     Attributes:
-        l1: Mean absolute difference, more on the mouth.
-        gradient: That of the differences between neighbouring pixels, which keeps edges.
-        laplacian: That of each octave of the pictures.
-        temporal: That of the changes from frame to frame.
-        smooth: How unevenly neighbours flow, where the reference is warped.
-        paint: How much is painted instead of warped.
-        sync: What the expert hears amiss.
-        adversarial: What the critic sees amiss.
-        feature_matching: How differently the critic's layers answer to the generated and to the real picture.
-        mouth: Times that a pixel on the lips counts in l1.
+        l1: L1, weighted towards the mouth.
+        gradient: L1 of the image gradient, which preserves edges.
+        laplacian: L1 on a Laplacian pyramid.
+        temporal: L1 of the frame-to-frame change.
+        smooth: L1 of the flow's spatial gradient, for generators that warp.
+        paint: Mean mixing weight of the painted color, for generators that warp.
+        sync: Sync loss of the frozen expert.
+        adversarial: Adversarial loss.
+        feature_matching: L1 between the critic's features of generated and real frames.
+        mouth: Weight of a pixel on the lips in l1, relative to other pixels.
     """
 
     l1: float = 1.0
@@ -59,16 +58,16 @@ class LossWeights:
             if not 0 <= (value := getattr(self, field.name)) < float("inf"):
                 raise UsageError(f"the weight {field.name} must be 0 or more, not {value}")
         if self.mouth < 1:
-            raise UsageError(f"mouth, the times that a pixel on the lips counts, must be 1 or more, not {self.mouth}")
+            raise UsageError(f"mouth, the weight of a pixel on the lips, must be 1 or more, not {self.mouth}")
         if not self.l1 + self.gradient + self.laplacian:
-            raise UsageError("one of the weights l1, gradient and laplacian must be above 0: they say what to generate")
+            raise UsageError("at least one of the weights l1, gradient and laplacian must be above 0")
 
 
 def mouth_weight(size: int, mask_row: int, mouth: float = 4.0) -> Tensor:
-    """Weights of the pixels of a points crop: 0 above the mask, 1 below it, up to `mouth` on lips and chin.
+    """Pixel weights of a points crop: 0 above the mask row, 1 below it, up to `mouth` on lips and chin.
 
     Returns:
-        (1, 1, size, size), mean 1 over the masked rows.
+        (1, 1, size, size) with mean 1 over the masked rows.
     """
     y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
     # The mouth lies at (48, 52) of 96, the chin below it.
@@ -78,222 +77,229 @@ def mouth_weight(size: int, mask_row: int, mouth: float = 4.0) -> Tensor:
 
 
 def reconstruction_losses(
-    picture: Tensor, target: Tensor, weight: Tensor, mask_row: int, weights: LossWeights
+    generated: Tensor, target: Tensor, weight: Tensor, mask_row: int, weights: LossWeights
 ) -> dict[str, Tensor]:  # fmt: skip
-    """How far the masked rows are from the target's: those of l1, gradient, laplacian, temporal that have a weight.
+    """Reconstruction losses on the masked rows: those of l1, gradient, laplacian and temporal with a weight above 0.
 
-    All are means of absolute values, of an error of 0 to 1, so that an error of e everywhere has an l1 and a laplacian
-    of e. They are linear in the pictures before the absolute value is taken, and so are computed on their difference.
+    All are means of absolute values; a uniform error of e gives an l1 and a laplacian of e. They are linear before the
+    absolute value and therefore computed on the difference of the frames.
 
     Args:
-        picture: (5 B, 3, S, S) generated, 0 to 1; the five frames of a window follow each other.
+        generated: (5 B, 3, S, S), 0 to 1; the five frames of each window are consecutive.
         target: (5 B, 3, S, S).
         weight: (1, 1, S, S) from `mouth_weight`, for l1.
         mask_row: the first masked row.
+        weights: decides which losses are computed.
 
     Returns:
-        Scalars: l1, weighted by pixels. gradient, the mean over neighbours beside plus that over neighbours below.
-        laplacian, the sum over the octaves of a Laplacian pyramid (after arXiv 1707.05776, equation 3). temporal,
-        |(g' - g) - (t' - t)| of frames g and g' that follow each other and their targets: flicker.
+        Scalars. l1: weighted by pixel. gradient: mean absolute horizontal plus mean absolute vertical difference.
+        laplacian: sum over the levels of a Laplacian pyramid (after arXiv 1707.05776, equation 3). temporal:
+        |(g' - g) - (t' - t)| for consecutive frames g, g' and their targets t, t', which penalizes flicker.
     """
-    error = (picture - target)[:, :, mask_row:]
+    error = (generated - target)[:, :, mask_row:]
     losses = {}
     if weights.l1:
         losses["l1"] = (error.abs() * weight[:, :, mask_row:]).mean()
     if weights.gradient:
-        losses["gradient"] = _unevenness(error)
+        losses["gradient"] = _gradient_l1(error)
     if weights.laplacian:
-        losses["laplacian"] = torch.stack([octave.abs().mean() for octave in _octaves(error)]).sum()
+        losses["laplacian"] = torch.stack([level.abs().mean() for level in _laplacian_pyramid(error)]).sum()
     if weights.temporal:
         losses["temporal"] = error.unflatten(0, (-1, WINDOW)).diff(dim=1).abs().mean()
     return losses
 
 
-def painting_losses(outputs: Tensor, config: GeneratorConfig, weights: LossWeights) -> dict[str, Tensor]:
-    """The price of a warping generator's fields in the masked rows: those of smooth and paint that have a weight.
+def warp_losses(outputs: Tensor, config: GeneratorConfig, weights: LossWeights) -> dict[str, Tensor]:
+    """Penalties on a warping generator's fields in the masked rows: smooth and paint, where their weight is above 0.
 
     Args:
-        outputs: (B, 6, S, S), what the generator returned.
+        outputs: (B, 6, S, S), the generator's output.
+        config: the generator's.
+        weights: decides which losses are computed.
 
     Returns:
-        Scalars: smooth, the mean difference of the flow, in shares of the side, between neighbours. paint, the mean of
-        the colour's weight, 0 to 1.
+        Scalars. smooth: mean absolute spatial difference of the flow, in fractions of the side. paint: mean mixing
+        weight of the color, 0 to 1.
     """
     flow, _, mix = (field[:, :, config.mask_row :] for field in split_fields(outputs, config))
     losses = {}
     if weights.smooth:
-        losses["smooth"] = _unevenness(flow)
+        losses["smooth"] = _gradient_l1(flow)
     if weights.paint:
         losses["paint"] = mix.mean()
     return losses
 
 
-def _unevenness(x: Tensor) -> Tensor:
+def _gradient_l1(x: Tensor) -> Tensor:
     return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
 
 
-def _octaves(x: Tensor) -> list[Tensor]:
-    """The Laplacian pyramid (Burt and Adelson, 1983), finest first; the last is what is left. Its edges are repeated.
+def _laplacian_pyramid(x: Tensor) -> list[Tensor]:
+    """Laplacian pyramid (Burt and Adelson, 1983), finest level first, low-pass residual last; replicate padding.
 
-    Widened bilinearly instead of by the kernel, which costs less and leaves the pyramid as complete: the octaves,
-    widened, add up to `x`.
+    Upsampling is bilinear rather than by the kernel, which is cheaper and still exact: the upsampled levels add up to
+    `x`.
     """
-    octaves = []
-    for _ in range(OCTAVES):
-        smaller = _halved(x)
-        octaves.append(x - F.interpolate(smaller, x.shape[-2:], mode="bilinear", align_corners=False))
+    levels = []
+    for _ in range(PYRAMID_LEVELS):
+        smaller = _downsample(x)
+        levels.append(x - F.interpolate(smaller, x.shape[-2:], mode="bilinear", align_corners=False))
         x = smaller
-    return [*octaves, x]
+    return [*levels, x]
 
 
-def _halved(x: Tensor) -> Tensor:
+def _downsample(x: Tensor) -> Tensor:
     channels, kernel = x.shape[1], torch.tensor(BINOMIAL, dtype=x.dtype, device=x.device)
-    square = (kernel[:, None] * kernel).expand(channels, 1, -1, -1)
-    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), square, stride=2, groups=channels)
+    kernel_2d = (kernel[:, None] * kernel).expand(channels, 1, -1, -1)
+    return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernel_2d, stride=2, groups=channels)
 
 
-def expert_loss(
-    expert: SyncExpert, pictures: Tensor, mel: Tensor, shift: tuple[float, float] = (0, 0), kind: SyncKind = "log",
-    silent: Tensor | None = None, real: Tensor | None = None, still: Tensor | None = None,
+def sync_expert_loss(
+    expert: SyncExpert, generated: Tensor, mel: Tensor, shift: tuple[float, float] = (0, 0), kind: SyncKind = "log",
+    silent: Tensor | None = None, real: Tensor | None = None, reference: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """What the frozen expert, in eval mode, hears amiss in windows of five generated points crops.
+    """Sync loss of the frozen expert, in eval mode, on windows of five generated points crops.
 
     Args:
-        pictures: (B, 3, 5, S, S), 0 to 1.
-        mel: (B, 1, 80, 16), the sound of the five frames.
-        shift: pixels of a crop of 96 right and down by which the expert's square is moved, so that the generator cannot
-            learn patterns that fool the expert at one place only.
-        kind: "log", -log((1 + cos) / 2) (SIDGAN, ICCV 2023). "bce", the published -log cos (arXiv 2008.10010, section
-            3.2), which has no gradient where a signed expert's cosine is below 0. "relative", see `relative_loss`.
-        silent: (B,) bool, windows that are left out: silence fits every mouth that rests.
+        expert: the sync expert.
+        generated: (B, 3, 5, S, S), 0 to 1.
+        mel: (B, 1, 80, 16), the audio of the five frames.
+        shift: offset of the expert's region, right and down, in pixels of a 96-pixel crop; varying it keeps the
+            generator from learning patterns that fool the expert at one position only.
+        kind: "log": -log((1 + cos) / 2) (SIDGAN, ICCV 2023). "bce": the published -log cos (arXiv 2008.10010, section
+            3.2), which has no gradient where a signed expert's cosine is below 0. "relative": see `relative_loss`.
+        silent: (B,) bool, windows to exclude: silence matches any mouth at rest.
         real: (B, 3, 5, S, S), the real windows, for "relative" only.
-        still: (B, 3, 5, S, S), the reference windows, for "relative" only.
+        reference: (B, 3, 5, S, S), the reference windows, for "relative" only.
 
     Returns:
-        Mean over the windows that are not silent, (); 0, which has a gradient of 0, where all are.
+        Mean over the windows that are not silent, (); 0 with zero gradient if all are silent.
     """
-    sound, face = expert.network(mel, expert.look(pictures, shift))
-    with torch.autocast(pictures.device.type, enabled=False):
-        face, sound = face.float(), sound.float()
-        heard = torch.ones(len(face), dtype=torch.bool, device=face.device) if silent is None else ~silent
-        if not heard.any():
+    audio, face = expert.network(mel, expert.crop_input(generated, shift))
+    with torch.autocast(generated.device.type, enabled=False):
+        face, audio = face.float(), audio.float()
+        audible = torch.ones(len(face), dtype=torch.bool, device=face.device) if silent is None else ~silent
+        if not audible.any():
             return 0 * face.sum()
         if kind == "log":
-            return sync_loss(face[heard], sound[heard])
-        cosine = sync_probability(face, sound)
+            return sync_loss(face[audible], audio[audible])
+        cosine = sync_probability(face, audio)
         if kind == "bce":
-            return bce_loss(cosine[heard], torch.ones_like(cosine[heard]))
+            return bce_loss(cosine[audible], torch.ones_like(cosine[audible]))
     assert real is not None
-    assert still is not None
-    theirs, rest = (_cosine(expert, x, mel, shift)[heard] for x in (real, still))
-    return relative_loss(cosine[heard], theirs, rest)
+    assert reference is not None
+    cos_real, cos_reference = (_cosine(expert, x, mel, shift)[audible] for x in (real, reference))
+    return relative_loss(cosine[audible], cos_real, cos_reference)
 
 
 @torch.no_grad()
-def _cosine(expert: SyncExpert, pictures: Tensor, mel: Tensor, shift: tuple[float, float]) -> Tensor:
-    sound, face = expert.network(mel, expert.look(pictures, shift))
-    return sync_probability(face.float(), sound.float())
+def _cosine(expert: SyncExpert, generated: Tensor, mel: Tensor, shift: tuple[float, float]) -> Tensor:
+    audio, face = expert.network(mel, expert.crop_input(generated, shift))
+    return sync_probability(face.float(), audio.float())
 
 
-def relative_loss(made: Tensor, real: Tensor, still: Tensor, eps: float = 0.01) -> Tensor:
-    """The stabilised sync loss of arXiv 2307.09368: as far in sync as the real window, and no farther.
+def relative_loss(generated: Tensor, real: Tensor, reference: Tensor, eps: float = 0.01) -> Tensor:
+    """The stabilized sync loss of arXiv 2307.09368: pulls the score towards that of the real window, not beyond it.
 
     -log(1 - (|x - y| + eps) / (|x - y| + |y - d| + eps)), with x, y, d the expert's cosines of the generated, the real
-    and the reference window with the sound. Where the expert hardly tells the real window from the reference, it hardly
-    pulls either. The argument of the logarithm is held at 1e-4 or more, where the two are the same to the expert.
+    and the reference window with the audio. Where the expert scores real and reference windows alike, the gradient is
+    small. The logarithm's argument is clamped to at least 1e-4, for windows with equal scores.
 
     Args:
-        made: (B,) x.
+        generated: (B,) x.
         real: (B,) y.
-        still: (B,) d.
+        reference: (B,) d.
 
     Returns:
         Mean, ().
     """
-    miss, span = (made - real).abs(), (real - still).abs()
-    return -torch.log((span / (miss + span + eps)).clamp_min(1e-4)).mean()
+    gap, span = (generated - real).abs(), (real - reference).abs()
+    return -torch.log((span / (gap + span + eps)).clamp_min(1e-4)).mean()
 
 
 def gradient_norms(
     losses: dict[str, Tensor], weights: LossWeights | Mapping[str, float], outputs: Tensor
 ) -> dict[str, float]:  # fmt: skip
-    """How strongly each weighted loss pulls at the generator, so that none drowns another unseen.
+    """Gradient norm of each weighted loss at the generator's output, to show when one loss dominates.
 
     Args:
-        losses: scalars; they are kept for the step's own backward pass.
-        outputs: what the network returned and the losses were computed from. Fabric guards the very tensor that its
-            module returns against other backward passes at mixed precision: take `outputs.view_as(outputs)` before the
-            losses are computed.
+        losses: scalars; their graph is retained for the step's own backward pass.
+        weights: the loss weights.
+        outputs: the network's output that the losses were computed from. At mixed precision Fabric guards the tensor
+            its module returns against other backward passes: compute the losses from `outputs.view_as(outputs)`.
 
     Returns:
-        Euclidean norm of d(weight * loss) / d outputs by "gradient_norm/NAME"; 0 for a loss without a gradient.
+        Euclidean norm of d(weight * loss) / d outputs under "gradient_norm/NAME"; 0 for a loss without a gradient.
     """
     norms = {}
     for name, loss in losses.items():
-        norm, slope = 0.0, None
+        norm, gradient = 0.0, None
         if loss.requires_grad:
-            (slope,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
-        if slope is not None:
-            norm = loss_weight(weights, name) * slope.float().norm().item()
+            (gradient,) = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            norm = loss_weight(weights, name) * gradient.float().norm().item()
         norms[f"gradient_norm/{name}"] = norm
     return norms
 
 
 class SyncSwitch:
-    """Keeps the sync loss off until the pictures have settled, then ramps it up; once on, it stays on.
+    """Keeps the sync loss off until reconstruction has converged, then ramps it up; once on, it stays on.
 
-    An expert that is asked about grey fog teaches nothing, and one that is asked too early is fooled with dots.
+    On blurry frames the expert gives no useful gradient, and a sync loss that starts too early is minimized by painting
+    adversarial dots.
 
-    The pictures have settled when the mean l1 of `patience` steps lies less than the share `fall` below that of the
-    `patience` steps before.
+    Reconstruction has converged when the mean l1 over `patience` steps is less than the fraction `fall` below that of
+    the previous `patience` steps.
     """
 
     def __init__(self, start: int | None = None, ramp: int = 200, fall: float = 0.03, patience: int = 250) -> None:
         """
         Args:
-            start: the step from which it is on whatever the pictures are like; None: when they have settled.
-            ramp: steps from off to the whole weight.
+            start: step at which to switch on regardless of convergence; None: on convergence.
+            ramp: steps from zero to full weight.
+            fall: fraction of l1, see above.
+            patience: number of steps, see above.
 
         Raises:
-            UsageError: a number is out of range.
+            UsageError: an argument is out of range.
         """
         for name, value, least in (("start", start or 0, 0), ("ramp", ramp, 0), ("patience", patience, 1)):
             if value < least:
-                raise UsageError(f"the sync loss' {name} must be {least} or more steps, not {value}")
+                raise UsageError(f"the sync loss's {name} must be {least} or more steps, not {value}")
         if not 0 < fall < 1:
-            raise UsageError(f"the sync loss' fall is a share between 0 and 1, not {fall}")
+            raise UsageError(f"the sync loss's fall must be between 0 and 1, not {fall}")
         self.ramp, self.fall, self.patience = ramp, fall, patience
         self.on = start
-        self._sum, self._count, self._before = 0.0, 0, float("inf")
+        self._sum, self._count, self._previous = 0.0, 0, float("inf")
 
     def update(self, step: int, l1: float) -> None:
-        """Takes note of a step's l1, which must be the same in all processes: their mean."""
+        """Records a step's l1, which must be the mean over all processes."""
         if self.on is not None:
             return
         self._sum, self._count = self._sum + l1, self._count + 1
         if self._count < self.patience:
             return
         mean = self._sum / self._count
-        if mean > (1 - self.fall) * self._before:
+        if mean > (1 - self.fall) * self._previous:
             self.on = step
-        self._sum, self._count, self._before = 0.0, 0, mean
+        self._sum, self._count, self._previous = 0.0, 0, mean
 
     def weight(self, step: int) -> float:
-        """0 while off, then rising to 1 by equal steps."""
+        """0 while off, then rising linearly to 1."""
         if self.on is None or step < self.on:
             return 0.0
         return min(1.0, (step - self.on) / self.ramp) if self.ramp else 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it remembers, as plain numbers."""
-        return {"on": self.on, "sum": self._sum, "count": self._count, "before": self._before}
+        """The state as plain numbers."""
+        return {"on": self.on, "sum": self._sum, "count": self._count, "before": self._previous}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
+        """Restores the state from a `state_dict`."""
         self.on = state["on"]
-        self._sum, self._count, self._before = state["sum"], state["count"], state["before"]
+        self._sum, self._count, self._previous = state["sum"], state["count"], state["before"]
 
 
-def plain_l1(picture: Tensor, target: Tensor, mask_row: int) -> Tensor:
-    """Mean absolute difference of the masked rows, the figure that the model card gives."""
-    return F.l1_loss(picture[:, :, mask_row:], target[:, :, mask_row:])
+def masked_l1(generated: Tensor, target: Tensor, mask_row: int) -> Tensor:
+    """L1 over the masked rows, unweighted, as reported in the model card."""
+    return F.l1_loss(generated[:, :, mask_row:], target[:, :, mask_row:])

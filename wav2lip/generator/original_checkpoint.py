@@ -1,4 +1,4 @@
-"""Opens the original authors' checkpoints: `.pth` files, which are pickles and therefore never trusted."""
+"""Reads the original authors' checkpoints: `.pth` files, which are pickles and therefore untrusted."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 NAMES = {
     "generator": "a generator", "syncnet": "a SyncNet expert", "critic": "a visual-quality discriminator",
-    "lse": "syncnet_python's network, which computes LSE scores", "s3fd": "the S3FD face detector",
+    "lse": "syncnet_python's network for LSE scores", "s3fd": "the S3FD face detector",
 }  # fmt: skip
-# The first part of a key that only one network has. The last two networks are recognised to be named in the error.
-SIGNS = {
+# Key prefixes that identify a network. The last two are only identified for the error message.
+KEY_PREFIXES = {
     "face_decoder_blocks": "generator", "output_block": "generator", "face_encoder": "syncnet",
     "binary_pred": "critic", "netcnnlip": "lse", "netcnnaud": "lse", "conv3_3_norm_mbox_conf": "s3fd",
 }  # fmt: skip
@@ -30,12 +30,12 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """What one of the released files holds.
+    """Contents of a released file.
 
     Attributes:
         kind: "generator", "syncnet" or "critic".
-        weights: the state dict in float32, exactly the keys and shapes of that network.
-        step: training steps done; 0 when the file does not say.
+        weights: the state dict in float32, with exactly the keys and shapes of that network.
+        step: number of training steps; 0 if the file does not store it.
     """
 
     kind: str
@@ -44,14 +44,14 @@ class ReleasedCheckpoint:
 
 
 def load_released(path: str | Path, kind: str = "generator") -> nn.Module:
-    """Builds the network of a released file, in eval mode on the CPU.
+    """Loads the network of a released file, in eval mode on the CPU.
 
     Args:
-        path: a `.pth` file of the original authors, or one that their trainers wrote.
-        kind: which network must be in it: "generator", "syncnet" or "critic".
+        path: a `.pth` file published by the original authors or written by their trainers.
+        kind: the expected network: "generator", "syncnet" or "critic".
 
     Raises:
-        UsageError: as `read_released`.
+        UsageError: as in `read_released`.
     """
     checkpoint = read_released(path, kind)
     network = NETWORKS[kind]()
@@ -60,30 +60,30 @@ def load_released(path: str | Path, kind: str = "generator") -> nn.Module:
 
 
 def read_released(path: str | Path, kind: str | None = None) -> ReleasedCheckpoint:
-    """Reads a released file without running anything that is in it.
+    """Reads a released file without executing anything in it.
 
     Args:
-        path: the file: a dictionary with "state_dict", or a state dict alone; PyTorch's zip format or the older one.
-        kind: which network must be in it, if only one will do.
+        path: a dictionary with "state_dict" or a bare state dict, in PyTorch's zip format or the legacy one.
+        kind: the expected network; None: any.
 
     Raises:
-        UsageError: one line that says what the file is instead, or what is wrong with it.
+        UsageError: the file holds something else or is damaged.
     """
     if kind is not None and kind not in NETWORKS:
-        raise UsageError(f"the kinds of released networks are {', '.join(NETWORKS)}, not {kind!r}")
+        raise UsageError(f"kind must be one of {', '.join(NETWORKS)}, not {kind!r}")
     path = Path(path)
     weights, content = read_pickle(path)
-    found = _recognise(path, weights, kind)
+    found = _identify(path, weights, kind)
     if wrong := weight_mismatches(weights, NETWORKS[found]):
-        raise UsageError(f"{path} holds {NAMES[found]}, but not the released one: {wrong}")
+        raise UsageError(f"{path} holds {NAMES[found]}, but not the released architecture: {wrong}")
     step = content.get("global_step", 0)
     return ReleasedCheckpoint(found, to_float32(weights), step if isinstance(step, int) else 0)
 
 
-def _recognise(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
-    """The kind of network that the keys belong to."""
+def _identify(path: Path, weights: dict[str, Tensor], kind: str | None) -> str:
+    """The kind of network, identified by its keys."""
     parts = {key.partition(".")[0] for key in weights}
-    found = next((found for sign, found in SIGNS.items() if sign in parts), None)
+    found = next((found for sign, found in KEY_PREFIXES.items() if sign in parts), None)
     if found is None:
         raise UsageError(f"{path} holds an unknown network, with keys such as {summarize_keys(weights)}")
     if found not in NETWORKS or found != (kind or found):

@@ -1,4 +1,4 @@
-"""How a generator is trained: the recipe, its learning rates and its optimiser."""
+"""Training recipe of a generator, with its learning rate schedule and optimizer."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ from wav2lip.generator.data import Sampling
 from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
 
-SHIPPED = GeneratorConfig(network="unet", width=32, size=128, mask_row=53, output="warp", audio_encoder="syncnet")
-SAMPLING, WEIGHTS, NOBODY = Sampling(), LossWeights(), AdversaryRecipe()
-LEAST = {"windows_per_step": 1, "accumulate": 1, "steps": 1, "warmup_steps": 0, "sync_ramp": 0, "seed": 0}
-NOT_NEGATIVE = ("lr", "weight_decay", "clip_gradient")
-LAST_RATE = 0.02  # share of the rate that the cosine ends at
+DEFAULT_GENERATOR = GeneratorConfig(
+    network="unet", width=32, size=128, mask_row=53, output="warp", audio_encoder="syncnet"
+)
+SAMPLING, WEIGHTS, NO_ADVERSARY = Sampling(), LossWeights(), AdversaryRecipe()
+MINIMUMS = {"windows_per_step": 1, "accumulate": 1, "steps": 1, "warmup_steps": 0, "sync_ramp": 0, "seed": 0}
+NON_NEGATIVE = ("lr", "weight_decay", "clip_gradient")
+FINAL_LR_FRACTION = 0.02  # of the peak learning rate, at the end of the cosine schedule
 
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """What is trained, and how.
+    """Network, losses and schedule of a generator's training.
 
     Attributes:
-        generator: Its shape; a norm in its hearing is the expert's, whatever `audio_encoder_norm` says.
-        sampling: How windows are drawn.
-        weights: Of the losses; one with the weight 0 is not computed.
+        generator: Architecture; with audio_encoder "syncnet", audio_encoder_norm is taken from the expert.
+        sampling: How training windows are sampled.
+        weights: Loss weights; a loss with weight 0 is not computed.
         adversary: The critic and its training.
-        sync: The sync loss' form: "log" is -log((1 + cos) / 2), "bce" the published one, "relative" the stabilised one.
-        sync_start: Step from which the sync loss takes part; none: as soon as reconstruction has settled.
-        sync_ramp: Steps in which its weight then grows to its whole.
-        sync_moves_only: The sync loss may move the lips but not paint: a generator that may paint for the expert paints
-            dots. Without effect on one that only paints.
+        sync: Form of the sync loss: "log" is -log((1 + cos) / 2), "bce" the published one, "relative" the stabilized
+            one.
+        sync_start: Step at which the sync loss starts; null: once reconstruction has converged.
+        sync_ramp: Steps over which its weight then grows to the full value.
+        sync_moves_only: Apply the sync loss to the flow only; otherwise the generator learns to paint dots that fool
+            the expert. No effect on a generator that only paints.
         optimizer: "adamw" or "adam".
-        lr: Learning rate at its highest.
-        betas: Decays of the optimiser's moments.
-        schedule: "cosine" falls to a fiftieth of the rate within the steps; "constant".
-        warmup_steps: Steps in which the rate climbs.
-        weight_decay: Share of the rate by which weights shrink in a step.
-        clip_gradient: Norm above which the gradient is scaled down; 0 leaves it.
-        ema: Decay of the averaged weights, which are the ones that are kept; 0 keeps the trained ones themselves.
-        windows_per_step: Of five frames each, drawn by all devices together.
-        accumulate: Parts in which a device takes its windows of a step, to save memory. A critic learns from the last.
-        steps: To train.
-        seed: Of the weights and of everything that is drawn.
+        lr: Peak learning rate.
+        betas: Adam's beta1 and beta2.
+        schedule: "cosine" decays to 1/50 of the peak; "constant" keeps the rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Weight decay.
+        clip_gradient: Gradient norm limit; 0: no clipping.
+        ema: Decay of the averaged weights, which are the ones saved; 0 saves the trained weights.
+        windows_per_step: Five-frame windows per step, over all devices.
+        accumulate: Gradient accumulation: parts per step, to save memory. The critic trains on the last part only.
+        steps: Training steps.
+        seed: Seed of the weights and of all random draws.
     """
 
-    generator: GeneratorConfig = SHIPPED
+    generator: GeneratorConfig = DEFAULT_GENERATOR
     sampling: Sampling = SAMPLING
     weights: LossWeights = WEIGHTS
-    adversary: AdversaryRecipe = NOBODY
+    adversary: AdversaryRecipe = NO_ADVERSARY
     sync: Literal["log", "bce", "relative"] = "log"
     sync_start: int | None = None
     sync_ramp: int = 400
@@ -72,46 +75,46 @@ class GeneratorRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
+        for name, least in MINIMUMS.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in NOT_NEGATIVE:
+        for name in NON_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.sync_start is not None and self.sync_start < 0:
-            raise UsageError(f"sync_start is a step from 0 on, or none, not {self.sync_start}")
+            raise UsageError(f"sync_start must be 0 or more, or null, not {self.sync_start}")
         if not 0 <= self.ema < 1:
-            raise UsageError(f"ema is a share below 1, not {self.ema}")
+            raise UsageError(f"ema must be at least 0 and below 1, not {self.ema}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"betas are two shares below 1, not {self.betas}")
+            raise UsageError(f"betas must be two numbers of at least 0 and below 1, not {self.betas}")
         if self.windows_per_step % self.accumulate:
-            raise UsageError(f"windows_per_step {self.windows_per_step} cannot be taken in {self.accumulate} parts")
+            raise UsageError(f"accumulate {self.accumulate} does not divide windows_per_step {self.windows_per_step}")
         self._check_losses()
 
     def _check_losses(self) -> None:
         weights, critic = self.weights, self.adversary.critic
         if (critic == "none") != (weights.adversarial == 0 and weights.feature_matching == 0):
-            given = f"weights.adversarial {weights.adversarial}, weights.feature_matching {weights.feature_matching}"
-            raise UsageError(f"a critic needs a weight and a weight a critic, not adversary.critic {critic!r}, {given}")
+            values = f"weights.adversarial {weights.adversarial}, weights.feature_matching {weights.feature_matching}"
+            raise UsageError(f"a critic needs a weight and vice versa, not adversary.critic {critic!r}, {values}")
         if self.generator.output == "paint" and (weights.smooth or weights.paint):
-            given = f"{weights.smooth} and {weights.paint}"
-            raise UsageError(f"a painting generator has no flow: weights.smooth and .paint must be 0, not {given}")
+            values = f"{weights.smooth} and {weights.paint}"
+            raise UsageError(f"a painting generator has no flow: weights.smooth and .paint must be 0, not {values}")
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of the step after `step` steps."""
-        warmup_steps = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        """The learning rate of step number `step`, counted from 0."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.schedule == "constant":
-            return self.lr * warmup_steps
-        done = min(1.0, step / self.steps)
-        return self.lr * warmup_steps * (LAST_RATE + (1 - LAST_RATE) * (0.5 + 0.5 * math.cos(math.pi * done)))
+            return self.lr * warmup
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+        return self.lr * warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cosine)
 
     def ema_decay_at(self, step: int) -> float:
-        """The average's decay in the step after `step` steps; at first it follows the weights more closely."""
+        """EMA decay of step number `step`, lower during the first steps."""
         return min(self.ema, (1 + step) / (10 + step))
 
 
 def build_optimizer(recipe: GeneratorRecipe, network: nn.Module) -> torch.optim.Optimizer:
-    """Of everything that is learnt."""
+    """Builds the optimizer of all trainable parameters."""
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    learnt = [weight for weight in network.parameters() if weight.requires_grad]
-    return kind(learnt, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    trainable = [weight for weight in network.parameters() if weight.requires_grad]
+    return kind(trainable, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)

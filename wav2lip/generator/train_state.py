@@ -1,4 +1,4 @@
-"""Everything that lives while a generator is trained: how it begins, what of it is kept, and how it goes on."""
+"""Training state of a generator: creation, EMA, saving and restoring."""
 
 from __future__ import annotations
 
@@ -28,13 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class GeneratorTrainState:
-    """The training's.
+    """The state of a training run.
 
     Attributes:
-        generator: the network. forward: the same as Fabric runs it. average: the one that is kept.
-        expert: frozen. weight: of the pixels, see `mouth_weight`.
-        switch: when the sync loss takes part. adversary: None without a critic.
-        best: 1 with the sync loss, 0 before, then the figure by which the best generator was chosen.
+        recipe: the recipe.
+        fabric: launched.
+        generator: the network being trained.
+        forward: the network wrapped by Fabric.
+        average: the network with EMA weights, which is saved.
+        expert: the frozen sync expert.
+        optimizer: the generator's optimizer, wrapped by Fabric.
+        weight: pixel weights of the L1 loss, see `mouth_weight`.
+        switch: decides when the sync loss starts.
+        adversary: None without a critic.
+        step: number of steps done.
+        best: selection key of the best generator: (1 with the sync loss, 0 before it, then the metric).
     """
 
     recipe: GeneratorRecipe
@@ -52,26 +60,28 @@ class GeneratorTrainState:
 
     @property
     def config(self) -> GeneratorConfig:
-        """The generator's, its hearing's norm settled."""
+        """The generator's configuration, with the audio encoder's norm taken from the expert."""
         return self.generator.config
 
     @property
     def sync_weight(self) -> float:
-        """Of the sync loss in the step to come."""
+        """The weight of the sync loss in the next step."""
         weight = self.recipe.weights.sync
         return weight * self.switch.weight(self.step) if weight else 0.0
 
     @property
-    def present_adversary(self) -> Adversary | None:
-        """The adversary, where it takes part in the step to come."""
+    def active_adversary(self) -> Adversary | None:
+        """The adversary, or None if it does not take part in the next step."""
         return self.adversary if self.step >= self.recipe.adversary.start else None
 
 
-def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path | None = None) -> GeneratorTrainState:
-    """A new state, alike in all processes.
+def create_state(
+    recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path | None = None
+) -> GeneratorTrainState:
+    """Creates a new training state, identical in all processes.
 
     Raises:
-        UsageError: there is no such expert, or `init` is no generator such as the recipe asks for.
+        UsageError: the expert cannot be loaded, or `init` is not a generator that matches the recipe.
     """
     torch.manual_seed(recipe.seed)
     expert = SyncExpert.load(expert_path, str(fabric.device))
@@ -81,7 +91,7 @@ def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path
     generator = build_generator(config)
     load_audio_encoder(generator, expert)
     if init:
-        _take_over(generator, init)
+        _load_weights(generator, init)
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
     average = copy.deepcopy(generator).requires_grad_(False).to(fabric.device)
     forward, optimizer = fabric.setup(generator, build_optimizer(recipe, generator))
@@ -95,10 +105,10 @@ def start(recipe: GeneratorRecipe, fabric: Fabric, expert_path: Path, init: Path
 
 
 def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
-    """Gives a generator that hears through an expert that expert's ears; others stay as they are.
+    """Copies the expert's audio tower into a generator whose audio encoder is "syncnet"; others are unchanged.
 
     Raises:
-        UsageError: the expert's audio tower is of another shape than `audio_encoder_norm` says.
+        UsageError: the expert's norm differs from the generator's `audio_encoder_norm`.
     """
     if not isinstance(generator.audio_encoder, FrozenSyncNetEncoder):
         return
@@ -108,30 +118,31 @@ def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
     generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
 
 
-def _take_over(generator: AnyGenerator, path: Path) -> None:
-    """The weights of a generator's checkpoint."""
+def _load_weights(generator: AnyGenerator, path: Path) -> None:
+    """Loads the weights of a checkpoint into `generator`."""
     try:
-        theirs = load_generator(path)[0]
+        loaded = load_generator(path)[0]
     except MediaError as error:
         raise UsageError(str(error)) from error
-    if theirs.config != generator.config:
-        raise UsageError(f"{display_path(path)} is not such a generator as is trained: {theirs.config}")
-    generator.load_state_dict(theirs.state_dict())
+    if loaded.config != generator.config:
+        raise UsageError(f"{display_path(path)} does not match the recipe's generator: {loaded.config}")
+    generator.load_state_dict(loaded.state_dict())
 
 
 @torch.no_grad()
 def update_ema(state: GeneratorTrainState) -> None:
-    """Moves the average towards the trained weights."""
-    share = 1 - state.recipe.ema_decay_at(state.step)
-    for ours, theirs in zip(state.average.state_dict().values(), state.generator.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, share)
+    """Updates the exponential moving average of the weights."""
+    rate = 1 - state.recipe.ema_decay_at(state.step)
+    weights = state.generator.state_dict().values()
+    for averaged, trained in zip(state.average.state_dict().values(), weights, strict=True):
+        if averaged.is_floating_point():
+            averaged.lerp_(trained, rate)
         else:
-            ours.copy_(theirs)
+            averaged.copy_(trained)
 
 
 def save_generator(state: GeneratorTrainState, path: Path) -> None:
-    """The averaged generator as a checkpoint in 16 bits, which `load_generator` opens."""
+    """Writes the averaged generator as a 16-bit checkpoint for `load_generator`."""
     config = state.config
     crop = CropGeometry("points", config.size)
     weights = state.average.state_dict()
@@ -140,14 +151,14 @@ def save_generator(state: GeneratorTrainState, path: Path) -> None:
 
 
 def state_dict(state: GeneratorTrainState) -> dict[str, Any]:
-    """All that changes while training, for `restore`.
+    """Everything that changes during training, for `restore`.
 
     Raises:
-        TrainingError: a weight is no number; it must not replace one that is.
+        TrainingError: a weight is not finite; it must not overwrite a good state.
     """
     for name, weight in (state.generator.state_dict() | state.average.state_dict()).items():
         if not torch.isfinite(weight).all():
-            raise TrainingError(f"the weight {name} is no number after step {state.step}")
+            raise TrainingError(f"the weight {name} is not finite after step {state.step}")
     parts = {"generator": state.generator, "average": state.average, "optimizer": state.optimizer}
     parts |= {"switch": state.switch, "adversary": state.adversary, "precision": state.fabric.strategy.precision}
     saved = {name: part.state_dict() for name, part in parts.items() if part is not None}
@@ -155,7 +166,7 @@ def state_dict(state: GeneratorTrainState) -> dict[str, Any]:
 
 
 def restore(state: GeneratorTrainState, saved: dict[str, Any]) -> None:
-    """Goes on where `state_dict` was taken."""
+    """Restores a state saved by `state_dict`."""
     for name in ("generator", "average", "optimizer", "switch"):
         getattr(state, name).load_state_dict(saved[name])
     state.fabric.strategy.precision.load_state_dict(saved["precision"])

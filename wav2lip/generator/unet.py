@@ -1,4 +1,4 @@
-"""Our generator: a small U-Net whose every level hears the sound, and that warps the reference before it paints."""
+"""Our generator: a small audio-conditioned U-Net that warps the reference and paints on top of it."""
 
 from __future__ import annotations
 
@@ -7,64 +7,64 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syncnet.model import ChannelNorm
-from wav2lip.generator.model import FrozenSyncNetEncoder, Generator, GeneratorConfig, start_as_copy
+from wav2lip.generator.model import FrozenSyncNetEncoder, Generator, GeneratorConfig, init_as_copy
 
-HEARD = 256  # components of what the sound is turned into
+AUDIO_DIM = 256  # size of the audio embedding
 
 
 class FiLMResBlock(nn.Module):
-    """A pre-activation residual block whose features the sound scales and shifts.
+    """A pre-activation residual block with FiLM conditioning on audio.
 
-    Sources: residual blocks, arXiv 1603.05027; feature-wise modulation (FiLM), arXiv 1709.07871, which starts as none.
+    Sources: pre-activation residual blocks, arXiv 1603.05027; FiLM, arXiv 1709.07871, initialized to the identity.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, sound: int = 0) -> None:
-        """`sound`: components of the sound's vector; 0 for a block that does not hear."""
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, audio: int = 0) -> None:
+        """`audio`: size of the audio embedding; 0 for a block without conditioning."""
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(in_channels), ChannelNorm(out_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1)
-        shrink = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-        widen = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        self.skip = nn.Sequential(shrink, widen)
-        self.film = nn.Linear(sound, 2 * out_channels) if sound else None
+        pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        project = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.skip = nn.Sequential(pool, project)
+        self.film = nn.Linear(audio, 2 * out_channels) if audio else None
         if self.film is not None:
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def forward(self, x: Tensor, sound: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) and, where it hears, (B, sound) to (B, out, H / stride, W / stride)."""
+    def forward(self, x: Tensor, audio: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) and, if conditioned, (B, audio) to (B, out, H / stride, W / stride)."""
         y = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.film is not None:
-            assert sound is not None
-            scale, shift = self.film(sound)[:, :, None, None].chunk(2, dim=1)
+            assert audio is not None
+            scale, shift = self.film(audio)[:, :, None, None].chunk(2, dim=1)
             y = y * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(y))
 
 
 class UNetGenerator(nn.Module):
-    """Six fields from a masked face, a reference and a sound, as a warping `wav2lip.generator.model.Generator` gives them.
+    """Predicts the six fields of a warping generator (see `wav2lip.generator.model.render`).
 
-    The pictures are folded to half their size (pixel unshuffle, arXiv 1609.05158), halved three times and widened
-    again; the flow is read at a quarter of their size, so that it is smooth by construction, the colour and its weight
-    at the full one. Cost at 128 pixels and width 32: 3.4 M parameters, 0.8 GMAC.
+    Pixel unshuffle to half size (arXiv 1609.05158), three downsampling stages and as many upsampling ones. The flow is
+    predicted at a quarter of the size, which makes it smooth by construction; color and mixing weight at full size.
+    At 128 pixels and width 32: 3.4 M parameters, 0.8 GMAC.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
         w0, w1, w2, w3 = (config.width * k for k in (1, 2, 4, 6))
-        self.audio_encoder = FrozenSyncNetEncoder(HEARD, config.audio_encoder_norm, HEARD, nn.SiLU)
+        self.audio_encoder = FrozenSyncNetEncoder(AUDIO_DIM, config.audio_encoder_norm, AUDIO_DIM, nn.SiLU)
         self.stem = nn.Conv2d(6 * 4, w0, 3, 1, 1)
         self.down = nn.ModuleList(
-            [FiLMResBlock(w0, w0), FiLMResBlock(w0, w1, 2), FiLMResBlock(w1, w2, 2), FiLMResBlock(w2, w3, 2, HEARD)]
+            [FiLMResBlock(w0, w0), FiLMResBlock(w0, w1, 2), FiLMResBlock(w1, w2, 2), FiLMResBlock(w2, w3, 2, AUDIO_DIM)]
         )
-        self.middle = FiLMResBlock(w3, w3, 1, HEARD)
+        self.middle = FiLMResBlock(w3, w3, 1, AUDIO_DIM)
         self.up = nn.ModuleList(
             [
-                FiLMResBlock(w3 + w2, w2, 1, HEARD),
-                FiLMResBlock(w2 + w1, w1, 1, HEARD),
-                FiLMResBlock(w1 + w0, w0, 1, HEARD),
+                FiLMResBlock(w3 + w2, w2, 1, AUDIO_DIM),
+                FiLMResBlock(w2 + w1, w1, 1, AUDIO_DIM),
+                FiLMResBlock(w1 + w0, w0, 1, AUDIO_DIM),
             ]
         )
         self.flow = nn.Sequential(ChannelNorm(w1), nn.SiLU(), nn.Conv2d(w1, 2, 3, 1, 1))
@@ -72,10 +72,10 @@ class UNetGenerator(nn.Module):
         flow, paint = self.flow[2], self.paint[2]
         assert isinstance(flow, nn.Conv2d)
         assert isinstance(paint, nn.Conv2d)
-        start_as_copy(flow, paint)
+        init_as_copy(flow, paint)
 
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
-        """Generates fields.
+        """Predicts the fields.
 
         Args:
             mel: (B, 1, 80, 16), -4 to 4.
@@ -84,17 +84,17 @@ class UNetGenerator(nn.Module):
         Returns:
             (B, 6, S, S), for `wav2lip.generator.model.render`.
         """
-        sound = self.audio_encoder(mel).flatten(1)
+        audio = self.audio_encoder(mel).flatten(1)
         x = self.stem(F.pixel_unshuffle(2 * faces - 1, 2))
         levels = []
         for block in self.down:
-            x = block(x, sound)
+            x = block(x, audio)
             levels.append(x)
-        x = self.middle(levels.pop(), sound)
+        x = self.middle(levels.pop(), audio)
         flow = x
         for block in self.up:
             x = torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), levels.pop()), dim=1)
-            x = block(x, sound)
+            x = block(x, audio)
             if len(levels) == 1:
                 flow = F.interpolate(self.flow(x).float(), faces.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat((flow, self.paint(x).float()), dim=1)
@@ -104,5 +104,5 @@ AnyGenerator = Generator | UNetGenerator
 
 
 def build_generator(config: GeneratorConfig) -> AnyGenerator:
-    """A new network of the configured kind."""
+    """Builds a new network of the configured kind."""
     return UNetGenerator(config) if config.network == "unet" else Generator(config)

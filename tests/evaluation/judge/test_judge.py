@@ -102,13 +102,13 @@ def test_whose_sound_is_put_under_a_video() -> None:
 class Bright:
     """A judge that matches the brightness of a frame with its audio level."""
 
-    def windows(self, frames: int) -> int:
+    def window_count(self, frames: int) -> int:
         return frames - 4
 
-    def places(self, track) -> np.ndarray:
+    def crop_params(self, track) -> np.ndarray:
         return np.tile([80.0, 80.0, 40.0], (len(track), 1))
 
-    def cut(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def crop(self, frame: np.ndarray, place: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(frame[40:120, 40:120])
 
     def embed(self, faces: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ class Bright:
         sounds = np.lib.stride_tricks.sliding_window_view(level[start + 5 :], 5)[: len(video) + 2 * REACH]
         return lse_distances(video, sounds.astype(np.float32))
 
-    def counted(self, flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def scored_windows(self, flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
         return (starts >= 15) & (starts < FRAMES - 25)  # all compared audio lies inside
 
 

@@ -12,7 +12,7 @@ from preprocessing.build import command as build
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.dataset.quality_filters import QualityFilters
 from syncnet import sync_filter
-from syncnet.sync_filter import SHORTEST, FilterLimits
+from syncnet.sync_filter import MIN_FRAMES, FilterLimits
 
 GUIDE = (Path(__file__).resolve().parents[3] / "docs" / "datasets.md").read_text(encoding="utf-8")
 DASKS = {"--host", "--port", "--nworkers", "--nthreads", "--scheduler-file"}
@@ -43,7 +43,7 @@ def test_every_column_is_named():
 
 
 def test_the_table_of_verdicts_has_the_defaults():
-    bounds = {"short": SHORTEST, "confidence": FilterLimits.min_confidence, "offset": FilterLimits.max_offset}
+    bounds = {"short": MIN_FRAMES, "confidence": FilterLimits.min_confidence, "offset": FilterLimits.max_offset}
     for verdict, bound in bounds.items():
         (line,) = (line for line in GUIDE.splitlines() if line.startswith(f"| `{verdict}` | "))
         assert float(re.findall(r"\d+\.?\d*", line)[0]) == bound

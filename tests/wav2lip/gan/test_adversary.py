@@ -1,4 +1,4 @@
-"""The critic's and the generator's turns against each other."""
+"""Adversarial training steps of critic and generator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from training.options import parse_options
 from wav2lip.gan.adversary import Adversary, AdversaryRecipe
-from wav2lip.gan.adversary_recipe import build_critic, seen_by
+from wav2lip.gan.adversary_recipe import build_critic, critic_view
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import PatchCritic
 from wav2lip.gan.objectives import OBJECTIVES, objective
@@ -37,7 +37,7 @@ BOTH = LossWeights(adversarial=0.1, feature_matching=1.0)
 
 
 def windows(count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Real, generated and masked ones."""
+    """Real, generated and masked windows."""
     real, fake = torch.rand(2, count, 3, 5, 64, 64, generator=torch.manual_seed(0))
     masked = real.clone()
     masked[..., 27:, :] = 0
@@ -95,10 +95,10 @@ def test_the_critics_turn_changes_the_critic_alone(name):
 
 
 def test_the_turns_are_the_objectives():
-    """Without augmentation, by the critic and the objective themselves."""
+    """Without augmentation, compared with the critic and the objective called directly."""
     ours = adversary(replace(PATCH, augment=False, spectral=False, conditional=False))
     aim, critic, (real, fake, masked) = objective("hinge"), copy.deepcopy(ours.network), windows()
-    of_real, of_fake = (critic.inspect(x[:, :, :, 27:]) for x in (real, fake))
+    of_real, of_fake = (critic.logits_and_features(x[:, :, :, 27:]) for x in (real, fake))
     losses = ours.generator_losses(real, fake, masked, BOTH)
     torch.testing.assert_close(losses["adversarial"], -of_fake[0].mean())
     apart = [(a - b).abs().mean() for a, b in zip(of_real[1], of_fake[1], strict=True)]
@@ -122,15 +122,15 @@ def test_real_generated_and_masked_are_augmented_alike(monkeypatch):
     )
     ours, (real, _, _) = adversary(replace(PATCH, spectral=False)), windows()
     seen.clear()
-    ours.train_critic(real, real, real, 0)  # the same picture as all three
-    pictures, masked = seen[0], seen[1]
-    assert pictures.shape == (20, 3, 37, 64)
-    assert torch.equal(pictures[:10], pictures[10:])
-    assert torch.equal(pictures, masked)
+    ours.train_critic(real, real, real, 0)  # the same image as all three
+    images, masked = seen[0], seen[1]
+    assert images.shape == (20, 3, 37, 64)
+    assert torch.equal(images[:10], images[10:])
+    assert torch.equal(images, masked)
     bare = real[:, :, :, 27:].transpose(1, 2).flatten(0, 1)
-    assert not torch.equal(pictures[:10], bare)
+    assert not torch.equal(images[:10], bare)
     ours.train_critic(real, real, real, 1)
-    assert not torch.equal(seen[2], pictures)  # anew each time
+    assert not torch.equal(seen[2], images)  # anew each time
     ours.generator_losses(real, real, real, LossWeights(adversarial=1.0))
     assert torch.equal(seen[4], seen[5])
 
@@ -148,13 +148,13 @@ def test_every_objective_trains_a_critic(name):
     assert fake.grad.abs().max() > 0
     assert not equal(snapshot(ours), before)
     assert ("penalty" in found) == (name in ("wgan-gp", "dragan"))
-    assert ours.optimizer.param_groups[0]["lr"] == aim.advice.lr
+    assert ours.optimizer.param_groups[0]["lr"] == aim.optimizer_defaults.lr
     assert (ours.draws - 1) == ours.critic_steps == (5 if name.startswith("wgan") else 1)
 
 
 @pytest.mark.parametrize("name", ["patch", "clip"])
 def test_a_trained_critic_tells_real_from_generated(name):
-    """And the generator's gradient leads from the one to the other."""
+    """The generator's gradient points from one to the other."""
     ours = adversary(replace(SMALL[name], lr=2e-3, spectral=False, augment=False))
     real = torch.full((1, 3, 5, 64, 64), 0.7)
     fake, masked = torch.full_like(real, 0.3).requires_grad_(), torch.zeros_like(real)
@@ -177,7 +177,7 @@ def test_began_remembers_the_balance():
 
 
 def test_r1_is_paid_every_few_steps_and_then_for_all_of_them():
-    """A critic w x of one weight per pixel: its slope is w, so R1 is gamma / 2 |w|^2 a picture and frame."""
+    """A critic w x with one weight per pixel: its gradient is w, so R1 is gamma / 2 |w|^2 an image and frame."""
     recipe = AdversaryRecipe(
         "patch", width=1, depth=1, conditional=False, spectral=False, augment=False, r1=2.0, r1_every=3, lr=1e-9
     )  # fmt: skip
@@ -238,17 +238,17 @@ def test_16_bits_leave_losses_and_penalties_at_32():
 
 
 def test_what_the_critics_see():
-    pictures = torch.rand(1, 3, 5, 128, 128)
+    images = torch.rand(1, 3, 5, 128, 128)
     config = GeneratorConfig(width=32, size=128, mask_row=53, network="unet", output="warp", audio_encoder="syncnet")
     whole = replace(PATCH, region="whole")
-    assert torch.equal(seen_by(whole, config, pictures), pictures)
-    assert torch.equal(seen_by(PATCH, config, pictures), pictures[..., 53:, :])
-    mouth = seen_by(SMALL["mouth"], config, pictures)
-    assert torch.equal(mouth, pictures[..., 42:101, 35:94])  # 59 wide about (64, 71.5)
-    assert seen_by(AdversaryRecipe("released", "minimax"), config, pictures).shape[-2:] == (96, 96)
+    assert torch.equal(critic_view(whole, config, images), images)
+    assert torch.equal(critic_view(PATCH, config, images), images[..., 53:, :])
+    mouth = critic_view(SMALL["mouth"], config, images)
+    assert torch.equal(mouth, images[..., 42:101, 35:94])  # 59 wide about (64, 71.5)
+    assert critic_view(AdversaryRecipe("released", "minimax"), config, images).shape[-2:] == (96, 96)
     ramp = torch.linspace(0, 1, 75)[:, None].expand(1, 3, 5, 75, 128)
     lower = torch.cat((torch.zeros(1, 3, 5, 53, 128), ramp), dim=3)
-    square = seen_by(SMALL["autoencoder"], config, lower)
+    square = critic_view(SMALL["autoencoder"], config, lower)
     assert square.shape == (1, 3, 5, 96, 96)  # as many pixels as 75 x 128, in eights
     assert torch.allclose(square[0, 0, 0, :, 0], torch.linspace(0, 1, 96), atol=0.01)
     critic = build_critic(replace(SMALL["autoencoder"], region="mouth"), config)
@@ -261,9 +261,9 @@ def test_what_the_critics_see():
     [
         ({"critic": "pixel"}, "critic must be one of none, released, patch, clip, autoencoder, not 'pixel'"),
         ({"region": "nose"}, "region must be one of masked, mouth, whole, not 'nose'"),
-        ({"objective": "gan2"}, "no objective is called 'gan2'"),
-        ({"critic": "patch", "objective": "began"}, "began asks for the critic the autoencoder, .*, not 'patch'"),
-        ({"critic": "autoencoder"}, "hinge asks for the critic released, patch or clip, not 'autoencoder'"),
+        ({"objective": "gan2"}, "unknown objective 'gan2'"),
+        ({"critic": "patch", "objective": "began"}, "began needs the critic autoencoder, .*, not 'patch'"),
+        ({"critic": "autoencoder"}, "hinge needs the critic released, patch or clip, not 'autoencoder'"),
         ({"critic": "patch", "objective": "wgan"}, "set spectral to false"),
         ({"critic": "released", "region": "mouth"}, "masked or whole"),
         ({"depth": 0}, "depth must be 1 or more, not 0"),
@@ -280,7 +280,7 @@ def test_contradictions_are_refused(options, message):
 def test_a_region_too_small_is_refused_at_once():
     with pytest.raises(ValueError, match="sides of at least 48"):
         adversary(replace(PATCH, depth=4, region="mouth"))
-    with pytest.raises(ValueError, match="the recipe has no critic; there are released, patch"):
+    with pytest.raises(ValueError, match="the recipe has no critic; choose one of released, patch"):
         adversary(AdversaryRecipe())
 
 
@@ -294,7 +294,7 @@ TWO = """
 import json, sys, torch
 from lightning_fabric import Fabric
 from wav2lip.gan.adversary import Adversary, AdversaryRecipe
-from wav2lip.generator.losses import Weights
+from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
 recipe = AdversaryRecipe("patch", "wgan-gp", width=4, depth=2, r1=1.0, r1_every=2, unroll=1, critic_steps=2)
 fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
@@ -304,7 +304,7 @@ ours = Adversary(recipe, config, fabric, 0)
 torch.manual_seed(fabric.global_rank)
 real, fake, masked = torch.rand(3, 1, 3, 5, 64, 64)
 for step in range(2):
-    ours.generator_losses(real, fake.requires_grad_(), masked, Weights(adversarial=1.0))["adversarial"].backward()
+    ours.generator_losses(real, fake.requires_grad_(), masked, LossWeights(adversarial=1.0))["adversarial"].backward()
     found = ours.train_critic(real, fake, masked, step)
 sums = [p.detach().double().sum().item() for p in ours.network.parameters()]
 open(f"{sys.argv[1]}/{fabric.global_rank}.json", "w").write(json.dumps([sums, found["real"].item()]))

@@ -1,4 +1,4 @@
-"""What the critics see, and what they answer."""
+"""Inputs and outputs of the critics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def last_layer(critic: Critic) -> torch.nn.Module:
 @pytest.mark.parametrize(("size", "side"), [(64, 6), (96, 10), (104, 11)])
 def test_patch_logits_are_a_map(size, side):
     critic, faces = PatchCritic(width=4), torch.rand(2, 3, size, size)
-    logits, features = critic.inspect(faces, faces)
+    logits, features = critic.logits_and_features(faces, faces)
     assert logits.shape == (2, 1, side, side)
     assert [tuple(f.shape[1:]) for f in features] == [
         (4, size // 2, size // 2), (8, size // 4, size // 4), (16, size // 8, size // 8), (32, side + 1, side + 1),
@@ -62,7 +62,7 @@ def test_a_logit_sees_its_patch_alone(depth, patch):
 
 
 def test_instance_norm_lets_a_logit_see_everything():
-    """The reason for the default, and that the test above can fail."""
+    """Why batch norm is off by default; also shows that the test above can fail."""
     face = torch.rand(1, 3, 64, 64, requires_grad=True)
     PatchCritic(1, width=2, conditional=False, norm="instance")(face)[0, 0, 0, 0].backward()
     assert face.grad.abs().sum((0, 1)).count_nonzero() > 0.9 * 64 * 64
@@ -76,7 +76,7 @@ def test_batch_norm_stands_where_published():
 @pytest.mark.parametrize(("frames", "times"), [(1, 1), (2, 1), (4, 1), (5, 1), (6, 1), (11, 1), (12, 2), (13, 3)])
 def test_clip_logits(frames, times):
     critic, faces = ClipCritic(frames, width=2), windows(72, frames)
-    logits, features = critic.inspect(faces)
+    logits, features = critic.logits_and_features(faces)
     assert logits.shape == (2, 1, times, 4, 4)
     assert [f.shape[1] for f in features] == [2, 4, 8, 16]
     assert features[0].shape[2:] == (max(1, frames - 2), 36, 36)
@@ -98,13 +98,13 @@ def test_autoencoder_redraws(size, inner):
     assert features[-1].shape == (2, 8)
     assert features[-2].shape[-2:] == (inner, inner)
     assert critic.reconstruct(faces).shape == faces.shape
-    # BEGAN's encoder: `width` channels more at each halving.
+    # BEGAN's encoder: `width` more channels after each downsampling.
     assert [f.shape[1] for f in features[:-1]] == [2 * (i + 1) for i in range(len(features) - 1)]
 
 
 @pytest.mark.parametrize(("error", "expected"), [("absolute", (0.5, 0.25)), ("squared", (0.25, 0.125))])
 def test_energy_by_hand(error, expected):
-    """A decoder that draws grey: all black is 0.5 away everywhere, black with a grey half in one half only."""
+    """A decoder that outputs gray: the error is 0.5 everywhere on black, and on half of a half-gray image."""
     critic = AutoencoderCritic(64, width=2, code=4, error=error)
     torch.nn.init.zeros_(critic.decode[-1].weight)
     torch.nn.init.constant_(critic.decode[-1].bias, 0.5)
@@ -129,7 +129,7 @@ def test_energy_falls_with_training_through_the_code_alone():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_windows_are_judged_as_their_items_are(name):
-    """Frame critics lay windows out time-major; items of a batch do not see each other."""
+    """Frame critics flatten windows time-major; items of a batch are independent."""
     critic, faces, masked = SMALL[name](), windows(), windows()
     logits = critic(faces, masked)
     alone = [critic(faces[i : i + 1], masked[i : i + 1]) for i in range(2)]
@@ -173,7 +173,7 @@ def test_logits_are_not_squashed(name, value):
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_and_features_are_parts_of_inspect(name):
     critic, faces, masked = SMALL[name](), windows(), windows()
-    logits, features = critic.inspect(faces, masked)
+    logits, features = critic.logits_and_features(faces, masked)
     assert torch.equal(critic(faces, masked), logits)
     again = critic.features(faces, masked)
     assert len(again) == len(features) > 3

@@ -1,4 +1,4 @@
-"""The conjugates and output activations of f-GAN against the functions that they come from."""
+"""f-GAN's conjugates and output activations against the generator functions f."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each adversarial objective: its numbers by hand, its gradients, its penalty, and whether it trains."""
+"""Adversarial objectives: values by hand, gradients, penalties, and training on toy data."""
 
 from __future__ import annotations
 
@@ -136,16 +136,16 @@ def test_penalties_of_linear_critics(name):
     nn.init.constant_(critic.weight, 0)
     with torch.no_grad():
         critic.weight[0, :2] = torch.tensor([1.5, 2.0])
-    pictures = torch.rand(2, 4, 3, 2, 2, generator=torch.manual_seed(0)).requires_grad_()
-    penalty = objective(name).penalty(lambda x: critic(x.flatten(1)), *pictures)
+    images = torch.rand(2, 4, 3, 2, 2, generator=torch.manual_seed(0)).requires_grad_()
+    penalty = objective(name).penalty(lambda x: critic(x.flatten(1)), *images)
     assert penalty.item() == pytest.approx(10 * 1.5**2, rel=1e-5)
     penalty.backward()
     assert critic.weight.grad[0, :3].tolist() == pytest.approx([20 * 1.5 * 0.6, 20 * 1.5 * 0.8, 0], rel=1e-4)
-    assert pictures.grad is None
+    assert images.grad is None
 
 
 def test_penalties_look_where_they_should():
-    """A critic x^2 / 2 has the slope |x|: of pictures that are all 3 and 5, between 3 and 5; near real ones, near 3."""
+    """A critic x^2 / 2 has the slope |x|: of images that are all 3 and 5, between 3 and 5; near real ones, near 3."""
     real, fake = torch.full((400, 1), 3.0), torch.full((400, 1), 5.0)
     seen = []
 
@@ -157,7 +157,7 @@ def test_penalties_look_where_they_should():
     penalty = objective("wgan-gp", weight=1.0).penalty(critic, real, fake)
     assert penalty.item() == pytest.approx((4**3 - 2**3) / 6, rel=0.1)  # the mean of (x - 1)^2 over 3 to 5
     assert 3 <= seen[0].min() < 3.1 < 4.9 < seen[0].max() <= 5
-    assert seen[0].unique().numel() > 300  # a place of its own for each picture
+    assert seen[0].unique().numel() > 300  # a place of its own for each image
     spread = 3 + torch.randn(20000, 1)
     objective("dragan", noise=0.75).penalty(critic, spread, fake)
     assert seen[1].mean().item() == pytest.approx(3, abs=0.05)
@@ -177,9 +177,9 @@ def test_most_have_no_penalty():
 
 def test_the_papers_settings():
     wgan, parameters = objective("wgan"), [nn.Parameter(torch.zeros(1))]
-    assert (wgan.critic_steps, wgan.advice) == (5, OptimizerDefaults("rmsprop", 5e-5))
-    assert isinstance(wgan.advice.build(parameters), torch.optim.RMSprop)
-    adam = objective("wgan-gp").advice.build(parameters)
+    assert (wgan.critic_steps, wgan.optimizer_defaults) == (5, OptimizerDefaults("rmsprop", 5e-5))
+    assert isinstance(wgan.optimizer_defaults.build(parameters), torch.optim.RMSprop)
+    adam = objective("wgan-gp").optimizer_defaults.build(parameters)
     assert isinstance(adam, torch.optim.Adam)
     assert (adam.defaults["lr"], adam.defaults["betas"]) == (1e-4, (0.0, 0.9))
     assert [name for name in OBJECTIVES if objective(name).energies] == ["ebgan", "began"]
@@ -188,11 +188,11 @@ def test_the_papers_settings():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("wasserstein", {}, "no objective is called 'wasserstein'; there are minimax, .*wgan-gp, .*jeffrey"),
+        ("wasserstein", {}, "unknown objective 'wasserstein'; choose one of minimax, .*wgan-gp, .*jeffrey"),
         ("hinge", {"margin": 1.0}, "objective hinge: .*'margin'"),
         ("kl", {"pi": 0.5}, "objective kl: .*"),
         ("wgan", {"clip": 0.0}, "clip must be above 0, not 0.0"),
-        ("began", {"gamma": 2.0}, "gamma must lie above 0"),
+        ("began", {"gamma": 2.0}, "gamma must be above 0"),
         ("weighted-jensen-shannon", {"pi": 1.0}, "between 0 and 1, not 1.0"),
     ],
 )
@@ -212,7 +212,7 @@ def perceptron(inputs: int, outputs: int, activation: type[nn.Module]) -> nn.Seq
 
 
 class Autoencoder(nn.Module):
-    """Energies: how far from each point its reconstruction from a single number lies."""
+    """Energies: distance of each point from its reconstruction from a single number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ def train(
     return generator
 
 
-# What differs from the defaults because these are points 2 apart and not pictures.
+# What differs from the defaults because these are points 2 apart and not images.
 ON_THE_RING = {
     "wgan": {"clip": 0.1},
     "wgan-gp": {"weight": 1.0},
@@ -298,7 +298,7 @@ def test_each_objective_trains(name):
 
 @pytest.mark.parametrize(("name", "lr"), [("ebgan", 3e-3), ("began", 1e-2)])
 def test_each_energy_trains(name, lr):
-    """They find few of the Gaussians, but find them: an untrained generator's points lie 0.9 from the nearest."""
+    """They reach few of the Gaussians, but do reach them: untrained points lie 0.9 from the nearest."""
     generator = train(objective(name, **ON_THE_RING[name]), 120, (1e-3, lr), beta=0.0)
     assert torch.cdist(drawn(generator), CENTRES).amin(1).mean() < 0.65
 

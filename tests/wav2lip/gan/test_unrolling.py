@@ -1,4 +1,4 @@
-"""The generator's gradient through critic steps that are undone."""
+"""The generator's gradient through unrolled critic steps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_unrolling_by_hand():
     critic, aim = nn.Linear(1, 1, bias=False), objective("wgan")
     nn.init.constant_(critic.weight, 0.5)
     real, fake = torch.tensor([[2.0]]), torch.tensor([[0.75]], requires_grad=True)
-    slopes = {}
+    gradients = {}
     for steps in (0, 1):
         later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(fake)), steps, lr=0.1)
-        (slopes[steps],) = torch.autograd.grad(aim.generator_loss(later(fake)), fake)
-    assert slopes[0].item() == pytest.approx(-0.5)
-    assert slopes[1].item() == pytest.approx(-(0.5 + 0.1 * (2 - 1.5)))
+        (gradients[steps],) = torch.autograd.grad(aim.generator_loss(later(fake)), fake)
+    assert gradients[0].item() == pytest.approx(-0.5)
+    assert gradients[1].item() == pytest.approx(-(0.5 + 0.1 * (2 - 1.5)))
 
 
 @pytest.mark.parametrize("name", ["non-saturating", "jeffrey", "weighted-jensen-shannon", "wgan-gp"])
@@ -32,9 +32,9 @@ def test_unrolled_gradients_agree_with_finite_differences(name):
     critic, aim = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double(), objective(name)
     real, fake = torch.randn(3, 2).double(), torch.randn(3, 2).double().requires_grad_()
 
-    def loss(pictures: Tensor, steps: int = 3) -> Tensor:
-        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(pictures)), steps, lr=0.3)
-        return aim.generator_loss(later(pictures))
+    def loss(images: Tensor, steps: int = 3) -> Tensor:
+        later = unrolled(critic, lambda c: aim.critic_loss(c(real), c(images)), steps, lr=0.3)
+        return aim.generator_loss(later(images))
 
     assert torch.autograd.gradcheck(loss, fake)
     (ahead,), (now,) = (torch.autograd.grad(loss(fake, steps), fake) for steps in (3, 0))
@@ -65,5 +65,5 @@ def test_the_unrolled_steps_are_gradient_descent_and_are_undone():
 
 @pytest.mark.parametrize(("steps", "lr"), [(-1, 0.1), (1, 0.0)])
 def test_impossible_unrolling_is_refused(steps, lr):
-    with pytest.raises(ValueError, match="0 or more steps at a rate above 0"):
+    with pytest.raises(ValueError, match="0 or more steps and a learning rate above 0"):
         unrolled(nn.Linear(1, 1), lambda c: c(torch.ones(1)).sum(), steps, lr)

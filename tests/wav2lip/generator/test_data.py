@@ -1,4 +1,4 @@
-"""What the generator is shown while it trains."""
+"""The generator's training windows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def counted(tmp_path_factory) -> Clip:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> Clip:
-    """A clip of one still picture of smooth noise."""
+    """A clip with one still frame of smooth noise."""
     path = tmp_path_factory.mktemp("noisy") / "noisy.safetensors"
     rng = np.random.default_rng(0)
     still = cv2.resize(rng.integers(20, 236, (14, 14, 3)).astype(np.uint8), (112, 112), interpolation=cv2.INTER_CUBIC)
@@ -121,7 +121,7 @@ def test_a_larger_generator_gets_larger_pictures_with_the_same_content(noisy):
 
 
 def first_and_references(window: GeneratorWindow) -> tuple[int, list[int]]:
-    """Numbers of the target's first frame and of the reference's frames of a clip whose frames show their numbers."""
+    """Frame numbers of the target's start and of the reference, from a clip whose frames show their numbers."""
     assert (np.diff(window.target[:, 0, 0, 0].astype(int)) == 1).all()
     return int(window.target[0, 0, 0, 0]), window.reference[:, 0, 0, 0].tolist()
 
@@ -178,11 +178,11 @@ def people(tmp_path_factory) -> list[Clip]:
 def test_windows_of_silence_come_from_the_same_speaker(people):
     rests, how = SilenceSampler(people), replace(PLAIN, silent=1.0)
     for clip in people[:2]:
-        windows = [sample(clip, np.random.default_rng(seed), sampling=how, rests=rests) for seed in range(10)]
+        windows = [sample(clip, np.random.default_rng(seed), sampling=how, silence=rests) for seed in range(10)]
         assert all(window.silent and (window.mels == -4).all() for window in windows)
         assert {first_and_references(window)[0] for window in windows} <= {50 + first for first in range(13, 18)}
         assert all(50 <= window.reference.min() <= window.reference.max() < 90 for window in windows)  # of that clip
-    nobody = sample(people[2], np.random.default_rng(0), sampling=how, rests=rests)
+    nobody = sample(people[2], np.random.default_rng(0), sampling=how, silence=rests)
     assert not nobody.silent
     assert nobody.target.min() >= 100
     assert not sample(people[0], np.random.default_rng(0), sampling=how).silent  # knows of no other clip
@@ -190,13 +190,13 @@ def test_windows_of_silence_come_from_the_same_speaker(people):
 
 def test_a_share_of_the_windows_is_silent(people):
     rests, how = SilenceSampler(people), replace(PLAIN, silent=0.3, reference="far")
-    silent = sum(sample(people[0], np.random.default_rng(i), sampling=how, rests=rests).silent for i in range(100))
+    silent = sum(sample(people[0], np.random.default_rng(i), sampling=how, silence=rests).silent for i in range(100))
     assert 17 <= silent <= 43
 
 
 def test_the_windows_depend_on_seed_and_number_alone(tmp_path):
     clips = open_clips(write_talking_clips(tmp_path), 15)
-    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), rests=SilenceSampler(clips))
+    draw = partial(sample, size=64, mask_row=27, sampling=Sampling(silent=0.5), silence=SilenceSampler(clips))
     gather = partial(collate, mask_row=27)
 
     def stream(workers: int, start: int = 0) -> list[GeneratorBatch]:

@@ -1,4 +1,4 @@
-"""What the generator's faces cost."""
+"""Generator losses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from training.losses import total
 from wav2lip.generator.losses import (
     LossWeights,
     SyncSwitch,
-    expert_loss,
     gradient_norms,
+    masked_l1,
     mouth_weight,
-    painting_losses,
-    plain_l1,
     reconstruction_losses,
     relative_loss,
+    sync_expert_loss,
+    warp_losses,
 )
 from wav2lip.generator.model import GeneratorConfig
 
@@ -65,7 +65,7 @@ def test_reconstruction_by_hand():
     assert losses["l1"].item() == pytest.approx(2 * 0.6 / (5 * 24))
     assert losses["gradient"].item() == pytest.approx((2 * 0.6 / 18 + 0.6 / 12) / 5)  # two neighbours beside, one below
     assert losses["temporal"].item() == pytest.approx(2 * 0.6 / (4 * 24))  # once to come, once to go
-    assert plain_l1(picture, target, 2).item() == pytest.approx(0.6 / (5 * 24))
+    assert masked_l1(picture, target, 2).item() == pytest.approx(0.6 / (5 * 24))
 
 
 def test_an_even_error_is_neither_an_edge_nor_flicker():
@@ -86,12 +86,12 @@ def test_a_loss_without_a_weight_is_not_computed():
     assert reconstruction(window(), window(), gradient=0, laplacian=0, temporal=0) == {"l1": 0}
     config = GeneratorConfig(output="warp")
     fields = torch.zeros(1, 6, 96, 96)
-    assert list(painting_losses(fields, config, LossWeights())) == ["smooth", "paint"]
-    assert not painting_losses(fields, config, LossWeights(smooth=0, paint=0))
+    assert list(warp_losses(fields, config, LossWeights())) == ["smooth", "paint"]
+    assert not warp_losses(fields, config, LossWeights(smooth=0, paint=0))
 
 
 def pyramid(x: np.ndarray) -> list[np.ndarray]:
-    """The octaves of (H, W), by OpenCV's filters."""
+    """The Laplacian pyramid of (H, W), by OpenCV's filters."""
     kernel = np.array([1, 4, 6, 4, 1]) / 16
     octaves = []
     for _ in range(3):
@@ -118,7 +118,7 @@ def test_painting_by_hand():
     fields[0, 5, :60] = 9  # above the mask: costs nothing
     fields[0, 5, 60:78] = np.log(3)  # half of the masked rows: the logistic function of ln 3 is 3/4, that of 0 is 1/2
     fields[0, 0, 90, 5] = np.arctanh(0.4)  # below the ramp: 0.4 of max_flow 0.25, beside and below four zeros
-    losses = painting_losses(fields, config, LossWeights())
+    losses = warp_losses(fields, config, LossWeights())
     assert losses["paint"].item() == pytest.approx(0.625)
     assert losses["smooth"].item() == pytest.approx(0.1 * (2 / (2 * 36 * 95) + 2 / (2 * 35 * 96)))
 
@@ -154,7 +154,7 @@ def test_plain_l1_is_the_originals(shared):
     with np.load(shared / "reference/golden/losses.npz") as golden:
         made = torch.from_numpy(golden["fake_u8"] / np.float32(255)).transpose(1, 2).flatten(0, 1)
         real = torch.from_numpy(golden["window_bgr"] / np.float32(255)).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        assert plain_l1(made, real, 0).item() == pytest.approx(float(golden["l1"]), abs=1e-4)
+        assert masked_l1(made, real, 0).item() == pytest.approx(float(golden["l1"]), abs=1e-4)
 
 
 def test_the_expert_judges_the_mouths_it_was_trained_on():
@@ -166,12 +166,12 @@ def test_the_expert_judges_the_mouths_it_was_trained_on():
 
     expert = SyncExpert(stand_in)
     pictures = torch.rand(1, 3, 5, 96, 96)
-    loss = expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16))
+    loss = sync_expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16))
     assert loss.item() == pytest.approx(-np.log(0.8))
     assert seen["mouths"].shape == (1, 15, 64, 64)
     frame_2_green = seen["mouths"][0, 3 * 2 + 1]
     assert torch.allclose(frame_2_green, pictures[0, 1, 2, 28:92, 16:80], atol=1e-4)
-    expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16), shift=(-3, 4))
+    sync_expert_loss(expert, pictures, torch.zeros(1, 1, 80, 16), shift=(-3, 4))
     left_and_down = seen["mouths"][0, 3 * 2 + 1]
     assert torch.allclose(left_and_down, pictures[0, 1, 2, 32:96, 13:77], atol=1e-4)
 
@@ -183,16 +183,16 @@ def test_larger_pictures_show_the_expert_the_same_mouth():
         return (0.3 * centres[None] + 0.6 * centres[:, None]).expand(1, 3, 5, size, size)
 
     expert = SyncExpert(lambda mel, mouths: None, region=CropRegion(12 / 96, 22 / 96, 72 / 96, 48))
-    small, large = expert.look(ramp(96)), expert.look(ramp(192))
+    small, large = expert.crop_input(ramp(96)), expert.crop_input(ramp(192))
     assert small.shape == large.shape == (1, 15, 48, 48)
     assert torch.allclose(small, large, atol=1e-5)
     assert small[0, 0, 0, 0].item() == pytest.approx(0.3 * (12 + 0.75) / 96 + 0.6 * (22 + 0.75) / 96, abs=1e-5)
 
 
 class Hears:
-    """An expert whose cosine of a window is the mean of its first frame's blue; the sound is ignored."""
+    """An expert whose cosine is the mean blue of a window's first frame; the audio is ignored."""
 
-    def look(self, pictures: Tensor, shift: tuple[float, float]) -> Tensor:
+    def crop_input(self, pictures: Tensor, shift: tuple[float, float]) -> Tensor:
         return pictures[:, 0, 0].mean((1, 2))
 
     def network(self, mel: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,7 +205,7 @@ def cosines(*values: float) -> Tensor:
 
 
 def heard(*values: float, **options) -> Tensor:
-    return expert_loss(Hears(), cosines(*values), torch.zeros(len(values), 1, 80, 16), **options)
+    return sync_expert_loss(Hears(), cosines(*values), torch.zeros(len(values), 1, 80, 16), **options)
 
 
 def test_the_kinds_of_sync_loss_by_hand():
@@ -235,7 +235,7 @@ def test_silent_windows_are_left_out(kind):
     only = {"kind": kind, "real": cosines(0.6), "still": cosines(0.1)}
     assert heard(0.2, 0.5, silent=torch.tensor([True, False]), **options).item() == heard(0.5, **only).item()
     pictures = cosines(0.2, 0.5).requires_grad_()
-    none = expert_loss(Hears(), pictures, torch.zeros(2, 1, 80, 16), silent=torch.tensor([True, True]), **options)
+    none = sync_expert_loss(Hears(), pictures, torch.zeros(2, 1, 80, 16), silent=torch.tensor([True, True]), **options)
     assert none.item() == 0
     assert torch.autograd.grad(none, pictures)[0].eq(0).all()
 
@@ -247,7 +247,7 @@ def test_the_shipped_expert_pulls_at_the_pictures_alone(kind):
     pictures, real, still = torch.rand(3, 2, 3, 5, 96, 96)
     pictures.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = expert_loss(expert, pictures, mel, (1, -2), kind, None, real.requires_grad_(), still)
+        loss = sync_expert_loss(expert, pictures, mel, (1, -2), kind, None, real.requires_grad_(), still)
     assert loss.dtype == torch.float32
     loss.backward()
     assert pictures.grad.abs().max() > 0

@@ -1,4 +1,4 @@
-"""The networks in the released shapes compute what the released ones compute."""
+"""The networks with the released architecture compute the same outputs as the originals."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ RELEASED: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 @pytest.fixture(autouse=True)
 def _flush_denormals():
-    """Untrained networks reach numbers so small that a CPU handles them in software."""
+    """Flushes denormals, which untrained networks produce and CPUs handle slowly."""
     torch.set_flush_denormal(True)
     yield
     torch.set_flush_denormal(False)

@@ -1,4 +1,4 @@
-"""The original authors' files open; whatever else is in a `.pth` is named, and nothing in it runs."""
+"""The original checkpoints load; any other `.pth` file is identified, and none is executed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def write(path, content, legacy=False):
 
 
 def refusal(path, kind=None):
-    """The one line with which a file is refused."""
+    """The one-line error message for a file."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at the message
         read_released(path, kind)
     message = str(caught.value)
@@ -40,7 +40,7 @@ def refusal(path, kind=None):
 
 
 class Touch:
-    """A pickle of this runs a command that leaves a file."""
+    """Unpickling this runs a command that creates a file."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -190,7 +190,7 @@ def test_a_checkpoint_that_runs_code_is_refused_and_does_not_run(tmp_path, place
     message = refusal(write(tmp_path / "a.pth", content, legacy))
     assert f"rejected: its pickle references {os.system.__module__}.system" in message
     assert not marker.exists()
-    torch.load(tmp_path / "a.pth", weights_only=False)  # the file is live ammunition
+    torch.load(tmp_path / "a.pth", weights_only=False)  # the payload does run when unpickled
     assert marker.exists()
 
 

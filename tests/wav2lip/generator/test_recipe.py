@@ -1,4 +1,4 @@
-"""What a generator is trained by: the shipped recipes, rates, and contradictions."""
+"""Generator recipes: shipped recipes, learning rates and invalid combinations."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ PAINTS = GeneratorConfig()
     ("changes", "message"),
     [
         ({"windows_per_step": 0}, "windows_per_step must be 1 or more, not 0"),
-        ({"windows_per_step": 6, "accumulate": 4}, "windows_per_step 6 cannot be taken in 4 parts"),
+        ({"windows_per_step": 6, "accumulate": 4}, "accumulate 4 does not divide windows_per_step 6"),
         ({"lr": -1.0}, r"lr must be 0 or more, not -1\.0"),
         ({"lr": float("nan")}, "lr must be 0 or more, not nan"),
-        ({"ema": 1.0}, r"ema is a share below 1, not 1\.0"),
-        ({"betas": (0.9, 1.0)}, r"betas are two shares below 1, not \(0\.9, 1\.0\)"),
-        ({"sync_start": -1}, "sync_start is a step from 0 on, or none, not -1"),
+        ({"ema": 1.0}, r"ema must be at least 0 and below 1, not 1\.0"),
+        ({"betas": (0.9, 1.0)}, r"betas must be two numbers of at least 0 and below 1, not \(0\.9, 1\.0\)"),
+        ({"sync_start": -1}, "sync_start must be 0 or more, or null, not -1"),
         ({"adversary": AdversaryRecipe("patch")}, "critic needs a weight .* 'patch', weights.adversarial 0.0"),
         (
             {"weights": LossWeights(adversarial=0.1)},
@@ -117,7 +117,7 @@ def said(recipe: Any, given: Any) -> None:
 
 @pytest.mark.parametrize("name", ["laptop", "original"])
 def test_the_shipped_recipes_say_everything(name):
-    import yaml  # jsonargparse brings it
+    import yaml  # a dependency of jsonargparse
 
     said(GeneratorRecipe(), yaml.safe_load((ROOT / "configs" / f"wav2lip-{name}.yaml").read_text()))
 

@@ -1,4 +1,4 @@
-"""Where references come from, and where mouths rest."""
+"""Sampling of references and silent windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from preprocessing.dataset.clips import Clip
 from tests.material import write_numbered_clip
-from wav2lip.generator.reference_sampling import FramePoses, SilenceSampler, reference_frames, silent_places
+from wav2lip.generator.reference_sampling import FramePoses, SilenceSampler, reference_frames, silent_windows
 
 FRAMES, MARGIN = 40, 8
 
@@ -102,14 +102,14 @@ def test_silent_places_are_silent_from_three_frames_before_to_three_after(tmp_pa
         return not any(flags[c] for c in range(129) if 5 * c < 16 * (frame + 1) and 5 * (c + 1) > 16 * frame)
 
     expected = [first for first in range(3, FRAMES - 7) if all(quiet(k) for k in range(first - 3, first + 8))]
-    assert silent_places(clip).tolist() == expected
+    assert silent_windows(clip).tolist() == expected
     assert expected  # some are there
 
 
 def test_nothing_rests_in_a_clip_shorter_than_a_window_with_its_margins(tmp_path):
     for frames, count in ((10, 0), (11, 1), (12, 2)):
         clip = clip_of(tmp_path / f"{frames}.safetensors", np.zeros(1 + frames * 640 // 200, bool), frames=frames)
-        assert len(silent_places(clip)) == count
+        assert len(silent_windows(clip)) == count
 
 
 def test_the_stillest_of_the_silent_windows_is_taken(tmp_path):
@@ -117,7 +117,7 @@ def test_the_stillest_of_the_silent_windows_is_taken(tmp_path):
     flags[32:87] = False  # frames 10 to 26: windows from 13 to 19
     mouths[19:24] = 100 + 3 * 21  # it opens evenly, but rests in the window from 19 on
     clip = clip_of(tmp_path / "a.safetensors", flags, mouths)
-    assert silent_places(clip).tolist() == list(range(13, 20))
+    assert silent_windows(clip).tolist() == list(range(13, 20))
     drawn = [SilenceSampler([clip]).draw(clip, 40 / 96, np.random.default_rng(seed)) for seed in range(30)]
     assert all(place and place[0] is clip for place in drawn)
     firsts = [place[1] for place in drawn if place]
@@ -129,7 +129,7 @@ def test_a_clip_is_looked_into_once(tmp_path, monkeypatch):
     clip, looked = clip_of(tmp_path / "a.safetensors", np.ones(129, bool)), []
     rests = SilenceSampler([clip])
     monkeypatch.setattr(
-        "wav2lip.generator.reference_sampling.silent_places", lambda clip: looked.append(clip) or np.zeros(0, int)
+        "wav2lip.generator.reference_sampling.silent_windows", lambda clip: looked.append(clip) or np.zeros(0, int)
     )
     assert not looked
     assert rests.draw(clip, 0.4, np.random.default_rng(0)) is None

@@ -1,4 +1,4 @@
-"""The shipped shape: a U-Net that warps the reference and hears the sound at every level."""
+"""The shipped architecture: an audio-conditioned U-Net that warps the reference."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from syncnet.model import ChannelNorm, SmallSyncNet
 from syncnet.sync_expert import SyncExpert
 from training.checkpoint import Checkpoint
 from wav2lip.generator.checkpoints import load_generator
-from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, picture_of, render, split_fields
+from wav2lip.generator.model import FIELDS, Generator, GeneratorConfig, frames_from_output, render, split_fields
 from wav2lip.generator.train_state import load_audio_encoder
 from wav2lip.generator.unet import FiLMResBlock, UNetGenerator, build_generator
 
 SMALL = GeneratorConfig(8, 64, 26, "warp", audio_encoder="syncnet", network="unet")
-SHIPPED = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")
+DEFAULT_GENERATOR = GeneratorConfig(32, 128, 53, "warp", audio_encoder="syncnet", network="unet")
 
 
 def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
-    """Sounds over their whole range and smooth pictures."""
+    """Mels over their whole range and smooth frames."""
     draw = torch.Generator().manual_seed(0)
     mel = torch.rand(batch, 1, 80, 16, generator=draw) * 8 - 4
     coarse = torch.rand(batch, 6, 8, 8, generator=draw)
@@ -36,7 +36,7 @@ def inputs(size: int, batch: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def lively(config: GeneratorConfig = SMALL) -> UNetGenerator:
-    """One whose zero layers are filled, so that everything has a say."""
+    """A generator whose zero-initialized layers are filled, so that every layer affects the output."""
     torch.manual_seed(1)
     generator = UNetGenerator(config).eval()
     for module in generator.modules():
@@ -98,7 +98,7 @@ def test_its_parts_learn_but_not_its_ears():
     learnt = [weight for weight in generator.parameters() if weight.requires_grad]
     optimizer, losses = torch.optim.Adam(learnt, lr=3e-3), []
     for _ in range(12):
-        picture = picture_of(generator(mel, faces), faces, SMALL)
+        picture = frames_from_output(generator(mel, faces), faces, SMALL)
         loss = (picture - target)[:, :, SMALL.mask_row :].abs().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -118,13 +118,13 @@ def test_it_adopts_an_experts_ears():
         load_audio_encoder(generator, expert("layer"))
     own = Generator(GeneratorConfig(width=2))
     before = {key: value.clone() for key, value in own.state_dict().items()}
-    load_audio_encoder(own, theirs)  # has ears of its own
+    load_audio_encoder(own, theirs)  # has its own audio encoder
     assert all(torch.equal(before[key], value) for key, value in own.state_dict().items())
 
 
 def test_the_shipped_shape_is_small_and_cheap():
-    """At most 4 GMAC a picture and 20 MB in 16 bits were asked for."""
-    generator = UNetGenerator(SHIPPED)
+    """Budget: at most 4 GMAC a frame and 20 MB in 16 bits."""
+    generator = UNetGenerator(DEFAULT_GENERATOR)
     weights = sum(weight.numel() for weight in generator.parameters())
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         generator(*inputs(128, 1))
@@ -178,7 +178,7 @@ def test_the_configuration_chooses_the_network():
         ({"audio_encoder": "own"}, "'warp' and the audio_encoder 'syncnet' only"),
         ({"size": 72}, "a multiple of 16 from 64 on, not 72"),
         ({"size": 48}, "a multiple of 16 from 64 on, not 48"),
-        ({"width": 0}, "width is 1 or more"),
+        ({"width": 0}, "width must be 1 or more"),
         ({"max_flow": 0.0}, "max_flow a share"),
         ({"mask_row": 64}, "inside the picture of 64 rows, not at 64"),
     ],

@@ -1,4 +1,4 @@
-"""How a generator is measured on held-out clips, and the sheet that shows what it makes."""
+"""Evaluation of a generator on held-out clips, and the sample sheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.material import write_talking_clips
 from wav2lip.generator import validation
 from wav2lip.generator.data import Sampling, sample
 from wav2lip.generator.model import GeneratorConfig
-from wav2lip.generator.sample_grid import COLUMNS, HEAD, sample_grid, write_png
+from wav2lip.generator.sample_grid import COLUMNS, HEADER, sample_grid, write_png
 from wav2lip.generator.unet import build_generator
 from wav2lip.generator.validation import HeldOutEvaluation
 
@@ -36,7 +36,7 @@ def judge() -> SyncExpert:
 
 
 class Answers(nn.Module):
-    """Paints what it is told to for each sound; it knows frames by the sum of their mel."""
+    """Paints a given answer for each mel; it identifies frames by the sum of their mel."""
 
     def __init__(self, answers: dict[float, Tensor]) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Answers(nn.Module):
 
 
 def test_figures_by_hand(clips, judge):
-    """A generator that paints the real frame for a sound, brighter by 0.1: of another's sound, another's frame."""
+    """A generator that paints the real frame of the given audio, brighter by 0.1."""
     exam = HeldOutEvaluation(clips, PAINT, judge)
     answers, real = {}, []
     for window in exam.windows:
@@ -68,7 +68,7 @@ def test_figures_by_hand(clips, judge):
     for window, frames in zip(exam.windows, real, strict=True):
         mel = torch.from_numpy(window.window_mel)[None]
         pictures = [frames.transpose(0, 1)[None], (frames + 0.1).transpose(0, 1)[None]]
-        heard, *seen = judge.network.embed_mel(mel), *(judge.network.embed_faces(judge.look(x)) for x in pictures)
+        heard, *seen = judge.network.embed_mel(mel), *(judge.network.embed_faces(judge.crop_input(x)) for x in pictures)
         cosines.append([float((heard * face).sum()) for face in seen])
     assert [found["judge_real"], found["judge_own"]] == pytest.approx(np.mean(cosines, axis=0).tolist(), abs=1e-4)
     assert found["own_sound_better"] in (0, 1 / 3, 2 / 3, 1)
@@ -80,7 +80,7 @@ def test_the_windows_are_always_the_same_and_undisguised(clips, judge, monkeypat
     for number, (clip, window) in enumerate(zip(clips, exam.windows, strict=True)):
         expected = sample(clip, np.random.default_rng((7, number)), 64, 27, Sampling.plain())
         assert all(np.array_equal(a, b) for a, b in zip(vars(window).values(), vars(expected).values(), strict=True))
-    monkeypatch.setattr(validation, "MOST", 2)  # of many clips some, from the first to the last
+    monkeypatch.setattr(validation, "MAX_CLIPS", 2)  # of many clips some, from the first to the last
     few = HeldOutEvaluation(clips, WARP, judge).windows
     assert [np.array_equal(a.target, exam.windows[k].target) for a, k in zip(few, (0, 2), strict=True)] == [True, True]
 
@@ -98,9 +98,9 @@ def test_the_sheet_shows_what_it_says(clips, judge, tmp_path):
     exam = HeldOutEvaluation(clips, WARP, judge)
     exam.show(build_generator(WARP), tmp_path / "grid.png")
     sheet = cv2.imread(str(tmp_path / "grid.png"))
-    assert sheet.shape == (HEAD + 3 * 64, 4 * 64, 3)
+    assert sheet.shape == (HEADER + 3 * 64, 4 * 64, 3)
     for row, window in enumerate(exam.windows):
-        faces = sheet[HEAD + row * 64 : HEAD + (row + 1) * 64]
+        faces = sheet[HEADER + row * 64 : HEADER + (row + 1) * 64]
         reference, masked, made, real = (faces[:, k * 64 : (k + 1) * 64] for k in range(4))
         assert np.array_equal(reference, window.reference[2])
         assert np.array_equal(real, window.target[2])
@@ -113,9 +113,9 @@ def test_the_sheet_shows_what_it_says(clips, judge, tmp_path):
 def test_a_sheet_by_hand(tmp_path: Path):
     values = [0.0, 0.2, 0.4, 1.2]  # beyond white is white
     sheet = sample_grid(*(torch.full((2, 3, 96, 96), value) for value in values))
-    assert sheet.shape == (HEAD + 192, 384, 3)
-    assert sheet[HEAD:, 50::96, 0].tolist() == [[0, 51, 102, 255]] * 192
-    assert sheet[:HEAD].any()
+    assert sheet.shape == (HEADER + 192, 384, 3)
+    assert sheet[HEADER:, 50::96, 0].tolist() == [[0, 51, 102, 255]] * 192
+    assert sheet[:HEADER].any()
     assert len(COLUMNS) == 4
     write_png(sheet, tmp_path / "a.png")
     assert np.array_equal(cv2.imread(str(tmp_path / "a.png")), sheet)

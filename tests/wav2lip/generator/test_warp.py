@@ -1,4 +1,4 @@
-"""The warping generator: its input, its six fields, the picture they make, and the file it is opened from."""
+"""The warping generator: input, fields, rendering, and loading from a file."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_released_generator_opens_with_the_released_front_end(tmp_path):
     ("changes", "message"),
     [
         ({"kind": "small-syncnet"}, "kind 'small-syncnet', where 'generator' is needed"),
-        ({"config": asdict(SMALL) | {"width": 8}}, "holds other weights than its header says"),
+        ({"config": asdict(SMALL) | {"width": 8}}, "do not match its header"),
         ({"config": asdict(SMALL) | {"size": 100}}, "96 times a power of two"),
         ({"config": asdict(SMALL) | {"depth": 3}}, "depth"),
         ({"config": asdict(SMALL) | {"size": "large"}}, None),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wav2lip.gan.autoencoder import AutoencoderCritic
 from wav2lip.gan.critics import ClipCritic, PatchCritic
-from wav2lip.gan.regularisation import DifferentiableAugmentation, DrawnAugmentation, r1_penalty, spectrally_normalised
+from wav2lip.gan.regularization import AugmentationParams, DifferentiableAugmentation, apply_spectral_norm, r1_penalty
 
 OFF = {field.name: 0.0 for field in fields(DifferentiableAugmentation)}
 
@@ -42,7 +42,7 @@ def test_spectral_norm_bounds_every_layer(make):
             parameter.mul_(5)
     assert min(largest(critic)) > 1.1
     layers = len(largest(critic))
-    assert spectrally_normalised(spectrally_normalised(critic)) is critic  # twice does no more than once
+    assert apply_spectral_norm(apply_spectral_norm(critic)) is critic  # twice does no more than once
     with torch.no_grad():
         for _ in range(20):
             critic(faces, faces)
@@ -52,14 +52,14 @@ def test_spectral_norm_bounds_every_layer(make):
 
 
 class Linear(nn.Module):
-    """D(x) = <weight, x> for each picture, or for each column of it."""
+    """D(x) = <weight, x> for each image, or for each column of it."""
 
     def __init__(self, weight: Tensor, columns: bool = False) -> None:
         super().__init__()
         self.weight, self.columns = nn.Parameter(weight), columns
 
-    def forward(self, pictures: Tensor, condition: Tensor | None = None) -> Tensor:
-        scored = pictures * self.weight * (1 if condition is None else condition)
+    def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
+        scored = images * self.weight * (1 if condition is None else condition)
         return scored.sum((1, 2)) if self.columns else scored.flatten(1).sum(1, keepdim=True)
 
 
@@ -73,7 +73,7 @@ def test_r1_of_a_linear_critic_by_hand():
 
 
 def test_r1_of_a_map_takes_each_pictures_mean_logit():
-    """Two logits of a picture, their mean's gradient is w / 2: 5 * 4 * (3 / 2)^2."""
+    """Two logits of an image, their mean's gradient is w / 2: 5 * 4 * (3 / 2)^2."""
     penalty = r1_penalty(Linear(torch.full((1, 2, 2), 3.0), columns=True), torch.rand(7, 1, 2, 2), gamma=10)
     assert penalty.item() == pytest.approx(45)
 
@@ -93,12 +93,12 @@ def test_r1_does_not_depend_on_how_frames_are_laid_out():
 
 
 def test_r1_falls_when_it_is_minimised_through_spectral_norm_and_augmentation():
-    critic = spectrally_normalised(PatchCritic(2, width=4, conditional=False))
+    critic = apply_spectral_norm(PatchCritic(2, width=4, conditional=False))
     faces, augmentation = torch.rand(2, 3, 32, 32), DifferentiableAugmentation()
-    disguise = augmentation.draw(2)
+    params = augmentation.draw(2)
 
     def penalty() -> Tensor:
-        return r1_penalty(critic, augmentation.apply(faces, disguise))
+        return r1_penalty(critic, augmentation.apply(faces, params))
 
     optimizer, first = torch.optim.Adam(critic.parameters(), 1e-2), penalty().item()
     for _ in range(6):
@@ -108,11 +108,11 @@ def test_r1_falls_when_it_is_minimised_through_spectral_norm_and_augmentation():
     assert 0 < penalty().item() < 0.7 * first
 
 
-def still(**values: list[float]) -> DrawnAugmentation:
-    """A disguise that changes nothing but what is named."""
+def still(**values: list[float]) -> AugmentationParams:
+    """An augmentation that changes only what is named."""
     count = len(next(iter(values.values())))
-    rest = {field.name: [0.0] * count for field in fields(DrawnAugmentation)}
-    return DrawnAugmentation(**{name: torch.tensor(value) for name, value in (rest | values).items()})
+    rest = {field.name: [0.0] * count for field in fields(AugmentationParams)}
+    return AugmentationParams(**{name: torch.tensor(value) for name, value in (rest | values).items()})
 
 
 def test_off_changes_nothing():
@@ -148,7 +148,7 @@ def test_translation_moves_whole_pixels_and_fills_with_black():
 
 def test_cutout_hides_a_rectangle_of_half_the_sides():
     augmentation = DifferentiableAugmentation(**(OFF | {"cutout": 0.5}))
-    made = augmentation.apply(torch.ones(2, 3, 8, 16), still(across=[0.5, 0.0], along=[0.5, 1.0]))
+    made = augmentation.apply(torch.ones(2, 3, 8, 16), still(cutout_x=[0.5, 0.0], cutout_y=[0.5, 1.0]))
     expected = torch.ones(2, 3, 8, 16)
     expected[0, :, 2:6, 4:12] = 0
     expected[1, :, 6:, :4] = 0  # the corner at the lower left, so a quarter of the rectangle
@@ -164,13 +164,13 @@ def test_frames_of_a_window_are_augmented_alike_and_windows_apart():
 
 
 def test_real_generated_and_masked_are_the_same_where_they_were():
-    """The same map of colours and places, whatever else is in the picture."""
+    """The same color and spatial transformation, regardless of the image."""
     augmentation, real = DifferentiableAugmentation(cutout=0), torch.rand(4, 3, 5, 32, 32)
     masked = real.clone()
     masked[..., 16:, :] = 0
-    disguise = augmentation.draw(4)
-    difference = (augmentation.apply(real, disguise) - augmentation.apply(masked, disguise)).abs().amax((1, 2))
-    for item, down in enumerate((disguise.down * 0.125 * 32).round().long().tolist()):
+    params = augmentation.draw(4)
+    difference = (augmentation.apply(real, params) - augmentation.apply(masked, params)).abs().amax((1, 2))
+    for item, down in enumerate((params.down * 0.125 * 32).round().long().tolist()):
         assert difference[item, : 16 + down].max() < 1e-6
         assert difference[item, 16 + down : 28].max() > 0.01
 
@@ -178,9 +178,9 @@ def test_real_generated_and_masked_are_the_same_where_they_were():
 def test_the_gradient_flows_as_finite_differences_say():
     augmentation = DifferentiableAugmentation(cutout=0.3)
     faces = torch.rand(1, 3, 2, 4, 5, dtype=torch.double, requires_grad=True)
-    disguise = augmentation.draw(1, torch.Generator().manual_seed(3))
-    assert torch.autograd.gradcheck(lambda x: augmentation.apply(x, disguise), faces)
-    augmentation.apply(faces, disguise).sum().backward()
+    params = augmentation.draw(1, torch.Generator().manual_seed(3))
+    assert torch.autograd.gradcheck(lambda x: augmentation.apply(x, params), faces)
+    augmentation.apply(faces, params).sum().backward()
     assert 0.3 < (faces.grad != 0).double().mean() < 1  # what is cut out or moved away has none
 
 
@@ -188,18 +188,18 @@ def test_draws_are_seeded_and_keep_their_ranges():
     draws = [DifferentiableAugmentation().draw(500, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0].right, draws[1].right)
     assert not torch.equal(draws[0].right, draws[2].right)
-    for field in fields(DrawnAugmentation):
-        values, low = getattr(draws[0], field.name), 0 if field.name in ("across", "along") else -1
+    for field in fields(AugmentationParams):
+        values, low = getattr(draws[0], field.name), 0 if field.name in ("cutout_x", "cutout_y") else -1
         assert low <= values.min() < low + 0.05
         assert 0.95 < values.max() < 1
 
 
 def test_a_generator_is_pulled_towards_real_colours_through_the_augmentation():
-    """A critic that likes bright pictures brightens the generator's picture."""
-    augmentation, picture = DifferentiableAugmentation(), torch.full((1, 3, 16, 16), 0.3, requires_grad=True)
+    """A critic that likes bright images brightens the generator's image."""
+    augmentation, image = DifferentiableAugmentation(), torch.full((1, 3, 16, 16), 0.3, requires_grad=True)
     for _ in range(20):
-        F.softplus(-augmentation.apply(picture, augmentation.draw(1)).mean()).backward()
-    assert (picture.grad < 0).float().mean() > 0.9
+        F.softplus(-augmentation.apply(image, augmentation.draw(1)).mean()).backward()
+    assert (image.grad < 0).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])
@@ -207,5 +207,5 @@ def test_refusals(value):
     with pytest.raises(ValueError, match=f"cutout must be from 0 to 1, not {value}"):
         DifferentiableAugmentation(cutout=value)
     augmentation = DifferentiableAugmentation()
-    with pytest.raises(ValueError, match="the disguise is for 1 windows, not 2"):
+    with pytest.raises(ValueError, match="the augmentation was drawn for 1 windows, not 2"):
         augmentation.apply(torch.zeros(2, 3, 8, 8), augmentation.draw(1))
