@@ -30,6 +30,10 @@ class MeshLabels:
     found: np.ndarray
     times: np.ndarray
 
+    def first(self, count: int | None) -> MeshLabels:
+        """The first so many frames; None for all."""
+        return MeshLabels(self.points[:count], self.found[:count], self.times[:count])
+
 
 def load_labels(path: Path) -> MeshLabels:
     """The labels that `preprocessing.faces.landmarks.label` wrote.

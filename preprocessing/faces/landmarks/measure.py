@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -77,7 +78,7 @@ def measure_video(
     fps = 1 / max(float(np.median(np.diff(labels.times))), 1e-3) if len(labels.times) > 1 else 25.0
     tracker, found, spent = LandmarkTracker(network, detector, smoothing=smoothing), [], 0.0
     with open_media(video) as container:
-        for frame in decode(container, container.streams.video[0]):
+        for frame in islice(decode(container, container.streams.video[0]), len(labels.found)):
             picture, begun = to_bgr(frame, frame.width, frame.height), time.process_time()
             found += tracker.push(picture)
             spent += time.process_time() - begun
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--network", type=Path, help="checkpoint (default: the shipped one)")
     flags.add_argument("--yunet", type=Path, help="YuNet's model file")
     flags.add_argument("--skip", default="", help="leave out videos whose names begin so")
+    flags.add_argument("--frames", type=int, default=0, help="compare only so many at the start of each (default: all)")
     flags.add_argument("--raw", action="store_true", help="without smoothing")
     return flags
 
@@ -114,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for video, labels in labelled_videos(given.videos, given.mesh):
             if given.skip and video.stem.startswith(given.skip):
                 continue
-            rows.append(measure_video(video, load_labels(labels), network, detector, smoothing))
+            truth = load_labels(labels).first(given.frames or None)
+            rows.append(measure_video(video, truth, network, detector, smoothing))
             _print(video.stem, rows[-1])
         keys = sorted(set().union(*rows), key=list(max(rows, key=len)).index) if rows else []
         _print("mean", {key: float(np.nanmean([row.get(key, np.nan) for row in rows])) for key in keys})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, to_pixels
+from preprocessing.faces.landmarks.model import PARTS, LandmarkNet, NetworkConfig, to_pixels
 from preprocessing.faces.landmarks.views import View, box_view, face_view, mouth_view
 from preprocessing.faces.mesh import MESH_INDICES, HeadPose, Landmarks
 from training.checkpoint import Checkpoint
@@ -72,25 +71,7 @@ def load_landmarks(path: Path | None = None) -> MeshLandmarks:
     saved = Checkpoint.load(source, KIND)
     if saved.config.get("mesh") != list(MESH_INDICES):
         raise UsageError(f"the landmark network {source} gives other points than this program's: use the shipped one")
-    return MeshLandmarks(*(_restore(saved, part) for part in ("face", "mouth")))
-
-
-def join_parts(parts: Sequence[Path], target: Path) -> None:
-    """Writes the networks of two training runs, "face" and "mouth", into one checkpoint.
-
-    Raises:
-        UsageError: a file is no such network.
-    """
-    saved = [Checkpoint.load(path, f"{KIND}-{part}") for path, part in zip(parts, ("face", "mouth"), strict=True)]
-    config = {"mesh": list(MESH_INDICES)} | {
-        part: one.config["network"] for part, one in zip(("face", "mouth"), saved, strict=True)
-    }
-    weights = {
-        f"{part}.{name}": value
-        for part, one in zip(("face", "mouth"), saved, strict=True)
-        for name, value in one.weights.items()
-    }
-    Checkpoint(KIND, config, {}, {}, weights, max(one.step for one in saved)).save(target, half=True)
+    return MeshLandmarks(*(_restore(saved, part) for part in PARTS))
 
 
 def network_config(values: dict) -> NetworkConfig:

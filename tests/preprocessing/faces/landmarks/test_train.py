@@ -15,8 +15,9 @@ from preprocessing.faces.landmarks import label, train
 from preprocessing.faces.landmarks.augmentation import Augmentation, ExampleMaker
 from preprocessing.faces.landmarks.crops import SIZE as CROP
 from preprocessing.faces.landmarks.crops import make_crops, open_crops
+from preprocessing.faces.landmarks.join import join_parts
 from preprocessing.faces.landmarks.model import NetworkConfig, to_pixels
-from preprocessing.faces.landmarks.predictor import join_parts, load_landmarks
+from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.landmarks.train import LandmarkRecipe, draw_batch, main, person_shares
 from preprocessing.faces.mesh import LIPS_OUTER
 from preprocessing.media.video_writer import VideoWriter
@@ -129,9 +130,9 @@ def test_another_recipe_is_refused(material, tmp_path, capsys):
 def test_two_runs_join_into_one_checkpoint(material, tmp_path):
     for part in ("face", "mouth"):
         assert run(material, tmp_path / part, f"--network.part={part}", "--steps=2") == 0
-    join_parts([tmp_path / part / "network.safetensors" for part in ("face", "mouth")], tmp_path / "both.safetensors")
+    join_parts(*(tmp_path / part / "network.safetensors" for part in ("face", "mouth")), tmp_path / "both.safetensors")
     found = load_landmarks(tmp_path / "both.safetensors")(portrait(), BOX)
     assert found.points.shape == (206, 3)
     assert np.isfinite(found.points).all()
     with pytest.raises(UsageError, match="landmarks-mouth"):
-        join_parts([tmp_path / "face" / "network.safetensors"] * 2, tmp_path / "both.safetensors")
+        join_parts(*[tmp_path / "face" / "network.safetensors"] * 2, tmp_path / "both.safetensors")
