@@ -1,0 +1,151 @@
+"""The training crops: upright faces with their points, cut once from labelled videos and kept as plain arrays."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.landmarks.labels import labelled_videos, load_labels, person_of, stills
+from preprocessing.faces.landmarks.views import FACE_CENTER, View, roll
+from preprocessing.faces.mesh import HeadPose, opening
+from preprocessing.media.color_conversion import to_bgr
+from preprocessing.media.video_reader import decode, open_media
+
+SIZE, SIDE = 240, 200.0  # of a kept crop: pixels, and units of the canonical face
+LEAST_FRAMES = 10  # with a face; a clip with fewer is left out
+LEAST_SCALE = 0.3  # pixels a unit; smaller faces show no lips
+BACKGROUND_SIZE, BACKGROUND_EVERY = 120, 6
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Upright faces and places without one.
+
+    Attributes:
+        images: (N, 240, 240, 3) uint8 BGR, a memory map.
+        points: (N, 206, 3) float32, pixels of the crop.
+        persons: (N,) who it is, text.
+        background: (M, 120, 120, 3) uint8, parts of the frames beside the face.
+    """
+
+    images: np.ndarray
+    points: np.ndarray
+    persons: np.ndarray
+    background: np.ndarray
+
+
+def open_crops(folder: Path) -> Crops:
+    """What `make_crops` wrote.
+
+    Raises:
+        UsageError: there is nothing whole in the folder.
+    """
+    if not (folder / "done.json").is_file():
+        raise UsageError(f"{folder} holds no whole set of crops")
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Crops(images, *(np.load(folder / f"{name}.npy") for name in ("points", "persons", "background")))
+
+
+def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictures: Path | None = None) -> None:
+    """Cuts up to `per_person` frames of every person, the mouths as differently open as they come.
+
+    Args:
+        videos: Folder of NAME__CLIP.mp4.
+        labels: Folder of their label files.
+        folder: Where the arrays go.
+        per_person: Frames.
+        pictures: File of labelled stills; all of them are taken.
+
+    Raises:
+        UsageError: no video has labels.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = _choose(videos, labels, per_person)
+    count = sum(len(rows) for rows in wanted.values())
+    total = count + (sum(1 for _ in stills(pictures)) if pictures else 0)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (total, SIZE, SIZE, 3))
+    points, persons, background = [], [], []
+    for name, frame, mesh in _faces(wanted, labels, pictures):
+        view = crop_view(HeadPose.of(mesh))
+        images[len(points)] = view.crop(frame, SIZE)
+        points.append(view.to_crop(mesh, SIZE))
+        persons.append(name)
+        if len(points) % BACKGROUND_EVERY == 0 and len(points) <= count:
+            background += _beside(frame, view, len(points))
+    images.flush()
+    np.save(folder / "points.npy", np.array(points, np.float32))
+    np.save(folder / "persons.npy", np.array(persons))
+    np.save(folder / "background.npy", np.array(background, np.uint8).reshape(-1, BACKGROUND_SIZE, BACKGROUND_SIZE, 3))
+    (folder / "done.json").write_text(json.dumps({"faces": len(points), "persons": len(set(persons))}) + "\n")
+
+
+def crop_view(pose: HeadPose) -> View:
+    """The upright square of `SIDE` units around a face."""
+    return View(pose.repose(FACE_CENTER[None])[0, :2], float(pose.scale) * SIDE, roll(pose))
+
+
+def _choose(videos: Path, labels: Path, per_person: int) -> dict[Path, np.ndarray]:
+    """The frames that are cut from each video."""
+    clips = defaultdict(list)
+    for video, label in labelled_videos(videos, labels):
+        clips[person_of(video.stem)].append((video, label))
+    rng, chosen = np.random.default_rng(SEED), {}
+    for person in sorted(clips):
+        found = clips[person]
+        some = [found[k] for k in rng.permutation(len(found))[:per_person]]
+        some = some[: max(6, per_person // 20)]  # of hundreds of clips, a few show the person as well
+        for video, label in some:
+            chosen[video] = _spread(label, max(4, per_person // len(some)), rng)
+    return chosen
+
+
+def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Frames drawn evenly over how far the mouth is open, sorted."""
+    mesh = load_labels(label)
+    rows = np.flatnonzero(mesh.found)
+    if len(rows) < LEAST_FRAMES:
+        return rows[:0]
+    pose = HeadPose.of(mesh.points[rows])
+    rows, open_ = rows[pose.scale > LEAST_SCALE], opening(pose.unpose(mesh.points[rows]))[pose.scale > LEAST_SCALE]
+    if len(rows) <= count:
+        return rows
+    levels = rng.uniform(open_.min(), np.quantile(open_, 0.99), count // 2)
+    near = [rows[np.argmin(np.abs(open_ - level + rng.normal(0, 0.3, len(open_))))] for level in levels]
+    return np.unique([*near, *rng.choice(rows, count - len(near), replace=False)])
+
+
+def _faces(
+    wanted: dict[Path, np.ndarray], labels: Path, pictures: Path | None
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Person, frame and points of everything that is cut."""
+    for video, rows in tqdm(wanted.items(), disable=None, unit="video"):
+        mesh, want = load_labels(labels / f"{video.stem}.npz"), set(rows.tolist())
+        if not want:
+            continue
+        with open_media(video) as container:
+            for k, frame in enumerate(decode(container, container.streams.video[0])):
+                if k > max(want):
+                    break
+                if k in want:
+                    yield person_of(video.stem), to_bgr(frame, frame.width, frame.height), mesh.points[k]
+    if pictures:
+        yield from stills(pictures)
+
+
+def _beside(frame: np.ndarray, view: View, seed: int) -> list[np.ndarray]:
+    """A square of the frame that does not reach the face, if one is found."""
+    rng = np.random.default_rng((SEED, seed))
+    height, width = frame.shape[:2]
+    for _ in range(10):
+        center, side = rng.uniform(0, [width, height]), view.side * np.exp(rng.uniform(-1.5, 0.3))
+        if np.abs(center - view.center).max() > side / 2 + view.side * 0.3:
+            return [View(center, side, rng.uniform(-0.5, 0.5)).crop(frame, BACKGROUND_SIZE)]
+    return []

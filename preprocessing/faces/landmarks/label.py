@@ -1,0 +1,102 @@
+"""Writes the mesh points of videos, to train landmark networks on: `python label.py OUT VIDEO...`
+
+One OUT/NAME.npz for each video: the points of MediaPipe FaceMesh (with attention to lips and eyes, one face, tracking),
+frame by frame, for `preprocessing.faces.landmarks.train --mesh OUT`. Videos that have a file there already are passed
+over. The person in a video is what stands before two underscores in its name: NAME__CLIP.mp4.
+
+MediaPipe needs another numpy than this program, so this file stands alone and runs in an environment of its own:
+
+    python -m venv mesh && mesh/bin/pip install mediapipe==0.10.21 "numpy<2" av
+    mesh/bin/python preprocessing/faces/landmarks/label.py labels videos/*.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEPS = 8  # a pixel; how finely points are stored
+# preprocessing.faces.mesh.MESH_INDICES, as ranges: this file can import nothing of the program.
+RANGES = (
+    "0-2 6 8-20 32-33 37-43 55 57-58 61-62 72-74 76-78 80-92 94-97 99 106 125 127 130 132-133 135-136 138 140-141 "
+    "146 148-152 164-165 167-172 175-187 191-192 194-195 197 199-202 204 206-208 210-216 234 241-242 250 262-263 "
+    "267-273 285 287-288 291-292 302-304 306-308 310-322 324-326 328 335 354 356 359 361-362 364-365 367 369-370 "
+    "375 377-379 391 393-397 400-411 415-416 418 421-422 424 426-428 430-436 454 461-462"
+)
+
+
+def mesh_indices() -> list[int]:
+    """The 206 of MediaPipe's points that are kept."""
+    ends = [[int(end) for end in part.split("-")] for part in RANGES.split()]
+    return [index for span in ends for index in range(span[0], span[-1] + 1)]
+
+
+def pack(points: np.ndarray) -> np.ndarray:
+    """(T, 206, 3) pixels → the bytes of the steps from frame to frame, low bytes first, compressed."""
+    whole = np.clip(np.round(points * STEPS), -(2**15) + 1, 2**15 - 1).astype(np.int32)
+    steps = np.diff(whole, axis=0, prepend=np.zeros_like(whole[:1])).astype("<i2")
+    data = steps.transpose(2, 1, 0).copy().view(np.uint8).reshape(-1, 2).T.tobytes()
+    return np.frombuffer(lzma.compress(data, preset=9), np.uint8)
+
+
+def mesh_of(video: Path) -> Iterator[tuple[float, np.ndarray | None]]:
+    """Seconds and the points (206, 3) in pixels of every frame in the order of decoding; None without a face."""
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    import av
+    import mediapipe
+
+    kept = mesh_indices()
+    mesh: Any = mediapipe.solutions.face_mesh.FaceMesh(
+        max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.4, min_tracking_confidence=0.5
+    )
+    with mesh, av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        for k, frame in enumerate(container.decode(stream)):
+            picture = frame.to_ndarray(format="rgb24")
+            found = mesh.process(picture).multi_face_landmarks
+            time = k / float(stream.average_rate or 25) if frame.pts is None else float(frame.pts * stream.time_base)
+            size = np.array([frame.width, frame.height, frame.width])
+            places = found[0].landmark if found else None
+            yield time, None if places is None else np.array([(p.x, p.y, p.z) for p in places])[kept] * size
+
+
+def label(video: Path, target: Path) -> str:
+    """Writes a video's labels, whole or not at all; returns what to say about it."""
+    frames = list(mesh_of(video))
+    none = np.zeros((len(mesh_indices()), 3))
+    points = np.array([none if found is None else found for _, found in frames]).reshape(-1, *none.shape)
+    found = np.array([found is not None for _, found in frames], bool)
+    part = target.with_suffix(".part.npz")
+    np.savez(part, steps=pack(points), found=found, times=[time for time, _ in frames], frames=len(frames))
+    os.replace(part, target)
+    return f"{video.name}: {found.sum()} of {len(frames)} frames with a face"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 1 if a video could not be read."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the labels")
+    parser.add_argument("videos", type=Path, nargs="+")
+    given, failed = parser.parse_args(argv), 0
+    given.out.mkdir(parents=True, exist_ok=True)
+    for video in given.videos:
+        target = given.out / f"{video.stem}.npz"
+        if target.exists():
+            continue
+        try:
+            print(label(video, target), flush=True)
+        except (OSError, IndexError, ValueError) as error:
+            print(f"{video}: cannot be read ({error})", file=sys.stderr)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Mesh labels on disk: the points of every frame of a video, and of single pictures."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from preprocessing.errors import MediaError, UsageError
+from preprocessing.faces.mesh import MESH_INDICES
+
+STEPS = 8  # a pixel; how finely points are stored
+
+
+@dataclass(frozen=True)
+class MeshLabels:
+    """The mesh points of a video's frames, in the order in which they are decoded.
+
+    Attributes:
+        points: (T, 206, 3) float32 pixels, z in pixels, too; 0 where no face was found.
+        found: (T,) bool.
+        times: (T,) seconds.
+    """
+
+    points: np.ndarray
+    found: np.ndarray
+    times: np.ndarray
+
+    def first(self, count: int | None) -> MeshLabels:
+        """The first so many frames; None for all."""
+        return MeshLabels(self.points[:count], self.found[:count], self.times[:count])
+
+
+def load_labels(path: Path) -> MeshLabels:
+    """The labels that `preprocessing.faces.landmarks.label` wrote.
+
+    Raises:
+        MediaError: the file is damaged or something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            frames, packed = int(file["frames"]), lzma.decompress(file["steps"].tobytes())
+            found, times = file["found"], file["times"]
+        # The low bytes of all numbers come before the high ones, and each number is a difference to the frame before.
+        steps = np.frombuffer(packed, np.uint8).reshape(2, -1).T.copy().view("<i2")
+        steps = steps.reshape(3, len(MESH_INDICES), frames).transpose(2, 1, 0)
+    except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
+        raise MediaError(f"{path} holds no mesh labels ({error})") from error
+    points = np.cumsum(steps, 0, dtype=np.int32) / STEPS
+    return MeshLabels(points.astype(np.float32), found.astype(bool), times)
+
+
+def person_of(name: str) -> str:
+    """Who is seen in the file NAME__CLIP: what stands before the two underscores; without them, the whole name."""
+    return name.split("__")[0]
+
+
+def labelled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
+    """The videos of a folder with the label files of the same name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [(path, labels / f"{path.stem}.npz") for path in sorted(videos.glob("*.mp4"))]
+    found = [(video, label) for video, label in found if label.is_file()]
+    if not found:
+        raise UsageError(f"no video of {videos} has labels NAME.npz in {labels}: make them with landmarks/label.py")
+    return found
+
+
+def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Single labelled pictures: the source's name, pixels uint8 BGR and points (206, 3) float32 of each.
+
+    Raises:
+        MediaError: the file is damaged or something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data, ends, points, names = (file[name] for name in ("jpeg", "offsets", "points", "video"))
+    except (OSError, KeyError, ValueError) as error:
+        raise MediaError(f"{path} holds no labelled pictures ({error})") from error
+    for k, name in enumerate(names):
+        picture = cv2.imdecode(data[ends[k] : ends[k + 1]], cv2.IMREAD_COLOR)
+        yield str(name), picture, points[k].astype(np.float32) / STEPS

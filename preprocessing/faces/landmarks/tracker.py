@@ -1,0 +1,160 @@
+"""Following one face's mesh points through a video: each frame's points say where to look in the next one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.face_track import FaceDetector, reduce_frame
+from preprocessing.faces.identity import choose, overlap, parse_select
+from preprocessing.faces.landmarks.predictor import LandmarkNetwork
+from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingConfig
+from preprocessing.faces.mesh import HeadPose, Landmarks, canonical_face
+from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
+
+SAME_FACE = 0.5  # share of the smaller box inside the other one
+LARGEST_STEP = 0.4  # between two frames, in shares of the face's height
+LARGEST_GROWTH = 1.35
+
+
+@dataclass(frozen=True)
+class LandmarkTrackerConfig:
+    """How a face is followed.
+
+    Attributes:
+        select: Who is followed from the start of a shot: largest, left, right, center, or the face nearest to 'X,Y'.
+        every: Frames from one check by the detector to the next.
+        retry: The same while there is no face, or its presence is in doubt.
+        least_presence: Below it the detector is asked whether there still is a face.
+        detect_side: Pixels of the longer side of the frames that the detector is given.
+    """
+
+    select: str = "largest"
+    every: int = 50
+    retry: int = 5
+    least_presence: float = 0.4
+    detect_side: int = 640
+
+    def __post_init__(self) -> None:
+        parse_select(self.select)
+        if self.every < 1 or self.retry < 1 or self.detect_side < 32 or not 0 <= self.least_presence <= 1:
+            raise UsageError("landmark tracking needs every, retry >= 1, detect_side >= 32 and a presence from 0 to 1")
+
+
+class LandmarkTracker:
+    """Mesh points of one person, frame by frame. Memory is constant; points come up to `max_lag` frames late.
+
+    The detector is asked at a shot's start, where the presence falls or the points leap, and every `every` frames: if
+    its box is elsewhere, the face is taken up anew there.
+
+    Args:
+        network: who finds points near a place.
+        detector: who finds faces.
+        config: how a face is followed.
+        smoothing: how strongly jitter is taken out.
+    """
+
+    def __init__(
+        self,
+        network: LandmarkNetwork,
+        detector: FaceDetector,
+        config: LandmarkTrackerConfig | None = None,
+        smoothing: SmoothingConfig | None = None,
+    ) -> None:
+        self._network, self._detector, self.config = network, detector, config or LandmarkTrackerConfig()
+        self._select = parse_select(self.config.select)
+        self._smoother = LandmarkSmoother(smoothing)
+        self.max_lag = AHEAD + self._smoother.config.reach
+        """Frames that the points given back may be behind the frames pushed: cuts and smoothing wait for later ones."""
+        self._cuts, self._waiting = SceneCutDetector(), deque[np.ndarray]()
+        self._last: Landmarks | None = None
+        self._since = 0  # frames since the detector was asked
+        self.detections = 0
+        """How often the detector was asked."""
+
+    def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[Landmarks | None]:
+        """The points of each frame, in order; None where no face is."""
+        for frame in frames:
+            yield from self.push(frame)
+        yield from self.finish()
+
+    def push(self, frame: np.ndarray) -> list[Landmarks | None]:
+        """Takes the next frame, uint8 BGR (H, W, 3); gives the points of the frames that are final now, in order."""
+        self._waiting.append(frame)
+        verdict = self._cuts.push(frame)
+        return [] if verdict is None else self._advance(self._waiting.popleft(), verdict)
+
+    def finish(self) -> list[Landmarks | None]:
+        """The points of the frames that are still open, after the last push."""
+        given: list[Landmarks | None] = []
+        for verdict in self._cuts.finish():
+            given += self._advance(self._waiting.popleft(), verdict)
+        return given + self._smoother.finish()
+
+    def _advance(self, frame: np.ndarray, cut: bool) -> list[Landmarks | None]:
+        """One frame, in order, with the verdict on it."""
+        given: list[Landmarks | None] = []
+        if cut:
+            self._last, self._since = None, self.config.retry
+            given += self._smoother.finish()
+        self._since += 1
+        self._last = self._begin(frame) if self._last is None else self._follow(frame, self._last)
+        if self._last is None:
+            return [*given, *self._smoother.finish(), None]
+        return [*given, *self._smoother.push(self._last)]
+
+    def _begin(self, frame: np.ndarray) -> Landmarks | None:
+        """Looks for a face where nobody is followed."""
+        if self._since < self.config.retry and self.detections:
+            return None
+        boxes = self._detect(frame)
+        place = choose(boxes, self._select, (frame.shape[1], frame.shape[0]))
+        return None if place < 0 else self._network(frame, boxes[place])
+
+    def _follow(self, frame: np.ndarray, last: Landmarks) -> Landmarks | None:
+        """The points near the last ones, after a check by the detector where there is reason for one."""
+        found = self._network(frame, last)
+        leapt = _leap(last, found)
+        doubt = found.presence < self.config.least_presence and self._since >= self.config.retry
+        if not (leapt or doubt or self._since >= self.config.every):
+            return found
+        boxes = self._detect(frame)
+        if not leapt and any(_same(face_box(found), box) for box in boxes):
+            return found
+        near = [box for box in boxes if _same(face_box(last), box)] or boxes
+        if near:
+            best = max(near, key=lambda box: overlap(face_box(last), box))
+            return self._network(frame, best)
+        return None if leapt or doubt else found
+
+    def _detect(self, frame: np.ndarray) -> list[np.ndarray]:
+        """The boxes (4,) of the faces in a frame."""
+        small = reduce_frame(frame, self.config.detect_side)
+        scale = np.array([frame.shape[1] / small.shape[1], frame.shape[0] / small.shape[0]])
+        self._since, self.detections = 0, self.detections + 1
+        return [face.box * np.tile(scale, 2) for face in self._detector([small])[0]]
+
+
+def face_box(found: Landmarks) -> np.ndarray:
+    """The box (4,) around the canonical face in the head's pose, x1 y1 x2 y2, as a detector's: the mouth shut."""
+    points = HeadPose.of(found.points).repose(canonical_face())[:, :2]
+    return np.concatenate([points.min(0), points.max(0)])
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes may be of one face: they overlap and are of like size."""
+    growth = (one[2:] - one[:2]).max() / max((other[2:] - other[:2]).max(), 1e-6)
+    return overlap(one, other) > SAME_FACE and 0.5 < growth < 2
+
+
+def _leap(last: Landmarks, found: Landmarks) -> bool:
+    """Whether a face is said to have moved or grown in one frame as no face does."""
+    before, after = face_box(last), face_box(found)
+    height = (before[2:] - before[:2]).max()
+    growth = (after[2:] - after[:2]).max() / max(height, 1e-6)
+    step = np.abs(before - after).max() / max(height, 1e-6)
+    return not (1 / LARGEST_GROWTH < growth < LARGEST_GROWTH and step < LARGEST_STEP)

@@ -1,0 +1,300 @@
+"""Trains one of the two landmark networks on labelled videos.
+
+    python -m preprocessing.faces.landmarks.train --config configs/landmarks-face.yaml \\
+        --videos VIDEOS --mesh LABELS --out runs/landmarks-face
+
+The folder of the run receives network.safetensors (the averaged weights), log.jsonl, config.json and state.pt, from
+which the same command resumes. The crops are cut once and kept in --cache. Exit code: 0 when it has trained, 1 when it
+could not go on, 2 for wrong usage, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from preprocessing.commands import run_command
+from preprocessing.errors import TrainingError, UsageError
+from preprocessing.faces.landmarks.augmentation import Augmentation, Example, ExampleMaker
+from preprocessing.faces.landmarks.crops import Crops, make_crops, open_crops
+from preprocessing.faces.landmarks.losses import LandmarkLoss, LossWeights, measure_points
+from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, to_pixels
+from preprocessing.faces.mesh import MESH_INDICES
+from training.checkpoint import Checkpoint
+from training.engine import Engine
+from training.losses import total
+from training.options import parse_recipe
+from training.run import RESUMES, RunFolder, due
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class LandmarkRecipe:
+    """How a network is trained.
+
+    Attributes:
+        network: Its shape.
+        augmentation: What is done to its examples.
+        weights: Of the losses.
+        steps: Training steps.
+        batch_size: Examples a step.
+        lr: The highest rate; it rises over `warmup` steps and falls along a cosine.
+        warmup: Steps.
+        weight_decay: AdamW's.
+        average: Of the weights, how much the running average keeps at each step.
+        person_power: A person with n crops is drawn in proportion to n to this power.
+        seed: Of everything that is drawn.
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    weights: LossWeights = field(default_factory=LossWeights)
+    steps: int = 6000
+    batch_size: int = 32
+    lr: float = 2e-3
+    warmup: int = 150
+    weight_decay: float = 1e-3
+    average: float = 0.998
+    person_power: float = 0.6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+    def lr_at(self, step: int) -> float:
+        """The rate of a step."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))) + self.lr * 1e-3
+
+
+@dataclass(frozen=True)
+class LandmarkTrainOptions:
+    """The job.
+
+    Attributes:
+        videos: Folder of NAME__CLIP.mp4; what stands before the underscores says who is seen.
+        mesh: Folder of their mesh labels (preprocessing/faces/landmarks/label.py makes them).
+        out: The run's folder; an earlier run there goes on.
+        stills: File of labelled pictures of more people.
+        val_videos: Folder of videos of other people, to validate on.
+        val_mesh: Folder of their labels.
+        cache: Folder of the crops, cut at the first run; by default OUT/crops.
+        per_person: Frames cut of each person.
+        log_every: Steps from one logged loss to the next.
+        validate_every: Steps from one check, and one saved state, to the next.
+    """
+
+    videos: Path
+    mesh: Path
+    out: Path
+    stills: Path | None = None
+    val_videos: Path | None = None
+    val_mesh: Path | None = None
+    cache: Path | None = None
+    per_person: int = 60
+    log_every: int = 50
+    validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("per_person", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if (self.val_videos is None) != (self.val_mesh is None):
+            raise UsageError("val_videos and val_mesh go together")
+
+
+@dataclass
+class LandmarkTrainState:
+    """Everything that lives while training; `forward` is the network as Fabric runs it, `averaged` what is kept."""
+
+    recipe: LandmarkRecipe
+    fabric: Fabric
+    network: LandmarkNet
+    averaged: LandmarkNet
+    forward: nn.Module
+    optimizer: Any
+    loss: LandmarkLoss
+    step: int = 0
+
+
+def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray) -> LandmarkTrainState:
+    """A new network that says the mean points (P, 3) of every face."""
+    torch.manual_seed(recipe.seed)
+    network = LandmarkNet(recipe.network)
+    network.start_from(torch.from_numpy(mean))
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    forward, optimizer = fabric.setup(network, optimizer)
+    return LandmarkTrainState(recipe, fabric, network, averaged, forward, optimizer, LandmarkLoss(recipe.network))
+
+
+def draw_batch(maker: ExampleMaker, shares: np.ndarray, recipe: LandmarkRecipe, step: int) -> list[Tensor]:
+    """The examples of a step: images, points, presence, weights. They depend on seed and step alone."""
+    rng = np.random.default_rng((recipe.seed, step))
+    rows = rng.choice(len(shares), recipe.batch_size, p=shares)
+    return collate([maker.draw(row, rng) for row in rows])
+
+
+def collate(examples: Sequence[Example]) -> list[Tensor]:
+    """Images (B, 3, S, S) from 0 to 1, points (B, P, 3), presence (B,), weights (B,)."""
+    images = torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2)
+    points = torch.from_numpy(np.stack([example.points for example in examples]))
+    presence = torch.tensor([example.presence for example in examples])
+    return [images.float() / 255, points, presence, torch.tensor([example.weight for example in examples])]
+
+
+def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+    """One step; returns the losses by name.
+
+    Raises:
+        TrainingError: the loss is not finite; the network is as it was before.
+    """
+    recipe, fabric = state.recipe, state.fabric
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.lr_at(state.step)
+    images, truth, presence, weight = batch
+    points, logits = state.forward(images.contiguous(memory_format=torch.channels_last))
+    losses = state.loss(points, logits, truth, presence, weight)
+    loss = total(losses, recipe.weights)
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+    state.optimizer.zero_grad()
+    fabric.backward(loss)
+    fabric.clip_gradients(state.forward, state.optimizer, max_norm=20.0, error_if_nonfinite=False)
+    state.optimizer.step()
+    state.step += 1
+    _average(state)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+@torch.no_grad()
+def _average(state: LandmarkTrainState) -> None:
+    """Moves the averaged network towards the trained one; faster while it is young."""
+    keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
+    ours, theirs = state.averaged.state_dict(), state.network.state_dict()
+    for name, value in ours.items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 1 - keep)
+        else:
+            value.copy_(theirs[name])
+
+
+def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
+    """(N,) how often each crop is drawn; together 1."""
+    _, which, counts = np.unique(persons, return_inverse=True, return_counts=True)
+    shares = counts[which] ** (power - 1.0)
+    return shares / shares.sum()
+
+
+@torch.no_grad()
+def validate(network: LandmarkNet, crops: Crops, maker: ExampleMaker, batch: int = 32) -> dict[str, float]:
+    """Errors on crops as a perfect tracker would show them; points the network does not give are taken as right."""
+    found = crops.points.copy().astype(np.float64)
+    for first in range(0, len(found), batch):
+        rows = range(first, min(first + batch, len(found)))
+        images = collate([maker.plain(row) for row in rows])[0]
+        points, _ = network(images.contiguous(memory_format=torch.channels_last))
+        for row, shares in zip(rows, points.double().numpy(), strict=True):
+            pixels = to_pixels(shares, network.config.size)
+            found[row, network.config.rows()] = maker.views[row].to_frame(pixels, network.config.size)
+    return measure_points(found, crops.points)
+
+
+def save_network(recipe: LandmarkRecipe, network: LandmarkNet, step: int, path: Path) -> None:
+    """Writes the network as 16-bit floats."""
+    config = {"network": asdict(recipe.network), "mesh": list(MESH_INDICES)}
+    Checkpoint(f"landmarks-{recipe.network.part}", config, {}, {}, network.state_dict(), step).save(path, half=True)
+
+
+def check(state: LandmarkTrainState, run: RunFolder, held_out: tuple[Crops, ExampleMaker] | None) -> None:
+    """Validates, and writes the checkpoint and the state; by one of several processes."""
+    if not run.writes:
+        return
+    if held_out:
+        run.log(state.step, **{f"val_{name}": value for name, value in validate(state.averaged, *held_out).items()})
+    save_network(state.recipe, state.averaged, state.step, run.folder / "network.safetensors")
+    parts = {"network": state.network, "averaged": state.averaged, "optimizer": state.optimizer}
+    saved = {name: part.state_dict() for name, part in parts.items()}
+    run.save_state({"step": state.step, "recipe": asdict(state.recipe)} | saved)
+
+
+def resume(state: LandmarkTrainState, run: RunFolder) -> None:
+    """Goes on from the folder's state if there is one.
+
+    Raises:
+        UsageError: it was trained by another recipe; the field and both values are named.
+    """
+    if (saved := run.load_state(asdict(state.recipe))) is None:
+        return
+    for name in ("network", "averaged", "optimizer"):
+        getattr(state, name).load_state_dict(saved[name])
+    state.step = saved["step"]
+    run.rewind(state.step)
+
+
+def load_crops(videos: Path, mesh: Path, cache: Path, per_person: int, stills: Path | None = None) -> Crops:
+    """The crops of the cache, cut first where it is empty."""
+    if not (cache / "done.json").is_file():
+        make_crops(videos, mesh, cache, per_person, stills)
+    return open_crops(cache)
+
+
+def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -> None:
+    """Trains up to `recipe.steps` steps.
+
+    Raises:
+        UsageError: the videos, the options or an earlier run in the folder do not fit.
+        TrainingError: the loss is not finite.
+    """
+    if engine.devices > 1:
+        raise UsageError(f"a landmark network is trained by one process, not {engine.devices}")
+    cache = flags.cache or flags.out / "crops"
+    crops = load_crops(flags.videos, flags.mesh, cache / "train", flags.per_person, flags.stills)
+    maker, held_out = ExampleMaker(crops, recipe.network, recipe.augmentation), None
+    if flags.val_videos and flags.val_mesh:
+        others = load_crops(flags.val_videos, flags.val_mesh, cache / "val", flags.per_person)
+        held_out = others, ExampleMaker(others, recipe.network, recipe.augmentation)
+    fabric = engine.launch()
+    run = RunFolder(flags.out, writes=fabric.is_global_zero)
+    some = np.random.default_rng(recipe.seed).choice(len(crops.points), min(500, len(crops.points)), replace=False)
+    state = start(recipe, fabric, np.mean([maker.plain(row).points for row in some], 0))
+    resume(state, run)
+    run.write_config(asdict(recipe))
+    shares = person_shares(crops.persons, recipe.person_power)
+    for step in tqdm(range(state.step, recipe.steps), initial=state.step, total=recipe.steps, disable=None):
+        losses = train_step(state, fabric.to_device(draw_batch(maker, shares, recipe, step)))
+        if due(state.step, flags.log_every):
+            run.log(state.step, **{name: value.item() for name, value in losses.items()})
+        if due(state.step, flags.validate_every) or state.step == recipe.steps:
+            check(state, run, held_out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see --help)."""
+
+    def job() -> None:
+        given = sys.argv[1:] if argv is None else argv
+        program = "python -m preprocessing.faces.landmarks.train"
+        flags, recipe, engine = parse_recipe(given, program, __doc__, LandmarkTrainOptions, LandmarkRecipe, Engine)
+        train(recipe, flags, engine)
+
+    return run_command("preprocessing.faces.landmarks.train", job, RESUMES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

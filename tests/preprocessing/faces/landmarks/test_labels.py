@@ -1,0 +1,48 @@
+"""Mesh labels: what the labelling script packs is what is loaded, and it keeps the points that are ours."""
+
+import numpy as np
+import pytest
+
+from preprocessing.errors import MediaError, UsageError
+from preprocessing.faces.landmarks import label
+from preprocessing.faces.landmarks.labels import labelled_videos, load_labels, person_of
+from preprocessing.faces.mesh import MESH_INDICES
+
+
+def test_the_script_keeps_our_points():
+    assert tuple(label.mesh_indices()) == MESH_INDICES
+
+
+def test_packed_points_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 300, (1, 206, 3)) + np.cumsum(rng.normal(0, 3, (20, 206, 3)), 0)
+    found = np.arange(20) != 7
+    points[~found] = 0
+    np.savez(tmp_path / "a.npz", steps=label.pack(points), found=found, times=np.arange(20) / 25, frames=20)
+    loaded = load_labels(tmp_path / "a.npz")
+    assert np.abs(loaded.points - points).max() <= 0.5 / label.STEPS + 1e-4
+    assert (loaded.found == found).all()
+    assert loaded.times[-1] == pytest.approx(0.76)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "b.npz", x=np.zeros(3))
+    for name in ("a", "b"):
+        with pytest.raises(MediaError, match="holds no mesh labels"):
+            load_labels(tmp_path / f"{name}.npz")
+
+
+def test_videos_are_those_with_labels(tmp_path):
+    for name in ("ann__1.mp4", "ben__1.mp4", "ann__1.npz", "cat.npz"):
+        (tmp_path / name).touch()
+    assert [video.stem for video, _ in labelled_videos(tmp_path, tmp_path)] == ["ann__1"]
+    with pytest.raises(UsageError, match="make them with"):
+        labelled_videos(tmp_path, tmp_path / "none")
+    assert (person_of("ann__1__b"), person_of("cat")) == ("ann", "cat")
+
+
+def test_the_labels_beside_the_repository_load(shared):
+    found = load_labels(next(iter(sorted((shared / "mesh" / "val").glob("grid_s2*.npz")))))
+    assert found.points.shape[1:] == (206, 3)
+    assert found.found.mean() > 0.9
