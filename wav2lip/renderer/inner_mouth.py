@@ -13,6 +13,7 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
+from wav2lip.renderer.lip_edges import lip_edges
 
 DEGREES = 0.08  # a degree of yaw or pitch counts like so many units of shape
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
@@ -185,9 +186,10 @@ def cut_mouth(
     to_crop = plane.copy()
     to_crop[:, 2] -= low
     to_crop *= reduction
-    inner = in_plane(points[LIPS_INNER], plane)
+    edges = lip_edges(frame, points)
+    inner = in_plane(edges, plane)
     inside = np.zeros(pixels.shape[:2], np.uint8)
-    polygon = (points[LIPS_INNER, :2] - low) * reduction
+    polygon = (edges[:, :2] - low) * reduction
     cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
     looks = _looks(pixels, inside > 0)
     return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, _split(pixels, to_crop, inner))

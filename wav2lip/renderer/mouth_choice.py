@@ -14,7 +14,7 @@ from wav2lip.renderer.target import smoothstep
 
 UNCOVERED, COVERED = 2.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
 SHARP = 0.4  # cost of an entry without any detail
-SWITCH_SHUT, SWITCH_OPEN = 0.05, 2.0  # cost of a switch: behind shut lips, and per unit of opening
+SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: behind shut lips, and per unit of opening
 NEVER = 1e9
 
 

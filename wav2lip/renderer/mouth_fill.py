@@ -13,8 +13,10 @@ DARK = np.array([24.0, 20.0, 46.0])  # BGR of a mouth's depth where none was see
 SOFT_RIM = 0.35  # units; blur of the cavity's edge
 COVER = 0.25  # units by which the fill reaches over the lips' edges: a mesh is off by so much
 SHADOW = 1.6  # units; reach of the lips' colour into the cavity
-RIM, INSET = 0.7, 0.25  # units; how a retrieved mouth fades in from its own lips, and where it begins
+TONGUE = 6.0  # units above the lower lip over which the cavity darkens
+RIM, INSET = 0.6, 0.0  # units; how a retrieved mouth fades in from its own lips, and where it begins
 MOST_SHIFT = 4.0  # units by which upper teeth may follow the lip where the entry shows too few of them
+GAP_EDGE = (-0.9, 0.9)  # units around the split over which an entry's halves fade into the dark
 SLIT = (1.0, 2.6)  # units; lower than this the opening is only dark: squeezed teeth would be dots
 MIDDLE = slice(2, 7)  # of the nine heights
 
@@ -28,9 +30,9 @@ def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.nd
 
 
 def _widened(ring: np.ndarray, by: float) -> np.ndarray:
-    """The ring with its upper points raised and its lower points lowered by so many pixels."""
+    """The ring with its upper points raised by so many pixels, and its lower points lowered by twice as many."""
     wider = ring.copy()
-    wider[1:10, 1] += by
+    wider[1:10, 1] += 2 * by  # the lower lip's gloss and teeth behind it are taken for lip
     wider[11:20, 1] -= by
     return wider
 
@@ -45,13 +47,20 @@ def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) 
         scale: pixels per unit.
     """
     depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
-    shaded = 0.5 * lips + 0.5 * dark
+    rows = max(3, round(TONGUE * scale))
+    above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
+    dark = dark + (1 - above_lip) ** 2 * (0.45 * lips - dark)  # light falls on what lies behind the lower lip
+    shaded = 0.6 * lips + 0.4 * dark
     return (shaded + depth * (dark - shaded)).astype(np.float32)
 
 
-def _depth_colour(dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
-    """Darker than anything shallow that was seen, and than the lips in any light."""
-    return np.minimum(DARK if dark is None else 0.5 * (DARK + dark), 0.35 * lips)
+def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
+    """The dark of the entry where it shows depth; else a dark red, no lighter than anything seen, nor than the lips."""
+    if mouth is not None and np.isfinite(mouth.split):
+        return mouth.dark
+    lightest = min(DARK.mean(), 0.3 * lips.mean(), np.inf if dark is None else dark.mean())
+    red = DARK / DARK.mean() + lips / max(lips.mean(), 1)
+    return lightest * red / 2
 
 
 def fill_share(ring: np.ndarray, seen: np.ndarray) -> float:
@@ -80,7 +89,7 @@ def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.
     if not np.isfinite(mouth.split):
         return upper, np.ones_like(upper)
     lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
-    above, below = smoothstep(upper - mouth.split, 0.4, -0.4), smoothstep(lower - mouth.split, -0.4, 0.4)
+    above, below = smoothstep(upper - mouth.split, *GAP_EDGE[::-1]), smoothstep(lower - mouth.split, *GAP_EDGE)
     return lower + above * (upper - lower), np.maximum(above, below)  # opened further than the entry: a dark gap
 
 
@@ -112,9 +121,8 @@ def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: Inner
 
 def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     (a, b, c), (d, e, f) = mouth.plane
-    map_x = (a * across + b * down + c).astype(np.float32)
-    map_y = (d * across + e * down + f).astype(np.float32)
-    return remap(mouth.pixels, map_x, map_y).astype(np.float32)
+    places = np.dstack([a * across + b * down + c, d * across + e * down + f])
+    return remap(mouth.pixels, places.astype(np.float32)).astype(np.float32)
 
 
 def paint_mouth(
@@ -139,7 +147,7 @@ def paint_mouth(
         dark: (3,) colour of the depth if known.
         share: 0 to 1, how far it covers what was there.
     """
-    near = Rectangle.around(ring, 3 * SHADOW * scale, area.right, area.bottom)
+    near = Rectangle.around(ring, 1.5 * scale, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
     width, height = near.size
     if share <= 0 or min(width, height) < 2:
@@ -148,7 +156,7 @@ def paint_mouth(
     view = pixels[near.within(area)]
     rim = cv2.dilate(cover, np.ones((2 * max(1, round(1.5 * scale)) + 1,) * 2)) - cover > 0.5
     lips = view[rim].mean(axis=0) if rim.any() else DARK
-    fill = cavity(cover, lips, _depth_colour(dark, lips), scale)
+    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale)
     units = in_plane(ring, plane)
     if mouth is not None:
         shown, alpha = retrieved(units, plane, near, mouth)

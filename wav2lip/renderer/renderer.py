@@ -10,6 +10,7 @@ import numpy as np
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, HeadPose, Landmarks
 from wav2lip.renderer.inner_mouth import InnerMouth, InnerMouthBank, head_angles, in_plane, mouth_plane
+from wav2lip.renderer.lip_edges import lip_edges, with_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
 from wav2lip.renderer.mouth_fill import fill_share, paint_mouth
 from wav2lip.renderer.target import target_shape
@@ -86,8 +87,8 @@ class MouthRenderer:
         if np.array_equal(moved, points):
             return result
         scale = float(pose.scale)
-        source = vertices_in_frame(points, pose)
-        pixels, area, _ = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
+        source = vertices_in_frame(with_edges(points, lip_edges(frame, points), amount), pose)
+        pixels, area = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
         plane = mouth_plane(pose)
         share = amount * fill_share(wanted.ring, in_plane(points[LIPS_INNER], plane))
         paint_mouth(pixels, area, moved[LIPS_INNER, :2], plane, scale, mouth, self.bank.dark(), share)

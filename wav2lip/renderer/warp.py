@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from wav2lip.renderer.triangulation import triangulation
 
 SKIN_SIGMA = 1.6  # canonical units; blurs the displacement away from the lips
-LIP_MARGIN, LIP_SIGMA = 2.0, 1.2  # units around the outer lip ring in which the displacement stays exact
+LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units around the outer lip ring in which the displacement stays exact
 STILL = 0.03  # pixels; what moves less is left untouched
-GRID_UNITS = 0.6  # spacing of the coarse grid of skin
+GRID_UNITS = 1.0  # spacing of the coarse grid of skin
 LIP_GRID_UNITS = 0.2  # and of the fine grid of the lips
 _Array = TypeVar("_Array", np.ndarray, Tensor)
 
@@ -68,8 +68,10 @@ def drawing_order(target: np.ndarray) -> np.ndarray:
 def triangle_ids(target: np.ndarray, width: int, height: int, order: np.ndarray) -> np.ndarray:
     """(height, width) int32: the triangle that covers each pixel, -1 outside; target (V, 2) in these pixels."""
     ids = np.full((height, width), -1, np.int32)
-    corners = np.round(target[triangulation().triangles] * 16).astype(np.int32)
-    for triangle in order.tolist():
+    corners = target[triangulation().triangles]
+    seen = ((corners.max(axis=1) > -1) & (corners.min(axis=1) < (width, height))).all(axis=1)
+    corners = np.round(corners * 16).astype(np.int32)
+    for triangle in order[seen[order]].tolist():
         cv2.fillConvexPoly(ids, corners[triangle], triangle, shift=4)
     return ids
 
@@ -107,8 +109,8 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
         (height, width, 2) float32 pixels; 0 outside the triangulation.
     """
     coarse, fine = step or max(1, round(GRID_UNITS * scale)), step or max(1, round(LIP_GRID_UNITS * scale))
-    order = drawing_order(target)
-    exact, ids = _exact(source, target, area, coarse, order)
+    order, terms = drawing_order(target), _terms(source - (area.left, area.top, 0), target - (area.left, area.top, 0))
+    exact, ids = _exact(terms, target, area, area, coarse, order)
     sigma = scale / coarse
     skin = _blur(exact, SKIN_SIGMA * sigma) * _inside(ids, sigma)[..., None]
     keep = _lip_weight(target, area, coarse, scale)
@@ -119,24 +121,29 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
     result = np.ascontiguousarray(field[..., :2])
     if min(near.size) > 0:
         part = near.within(area)
-        sharp = _enlarge(_exact(source, target, near, fine, order)[0], near, fine)
+        sharp = _enlarge(_exact(terms, target, near, area, fine, order)[0], near, fine)
         result[part] += field[part][..., 2:] * (sharp - result[part])
     return result
 
 
-def _exact(
-    source: np.ndarray, target: np.ndarray, area: Rectangle, step: int, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    corner = np.array([area.left, area.top], np.float64)
-    columns, rows = ((side + step - 1) // step + 1 for side in area.size)
-    ids = triangle_ids((target[:, :2] - corner) / step, columns, rows, order)
+def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N + 1, 10) float32: a, b, c, least and greatest motion of each triangle; the last, id -1, stands still."""
     triangles = triangulation().triangles
-    a, b, c = affine_displacements(source[triangles, :2] - corner, target[triangles, :2] - corner)
+    a, b, c = affine_displacements(source[triangles, :2], target[triangles, :2])
     motion = (source - target)[triangles, :2]
-    terms = np.hstack([a * step, b * step, c, motion.min(axis=1), motion.max(axis=1)]).astype(np.float32)
-    terms = np.vstack([terms, np.zeros((1, 10), np.float32)])[ids]  # the last is id -1
-    x, y = np.arange(columns, dtype=np.float32)[:, None], np.arange(rows, dtype=np.float32)[:, None, None]
-    return _evaluate(terms, x, y), ids
+    terms = np.hstack([a, b, c, motion.min(axis=1), motion.max(axis=1)])
+    return np.vstack([terms, np.zeros(10)]).astype(np.float32)
+
+
+def _exact(
+    terms: np.ndarray, target: np.ndarray, part: Rectangle, area: Rectangle, step: int, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The piecewise-affine displacement on a grid of `part`, whose terms count from the corner of `area`."""
+    columns, rows = ((side + step - 1) // step + 1 for side in part.size)
+    ids = triangle_ids((target[:, :2] - (part.left, part.top)) / step, columns, rows, order)
+    x = np.arange(columns, dtype=np.float32)[:, None] * step + (part.left - area.left)
+    y = np.arange(rows, dtype=np.float32)[:, None, None] * step + (part.top - area.top)
+    return _evaluate(terms.take(ids, axis=0, mode="wrap"), x, y), ids
 
 
 def _evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
@@ -179,16 +186,18 @@ def _enlarge(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
     )
 
 
-def remap(image: np.ndarray, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
-    """Sample an image, half cubic, half linear: OpenCV's cubic (a = -0.75) alone sharpens, linear alone blurs."""
-    cubic = cv2.remap(image, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    linear = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def remap(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Sample an image at (h, w, 2) float32 places, half cubic, half linear.
+
+    OpenCV's cubic (a = -0.75) alone sharpens, linear alone blurs.
+    """
+    whole, parts = cv2.convertMaps(places, np.empty(0), cv2.CV_16SC2)
+    cubic = cv2.remap(image, whole, parts, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    linear = cv2.remap(image, whole, parts, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return cv2.addWeighted(cubic, 0.5, linear, 0.5, 0)
 
 
-def warp_frame(
-    frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float
-) -> tuple[np.ndarray, Rectangle, np.ndarray]:
+def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float) -> tuple[np.ndarray, Rectangle]:
     """Move the pixels of a frame.
 
     Args:
@@ -197,23 +206,24 @@ def warp_frame(
         scale: pixels per canonical unit.
 
     Returns:
-        The moved pixels of a rectangle, where that is, and its displacement; pixels that stay are those of the frame.
+        The moved pixels of a rectangle, and where that is; pixels that stay are those of the frame.
     """
     moved = np.abs(source - target)[:, :2].max(axis=1) > 0
     reach = np.vstack([source[moved, :2], target[moved, :2]])
     height, width = frame.shape[:2]
     if not len(reach):
-        return frame[:0, :0], Rectangle(0, 0, 0, 0), np.zeros((0, 0, 2), np.float32)
-    area = Rectangle.around(reach, 6 * SKIN_SIGMA * scale, width, height)
+        return frame[:0, :0], Rectangle(0, 0, 0, 0)
+    area = Rectangle.around(reach, 2 * SKIN_SIGMA * scale, width, height)
     if min(area.size) == 0:
-        return area.of(frame).copy(), area, np.zeros((*area.size[::-1], 2), np.float32)
+        return area.of(frame).copy(), area
     field = displacement(source, target, scale, area)
-    map_x = field[..., 0] + np.arange(area.left, area.right, dtype=np.float32)
-    map_y = field[..., 1] + np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
-    pixels = remap(frame, map_x, map_y)
-    still = (np.abs(field) < STILL).all(axis=2)
-    np.copyto(pixels, area.of(frame), where=still[..., None])
-    return pixels, area, field
+    lengths = np.abs(field)
+    moving = np.maximum(lengths[..., 0], lengths[..., 1]) >= STILL
+    field[..., 0] += np.arange(area.left, area.right, dtype=np.float32)
+    field[..., 1] += np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
+    pixels = area.of(frame).copy()
+    cv2.copyTo(remap(frame, field), moving.view(np.uint8), pixels)
+    return pixels, area
 
 
 def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int, height: int) -> Tensor:

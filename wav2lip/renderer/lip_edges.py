@@ -1,0 +1,64 @@
+"""The inner edges of the lips, found again by colour: a mesh takes teeth at the rim for lip, by up to two units."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, POINT
+
+_RINGS = (
+    (62, 96, 89, 179, 86, 15, 316, 403, 319, 325, 292, 407, 272, 271, 268, 12, 38, 41, 42, 183),
+    (76, 77, 90, 180, 85, 16, 315, 404, 320, 307, 306, 408, 304, 303, 302, 11, 72, 73, 74, 184),
+)  # the mesh's rings between the inner and the outer one, from the inside out
+LIPS_BETWEEN = tuple(np.array([POINT[index] for index in ring]) for ring in _RINGS)
+STEPS = 13  # samples from the inner to the outer edge of a lip
+FARTHEST = 0.55  # of the way to the outer edge, where the search ends
+CONTRAST = 6.0  # levels of Lab's a* between lip and what lies in the mouth, below which the mesh is believed
+
+
+def lip_edges(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The inner ring moved outwards to where the lips' red begins.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        points: (206, 3) mesh points, pixels.
+
+    Returns:
+        (20, 3) float64 inner ring in pixels.
+    """
+    inner, outer = points[LIPS_INNER], points[LIPS_OUTER]
+    ring = inner.copy()
+    for lip in (np.arange(1, 10), np.arange(11, 20)):
+        share = _first_red(_redness(frame, inner[lip], outer[lip]))
+        ring[lip] += share[:, None] * (outer[lip] - inner[lip])
+    return ring
+
+
+def with_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.ndarray:
+    """(206, 3) points with another inner ring, the lips' points behind it giving way; amount 0 to 1."""
+    shift = amount * (ring - points[LIPS_INNER])
+    moved = points.copy()
+    for rows, share in zip((LIPS_INNER, *LIPS_BETWEEN), (1, 2 / 3, 1 / 3), strict=True):
+        moved[rows] += share * shift
+    return moved
+
+
+def _redness(frame: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """(9, STEPS) a* on the way from the inner to the outer edge."""
+    shares = np.linspace(0, 1, STEPS)[:, None]
+    places = (inner[:, None, :2] + shares * (outer - inner)[:, None, :2]).astype(np.float32)
+    colours = cv2.remap(frame, places, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)[..., 1].astype(np.float64)
+
+
+def _first_red(redness: np.ndarray) -> np.ndarray:
+    """(9,) share of the way at which each column turns as red as the lip, smooth along the lip."""
+    lip = np.median(redness[:, STEPS // 2 : STEPS - 3])
+    inside = redness[:, :4].min(axis=1, keepdims=True)
+    pale = redness < lip - 0.35 * (lip - inside)
+    end = round(FARTHEST * (STEPS - 1))
+    run = np.cumprod(pale[:, : end + 1], axis=1).sum(axis=1)
+    share = np.where((lip - inside[:, 0] > CONTRAST) & (run <= end), run, 0) / (STEPS - 1)
+    padded = np.pad(share, 1)
+    return np.maximum((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4, 0.75 * share)
