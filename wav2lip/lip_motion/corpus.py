@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.mesh import lower_face, opening
 from wav2lip.lip_motion.clips import FPS, MotionClip
-from wav2lip.lip_motion.rest_map import RestMap, rest_error
+from wav2lip.lip_motion.rest_errors import faces_at_rest
+from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.training_set import Example, example, fit_space, gains_of
 
-LARGEST_REST = 2.5  # units between the inner lips of a mouth that is at rest
 EVERY = 7  # row of features that their mean and deviation are taken from
 
 
@@ -35,8 +34,10 @@ class Corpus:
     held_out: list[Example]
 
     @classmethod
-    def of(cls, clips: Sequence[MotionClip], components: int, seed: int) -> Corpus:
-        """Examples of clips, their recordings' offsets as they are.
+    def of(
+        cls, clips: Sequence[MotionClip], components: int, seed: int, space: ShapeSpace | None = None
+    ) -> Corpus:  # fmt: skip
+        """Examples of clips, their recordings' offsets as they are; in a new space of their own if none is given.
 
         Raises:
             UsageError: there is nothing to train on.
@@ -45,7 +46,7 @@ class Corpus:
         if not seen:
             raise UsageError('none of the motion clips has the split "train"')
         gains, people = gains_of(clips), {clip.speaker for clip in seen}
-        space = fit_space(seen, gains, components, seed)
+        space = space or fit_space(seen, gains, components, seed)
         held_out = [clip for clip in clips if clip.split == "val" and clip.speaker not in people]
         ours, theirs = ([example(clip, space, gains[clip.speaker]) for clip in some] for some in (seen, held_out))
         return cls(space, ours, theirs)
@@ -77,29 +78,3 @@ class Corpus:
             "clips_shifted": len(offsets), "median_shift_frames": float(np.median(shifts)),
             "largest_shift_frames": float(shifts.max()),
         }  # fmt: skip
-
-
-def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each person's (T, P, 3) lower faces seen, about `frames` of them, and (P, 3) at rest.
-
-    Recordings in which the mouth never closes are left out, for they do not show it at rest.
-    """
-    people: dict[str, list[Example]] = {}
-    for item in items:
-        if opening(item.clip.motion.rest) <= LARGEST_REST:
-            people.setdefault(item.clip.speaker, []).append(item)
-    faces, rows = [], lower_face()
-    for own in people.values():
-        rest = np.median([item.clip.motion.rest[rows] for item in own], axis=0)
-        shapes = [item.clip.motion.rest[rows] + item.clip.motion.values[item.clip.motion.valid] for item in own]
-        seen = np.concatenate(shapes)
-        faces.append((seen[:: max(1, len(seen) // frames)], rest))
-    return faces
-
-
-def rest_errors(rest_map: RestMap, items: Sequence[Example], frames: int = 60) -> tuple[float, float]:
-    """Mean over people of the error of the shape seen, and of the mapped one, as the face at rest; units."""
-    faces = faces_at_rest(items, frames)
-    before = [rest_error(seen, rest) for seen, rest in faces]
-    after = [rest_error(seen + rest_map.change(seen), rest) for seen, rest in faces]
-    return float(np.mean(before)), float(np.mean(after))

@@ -1,16 +1,26 @@
-"""Trains the expert that hears whether a lip shape belongs to its sound (syncnet.shape_expert)."""
+"""Trains an expert that hears whether a lip shape belongs to its sound (syncnet.shape_expert).
+
+The trainer of lip motion does so by itself; for an independent judge, which hears through another encoder:
+`python -m wav2lip.lip_motion.expert_training CLIPS JUDGE --motion MOTION --offsets OFFSETS`, MOTION being the
+checkpoint whose shapes it is to judge, and OFFSETS the offsets.json of that training.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from preprocessing.commands import Parser, run_command
 from syncnet.shape_expert import ShapeExpert, ShapeExpertConfig, shape_matching_loss
 from training.checkpoint import Checkpoint
 from training.run import RunFolder, due
-from wav2lip.lip_motion.checkpoint import CANONICAL
+from wav2lip.lip_motion.checkpoint import CANONICAL, TrainedMotion
+from wav2lip.lip_motion.clips import open_motion_clips
 from wav2lip.lip_motion.corpus import Corpus
 from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
@@ -65,3 +75,28 @@ def open_expert(path: Path) -> tuple[ShapeExpert, str]:
     expert = ShapeExpert(ShapeExpertConfig(**config))
     expert.load_state_dict(checkpoint.weights)
     return expert.eval().requires_grad_(False), encoder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser("wav2lip.lip_motion.expert_training", __doc__)
+    parser.add_argument("clips", type=Path, help="folder of motion clips")
+    parser.add_argument("out", type=Path, help="checkpoint to write")
+    parser.add_argument("--motion", type=Path, required=True, help="checkpoint of a lip motion, whose shapes it sees")
+    parser.add_argument("--encoder", choices=("hama", "mel"), default="mel")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--offsets", type=Path, help="offsets.json of a training")
+    given = parser.parse_args(argv)
+
+    def job() -> None:
+        recipe, space = LipMotionRecipe(expert_steps=given.steps), TrainedMotion.load(given.motion).space
+        corpus = Corpus.of(open_motion_clips(given.clips, given.encoder), space.components, recipe.seed, space)
+        corpus = corpus.shifted(json.loads(given.offsets.read_text()) if given.offsets else {})
+        save_expert(train_expert(corpus, recipe, given.encoder, given.seed), given.encoder, given.steps, given.out)
+
+    return run_command("wav2lip.lip_motion.expert_training", job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

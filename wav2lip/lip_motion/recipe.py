@@ -37,9 +37,9 @@ class LipMotionRecipe:
     network: MotionConfig = field(default_factory=MotionConfig)
     weights: MotionLossWeights = field(default_factory=MotionLossWeights)
     repair_rounds: int = 2
-    repair_steps: int = 200
+    repair_steps: int = 150
     expert_steps: int = 300
-    steps: int = 300
+    steps: int = 200
     batch: int = 28
     window: int = 64
     power: float = 0.6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Example:
         """T."""
         return len(self.coefficients)
 
-    @property
+    @cached_property
     def closed(self) -> np.ndarray:
         """(T,) bool, whether the lips are."""
         return self.opening < CLOSED * np.percentile(self.opening[self.known], 95)

@@ -14,6 +14,13 @@ FEATURES = 6
 LOWER_INNER = np.isin(lower_face(), LIPS_INNER[1:10])  # the lower lip's inner rim
 
 
+def closed_face() -> np.ndarray:
+    """(206, 3) the canonical face with closed lips."""
+    face = canonical_face().copy()
+    face[LIPS_INNER[1:10], 1] = face[LIPS_INNER[19:10:-1], 1] + 0.1
+    return face
+
+
 def opened(amount: np.ndarray) -> np.ndarray:
     """(T,) units → (T, P, 3) displacement: the inner rim of the lower lip falls by so much, the corners come in."""
     moved = np.zeros((len(amount), len(lower_face()), 3), np.float32)
@@ -31,7 +38,7 @@ def talk(name: str, frames: int = 120, speaker: str = "a", split: str = "train",
     times = np.arange(frames) / 25
     heard = np.interp(np.arange(frames) - late, np.arange(-15, frames + 15), curve[::2][: frames + 30])
     amount = np.maximum(heard, 0) * 2
-    rest = canonical_face().astype(np.float32)
+    rest = closed_face().astype(np.float32)
     motion = Displacements(opened(amount), np.ones(frames, bool), times, rest)
     return MotionClip(name, speaker, split, motion, np.ones(frames, bool), {"hama": features, "mel": features})
 
@@ -62,7 +69,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 def turning_head(amount: np.ndarray) -> np.ndarray:
     """(T,) units of opening → (T, 206, 3) pixels of a head that turns, nods, comes nearer and moves away."""
-    shapes = np.repeat(canonical_face()[None], len(amount), axis=0)
+    shapes = np.repeat(closed_face()[None], len(amount), axis=0)
     shapes[:, lower_face()] += opened(amount)
     assert shapes.shape[1] == len(MESH_INDICES)
     frames = []

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.mesh import MESH_INDICES, canonical_face
-from tests.wav2lip.lip_motion.material import opened, turning_head
+from preprocessing.faces.mesh import MESH_INDICES
+from tests.wav2lip.lip_motion.material import closed_face, opened, turning_head
 from wav2lip.lip_motion.targets import MeshTrack, at_times, beside_cuts, displacements, read_mesh, smoothed
 
 FRAMES = 60
@@ -22,7 +22,7 @@ def track(points: np.ndarray, found: np.ndarray | None = None) -> MeshTrack:
 def test_a_turning_head_gives_back_the_planted_displacement():
     motion = displacements(track(turning_head(AMOUNT)))
     assert motion.valid.all()
-    np.testing.assert_allclose(motion.rest, canonical_face(), atol=1e-4)
+    np.testing.assert_allclose(motion.rest, closed_face(), atol=1e-4)
     expected = smoothed(opened(AMOUNT), motion.valid)
     np.testing.assert_allclose(motion.values, expected, atol=1e-3)
 

@@ -1,0 +1,112 @@
+"""Measures a lip motion on people it has never seen: `python -m wav2lip.lip_motion.evaluate CLIPS`.
+
+CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare); judged are people of the split "val" that are
+not in "train". The recordings' own offsets are taken out first: those that the model itself hears, or --offsets of a
+training. Written are medians over clips as one line of JSON; --each writes a line for every clip before it.
+
+With --judge, an expert that the training did not know (python -m wav2lip.lip_motion.expert_training), two more figures
+say in what share of the clips it places the predicted and the real lips within a frame of their sound.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.commands import Parser, run_command
+from preprocessing.errors import UsageError
+from syncnet.shape_expert import ShapeExpert
+from wav2lip.lip_motion.checkpoint import TrainedMotion
+from wav2lip.lip_motion.clips import MotionClip, open_motion_clips
+from wav2lip.lip_motion.expert_training import open_expert
+from wav2lip.lip_motion.metrics import clip_metrics, judged_offset, predict, summarise
+from wav2lip.lip_motion.motion import WEIGHTS
+from wav2lip.lip_motion.offsets import find_offsets
+from wav2lip.lip_motion.rest_errors import rest_errors
+from wav2lip.lip_motion.training_set import Example, example, gains_of
+
+WITHIN = 1  # frames
+
+
+def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mapping[str, float] | None) -> list[Example]:
+    """Clips of people who are not in "train", in time with their sound.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {clip.speaker for clip in clips if clip.split == "train"}
+    chosen = [clip for clip in clips if clip.split == "val" and clip.speaker not in known]
+    if not chosen:
+        raise UsageError('no motion clip of the split "val" shows somebody who is not in "train"')
+    gains = gains_of(chosen)
+    items = [example(clip, motion.space, gains[clip.speaker]) for clip in chosen]
+    if offsets is None:
+        guesses = [predict(motion.network, motion.space, item, motion.encoder, closing=False) for item in items]
+        offsets = find_offsets(guesses, items, motion.space)
+    lags = [offsets.get(item.clip.name, 0.0) for item in items]
+    return [example(item.clip, motion.space, item.gain, lag) for item, lag in zip(items, lags, strict=True)]
+
+
+def figures(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
+    """A clip's figures by name; `judge`: an expert and the encoder that it hears through."""
+    predicted = predict(motion.network, motion.space, item, motion.encoder)
+    found = clip_metrics(motion.space, item, predicted)
+    counts = item.known & item.speech
+    if judge is not None and counts.any():
+        expert, encoder = judge
+        rows = item.clip.features[encoder]
+        for name, shapes in {"judged": predicted, "judged_real": item.coefficients}.items():
+            found[name] = float(judged_offset(expert, rows, shapes.astype(np.float32), counts))
+    return found
+
+
+def evaluate(
+    folder: Path, checkpoint: Path, offsets: Path | None = None, judge: Path | None = None, each: bool = False
+) -> dict[str, float]:  # fmt: skip
+    """Medians over clips, by name; `each` prints every clip's.
+
+    Raises:
+        UsageError: a file is missing or damaged, or nobody is held out.
+    """
+    motion, expert = TrainedMotion.load(checkpoint), open_expert(judge) if judge else None
+    if expert and expert[0].config.components != motion.space.components:
+        ours, theirs = motion.space.components, expert[0].config.components
+        raise UsageError(f"the motion has {ours} components, the judge sees {theirs}: train a judge for this motion")
+    clips = open_motion_clips(folder, *{motion.encoder, expert[1] if expert else motion.encoder})
+    items = held_out(clips, motion, json.loads(offsets.read_text()) if offsets else None)
+    found = [figures(item, motion, expert) for item in items]
+    for item, values in zip(items, found, strict=True):
+        if each:
+            print(json.dumps({"clip": item.clip.name} | {name: round(value, 3) for name, value in values.items()}))
+    result = summarise(found)
+    for name in ("judged", "judged_real"):
+        if name in result:
+            result[name] = float(np.mean([abs(values[name]) <= WITHIN for values in found if name in values]))
+    if motion.rest is not None:
+        result["shape_to_rest"], result["mapped_to_rest"] = rest_errors(motion.rest, items)
+    return {"clips": len(items), "people": len({item.clip.speaker for item in items})} | result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser("wav2lip.lip_motion.evaluate", __doc__)
+    parser.add_argument("clips", type=Path, help="folder of motion clips")
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="default: the shipped one")
+    parser.add_argument("--offsets", type=Path, help="offsets.json of a training")
+    parser.add_argument("--judge", type=Path, help="an expert's checkpoint")
+    parser.add_argument("--each", action="store_true", help="a line for every clip, too")
+    given = parser.parse_args(argv)
+
+    def job() -> None:
+        found = evaluate(given.clips, given.checkpoint, given.offsets, given.judge, given.each)
+        print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+
+    return run_command("wav2lip.lip_motion.evaluate", job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What a short look-ahead costs: `python -m wav2lip.lip_motion.lookahead CLIPS VIDEOS`.
+
+CLIPS is a folder of motion clips, VIDEOS the folder that they were made from. The first seconds of every held-out
+person's first clip are predicted as live sound would be: every 0.2 s from the last two seconds heard, for the frames
+that lie so many seconds back. Written is a line of JSON for each look-ahead, and one for the whole sound at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.commands import Parser, run_command
+from preprocessing.media.audio import load_audio
+from wav2lip.lip_motion.clips import FPS, open_motion_clips
+from wav2lip.lip_motion.evaluate import held_out
+from wav2lip.lip_motion.metrics import clip_metrics, summarise
+from wav2lip.lip_motion.motion import WEIGHTS, LipMotionModel
+from wav2lip.lip_motion.prepare import ENDINGS
+from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
+from wav2lip.lip_motion.training_set import Example
+
+HOP, PAST = 5, 50  # frames of 1 / 25 s from one prediction to the next, and heard before the frames predicted
+AHEADS = (1.0, 0.4, 0.2, 0.0)  # seconds
+SECONDS = 8.0  # of each person
+A_FRAME = SAMPLE_RATE // FPS
+
+
+def live_coefficients(
+    model: LipMotionModel, samples: np.ndarray, ahead: float, gain: float, rest_gap: float
+) -> np.ndarray:  # fmt: skip
+    """(T, K) coefficients of (n,) samples, every frame predicted from what was heard `ahead` seconds after it.
+
+    Frames come in groups of five, so that some of them have up to 0.16 s more.
+    """
+    frames, later, rows = len(samples) // A_FRAME, round(ahead * FPS), []
+    for first in range(0, frames, HOP):
+        start, now = max(0, first - PAST), first + HOP - 1 + later
+        piece = samples[start * A_FRAME : now * A_FRAME + 1]
+        motion = model.displacements(piece, gain=gain, rest_gap=rest_gap)
+        rows.append(motion.coefficients[first - start : first - start + HOP])
+    return np.concatenate(rows)[:frames]
+
+
+def shortened(item: Example, frames: int) -> Example:
+    """The first frames of an example."""
+    parts = {
+        name: getattr(item, name)[:frames] for name in ("coefficients", "known", "opening", "width", "speech")
+    }  # fmt: skip
+    return Example(item.clip, item.gain, **parts)
+
+
+def measure_lookahead(
+    model: LipMotionModel, items: Sequence[tuple[Example, np.ndarray]], ahead: float | None
+) -> dict[str, float]:  # fmt: skip
+    """Medians over examples with their samples; None hears the whole sound at once."""
+    found = []
+    for item, samples in items:
+        gain, gap = item.gain, item.rest_gap
+        if ahead is None:
+            coefficients = model.displacements(samples, gain=gain, rest_gap=gap).coefficients
+        else:
+            coefficients = live_coefficients(model, samples, ahead, gain, gap)
+        frames = min(len(coefficients), item.frames)
+        found.append(clip_metrics(model.trained.space, shortened(item, frames), coefficients[:frames]))
+    return summarise(found)
+
+
+def with_sound(items: Sequence[Example], videos: Path, seconds: float) -> list[tuple[Example, np.ndarray]]:
+    """Each person's first example and its samples, both cut."""
+    firsts = {item.clip.speaker: item for item in reversed(items)}
+    paths = {path.stem: path for path in (videos / "val").iterdir() if path.suffix.lower() in ENDINGS}
+    pairs = []
+    for item in firsts.values():
+        samples = load_audio(paths[item.clip.name])[: round(seconds * SAMPLE_RATE)]
+        pairs.append((shortened(item, len(samples) // A_FRAME), samples))
+    return pairs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser("wav2lip.lip_motion.lookahead", __doc__)
+    parser.add_argument("clips", type=Path, help="folder of motion clips")
+    parser.add_argument("videos", type=Path, help="folder of the videos that they were made from")
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="default: the shipped one")
+    given = parser.parse_args(argv)
+
+    def job() -> None:
+        model = LipMotionModel.load(given.checkpoint)
+        clips = open_motion_clips(given.clips, model.trained.encoder)
+        items = with_sound(held_out(clips, model.trained, None), given.videos, SECONDS)
+        for ahead in (None, *AHEADS):
+            found = measure_lookahead(model, items, ahead)
+            shown = {name: round(found[name], 3) for name in ("opening_r", "width_r", "closures_kept", "deviation")}
+            print(json.dumps({"lookahead": ahead} | shown), flush=True)
+
+    return run_command("wav2lip.lip_motion.lookahead", job)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
