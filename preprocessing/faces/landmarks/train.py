@@ -244,7 +244,7 @@ def resume(state: LandmarkTrainState, run: RunFolder) -> None:
     for name in ("network", "averaged", "optimizer"):
         getattr(state, name).load_state_dict(saved[name])
     state.step = saved["step"]
-    run.rewind(state.step)
+    run.truncate_log(state.step)
 
 
 def load_crops(videos: Path, mesh: Path, cache: Path, per_person: int, stills: Path | None = None) -> Crops:
