@@ -79,3 +79,14 @@ def test_framing_in_the_originals_order():
 def test_crop_outside_is_refused(crop):
     with pytest.raises(ValueError, match="does not lie inside the picture of 8x6"):
         Framing(crop=crop).apply(np.zeros((6, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["bounce", "loop", "freeze", "cut"])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_order_is_told_without_decoding(tmp_path, mode, count):
+    path = tmp_path / "in.mp4"
+    with VideoWriter(path, 64, 48, Fraction(25), crf=4) as writer:
+        for k in range(count):
+            writer.write(np.full((48, 64, 3), 20 * k, np.uint8))
+    source = FaceSource(path, Framing(1, False, (0, -1, 0, -1)))
+    assert list(source.order(25, mode, count)) == [number for number, _ in source.play(25, mode)]

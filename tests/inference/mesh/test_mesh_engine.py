@@ -1,0 +1,111 @@
+"""The default engine on a real portrait: the mouth follows the speech, nothing else changes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from inference.engine import JobInput
+from inference.face_source import FaceSource, Framing
+from inference.mesh.engine import MeshEngine, MeshJob
+from inference.options import Options
+from inference.prefetch import StageClock
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
+from tests.conftest import REPOSITORY
+from tests.material import photo
+
+SPEECH = REPOSITORY / "assets" / "speech.wav"
+FRAMES = 50
+
+
+@pytest.fixture(scope="module")
+def engine() -> MeshEngine:
+    return MeshEngine.load()
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("face") / "portrait.png"
+    cv2.imwrite(str(path), photo())
+    return path
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """A second of speech, then a second of digital silence."""
+    rate, samples = wavfile.read(SPEECH)
+    path = tmp_path_factory.mktemp("sound") / "speech.wav"
+    wavfile.write(path, rate, np.concatenate([samples[rate // 2 : rate // 2 + rate], np.zeros(rate, samples.dtype)]))
+    return path
+
+
+def start(engine: MeshEngine, face: Path, sound: Path, **options: object) -> MeshJob:
+    given = Options(**{"detector": "haar"} | options)
+    source = FaceSource(face, Framing(1, False, (0, -1, 0, -1)), fps=Fraction(25))
+    return engine.start(JobInput(source, sound, given, StageClock()))
+
+
+def rendered(job: MeshJob) -> list[np.ndarray]:
+    frames = list(job.render(job.job.source.play(FRAMES, "bounce"), FRAMES, 4))
+    job.close()
+    return [frame.result for frame in frames]
+
+
+def mouth_box(job: MeshJob) -> tuple[slice, slice]:
+    ring = job.store.landmarks(0).points[[*LIPS_OUTER], :2]
+    (left, top), (right, bottom) = ring.min(0).astype(int), np.ceil(ring.max(0)).astype(int)
+    return slice(top - 4, bottom + 5), slice(left - 4, right + 5)
+
+
+def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, sound):
+    job = start(engine, portrait, sound)
+    assert job.has_face()
+    assert job.spoken == FRAMES
+    box = mouth_box(job)
+    mouths = np.stack([frame[box] for frame in rendered(job)]).astype(float)
+    motion = np.abs(np.diff(mouths, axis=0)).mean(axis=(1, 2, 3))
+    assert motion[:22].mean() > 1.0
+    assert motion[32:].mean() < 0.15 * motion[:22].mean()
+
+
+def test_pixels_outside_the_lower_face_are_identical(engine, portrait, sound):
+    job = start(engine, portrait, sound)
+    points = job.store.landmarks(0).points
+    source = photo()
+    nose = int(points[:, 1].min() + 0.45 * (points[:, 1].max() - points[:, 1].min()))
+    for frame in rendered(job):
+        assert np.array_equal(frame[:nose], source[:nose])
+        assert np.array_equal(frame[:, :8], source[:, :8])
+
+
+def test_a_smile_closes_at_rest(engine, portrait, sound):
+    job = start(engine, portrait, sound)
+    seen = job.store.landmarks(0).points
+    assert opening(HeadPose.of(seen).unpose(seen)) > 1.0
+    assert opening(job.rest) < 0.6
+    job.close()
+
+
+def test_strength_scales_the_motion(engine, portrait, sound):
+    jobs = {strength: start(engine, portrait, sound, strength=strength) for strength in (0.0, 0.5, 1.0)}
+    spans = {}
+    for strength, job in jobs.items():
+        plans = [job._plan(shown, 0, FRAMES) for shown in range(22)]
+        targets = np.stack([plan.pose.unpose(plan.target)[LIPS_INNER] for plan in plans])
+        spans[strength] = np.ptp(targets[..., 1], axis=0).max()
+        job.close()
+    assert spans[0.0] < 1e-6
+    assert spans[0.0] < 0.7 * spans[0.5] < 0.7 * spans[1.0]
+
+
+def test_frames_without_a_face_pass_through_and_are_counted(engine, tmp_path, sound):
+    path = tmp_path / "wall.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(100, 140, (240, 320, 3), np.uint8))
+    job = start(engine, path, sound)
+    assert not job.has_face()
+    job.close()
