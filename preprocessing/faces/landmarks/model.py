@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from preprocessing.faces.landmarks.views import MOUTH_CENTER, MOUTH_SIDE
 from preprocessing.faces.mesh import MESH_INDICES, canonical_face, lower_face
 
 PARTS = ("face", "mouth")
+LEAK = 0.1  # where no batch norm keeps units alive: with plain ReLU nine tenths of the hidden ones died for good
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class NetworkConfig:
     def rows(self) -> np.ndarray:
         """Which of the 206 points the network gives."""
         return np.arange(len(MESH_INDICES)) if self.part == "face" else mouth_rows()
+
+
+def network_config(values: dict[str, Any]) -> NetworkConfig:
+    """A network's shape from what its checkpoint says."""
+    return NetworkConfig(**values | {name: tuple(values[name]) for name in ("widths", "depths")})
 
 
 def mouth_rows() -> np.ndarray:
@@ -84,13 +91,13 @@ class LandmarkNet(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config, widths = config, config.widths
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.LeakyReLU(LEAK, inplace=True)]
         for inputs, outputs, depth in zip(widths, widths[1:], config.depths, strict=False):
             layers += [ResidualBlock(inputs if k == 0 else outputs, outputs, 2 if k == 0 else 1) for k in range(depth)]
-        layers += [nn.Conv2d(widths[-1], config.squeeze, 1), nn.ReLU(inplace=True), nn.Flatten()]
+        layers += [nn.Conv2d(widths[-1], config.squeeze, 1), nn.LeakyReLU(LEAK, inplace=True), nn.Flatten()]
         self.features = nn.Sequential(*layers)
         cells = (config.size >> len(widths)) ** 2
-        self.hidden = nn.Sequential(nn.Linear(config.squeeze * cells, config.hidden), nn.ReLU(inplace=True))
+        self.hidden = nn.Sequential(nn.Linear(config.squeeze * cells, config.hidden), nn.LeakyReLU(LEAK, inplace=True))
         self.points = nn.Linear(config.hidden, 3 * len(config.rows()))
         self.presence = nn.Linear(config.hidden, 1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.model import PARTS, LandmarkNet, NetworkConfig, to_pixels
+from preprocessing.faces.landmarks.model import PARTS, LandmarkNet, network_config, to_pixels
 from preprocessing.faces.landmarks.views import View, box_view, face_view, mouth_view
 from preprocessing.faces.mesh import MESH_INDICES, HeadPose, Landmarks
 from training.checkpoint import Checkpoint
@@ -72,11 +72,6 @@ def load_landmarks(path: Path | None = None) -> MeshLandmarks:
     if saved.config.get("mesh") != list(MESH_INDICES):
         raise UsageError(f"the landmark network {source} gives other points than this program's: use the shipped one")
     return MeshLandmarks(*(_restore(saved, part) for part in PARTS))
-
-
-def network_config(values: dict) -> NetworkConfig:
-    """A network's shape from what its checkpoint says."""
-    return NetworkConfig(**values | {name: tuple(values[name]) for name in ("widths", "depths")})
 
 
 def _restore(saved: Checkpoint, part: str) -> LandmarkNet:

@@ -28,7 +28,7 @@ from preprocessing.errors import TrainingError, UsageError
 from preprocessing.faces.landmarks.augmentation import Augmentation, Example, ExampleMaker
 from preprocessing.faces.landmarks.crops import Crops, make_crops, open_crops
 from preprocessing.faces.landmarks.losses import LandmarkLoss, LossWeights, measure_points
-from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, to_pixels
+from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, network_config, to_pixels
 from preprocessing.faces.mesh import MESH_INDICES
 from training.checkpoint import Checkpoint
 from training.engine import Engine
@@ -89,6 +89,7 @@ class LandmarkTrainOptions:
         videos: Folder of NAME__CLIP.mp4; what stands before the underscores says who is seen.
         mesh: Folder of their mesh labels (preprocessing/faces/landmarks/label.py makes them).
         out: The run's folder; an earlier run there goes on.
+        init: Checkpoint of the same network whose weights a new run starts from.
         stills: File of labelled pictures of more people.
         val_videos: Folder of videos of other people, to validate on.
         val_mesh: Folder of their labels.
@@ -101,6 +102,7 @@ class LandmarkTrainOptions:
     videos: Path
     mesh: Path
     out: Path
+    init: Path | None = None
     stills: Path | None = None
     val_videos: Path | None = None
     val_mesh: Path | None = None
@@ -131,11 +133,20 @@ class LandmarkTrainState:
     step: int = 0
 
 
-def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray) -> LandmarkTrainState:
-    """A new network that says the mean points (P, 3) of every face."""
+def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path | None = None) -> LandmarkTrainState:
+    """A new network that says the mean points (P, 3) of every face, or the one of a checkpoint.
+
+    Raises:
+        UsageError: `init` is no checkpoint of such a network.
+    """
     torch.manual_seed(recipe.seed)
     network = LandmarkNet(recipe.network)
     network.start_from(torch.from_numpy(mean))
+    if init:
+        saved = Checkpoint.load(init, f"landmarks-{recipe.network.part}")
+        if network_config(saved.config["network"]) != recipe.network:
+            raise UsageError(f"{init} is a network of another shape, {saved.config['network']}")
+        network.load_state_dict(saved.weights)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
@@ -272,7 +283,7 @@ def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -
     fabric = engine.launch()
     run = RunFolder(flags.out, writes=fabric.is_global_zero)
     some = np.random.default_rng(recipe.seed).choice(len(crops.points), min(500, len(crops.points)), replace=False)
-    state = start(recipe, fabric, np.mean([maker.plain(row).points for row in some], 0))
+    state = start(recipe, fabric, np.mean([maker.plain(row).points for row in some], 0), flags.init)
     resume(state, run)
     run.write_config(asdict(recipe))
     shares = person_shares(crops.persons, recipe.person_power)
