@@ -223,5 +223,8 @@ def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale:
     field[..., 0] += np.arange(area.left, area.right, dtype=np.float32)
     field[..., 1] += np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
     pixels = area.of(frame).copy()
-    cv2.copyTo(remap(frame, field), moving.view(np.uint8), pixels)
+    left, top, columns, rows = cv2.boundingRect(moving.view(np.uint8))
+    if columns:
+        part = np.s_[top : top + rows, left : left + columns]
+        cv2.copyTo(remap(frame, field[part]), moving[part].view(np.uint8), pixels[part])
     return pixels, area
