@@ -113,6 +113,7 @@ class InnerMouthBank:
     entries: list[InnerMouth] = field(default_factory=list)
     seen: int = 0
     _places: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
+    _pair: tuple[float, int] | None = None  # what `_closest` found, until an entry changes
 
     def observe(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None) -> bool:
         """Look at a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was taken in."""
@@ -135,10 +136,16 @@ class InnerMouthBank:
         else:
             self.entries.append(entry)
             self._places = np.vstack([self._places, entry.place()])
+            self._pair = None
         return True
 
     def _closest(self) -> tuple[float, int]:
         """Distance of the two entries most alike, and the less sharp of them."""
+        if self._pair is None:
+            self._pair = self._closest_pair()
+        return self._pair
+
+    def _closest_pair(self) -> tuple[float, int]:
         apart = np.linalg.norm(self._places[:, None] - self._places[None], axis=-1)
         np.fill_diagonal(apart, np.inf)
         one, other = divmod(int(apart.argmin()), len(apart))
@@ -158,6 +165,7 @@ class InnerMouthBank:
     def _replace(self, place: int, entry: InnerMouth) -> None:
         self.entries[place] = entry
         self._places[place] = entry.place()
+        self._pair = None
 
     def dark(self) -> np.ndarray | None:
         """(3,) BGR of the darkest inner mouth seen, None before any was."""

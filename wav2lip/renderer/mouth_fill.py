@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import cv2
 import numpy as np
 
@@ -14,7 +18,8 @@ SOFT_RIM = 0.35  # units; blur of the cavity's edge
 COVER = 0.25  # units by which the fill reaches over the lips' edges: a mesh is off by so much
 SHADOW = 1.6  # units; reach of the lips' colour into the cavity
 TONGUE = 6.0  # units above the lower lip over which the cavity darkens
-RIM, INSET = 0.6, 0.0  # units; how a retrieved mouth fades in from its own lips, and where it begins
+RIM = 0.3  # units inside its own lips from which a retrieved mouth is looked up, so that no lip is seen twice
+BEYOND = 1.2  # units beyond its lips over which the outermost of it is drawn out and fades into the dark
 MOST_SHIFT = 4.0  # units by which upper teeth may follow the lip where the entry shows too few of them
 GAP_EDGE = (-0.9, 0.9)  # units around the split over which an entry's halves fade into the dark
 SLIT = (1.0, 2.6)  # units; lower than this the opening is only dark: squeezed teeth would be dots
@@ -30,9 +35,9 @@ def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.nd
 
 
 def _widened(ring: np.ndarray, by: float) -> np.ndarray:
-    """The ring with its upper points raised by so many pixels, and its lower points lowered by twice as many."""
+    """The ring with its upper points raised and its lower points lowered by so many pixels."""
     wider = ring.copy()
-    wider[1:10, 1] += 2 * by  # the lower lip's gloss and teeth behind it are taken for lip
+    wider[1:10, 1] += by
     wider[11:20, 1] -= by
     return wider
 
@@ -50,7 +55,7 @@ def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) 
     rows = max(3, round(TONGUE * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
     dark = dark + (1 - above_lip) ** 2 * (0.45 * lips - dark)  # light falls on what lies behind the lower lip
-    shaded = 0.6 * lips + 0.4 * dark
+    shaded = 0.75 * lips + 0.25 * dark
     return (shaded + depth * (dark - shaded)).astype(np.float32)
 
 
@@ -85,7 +90,7 @@ def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.
     The upper half moves only if the entry shows too little below the upper lip; the lower half follows the lower lip.
     """
     lacking = (mouth.ring[:10:-1, 1] - ring[:10:-1, 1])[MIDDLE]
-    upper = down + float(np.clip(lacking.mean() + INSET, 0, MOST_SHIFT))
+    upper = down + float(np.clip(lacking.mean(), 0, MOST_SHIFT))
     if not np.isfinite(mouth.split):
         return upper, np.ones_like(upper)
     lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
@@ -111,12 +116,15 @@ def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: Inner
     x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
     across, down = np.moveaxis(in_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
     there, known = _heights(down, ring, mouth)
-    pixels = _sample(mouth, across, there)
-    inside = np.minimum(there - _curve(mouth.ring, across, True), _curve(mouth.ring, across, False) - there)
+    ceiling, floor = _curve(mouth.ring, across, True), _curve(mouth.ring, across, False)
+    middle = (ceiling + floor) / 2
+    pixels = _sample(mouth, across, np.clip(there, np.minimum(ceiling + RIM, middle), np.maximum(floor - RIM, middle)))
+    inside = np.minimum(there - ceiling, floor - there)
     sides = np.minimum(across - mouth.ring[0, 0], mouth.ring[10, 0] - across)
     height = _curve(ring, across, False) - _curve(ring, across, True)
     thick = known * smoothstep(height, *SLIT)
-    return pixels, (thick * smoothstep(np.minimum(inside, 0.7 * sides), INSET, INSET + RIM)).astype(np.float32)
+    seen = smoothstep(inside, -BEYOND, 0) * smoothstep(sides, -BEYOND, BEYOND)
+    return pixels, (thick * seen).astype(np.float32)
 
 
 def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -125,39 +133,52 @@ def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarr
     return remap(mouth.pixels, places.astype(np.float32)).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """The opening to fill in a frame.
+
+    Attributes:
+        ring: (20, 2) target inner ring, pixels of the frame.
+        plane: (2, 3) the mouth's plane in the frame, see `mouth_plane`.
+        scale: pixels per unit.
+        share: 0 to 1, how far it covers what was there.
+    """
+
+    ring: np.ndarray
+    plane: np.ndarray
+    scale: float
+    share: float
+
+
+MouthPainter: TypeAlias = Callable[[np.ndarray, Rectangle, Opening, InnerMouth | None, np.ndarray | None], None]
+"""Fills an opening in place, as `paint_mouth` does; a network may take its place."""
+
+
 def paint_mouth(
-    pixels: np.ndarray,
-    area: Rectangle,
-    ring: np.ndarray,
-    plane: np.ndarray,
-    scale: float,
-    mouth: InnerMouth | None,
-    dark: np.ndarray | None,
-    share: float,
+    pixels: np.ndarray, area: Rectangle, opening: Opening, mouth: InnerMouth | None, dark: np.ndarray | None
 ) -> None:
     """Fill the opening in place.
 
     Args:
         pixels: (h, w, 3) uint8, the warped pixels of `area`; changed inside the target's inner lips.
         area: where they lie in the frame.
-        ring: (20, 2) target inner ring, pixels of the frame.
-        plane: (2, 3) the mouth's plane in the frame.
-        scale: pixels per unit.
+        opening: its shape.
         mouth: what to show; None for the dark cavity alone.
         dark: (3,) colour of the depth if known.
-        share: 0 to 1, how far it covers what was there.
     """
+    ring, plane, scale, share = opening.ring, opening.plane, opening.scale, opening.share
     near = Rectangle.around(ring, 1.5 * scale, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
     width, height = near.size
     if share <= 0 or min(width, height) < 2:
         return
-    cover = coverage(_widened(ring, COVER * scale) - (near.left, near.top), width, height)
+    units = in_plane(ring, plane)
+    over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
+    cover = coverage(_widened(ring, over) - (near.left, near.top), width, height)
     view = pixels[near.within(area)]
     rim = cv2.dilate(cover, np.ones((2 * max(1, round(1.5 * scale)) + 1,) * 2)) - cover > 0.5
     lips = view[rim].mean(axis=0) if rim.any() else DARK
     fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale)
-    units = in_plane(ring, plane)
     if mouth is not None:
         shown, alpha = retrieved(units, plane, near, mouth)
         fill += alpha[..., None] * (shown - fill)

@@ -12,7 +12,7 @@ from preprocessing.faces.mesh import LIPS_INNER, HeadPose, Landmarks
 from wav2lip.renderer.inner_mouth import InnerMouth, InnerMouthBank, head_angles, in_plane, mouth_plane
 from wav2lip.renderer.lip_edges import lip_edges, with_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
-from wav2lip.renderer.mouth_fill import fill_share, paint_mouth
+from wav2lip.renderer.mouth_fill import MouthPainter, Opening, fill_share, paint_mouth
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import warp_frame
@@ -37,6 +37,7 @@ class MouthRenderer:
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
     chooser: MouthChooser = field(default_factory=MouthChooser)
+    painter: MouthPainter = paint_mouth
 
     def __post_init__(self) -> None:
         if self.chooser.look_ahead:
@@ -91,6 +92,7 @@ class MouthRenderer:
         pixels, area = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
         plane = mouth_plane(pose)
         share = amount * fill_share(wanted.ring, in_plane(points[LIPS_INNER], plane))
-        paint_mouth(pixels, area, moved[LIPS_INNER, :2], plane, scale, mouth, self.bank.dark(), share)
+        opening = Opening(moved[LIPS_INNER, :2], plane, scale, share)
+        self.painter(pixels, area, opening, mouth, self.bank.dark())
         area.of(result)[:] = pixels
         return result

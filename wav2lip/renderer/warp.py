@@ -1,29 +1,29 @@
 """Piecewise-affine warp of the lower face, its displacement smooth on skin and exact at the lips.
 
-One definition in two forms: `displacement` (NumPy and OpenCV, one frame at native size, computed on coarse grids) and
-`displacement_batch` (torch, crops, differentiable in both sets of vertices). Maps run backwards: output pixel p shows
+One definition in two forms: here with NumPy and OpenCV, one frame at native size, computed on coarse grids; in
+`warp_batch` with torch for crops, differentiable in both sets of vertices. Maps run backwards: output pixel p shows
 input pixel p + d(p).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from wav2lip.renderer.triangulation import triangulation
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SKIN_SIGMA = 1.6  # canonical units; blurs the displacement away from the lips
 LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units around the outer lip ring in which the displacement stays exact
 STILL = 0.03  # pixels; what moves less is left untouched
 GRID_UNITS = 1.0  # spacing of the coarse grid of skin
 LIP_GRID_UNITS = 0.2  # and of the fine grid of the lips
-_Array = TypeVar("_Array", np.ndarray, Tensor)
+_Array = TypeVar("_Array", np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def _exact(
     ids = triangle_ids((target[:, :2] - (part.left, part.top)) / step, columns, rows, order)
     x = np.arange(columns, dtype=np.float32)[:, None] * step + (part.left - area.left)
     y = np.arange(rows, dtype=np.float32)[:, None, None] * step + (part.top - area.top)
-    return _evaluate(terms.take(ids, axis=0, mode="wrap"), x, y), ids
+    return evaluate(terms.take(ids, axis=0, mode="wrap"), x, y), ids
 
 
-def _evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
+def evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
     """The affine displacements, kept within those of the corners: slivers are drawn wider than they are."""
     exact = terms[..., 0:2] * x + terms[..., 2:4] * y + terms[..., 4:6]
     return exact.clip(terms[..., 6:8], terms[..., 8:10])
@@ -167,10 +167,11 @@ def _inside(ids: np.ndarray, sigma: float) -> np.ndarray:
 def _lip_weight(target: np.ndarray, area: Rectangle, step: int, scale: float) -> np.ndarray:
     columns, rows = ((side + step - 1) // step + 1 for side in area.size)
     ring = target[triangulation().outer_lips, :2] - (area.left, area.top)
-    return _lip_mask(ring / step, columns, rows, scale / step)
+    return lip_mask(ring / step, columns, rows, scale / step)
 
 
-def _lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+def lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
+    """(height, width) float32, 1 where the displacement stays exact; (20, 2) outer ring and scale in these pixels."""
     mask = np.zeros((height, width), np.float32)
     cv2.fillPoly(mask, [np.round(ring * 16).astype(np.int32)], 1.0, shift=4)
     side = 2 * max(1, round(LIP_MARGIN * scale)) + 1
@@ -222,68 +223,8 @@ def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale:
     field[..., 0] += np.arange(area.left, area.right, dtype=np.float32)
     field[..., 1] += np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
     pixels = area.of(frame).copy()
-    cv2.copyTo(remap(frame, field), moving.view(np.uint8), pixels)
+    left, top, columns, rows = cv2.boundingRect(moving.view(np.uint8))
+    if columns:
+        part = np.s_[top : top + rows, left : left + columns]
+        cv2.copyTo(remap(frame, field[part]), moving[part].view(np.uint8), pixels[part])
     return pixels, area
-
-
-def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int, height: int) -> Tensor:
-    """`displacement` on every pixel of a batch of crops, differentiable in the vertices.
-
-    Args:
-        source, target: (B, V, 3) vertices in the crops, pixels.
-        scale: pixels per canonical unit, the same for all.
-        width, height: size of the crops.
-
-    Returns:
-        (B, height, width, 2) pixels.
-    """
-    mesh = triangulation()
-    triangles = torch.from_numpy(mesh.triangles).long().to(target.device)
-    ids, keep = _batch_masks(target, scale, width, height)
-    a, b, c = affine_displacements(source[:, triangles, :2], target[:, triangles, :2])
-    motion = (source - target)[:, triangles, :2]
-    terms = F.pad(torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1))  # the last is outside
-    terms = torch.stack([term[chosen] for term, chosen in zip(terms, ids, strict=True)])
-    x = torch.arange(width, device=target.device, dtype=target.dtype)[:, None]
-    y = torch.arange(height, device=target.device, dtype=target.dtype)[:, None, None]
-    exact = _evaluate(terms, x, y)
-    inside = _inside_batch((ids < len(triangles)).to(target.dtype), scale)
-    skin = _blur_batch(exact.permute(0, 3, 1, 2), SKIN_SIGMA * scale).permute(0, 2, 3, 1) * inside[..., None]
-    return skin + keep * (exact - skin)
-
-
-def _batch_masks(target: Tensor, scale: float, width: int, height: int) -> tuple[Tensor, Tensor]:
-    mesh, ids, keep = triangulation(), [], []
-    for vertices in target.detach().cpu().double().numpy():
-        drawn = triangle_ids(vertices[:, :2], width, height, drawing_order(vertices))
-        ids.append(np.where(drawn < 0, len(mesh.triangles), drawn))
-        keep.append(_lip_mask(vertices[mesh.outer_lips, :2], width, height, scale))
-    masks = torch.from_numpy(np.stack(keep))[..., None].to(target)
-    return torch.from_numpy(np.stack(ids)).long().to(target.device), masks
-
-
-def _inside_batch(inside: Tensor, scale: float) -> Tensor:
-    reach = max(1, round(SKIN_SIGMA * scale))
-    side = 2 * reach + 1
-    padded = F.pad(inside[:, None], (reach,) * 4, mode="replicate")
-    whole = F.pad(-F.max_pool2d(-padded, side, 1), (reach,) * 4, mode="replicate")
-    return F.avg_pool2d(whole, side, 1)[:, 0]
-
-
-def _blur_batch(images: Tensor, sigma: float) -> Tensor:
-    reach = int(np.ceil(3 * sigma))
-    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
-    weights = (weights / weights.sum()).expand(images.shape[1], 1, -1)
-    padded = F.pad(images, (reach,) * 4, mode="reflect")
-    rows = F.conv2d(padded, weights[..., None], groups=images.shape[1])
-    return F.conv2d(rows, weights[:, :, None], groups=images.shape[1])
-
-
-def warp_batch(images: Tensor, field: Tensor) -> Tensor:
-    """Move a batch of crops, (B, C, H, W) by (B, H, W, 2) pixels; bilinear, the border's colour beyond the edge."""
-    height, width = images.shape[-2:]
-    x = torch.arange(width, device=field.device, dtype=field.dtype)
-    y = torch.arange(height, device=field.device, dtype=field.dtype)[:, None]
-    grid = torch.stack([(field[..., 0] + x) * 2 / (width - 1) - 1, (field[..., 1] + y) * 2 / (height - 1) - 1], -1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -8,7 +8,8 @@ from preprocessing.faces.mesh import LIPS_OUTER, canonical_face
 from tests.wav2lip.renderer.faces import SCALE, frame, opened, pose
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import triangulation, vertices_in_frame
-from wav2lip.renderer.warp import Rectangle, displacement, displacement_batch, warp_batch, warp_frame
+from wav2lip.renderer.warp import Rectangle, displacement, warp_frame
+from wav2lip.renderer.warp_batch import displacement_batch, warp_batch
 
 
 def vertices(by: float = 6.0, scale: float = SCALE, yaw: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
