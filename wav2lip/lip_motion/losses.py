@@ -33,7 +33,7 @@ class MotionLossWeights:
     position: float = 1.0
     velocity: float = 1.0
     opening: float = 0.0
-    width: float = 0.0
+    width: float = 20.0
     closure: float = 10.0
     sync: float = 30.0
     correlation: float = 0.0

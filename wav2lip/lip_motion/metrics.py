@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -104,6 +104,13 @@ def summarise(found: Sequence[dict[str, float]]) -> dict[str, float]:
     names = found[0].keys() if found else ()
     columns = {name: np.array([figures[name] for figures in found]) for name in names}
     return {name: float(np.nanmedian(column)) for name, column in columns.items() if not np.isnan(column).all()}
+
+
+def score(values: Mapping[str, float]) -> float:
+    """One number of the medians, 0 to 1: the mean of opening's and width's correlation and the closures' F-measure."""
+    kept, precision = values.get("closures_kept", 0.0), values.get("closures_precision", 0.0)
+    closures = 2 * kept * precision / (kept + precision) if kept + precision > 0 else 0.0
+    return (values["opening_r"] + values["width_r"] + closures) / 3
 
 
 def measure(items: Sequence[Example], space: ShapeSpace, motion: Callable[[Example], np.ndarray]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from preprocessing.errors import UsageError
 
 STEM = 4  # rows that the stem sees; it makes one frame of two rows
 ROWS = 2  # a frame
-SURE, UNSURE = 0.65, 0.35  # probability of closure from which on the lips are shut, and below which they are left
+SURE, UNSURE = 0.55, 0.25  # probability of closure from which on the lips are shut, and below which they are left
 
 
 @dataclass(frozen=True)

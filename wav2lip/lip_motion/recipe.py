@@ -45,7 +45,7 @@ class LipMotionRecipe:
     power: float = 0.6
     lr: float = 1.5e-3
     weight_decay: float = 0.1
-    ema: float = 0.97
+    ema: float = 0.985
     clip_gradient: float = 1.0
     seed: int = 0
 

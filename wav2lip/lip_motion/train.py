@@ -5,7 +5,7 @@ picture is early or late; an expert learns which shape belongs to which moment o
 with that expert's opinion among its losses. People of the split "val" that are not in "train" are held out.
 
 The folder of the run receives offsets.json, expert.safetensors, lip_motion.safetensors (averaged weights),
-best.safetensors (as they were when the opening's correlation on held-out people was highest), config.json (the recipe,
+best.safetensors (as they were when `metrics.score` on held-out people was highest), config.json (the recipe,
 good for --config), log.jsonl, TensorBoard's events, and state.pt, from which the same command goes on.
 Exit code: 0 when it has trained, 1 when it could not go on, 2 for wrong usage, 130 when interrupted.
 """
@@ -31,7 +31,7 @@ from training.run import RESUMES, RunFolder, due
 from wav2lip.lip_motion.clips import open_motion_clips
 from wav2lip.lip_motion.corpus import Corpus
 from wav2lip.lip_motion.expert_training import open_expert, save_expert, train_expert
-from wav2lip.lip_motion.metrics import measure, predict
+from wav2lip.lip_motion.metrics import measure, predict, score
 from wav2lip.lip_motion.model import LipMotionNet
 from wav2lip.lip_motion.offsets import combined, find_offsets
 from wav2lip.lip_motion.recipe import LipMotionRecipe
@@ -119,8 +119,8 @@ def check(
         run.log(state.step, **values)
     motion = trained_motion(state, dict(about), rest)
     motion.save(run.folder / "lip_motion.safetensors")
-    if values.get("opening_r", -1.0) > state.best:
-        state.best = values["opening_r"]
+    if values and (worth := score(values)) > state.best:
+        state.best = worth
         motion.save(run.folder / "best.safetensors")
     run.save_state(state_dict(state))
 

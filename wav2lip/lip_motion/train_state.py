@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class LipMotionTrainState:
     axes: Axes
     expert: ShapeExpert | None = None
     step: int = 0
-    best: float = field(default=-1.0)  # correlation of the opening on held-out clips
+    best: float = -1.0  # score on held-out clips
 
 
 def start(

@@ -99,7 +99,7 @@ def test_sound_is_continued_by_its_mirror_image():
 
 def test_lips_that_are_surely_closed_meet(space):
     gap = np.array([4.0, 4.0, 4.0, -1.0])
-    np.testing.assert_allclose(close_lips(gap, np.array([0.9, 0.1, 0.5, 0.9])), [-4, 0, -2, 0])
+    np.testing.assert_allclose(close_lips(gap, np.array([0.9, 0.1, 0.4, 0.9])), [-4, 0, -2, 0])
     coefficients = space.opening_direction * 3
     assert coefficients @ space.opening == pytest.approx(3, rel=1e-5)
 
