@@ -37,7 +37,7 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
     if outfile.suffix.lower() not in COPIED_CODECS:
         raise UsageError(
-            f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(outfile.name)}"
+            f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}"
         )
 
 

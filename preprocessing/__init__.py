@@ -1,1 +1,1 @@
-"""Media to arrays to clips on disk; knows none of the networks."""
+"""Turns media files into arrays and training clips; independent of the networks."""

@@ -1,7 +1,6 @@
-"""What all commands share: one-line refusals, exit codes, and files that are written whole or not at all.
+"""Shared by all commands: one-line errors, exit codes and atomic file writes.
 
-Exit codes: 0 done; 1 a file cannot be read, written or used, or there is too little memory; 2 wrong usage; 130
-interrupted.
+Exit codes: 0 success; 1 a file cannot be read, written or used, or memory ran out; 2 usage error; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from preprocessing.errors import Wav2LipError
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's flags, never abbreviated; a wrong one is one line and exit code 2."""
+    """Argument parser without abbreviated flags; errors print one line and exit with code 2."""
 
     def __init__(
         self, program: str, description: str | None, epilog: str | None = None, **settings: Any
     ) -> None:  # fmt: skip
         """
         Args:
-            program: the module that is run, e.g. "syncnet.score".
+            program: name of the module to run, e.g. "syncnet.score".
             settings: other arguments of `argparse.ArgumentParser`.
         """
         defaults: dict[str, Any] = {
@@ -39,17 +38,17 @@ class Parser(argparse.ArgumentParser):
         self.program = program
 
     def error(self, message: str) -> NoReturn:
-        """Ends the command."""
+        """Prints the message and exits with code 2."""
         sys.exit(fail(self.program, 2, f"{message} (--help explains every flag)"))
 
 
 def run_command(program: str, job: Callable[[], int | None], interrupted: str = "interrupted") -> int:
-    """Runs a command's job and returns its exit code; an error is one line on standard error.
+    """Runs a command's job and returns the exit code; errors print one line to standard error.
 
     Args:
-        program: the name that begins the line.
+        program: name that prefixes the error line.
         job: returns the exit code, None for 0.
-        interrupted: what to say after Ctrl-C or a request to terminate.
+        interrupted: message after Ctrl-C or SIGTERM.
     """
     try:
         with terminable():
@@ -59,20 +58,20 @@ def run_command(program: str, job: Callable[[], int | None], interrupted: str = 
     except ValueError as error:
         return fail(program, 2, _message(error))
     except MemoryError as error:
-        return fail(program, 1, str(error) or "there is too little memory")
+        return fail(program, 1, str(error) or "out of memory")
     except (Wav2LipError, FloatingPointError, OSError) as error:
         return fail(program, 1, error)
 
 
 def _message(error: ValueError) -> str:
-    """The error's text. One from a data loader's worker comes with its traceback, whose last line it is."""
-    text = (str(error).splitlines() or ["a value is wrong"])[-1]
+    """The error's message. Errors from data-loader workers carry a traceback; the message is its last line."""
+    text = (str(error).splitlines() or ["invalid value"])[-1]
     return re.sub(r"^[\w.]*Error: ", "", text)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Lets a request to terminate (SIGTERM) end the command as Ctrl-C does, with everything cleared away."""
+    """Makes SIGTERM end the command the way Ctrl-C does, with full cleanup."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -81,18 +80,18 @@ def terminable() -> Iterator[None]:
 
 
 def fail(program: str, code: int, error: object) -> int:
-    """Prints one line on standard error; returns the exit code."""
+    """Prints one line to standard error and returns the exit code."""
     print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file beside its final name and renames it, so that it is there whole or as it was.
+    """Writes a text file atomically: to a temporary file in the same folder, then renamed.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
         part = Path(folder) / "part"
-        part.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be no Unicode
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names may not be valid Unicode
         os.replace(part, path)

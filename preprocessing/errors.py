@@ -1,4 +1,4 @@
-"""The exceptions that a user's mistake or unusable material raises; all share one base class, `Wav2LipError`."""
+"""Exceptions for usage errors and unusable input; all derive from `Wav2LipError`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 class Wav2LipError(Exception):
-    """Base class of everything that this package raises on purpose: one line that says what is wrong and what to do."""
+    """Base class of all deliberate errors: a one-line message that names the problem and the fix."""
 
 
 class UsageError(Wav2LipError, ValueError):
-    """An option, argument or configuration value cannot be used. Commands exit with code 2."""
+    """Invalid option, argument or configuration value. Commands exit with code 2."""
 
 
 class MediaError(Wav2LipError, RuntimeError):
@@ -19,14 +19,14 @@ class MediaError(Wav2LipError, RuntimeError):
 
 
 class TrainingError(Wav2LipError, FloatingPointError):
-    """A loss or a weight is not finite any more. Commands exit with code 1."""
+    """A loss or weight is no longer finite. Commands exit with code 1."""
 
 
 class OutOfMemoryError(Wav2LipError, MemoryError):
-    """Not even one item fits into the device's memory. Commands exit with code 1."""
+    """Not even a single item fits in device memory. Commands exit with code 1."""
 
 
 def display_path(path: Path | str) -> str:
-    """A path as messages print it: on one line, whatever it contains."""
+    """Formats a path for messages: always on one line, whatever characters it contains."""
     text = os.fspath(path)
     return text if text.isprintable() else ascii(text)

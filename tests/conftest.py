@@ -1,4 +1,4 @@
-"""Fixtures: the reference data beside the repository, and real media made on the spot."""
+"""Fixtures: reference data next to the repository, and media generated from real recordings."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data beside the repository; skips where it is absent."""
+    """The folder of reference data next to the repository; skips if it is missing."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip("the reference data beside the repository is absent")

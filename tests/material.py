@@ -1,4 +1,4 @@
-"""Small files that the tests of whole jobs are made of: a real face, real speech, and generators that cost nothing."""
+"""Small inputs for end-to-end tests: a real face, real speech and tiny generators."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_photo(path: Path) -> Path:
 
 
 def moving_photo(count: int) -> list[np.ndarray]:
-    """The face, swaying by three pixels; the block at the top left says which picture it is (see
+    """The face, swaying by three pixels; the block at the top left encodes the frame number (see
     `number_of`), the one at the top right is black."""
     pictures = []
     for k in range(count):
@@ -80,7 +80,7 @@ def write_sound(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
 
 
 def speech(seconds: float) -> tuple[np.ndarray, int]:
-    """(samples, rate): the beginning of the recording, repeated if need be."""
+    """(samples, rate): the start of the recording, looped if necessary."""
     with wave.open(str(SPEECH)) as file:
         rate, data = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
     return np.resize(data, round(seconds * rate)) / 32768, rate
@@ -91,7 +91,7 @@ def write_speech(path: Path, seconds: float) -> Path:
 
 
 def write_generator(path: Path, **config: object) -> Path:
-    """A checkpoint of ours with a tiny untrained generator."""
+    """A checkpoint with a tiny untrained generator."""
     torch.manual_seed(0)
     shape = GeneratorConfig(**{"width": 2} | config)
     crop = {"kind": "points", "size": shape.size}
@@ -100,13 +100,13 @@ def write_generator(path: Path, **config: object) -> Path:
 
 
 def pictures_of(path: Path) -> list[np.ndarray]:
-    """Every picture of a video by PyAV alone, uint8 BGR; an error in any of them is raised."""
+    """All frames of a video decoded by PyAV, uint8 BGR; decoding errors are raised."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
 
 
 def sound_of(path: Path, rate: int = 16000) -> np.ndarray:
-    """The sound track by PyAV alone: (n,) float, mono."""
+    """The audio track decoded by PyAV: (n,) float, mono."""
     resampler = av.AudioResampler("s16", "mono", rate)
     with av.open(str(path)) as container:
         frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
@@ -119,7 +119,7 @@ def write_numbered_clip(
     size: int | None = None, flags: np.ndarray | None = None, mel: np.ndarray | None = None, quality: int = 100,
     **header: Any,
 ) -> Path:  # fmt: skip
-    """A clip of given pictures; a picture of one grey comes back as it is, others nearly.
+    """A clip of the given frames; uniform gray frames survive encoding unchanged, others nearly.
 
     Args:
         path: the .safetensors file.
@@ -149,7 +149,7 @@ def write_numbered_clip(
 
 
 def still_track(count: int) -> FaceTrack:
-    """A face that stays where it is through `count` frames of 160x160."""
+    """A face track that stays still for `count` frames of 160x160."""
     top, bottom, left, right = BOX
     box = np.array([left, top, right, bottom], np.float32)
     points = np.repeat(estimate_points(box)[None], count, axis=0)
@@ -158,7 +158,7 @@ def still_track(count: int) -> FaceTrack:
 
 
 def change_clip(path: Path, metadata: dict[str, str] | None = None, **tensors: np.ndarray | None) -> None:
-    """Rewrites a clip's file with other metadata and tensors (None takes one away), whether they fit or not."""
+    """Rewrites a clip's file with different metadata and tensors (None removes one), without validation."""
     with safe_open(path, "numpy") as file:
         old = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         head = file.metadata() if metadata is None else metadata
@@ -166,7 +166,7 @@ def change_clip(path: Path, metadata: dict[str, str] | None = None, **tensors: n
 
 
 def swaying_photo(count: int) -> list[np.ndarray]:
-    """The face without any mark, swaying by three pixels; the light, 90 to 110 %, tells neighbouring pictures apart."""
+    """The unmarked face, swaying by three pixels; brightness, 90 to 110 %, distinguishes adjacent frames."""
     pictures = []
     for k in range(count):
         shift = np.array([[1, 0, 3 * np.sin(k / 4)], [0, 1, 2 * np.cos(k / 5)]], np.float64)
@@ -176,7 +176,7 @@ def swaying_photo(count: int) -> list[np.ndarray]:
 
 
 def write_talk(path: Path, pictures: Sequence[np.ndarray], seconds: float | None = None) -> Path:
-    """A video at 25 fps with the recording as its sound, which ends with it or after `seconds`."""
+    """A video at 25 fps with the recording as its audio, ending with it or after `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         sound = write_speech(Path(folder) / "speech.wav", seconds or len(pictures) / 25)
         return write_video(path, pictures, sound=sound)

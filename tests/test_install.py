@@ -1,4 +1,4 @@
-"""`pip install .`: the wheel holds what is needed at run time, and the installed command works away from the checkout."""
+"""`pip install .`: the wheel is complete, and the installed command works outside the checkout."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ DYNAMIC = ("import_module", "__import__")
 
 
 def imported(path: str, source: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of every module that a source file imports, wherever in the file it does so."""
+    """Line and full name of every module that a source file imports, at any level."""
     package = path.split("/")[:-1]
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Import):
@@ -38,13 +38,13 @@ def imported(path: str, source: str) -> Iterator[tuple[int, str]]:
 
 
 def layer(name: str) -> int | None:
-    """The place of a module's layer; None for what is not ours."""
+    """The index of a module's layer; None for third-party modules."""
     found = [prefix for prefix in LAYERS if name == prefix or name.startswith(prefix + ".")]
     return LAYERS.index(max(found, key=len)) if found else None
 
 
 def backward_imports(sources: Mapping[str, str]) -> list[str]:
-    """The imports that run against the layers, as "file:line: what", of sources by path ("syncnet/model.py")."""
+    """Imports that violate the layering, as "file:line: what", of sources by path ("syncnet/model.py")."""
     found = []
     for path, source in sorted(sources.items()):
         here = layer(path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
@@ -73,7 +73,7 @@ def test_every_module_has_a_layer():
 
 
 def test_layers_do_import_each_other():
-    """So that an empty list above means order, not blindness."""
+    """Guards against a check that never finds anything."""
     names = {
         name for path, text in packages().items() if path.startswith("wav2lip/") for _, name in imported(path, text)
     }
@@ -155,7 +155,7 @@ if torch:
 
 
 def import_all(repository: Path, modules: list[str], folder: Path) -> str:
-    """What a program that imports the modules in an empty folder, with an empty home and odd arguments, does."""
+    """Side effects of importing the modules in an empty folder, with an empty home and odd arguments."""
     (folder / "home").mkdir(parents=True)
     environment = {"HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-B", "-c", WATCH, str(repository), ",".join(modules), ",".join(ROOMS)]

@@ -1,4 +1,4 @@
-"""What a stranger's machine meets first: requirements, Makefile, the carried recording, clean names and contents."""
+"""Setup on a fresh machine: requirements, Makefile, the bundled recording, file names and contents."""
 
 import ast
 import os
@@ -34,7 +34,7 @@ esac
 
 
 def repository_files() -> Iterator[Path]:
-    """Every file that belongs to the project, whether or not git is there to say so."""
+    """All project files, with or without git."""
     for folder, folders, names in os.walk(REPOSITORY):
         top = Path(folder) == REPOSITORY
         folders[:] = [name for name in folders if name == ".ci" or not _made_locally(name, top)]
@@ -46,14 +46,14 @@ def _made_locally(folder: str, top: bool) -> bool:
 
 
 def requirements(name: str = "requirements.txt") -> dict[str, Requirement]:
-    """The requirements of one file by package name; an included file's are left out."""
+    """The requirements of one file by package name; included files are not followed."""
     lines = (line.split("#")[0].strip() for line in (REPOSITORY / name).read_text().splitlines())
     parsed = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
     return {requirement.name: requirement for requirement in parsed}
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The top-level names of all that a source file imports, inside functions too."""
+    """Top-level names of all imports of a source file, including those inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -124,7 +124,7 @@ def test_licence_is_the_full_apache_text():
 
 
 def quiet_spans(samples: np.ndarray, rate: int) -> list[tuple[float, float]]:
-    """Stretches of at least 0.3 s below -50 dBFS (RMS over 10 ms), in seconds from the start."""
+    """Segments of at least 0.3 s below -50 dBFS (RMS over 10 ms), in seconds from the start."""
     hop = rate // 100
     blocks = samples[: len(samples) // hop * hop].reshape(-1, hop)
     quiet = np.sqrt((blocks**2).mean(axis=1)) < 10 ** (-50 / 20)
@@ -150,7 +150,7 @@ def test_speech_is_short_clean_and_paused():
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what set-up reads, under a name with a space and a quote, with the pretended Python beside it."""
+    """A copy of the setup files in a folder with a space and a quote in its name, with a stub Python next to it."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     folder = tmp_path / "it's a checkout"
@@ -166,7 +166,7 @@ LIBRARY_ERROR = "ImportError: libGL.so.1: cannot open shared object file: No suc
 
 
 def run_make(folder: Path, *arguments: str, install_status: int = 0, cv2_error: str = LIBRARY_ERROR):
-    """Runs make with the pretended Python, free of the flags of a make that may be running these tests."""
+    """Runs make with the stub Python, without flags inherited from an outer make."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
     environment |= {"INSTALL_STATUS": str(install_status), "CV2_ERROR": cv2_error}
     command = ["make", f"PYTHON={folder / 'stub'}", *arguments]

@@ -1,4 +1,4 @@
-"""How a face becomes the network's square, and the map back."""
+"""Maps faces to square network crops and back."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 
-# Where the eyes and the nose lie in a crop of side 1 (96 pixels: (29, 12), (67, 12), (48, 35)). Mouth and chin take
-# no part: a crop that follows the chin tells the network how far the mouth is open.
+# Eye and nose positions in a crop of side 1 (96 pixels: (29, 12), (67, 12), (48, 35)). Mouth and chin are left out:
+# a crop aligned to the chin leaks how far the mouth is open.
 TEMPLATE = np.array([[29, 12], [67, 12], [48, 35]], np.float64) / 96
 
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """How a face becomes a square.
+    """How a face is mapped to a square crop.
 
     Attributes:
-        kind: "box" stretches the detector's box, as the released networks expect; "points" turns, scales and
-            moves the face by eyes and nose.
+        kind: "box" stretches the detector's box, as the released networks expect; "points" aligns
+            the face by a similarity transform on eyes and nose.
         size: side of the square in pixels.
         pads: pixels of the frame added to the box at its top, bottom, left and right ("box" only).
     """
@@ -31,10 +31,10 @@ class CropGeometry:
 
     def __post_init__(self) -> None:
         if self.kind not in ("box", "points"):
-            raise UsageError(f"a crop's geometry is 'box' or 'points', not {self.kind!r}")
+            raise UsageError(f"crop geometry must be 'box' or 'points', not {self.kind!r}")
 
     def matrix(self, box: np.ndarray, points: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-        """The map from frame to crop pixels.
+        """The affine matrix from frame to crop pixels.
 
         Args:
             box: (4,) x1, y1, x2, y2.
@@ -42,7 +42,7 @@ class CropGeometry:
             frame_size: width and height of the frame.
 
         Returns:
-            (2, 3) float64; a point at the centre of frame pixel (x, y) has the coordinates (x, y).
+            (2, 3) float64; pixel centers have integer coordinates.
         """
         if self.kind == "points":
             return similarity(np.asarray(points[:3], np.float64), TEMPLATE * self.size - 0.5)
@@ -50,10 +50,10 @@ class CropGeometry:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift that takes `source` nearest to `target`, by least squares.
+    """Least-squares similarity transform (rotation, scale, translation) from `source` to `target`.
 
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991),
-    solved here over complex numbers, where a rotation with scale is one factor.
+    solved over complex numbers, where rotation and scale form one factor.
 
     Args:
         source: (n, 2).
@@ -63,8 +63,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         (2, 3) float64.
     """
     p, q = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
-    centred = p - p.mean()
-    factor = np.vdot(centred, q - q.mean()) / max(np.vdot(centred, centred).real, 1e-9)
+    centered = p - p.mean()
+    factor = np.vdot(centered, q - q.mean()) / max(np.vdot(centered, centered).real, 1e-9)
     shift = q.mean() - factor * p.mean()
     return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
@@ -72,7 +72,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def padded_box(
     box: np.ndarray, pads: tuple[int, int, int, int], frame_size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A detector's box in whole pixels with pads, inside the frame and never empty, as the original cuts it.
+    """Pads a detector box in whole pixels, clipped to the frame and never empty, as in the original.
 
     Returns:
         x1, y1, x2, y2.
@@ -93,8 +93,8 @@ def _box_matrix(box: tuple[int, int, int, int], size: int) -> np.ndarray:
 def crop(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Cuts a square out of a frame.
 
-    A box on whole pixels is resized bilinearly, exactly as the original does. A turned crop of a large face is
-    averaged down first, so that it does not alias. Outside the frame its edge is repeated.
+    An axis-aligned box on whole pixels is resized bilinearly, exactly as in the original. A rotated crop of a large
+    face is first reduced by area averaging to avoid aliasing. Edge pixels are replicated outside the frame.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -127,7 +127,7 @@ def _whole_box(matrix: np.ndarray, size: int, shape: tuple[int, ...]) -> tuple[i
 
 
 def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, shrink: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the frame under the crop, averaged down by a whole factor, and the matrix for it."""
+    """The frame region under the crop, reduced by an integer factor, and the matching matrix."""
     inverse = cv2.invertAffineTransform(matrix)
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ inverse.T
     height, width = frame.shape[:2]

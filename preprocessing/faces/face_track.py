@@ -1,4 +1,4 @@
-"""What a face in a picture is, what a face through a video is, and how a detector is asked for faces."""
+"""Face detections, face tracks through a video, and the detector interface."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SCHEMA = "face-track-1"
 
 @dataclass(frozen=True)
 class Detection:
-    """One face in one picture, in its pixels.
+    """One face in one image, in pixel coordinates.
 
     box: float32 (4,), x1 y1 x2 y2, tight from forehead to chin and from cheek to cheek; score: 0..1; points: float32
-    (5, 2) or None, in the order right eye, left eye, nose, right and left mouth corner, where right is the person's
-    (the right eye is on the picture's left).
+    (5, 2) or None, in the order right eye, left eye, nose, right and left mouth corner, where right is the subject's
+    (the right eye is on the image's left).
     """
 
     box: np.ndarray
@@ -34,13 +34,13 @@ class Detection:
 
 
 class FaceDetector(Protocol):
-    """Frames, uint8 BGR (H, W, 3) each, to the faces in each, the best score first."""
+    """Detects the faces in each frame, uint8 BGR (H, W, 3), best score first."""
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]: ...
 
 
 def clip_detections(detections: Sequence[Detection], frame: np.ndarray) -> list[Detection]:
-    """The detections with their boxes cut to the frame, those with nothing left dropped, the best score first."""
+    """Clips boxes to the frame, drops those left empty, and sorts by score, best first."""
     height, width = frame.shape[:2]
     kept = []
     for found in detections:
@@ -51,12 +51,12 @@ def clip_detections(detections: Sequence[Detection], frame: np.ndarray) -> list[
 
 
 def reduce_frame(frame: np.ndarray, side: int) -> np.ndarray:
-    """The frame with its longer side brought down to `side` pixels; never enlarged."""
+    """Reduces the frame so that its longer side is at most `side` pixels."""
     height, width = frame.shape[:2]
     factor = side / max(height, width)
     if factor >= 1:
         return frame
-    # Halving, then less than halving: four times as fast as averaging in one step, and as free of aliasing.
+    # Repeated halving, then the rest: four times as fast as averaging in one step, with no more aliasing.
     while min(frame.shape[:2]) >= 2 and max(frame.shape[:2]) >= 2 * side:
         frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(frame, (max(1, round(width * factor)), max(1, round(height * factor))))
@@ -78,7 +78,7 @@ def estimate_points(box: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrackedFace:
-    """The followed face in frame `index`: box float32 (4,) and points (5, 2), NaN when it was not found."""
+    """The tracked face in frame `index`: box float32 (4,) and points (5, 2), NaN if not found."""
 
     index: int
     box: np.ndarray
@@ -106,7 +106,7 @@ class FaceTrack:
         return len(self.found)
 
     def save(self, path: str | Path) -> None:
-        """Writes the track as one JSON file, beside its name first and then renamed; NaN becomes null."""
+        """Writes the track to one JSON file atomically; NaN becomes null."""
         size = list(self.size) if self.size else None
         record = {"schema": SCHEMA, "frames": len(self), "size": size, "fps": self.fps}
         record |= {"boxes": _to_lists(self.boxes), "points": _to_lists(self.points)}
@@ -120,7 +120,7 @@ class FaceTrack:
 
     @classmethod
     def load(cls, path: str | Path) -> FaceTrack:
-        """Reads what `save` wrote; anything else is a ValueError of one line."""
+        """Reads a track written by `save`; raises UsageError for anything else."""
         try:
             return cls._from_record(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -132,21 +132,21 @@ class FaceTrack:
     @classmethod
     def _from_record(cls, record: dict) -> FaceTrack:
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise UsageError("it does not name this schema")
+            raise UsageError("missing or different schema")
         count, size, fps = record["frames"], record["size"], record["fps"]
         boxes, points = _from_lists(record["boxes"], (count, 4)), _from_lists(record["points"], (count, 5, 2))
         found, shot = _column(record["found"], bool, count), _column(record["shot"], int, count)
         if size is not None:
             size = tuple(_column(size, int, 2).tolist())
         if not (fps is None or isinstance(fps, str)):
-            raise UsageError("fps is a text or null")
+            raise UsageError("fps must be a string or null")
         if not np.array_equal(found, np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))):
-            raise UsageError("found does not agree with boxes and points")
+            raise UsageError("found disagrees with boxes and points")
         return cls(boxes, points, found, shot.astype(np.int32), size, fps)
 
 
 def _to_lists(values: np.ndarray) -> list:
-    """The shortest numbers that come back as the same float32, row by row; null for NaN."""
+    """Shortest decimals that round-trip to the same float32, row by row; null for NaN."""
     flat = [float(str(value)) if math.isfinite(value) else None for value in values.ravel().astype(np.float32)]
     width = values[0].size if len(values) else 1
     return [flat[i : i + width] for i in range(0, len(flat), width)]
@@ -155,14 +155,14 @@ def _to_lists(values: np.ndarray) -> list:
 def _from_lists(rows: list, shape: tuple[int, ...]) -> np.ndarray:
     width = math.prod(shape[1:])
     if not isinstance(rows, list) or len(rows) != shape[0]:
-        raise UsageError(f"{shape[0]} rows are needed")
+        raise UsageError(f"{shape[0]} rows expected")
     for row in rows:
         if len(row) != width or not all(value is None or type(value) in (int, float) for value in row):
-            raise UsageError(f"rows of {width} numbers are needed")
+            raise UsageError(f"rows of {width} numbers expected")
     return np.array(rows, np.float32).reshape(shape)
 
 
 def _column(values: list, kind: type, count: int) -> np.ndarray:
     if not isinstance(values, list) or len(values) != count or any(type(value) is not kind for value in values):
-        raise UsageError(f"{count} values of type {kind.__name__} are needed")
+        raise UsageError(f"{count} values of type {kind.__name__} expected")
     return np.array(values, kind)

@@ -1,4 +1,4 @@
-"""Who is who among the faces of a video, and which of them is followed."""
+"""Matches faces between frames and selects which to track."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from preprocessing.errors import UsageError
 
 SIDES = ("largest", "left", "right", "center")
-MAX_STEP = 0.75  # of the face's side: how far a face may move between two looks at it
+MAX_STEP = 0.75  # of the face's side: how far a face may move between two detections
 MAX_GROWTH = 1.6
 
 
 def parse_select(select: str) -> str | np.ndarray:
-    """One of SIDES, or the point of 'X,Y'; anything else is a ValueError."""
+    """Parses one of SIDES or a point 'X,Y'; raises UsageError for anything else."""
     if select in SIDES:
         return select
     try:
@@ -24,30 +24,30 @@ def parse_select(select: str) -> str | np.ndarray:
         if not (math.isfinite(x) and math.isfinite(y)):
             raise ValueError
     except ValueError:
-        raise UsageError(f"select is one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
+        raise UsageError(f"select must be one of {', '.join(SIDES)} or a point X,Y in pixels, not {select!r}") from None
     return np.array([x, y])
 
 
 def choose(faces: Sequence[np.ndarray], select: str | np.ndarray, size: tuple[int, int]) -> int:
-    """The index of the box (4,) that `select` means in a picture of `size` (width, height); -1 if there is none."""
+    """The index of the box (4,) that `select` names in a frame of `size` (width, height); -1 if there is none."""
     if not faces:
         return -1
     boxes = np.stack(faces)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     if not isinstance(select, str):
         outside = np.linalg.norm(select - np.clip(select, boxes[:, :2], boxes[:, 2:]), axis=1)
-        return int(np.lexsort((np.linalg.norm(centres - select, axis=1), outside))[0])
+        return int(np.lexsort((np.linalg.norm(centers - select, axis=1), outside))[0])
     least = {
         "largest": -np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
-        "left": centres[:, 0],
-        "right": -centres[:, 0],
-        "center": np.linalg.norm(centres - np.asarray(size) / 2, axis=1),
+        "left": centers[:, 0],
+        "right": -centers[:, 0],
+        "center": np.linalg.norm(centers - np.asarray(size) / 2, axis=1),
     }
     return int(np.argmin(least[select]))
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """The share of the smaller of two boxes (4,) that lies inside the other, 0 to 1."""
+    """Intersection over the area of the smaller of two boxes (4,), 0 to 1."""
     shared = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
     least = min(np.prod(one[2:] - one[:2]), np.prod(other[2:] - other[:2]))
     return float(np.prod(np.maximum(shared, 0)) / max(least, 1e-9))
@@ -55,7 +55,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass
 class KnownFace:
-    """A face seen before: its number, where it was last, and when."""
+    """A previously seen face: its number, last box and last frame index."""
 
     number: int
     box: np.ndarray
@@ -63,7 +63,7 @@ class KnownFace:
 
 
 class IdentityAssigner:
-    """Numbers the faces of a video in order of appearance, and knows them again by place and size."""
+    """Numbers faces in order of appearance and re-identifies them by position and size."""
 
     def __init__(self, max_gap: int) -> None:
         self.people: dict[int, KnownFace] = {}
@@ -71,16 +71,16 @@ class IdentityAssigner:
         self._count = 0
 
     def new_shot(self) -> None:
-        """Forget who was there; the numbers go on."""
+        """Forgets all known faces; numbering continues."""
         self.people.clear()
 
     def move(self, number: int, box: np.ndarray) -> None:
-        """That person is now known to be at `box`."""
+        """Updates the last known box of a face."""
         if number in self.people:
             self.people[number].box = box
 
     def update(self, index: int, boxes: Sequence[np.ndarray]) -> list[int]:
-        """The numbers of the faces in frame `index`, one for each box; unknown faces get new ones, left to right."""
+        """Assigns a number to each box in frame `index`; unknown faces get new numbers, left to right."""
         self.people = {n: p for n, p in self.people.items() if index - p.seen <= self._max_gap}
         pairs = [(_step(p.box, box), n, i) for n, p in self.people.items() for i, box in enumerate(boxes)]
         numbers: dict[int, int] = {}
@@ -96,9 +96,9 @@ class IdentityAssigner:
 
 
 def _step(before: np.ndarray, after: np.ndarray) -> float:
-    """How far apart two boxes are, in units of what one face may do; above 1 they are two people."""
+    """Distance of two boxes relative to the allowed motion; above 1 they are different people."""
     sides = [float(np.sqrt(np.prod(box[2:] - box[:2]))) for box in (before, after)]
     if max(sides) > MAX_GROWTH * min(sides):
         return float("inf")
-    centres = [(box[:2] + box[2:]) / 2 for box in (before, after)]
-    return float(np.linalg.norm(centres[1] - centres[0])) / (MAX_STEP * max(sides))
+    centers = [(box[:2] + box[2:]) / 2 for box in (before, after)]
+    return float(np.linalg.norm(centers[1] - centers[0])) / (MAX_STEP * max(sides))

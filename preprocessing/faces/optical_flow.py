@@ -1,6 +1,6 @@
-"""A head's motion from frame to frame by optical flow, and a face's place smoothed in the coordinates of that motion.
+"""Head motion between frames by optical flow, and face smoothing in head coordinates.
 
-A face is held here as float64 (7, 2): the two corners of its upright box, then its five points.
+A face is float64 (7, 2) here: the two corners of its upright box, then its five points.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ MAX_GROWTH = 1.25  # of a head from one frame to the next; more is a failure of 
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """A similarity of the plane, over complex numbers: z goes to turn * z + shift."""
+    """A 2D similarity transform over complex numbers: z maps to turn * z + shift."""
 
     turn: complex = 1.0 + 0.0j
     shift: complex = 0.0j
 
     def after(self, first: HeadMotion) -> HeadMotion:
-        """This motion following upon `first`."""
+        """Composition: `first`, then this motion."""
         return HeadMotion(self.turn * first.turn, self.turn * first.shift + self.shift)
 
     def inverse(self) -> HeadMotion:
-        """The motion that undoes this one."""
+        """The inverse motion."""
         return HeadMotion(1 / self.turn, -self.shift / self.turn)
 
     def move(self, face: np.ndarray) -> np.ndarray:
-        """A face (7, 2) moved; its box keeps upright, so it moves by its centre and scale."""
+        """Applies the motion to a face (7, 2); the box stays upright, so only its center and scale change."""
         points = (face @ [1, 1j]) * self.turn + self.shift
-        centre, half = points[:2].mean(), (face[1] - face[0]) / 2 * abs(self.turn)
-        box = np.array([[centre.real, centre.imag]]) + np.array([-half, half])
+        center, half = points[:2].mean(), (face[1] - face[0]) / 2 * abs(self.turn)
+        box = np.array([[center.real, center.imag]]) + np.array([-half, half])
         return np.vstack([box, np.stack([points[2:].real, points[2:].imag], axis=1)])
 
 
@@ -44,9 +44,9 @@ def face_side(face: np.ndarray) -> float:
 
 
 def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> HeadMotion | None:
-    """How the head with this face in `previous` has moved in `current`, both grey (H, W); None if that cannot be told.
+    """Estimates the motion of `face` from `previous` to `current`, both gray (H, W); None on failure.
 
-    A robust similarity to the Lucas-Kanade flow of brows, eyes and nose; never the mouth, which moves by itself.
+    A RANSAC similarity fit to the Lucas-Kanade flow of brows, eyes and nose; the mouth moves independently.
     """
     window = _window(previous.shape, face)
     offset = np.array([window[1].start, window[0].start])
@@ -68,7 +68,7 @@ def head_motion(previous: np.ndarray, current: np.ndarray, face: np.ndarray) -> 
 
 
 def _window(shape: tuple[int, ...], face: np.ndarray) -> tuple[slice, slice]:
-    """The part of a picture around the face, with room for its motion."""
+    """The image region around the face, with margin for its motion."""
     room = 0.4 * face_side(face)
     low = np.clip(np.floor(face[0] - room), 0, [shape[1] - 1, shape[0] - 1]).astype(int)
     high = np.clip(np.ceil(face[1] + room), low + 1, [shape[1], shape[0]]).astype(int)
@@ -76,7 +76,7 @@ def _window(shape: tuple[int, ...], face: np.ndarray) -> tuple[slice, slice]:
 
 
 def _upper_face(window: tuple[slice, slice], face: np.ndarray) -> np.ndarray:
-    """A mask over the window: a quadrangle that turns with the eyes, from the brows to the tip of the nose."""
+    """A mask over the window: a quadrilateral aligned to the eyes, from the brows to the tip of the nose."""
     right, left, nose = face[2:5]
     middle, across = (right + left) / 2, 0.9 * (left - right)
     up, down = middle - 0.8 * (nose - middle), middle + 0.9 * (nose - middle)
@@ -87,10 +87,10 @@ def _upper_face(window: tuple[slice, slice], face: np.ndarray) -> np.ndarray:
 
 
 def smoothed(times: np.ndarray, faces: np.ndarray, sigma: float, stiffness: float) -> np.ndarray:
-    """The face at time 0 by a straight line fitted to faces (n, 7, 2) at `times` (n,) with Gaussian weights.
+    """Gaussian-weighted local linear fit to faces (n, 7, 2) at `times` (n,), evaluated at time 0.
 
-    `sigma` is in the unit of the times. The line's slope is held back by `stiffness` (time squared), as in ridge
-    regression: faces in head coordinates hardly drift, and at the end of a run a free slope would follow the noise.
+    `sigma` is in the unit of the times. The slope is regularized by `stiffness` (time squared), as in ridge
+    regression: faces barely drift in head coordinates, and a free slope would follow noise at the end of a run.
     """
     weights = np.exp(-0.5 * (times / sigma) ** 2 + 0.5 * (np.abs(times).min() / sigma) ** 2)
     s0, s1, s2 = weights.sum(), weights @ times, weights @ times**2 + stiffness
@@ -99,7 +99,7 @@ def smoothed(times: np.ndarray, faces: np.ndarray, sigma: float, stiffness: floa
 
 
 def between(times: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The face at time 0 on the straight line between the one before (or at) it and the next; the nearer at an end."""
+    """Linear interpolation of the faces at time 0 between the neighbors; the nearest face at the ends."""
     earlier, later = np.flatnonzero(times <= 0), np.flatnonzero(times > 0)
     if not len(earlier) or not len(later):
         return faces[earlier[-1] if len(earlier) else later[0]]

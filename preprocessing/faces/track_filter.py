@@ -1,7 +1,7 @@
-"""The path of one face that is being followed: carried by the flow, met by detections, smoothed.
+"""Tracks one face: optical flow between detections, then smoothing in head coordinates.
 
-Every found face is brought, by the motion of the head since then, into coordinates that move with the head. There it
-hardly changes but for the detector's noise, so it is smoothed there, over many frames, without lagging behind.
+Detections are mapped into coordinates that move with the head. There they vary only by detector noise, so they can
+be smoothed over many frames without lag.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 
 from preprocessing.faces.optical_flow import HeadMotion, between, face_side, head_motion, smoothed
 
-MAX_DOUBT = 0.25  # of the face's side: a detection farther than this from where the flow puts the face needs a second
+MAX_DOUBT = 0.25  # of the face's side: a detection farther from the flow's prediction needs a second to confirm it
 
 
 @dataclass
 class _Step:
-    """One frame of the path.
+    """One frame of the track.
 
-    run: numbers the unbroken stretches of one person, 0 where nobody is followed; motion: from the first frame of the
-    run to this one; key: the accepted detection in the coordinates of the run's first frame; blind: the flow did not
-    find the head's motion to this frame.
+    run: numbers the unbroken stretches of one person, 0 where no face is tracked; motion: from the first frame of the
+    run to this one; key: the accepted detection in the coordinates of the run's first frame; blind: optical
+    flow failed between the previous frame and this one.
     """
 
     shot: int
@@ -35,13 +35,13 @@ class _Step:
 
 
 class FaceTrackFilter:
-    """Follows one person at a time. For each frame, in order: `carry`, then perhaps `meet` or `begin`, then `release`.
+    """Tracks one person at a time. For each frame, in order: `carry`, optionally `meet` or `begin`, then `release`.
 
     Faces are float64 (7, 2), two corners of a box and five points, in the pixels of the frames. Memory is constant.
 
     Args:
-        every: frames from one look of the detector to the next.
-        max_gap: frames a face may be lost before it is given up; shorter gaps are filled.
+        every: frames between detector runs.
+        max_gap: frames without a detection before the track is dropped; shorter gaps are filled.
         sigma: frames, the standard deviation of the smoothing; 0 for none.
         stiffness: frames squared, see `preprocessing.faces.optical_flow.smoothed`.
     """
@@ -50,9 +50,9 @@ class FaceTrackFilter:
         self._every, self._max_gap, self._sigma, self._stiffness = every, max_gap, sigma, stiffness
         self._radius = round(2 * sigma)
         self.face: np.ndarray | None = None
-        """The followed face in the last frame carried; None while nobody is followed."""
+        """The tracked face in the last frame; None while no face is tracked."""
         self.person = -1
-        """The roster's number of who is followed, or was last."""
+        """Identity number of the current or last tracked person."""
         self._path: deque[_Step] = deque()
         self._index, self._gave_up = -1, -1
         self._start = self._released = self._settled = self._closed = 0
@@ -63,16 +63,16 @@ class FaceTrackFilter:
 
     @property
     def lag(self) -> int:
-        """Frames that `release` may be behind."""
+        """Maximum delay of `release` in frames."""
         return self._max_gap + self._every + self._radius
 
     @property
     def urgent(self) -> bool:
-        """Whether the face is out of sight, so that the detector must look at this frame."""
+        """Whether the face is lost, so that the detector must run on this frame."""
         return self.face is not None and (self._missing or self._path[-1].blind)
 
-    def carry(self, before: np.ndarray, grey: np.ndarray, cut: bool) -> None:
-        """Moves the followed face on, from the picture before to the next one, both grey (H, W); not across a cut."""
+    def carry(self, before: np.ndarray, gray: np.ndarray, cut: bool) -> None:
+        """Propagates the face from the previous frame to the next, both gray (H, W); resets at a cut."""
         if cut:
             self._lose()
             self._shot += 1
@@ -81,7 +81,7 @@ class FaceTrackFilter:
         self._path.append(_Step(self._shot))
         if self.face is None:
             return
-        moved = head_motion(before, grey, self.face)
+        moved = head_motion(before, gray, self.face)
         self._blind = self._blind or moved is None
         motion = moved or HeadMotion()
         self.face = motion.move(self.face)
@@ -90,34 +90,34 @@ class FaceTrackFilter:
         step.blind = moved is None
 
     def meet(self, faces: Sequence[np.ndarray], numbers: Sequence[int]) -> None:
-        """Lets the path meet the followed face if it is among these, whose persons have these numbers."""
+        """Updates the track with the detection of the tracked person, if it is among `faces` with these `numbers`."""
         if self.person in numbers and self._meet(faces[numbers.index(self.person)]):
             return
         self._missing = self.person not in numbers
-        # Who was followed but briefly, perhaps by mistake, is waited for as briefly.
+        # A short track, perhaps a false positive, is kept alive only as long as it lasted.
         if self._index - self._seen >= min(self._max_gap, max(self._every, self._seen - self._since)):
             self._lose()
             self._gave_up = self._index
 
     def may_begin(self, number: int) -> bool:
-        """Whether that person may be taken up in this frame: a frame without a face parts any two persons."""
+        """Whether a track of that person may start here: two people are separated by a frame without a face."""
         return self._gave_up < self._index or number == self.person
 
     def begin(self, face: np.ndarray, number: int) -> None:
-        """Follows that person from this frame on."""
+        """Starts tracking that person at this frame."""
         self.person = number
         self._run, self._since = self._run + 1, self._index
         self._path[-1].run = self._run
         self._accept(face)
 
     def drop(self) -> None:
-        """Gives the followed face up in this frame, because it may be another person's; nobody is taken up in it."""
+        """Drops the track at this frame because identities may have swapped; no track starts in this frame."""
         self._path[-1].run = 0
         self._lose()
         self.person, self._gave_up = -1, self._index
 
     def release(self, finish: bool = False) -> list[tuple[np.ndarray | None, int]]:
-        """The faces that are final now, None where nobody is followed, each with its shot's number; all to `finish`."""
+        """Faces that are now final, None where no face is tracked, each with its shot number; all if `finish`."""
         if finish:
             self._lose()
         if self.face is None:
@@ -135,7 +135,7 @@ class FaceTrackFilter:
         return self._path[index - self._start]
 
     def _lose(self) -> None:
-        """Gives the followed face up; what the flow carried on counts until the next look was due."""
+        """Drops the track; flow-propagated frames count until the next detection was due."""
         end = self._index + 1
         if self.face is not None:
             unseen = range(self._seen + 1, end)
@@ -147,7 +147,7 @@ class FaceTrackFilter:
         self._settled = end
 
     def _meet(self, face: np.ndarray) -> bool:
-        """Accepts a detection of the followed face, unless it alone says that the face has jumped."""
+        """Accepts a detection of the tracked face, unless it is the only evidence of a jump."""
         assert self.face is not None
         near = _distance(face, self.face) <= MAX_DOUBT
         confirmed = self._doubt is not None and _distance(face, self._doubt) <= MAX_DOUBT
@@ -160,7 +160,7 @@ class FaceTrackFilter:
         return True
 
     def _bridge(self, missed: np.ndarray) -> None:
-        """Spreads the motion that the flow has missed evenly over the frames since the last accepted detection."""
+        """Distributes motion missed by the flow evenly over the frames since the last accepted detection."""
         shift = complex(*missed.mean(axis=0)) / (self._index - self._seen)
         for index in range(self._seen + 1, self._index + 1):
             step = self._step(index)
@@ -183,13 +183,13 @@ class FaceTrackFilter:
         keys = np.stack([step.key for _, step in steps if step.key is not None])
         if not self._sigma:
             return between(times, keys)
-        # Where the flow fails, the coordinates do not move with the head, and the line must be free to follow it.
+        # Where flow fails, coordinates do not follow the head, so the slope must be free.
         spanned = range(index + steps[0][0] + 1, index + max(steps[-1][0], 0) + 1)
         stiffness = 1e-6 if any(self._step(i).blind for i in spanned) else self._stiffness
         return smoothed(times, keys, self._sigma, stiffness)
 
     def _keys(self, index: int) -> list[tuple[int, _Step]]:
-        """The run's detections within the smoothing's reach, and at least the nearest on either side, by time."""
+        """Detections of the run within the smoothing window, and at least the nearest on each side, by time."""
         run, steps = self._step(index).run, enumerate(self._path, self._start - index)
         keys = [(time, step) for time, step in steps if step.run == run and step.key is not None]
         earlier = max((time for time, _ in keys if time <= 0), default=0)

@@ -1,4 +1,4 @@
-"""The people in a video: faces looked for on key frames, each followed in a slot of its own, none across a cut."""
+"""Multi-face tracking: detection on keyframes, one slot per face, never across a cut."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from preprocessing.faces.optical_flow import face_side
 from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
 from preprocessing.faces.track_filter import FaceTrackFilter
 
-NOISE_TO_DRIFT = 0.15  # seconds: a detector's noise over what a face drifts in head coordinates each second
-# Shares of the smaller box. Heads side by side stay below the first, a second detection of one face above it; beyond
-# the second the flow of the face behind begins to follow the one in front.
+NOISE_TO_DRIFT = 0.15  # seconds: detector noise divided by drift per second in head coordinates
+# Overlap relative to the smaller box. Adjacent heads stay below the first, duplicate detections exceed it; beyond
+# the second, the flow of the occluded face starts to follow the one in front.
 MAX_OVERLAP_TO_BEGIN, MAX_OVERLAP = 0.15, 0.3
 
 
 class MultiFaceTracker:
-    """Follows up to `max_faces` people through frames that are pushed one by one. Memory is constant.
+    """Tracks up to `max_faces` people through frames pushed one by one, in constant memory.
 
-    Each is followed in one of as many slots. A slot that is free takes up the face that `select` names among those
-    that nobody follows. It never goes from one person to another without a frame in which it holds nobody, or a cut.
+    Each person occupies one slot. A free slot takes the untracked face that `select` prefers. A slot never switches
+    from one person to another without an empty frame or a cut in between.
 
     Args:
-        detector: who finds faces; asked for one reduced frame at a time, and once at most, however many are followed.
-        max_faces: people followed at the same time.
-        select: who is followed, from a shot's start or when nobody was for max_gap: largest, left, right, center, or
-            the face nearest to the point 'X,Y' (pixels).
-        face_id: follow the n-th face instead, from 0 in order of appearance, over the whole video; for one slot only.
-        every: frames from one look to the next, 1 for a look at each; where the flow fails or a followed face is
-            missing, the next frame is looked at anyway.
-        detect_side: pixels of the longer side of the frames the detector is given.
-        max_gap: seconds a face may be lost before it is given up; shorter gaps are filled.
+        detector: face detector; called with one reduced frame at a time, at most once per frame.
+        max_faces: maximum number of people tracked at once.
+        select: which face to track at the start of a shot or after max_gap without one: largest, left, right,
+            center, or the face nearest to the point 'X,Y' (pixels).
+        face_id: track the n-th face instead, from 0 in order of appearance, over the whole video; one slot only.
+        every: frames between detector runs, 1 for every frame; if the flow fails or a tracked face is missing, the
+            detector also runs on the next frame.
+        detect_side: longer side, in pixels, of the frames passed to the detector.
+        max_gap: seconds without a detection before a track is dropped; shorter gaps are filled.
         smooth: seconds, the standard deviation of the smoothing; 0 for none.
         fps: frames per second.
 
     Raises:
-        UsageError: an option is out of its range.
+        UsageError: an option is out of range.
     """
 
     def __init__(
@@ -78,51 +78,51 @@ class MultiFaceTracker:
         self._slots = [FaceTrackFilter(every, gap, sigma, (NOISE_TO_DRIFT * fps) ** 2) for _ in range(max_faces)]
         self._ready: list[deque[tuple[np.ndarray | None, int]]] = [deque() for _ in range(max_faces)]
         self.max_lag = AHEAD + self._slots[0].lag
-        """Frames that the faces given back may be behind the frames pushed."""
+        """Maximum delay, in frames, between pushed frames and returned faces."""
         self.size: tuple[int, int] | None = None
         """Width and height of the frames, from the first push on."""
-        self._roster, self._cuts = IdentityAssigner(gap), SceneCutDetector()
+        self._identities, self._cuts = IdentityAssigner(gap), SceneCutDetector()
         self._waiting: deque[np.ndarray] = deque()
         self._scale = np.ones(2)
-        self._grey: np.ndarray = np.zeros((1, 1), np.uint8)
-        self._index = self._looked = self._given = 0
+        self._gray: np.ndarray = np.zeros((1, 1), np.uint8)
+        self._index = self._last_detected = self._given = 0
 
     def push(self, frame: np.ndarray) -> list[list[TrackedFace]]:
-        """Takes the next frame, uint8 BGR (H, W, 3); gives the frames that are final now, in order: a face a slot."""
+        """Pushes the next frame, uint8 BGR (H, W, 3); returns the faces that are now final, per frame one per slot."""
         size = (frame.shape[1], frame.shape[0])
         if self.size not in (None, size):
-            raise UsageError(f"frames of one size are needed, not {size} after {self.size}")
+            raise UsageError(f"all frames must have the same size, not {size} after {self.size}")
         small = reduce_frame(frame, self._side)
         self.size, self._scale = size, np.array([size[0] / small.shape[1], size[1] / small.shape[0]])
         self._waiting.append(small)
-        verdict = self._cuts.push(small)
-        if verdict is not None:
-            self._advance(self._waiting.popleft(), verdict)
+        is_cut = self._cuts.push(small)
+        if is_cut is not None:
+            self._advance(self._waiting.popleft(), is_cut)
         return self._release()
 
     def finish(self) -> list[list[TrackedFace]]:
-        """The frames that are still open, after the last push."""
-        for verdict in self._cuts.finish():
-            self._advance(self._waiting.popleft(), verdict)
+        """Returns the remaining faces after the last push."""
+        for is_cut in self._cuts.finish():
+            self._advance(self._waiting.popleft(), is_cut)
         return self._release(finish=True)
 
     def _advance(self, frame: np.ndarray, cut: bool) -> None:
-        """One frame, in order, with the verdict on it."""
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        """Processes one frame; `cut` tells whether it starts a shot."""
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         if cut:
-            self._roster.new_shot()
+            self._identities.new_shot()
         for slot in self._slots:
-            slot.carry(self._grey, grey, cut)
-        self._part()
-        self._grey = grey
+            slot.carry(self._gray, gray, cut)
+        self._drop_overlapping()
+        self._gray = gray
         if cut or self._index == 0 or self._due():
-            self._look(frame)
+            self._detect(frame)
         self._index += 1
 
-    def _part(self) -> None:
-        """Gives up faces that have come to cover each other: whose is whose could no longer be told.
+    def _drop_overlapping(self) -> None:
+        """Drops faces that overlap, since their identities become ambiguous.
 
-        Of two whose sizes differ as one person's never would, only the smaller, which is farther away.
+        If their sizes differ too much for a swap, only the smaller, farther one is dropped.
         """
         faces = [(slot, slot.face) for slot in self._slots if slot.face is not None]
         for (one, face), (other, rival) in combinations(faces, 2):
@@ -134,19 +134,19 @@ class MultiFaceTracker:
                     other.drop()
 
     def _due(self) -> bool:
-        """Whether to ask the detector: at once when a followed face is out of sight, else now and then."""
+        """Whether to run the detector: immediately if a tracked face is lost, else periodically."""
         followed = any(slot.face is not None for slot in self._slots)
         wait = self._every if followed else (self._every + 1) // 2
-        return any(slot.urgent for slot in self._slots) or self._index - self._looked >= wait
+        return any(slot.urgent for slot in self._slots) or self._index - self._last_detected >= wait
 
-    def _look(self, frame: np.ndarray) -> None:
-        """Asks the detector; every path may meet its face, and every free slot take one up."""
-        self._looked = self._index
+    def _detect(self, frame: np.ndarray) -> None:
+        """Runs the detector, updates every track, and starts tracks in free slots."""
+        self._last_detected = self._index
         faces = [_as_face(found) for found in self._detector([frame])[0]]
         followed = [(slot, slot.face) for slot in self._slots if slot.face is not None]
         for slot, face in followed:
-            self._roster.move(slot.person, _box(face))
-        numbers = self._roster.update(self._index, [_box(face) for face in faces])
+            self._identities.move(slot.person, _box(face))
+        numbers = self._identities.update(self._index, [_box(face) for face in faces])
         for slot, _ in followed:
             slot.meet(faces, numbers)
         for slot in self._slots:
@@ -154,7 +154,7 @@ class MultiFaceTracker:
                 self._begin(slot, faces, numbers, (frame.shape[1], frame.shape[0]))
 
     def _begin(self, slot: FaceTrackFilter, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
-        """Takes up the face that was asked for, if it is there, is nobody else's, and the slot may."""
+        """Starts a track of the selected face if it is present, untracked and allowed in this slot."""
         free = [i for i in range(len(faces)) if slot.may_begin(numbers[i]) and self._is_free(faces[i], numbers[i])]
         if self._face_id is not None:
             chosen = [i for i in free if numbers[i] == self._face_id]
@@ -166,7 +166,7 @@ class MultiFaceTracker:
             slot.begin(faces[i], numbers[i])
 
     def _is_free(self, face: np.ndarray, number: int) -> bool:
-        """Whether no slot follows that face."""
+        """Whether no slot tracks that face."""
         return not any(
             slot.person == number or overlap(_box(face), _box(slot.face)) > MAX_OVERLAP_TO_BEGIN
             for slot in self._slots
@@ -174,7 +174,7 @@ class MultiFaceTracker:
         )
 
     def _release(self, finish: bool = False) -> list[list[TrackedFace]]:
-        """The frames that are final in every slot."""
+        """Returns the frames that are final in every slot."""
         for slot, ready in zip(self._slots, self._ready, strict=True):
             ready.extend(slot.release(finish))
         count = min(map(len, self._ready))
@@ -185,7 +185,7 @@ class MultiFaceTracker:
         ]
 
     def _tracked(self, index: int, face: np.ndarray | None, shot: int) -> TrackedFace:
-        """A face of the reduced frames in the pixels of the frames given: edges for the box, centres for the points."""
+        """Scales a face from the reduced frame to input pixels: edges for the box, centers for the points."""
         if face is None:
             nothing = np.full((7, 2), np.nan, np.float32)
             return TrackedFace(index, nothing[:2].ravel(), nothing[2:], False, shot)
@@ -205,30 +205,30 @@ def _box(face: np.ndarray) -> np.ndarray:
 def stream_face_tracks(
     frames: Iterable[np.ndarray], detector: FaceDetector, *, max_faces: int = 1, **options: object
 ) -> Iterator[list[TrackedFace]]:  # fmt: skip
-    """The followed faces of each frame, one a slot, in order, a bounded number of frames late; options as MultiFaceTracker's."""
-    crowd = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
+    """Yields the tracked faces of each frame, one per slot, with bounded delay; options as for MultiFaceTracker."""
+    tracker = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
     for frame in frames:
-        yield from crowd.push(frame)
-    yield from crowd.finish()
+        yield from tracker.push(frame)
+    yield from tracker.finish()
 
 
 def track_faces(
     frames: Iterable[np.ndarray], detector: FaceDetector, *, max_faces: int, **options: object
 ) -> list[FaceTrack]:  # fmt: skip
-    """The whole path of each slot through the frames; options as MultiFaceTracker's.
+    """Tracks each slot through all frames; options as for MultiFaceTracker.
 
-    A slot may hold one person and later another; between them lies a frame without a face or the start of a shot.
+    A slot may be reused by another person, after a frame without a face or at a new shot.
     """
-    crowd = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
+    tracker = MultiFaceTracker(detector, max_faces=max_faces, **options)  # type: ignore[arg-type]
     records = [_Record() for _ in range(max_faces)]
     for frame in frames:
-        _write(records, crowd.push(frame))
-    _write(records, crowd.finish())
-    return [record.track(crowd.size) for record in records]
+        _write(records, tracker.push(frame))
+    _write(records, tracker.finish())
+    return [record.track(tracker.size) for record in records]
 
 
 class _Record:
-    """A track that grows frame by frame, 61 bytes each, so that hours of it are small."""
+    """A track stored frame by frame at 61 bytes each, so hours of video fit in memory."""
 
     def __init__(self) -> None:
         self._boxes, self._points, self._found, self._shot = array("f"), array("f"), array("b"), array("i")
@@ -252,12 +252,12 @@ def _write(records: list[_Record], frames: list[list[TrackedFace]]) -> None:
 
 
 def stream_face_track(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> Iterator[TrackedFace]:
-    """The followed face of each frame, in order, a bounded number of frames late; options as MultiFaceTracker's."""
+    """Yields the tracked face of each frame, in order, with bounded delay; options as for MultiFaceTracker."""
     for (face,) in stream_face_tracks(frames, detector, max_faces=1, **options):
         yield face
 
 
 def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, **options: object) -> FaceTrack:
-    """The whole path of one face through the frames; options as MultiFaceTracker's."""
+    """Tracks one face through all frames; options as for MultiFaceTracker."""
     (track,) = track_faces(frames, detector, max_faces=1, **options)
     return track

@@ -1,1 +1,1 @@
-"""Sound and video: files to arrays and back."""
+"""Reads and writes audio and video files as arrays."""

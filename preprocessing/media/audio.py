@@ -1,4 +1,4 @@
-"""Sound to mel spectrogram, and the one rule that says which mel columns belong to a picture."""
+"""Audio loading, mel spectrograms, and the mapping from video frames to mel columns."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.video_reader import decode, open_media
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
-# frame k. So it is in the original's training data; its inference starts a frame later, which is a fault.
+# frame k. The original's training data does the same; its inference starts one frame later, which is a bug.
 FRAME_LEAD = Fraction(1, 25)
 
-JITTER = 0.1  # seconds by which time stamps inside a sound track may be off without a hole being meant
-LONGEST_HOLE = 3600.0  # seconds; time stamps farther apart are wrong
+JITTER = 0.1  # seconds; smaller timestamp errors inside an audio track are not gaps
+MAX_GAP = 3600.0  # seconds; larger timestamp jumps are treated as corrupt
 
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """The audio front-end. It travels in every clip and checkpoint; the defaults are the released networks'."""
+    """Audio front-end settings, stored in every clip and checkpoint; defaults match the released networks."""
 
     sample_rate: int = 16000
     n_fft: int = 800
@@ -45,44 +45,44 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if self.fmax > self.sample_rate / 2:
-            raise UsageError(f"fmax is {self.fmax} Hz, above half of the sample rate of {self.sample_rate} Hz")
+            raise UsageError(f"fmax is {self.fmax} Hz, above half the sample rate of {self.sample_rate} Hz")
 
     @property
     def columns_per_second(self) -> Fraction:
-        """Mel columns in a second: 80."""
+        """Mel columns per second: 80."""
         return Fraction(self.sample_rate, self.hop_length)
 
     def require(self, other: dict | AudioConfig, name: str) -> None:
-        """Refuses another front-end, naming both values. `name` says whose it is."""
+        """Raises UsageError if `other` differs, naming both values; `name` identifies its owner."""
         theirs = asdict(other) if isinstance(other, AudioConfig) else other
         for key, ours in asdict(self).items():
             if theirs.get(key, ours) != ours:
-                raise UsageError(f"{name} was made with {key} = {theirs[key]}, here it is {ours}")
+                raise UsageError(f"{name} was made with {key} = {theirs[key]}, expected {ours}")
 
 
 def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:
-    """Any file's sound as mono samples at the configured rate, as `stream_audio` gives them.
+    """Decodes a file's audio to mono samples at the configured rate; see `stream_audio`.
 
     Returns:
         (n,) float32, nominally -1 to 1.
 
     Raises:
-        MediaError: the file is no medium, has no sound track, or nothing of its sound track can be decoded.
+        MediaError: the file is not a media file, has no audio track, or its audio cannot be decoded.
     """
     return np.concatenate(list(stream_audio(path, config)))
 
 
 def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfig()) -> np.memmap:
-    """The same sound as 16-bit numbers in a nameless temporary file inside `folder`: of any length, in little memory.
+    """Decodes audio to 16-bit samples in an unnamed temporary file in `folder`: any length, constant memory.
 
-    The file is gone when the array is.
+    The file disappears with the array.
 
     Returns:
         (n,) int16, 32768 times the samples of `load_audio`, rounded.
 
     Raises:
         MediaError: as `load_audio`.
-        OSError: the folder cannot be written to, or its disk is full.
+        OSError: the folder is not writable or the disk is full.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         for piece in stream_audio(path, config):
@@ -92,13 +92,13 @@ def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfi
 
 
 def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Iterator[np.ndarray]:
-    """Any file's sound as mono samples at the configured rate, piece by piece, in constant memory.
+    """Streams a file's audio as mono chunks at the configured rate, in constant memory.
 
-    Channels are averaged, then resampled (soxr, HQ). Sound keeps its time: a track that starts after its container
-    begins with silence, and so is a stretch that is missing or damaged. Samples that are not numbers become zero.
+    Channels are averaged, then resampled (soxr, HQ). Timing is preserved: a track that starts later than
+    its container is padded with silence, and missing or damaged stretches become silence. Non-finite samples become 0.
 
     Yields:
-        (n,) float32, n >= 1, nominally -1 to 1; at least one piece.
+        (n,) float32, n >= 1, nominally -1 to 1; at least one chunk.
 
     Raises:
         MediaError: as `load_audio`.
@@ -107,29 +107,29 @@ def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Itera
     with open_media(path) as container:
         stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
         if stream is None:
-            raise MediaError(f"{display_path(path)} has no sound track")
+            raise MediaError(f"{display_path(path)} has no audio track")
         for piece in _resampled(_continuous(container, stream), config.sample_rate):
             if piece.size:
                 yield piece
             count += piece.size
     if not count:
-        raise MediaError(f"{display_path(path)} has a sound track without samples")
+        raise MediaError(f"{display_path(path)} has an empty audio track")
 
 
 def as_int16(samples: np.ndarray) -> np.ndarray:
-    """(n,) floats, nominally -1 to 1, as int16 that is 32768 times as much, rounded and cut off."""
+    """Scales (n,) floats, nominally -1 to 1, by 32768 to int16, rounded and clipped."""
     return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
 
 
 def _as_float(samples: np.ndarray) -> np.ndarray:
-    """(n,) int16 or floats as float32, nominally -1 to 1; values that are not numbers become zero."""
+    """(n,) int16 or floats as float32, nominally -1 to 1; non-finite values become 0."""
     if samples.dtype == np.int16:
         return samples.astype(np.float32) / np.float32(32768)
     return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate: int) -> Iterator[np.ndarray]:
-    """Pieces of (samples per second, (n,) float32) as pieces at `rate`."""
+    """Resamples chunks of (samples per second, (n,) float32) to `rate`."""
     for source_rate, group in groupby(pieces, key=itemgetter(0)):
         resampler = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
         for _, samples in group:
@@ -140,11 +140,11 @@ def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate: int) -> Iterator[
 def _continuous(
     container: av.container.InputContainer, stream: av.AudioStream
 ) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
-    """The stream as (samples per second, (n,) float32 mono) without holes: where time stamps leap, with zeros."""
+    """Yields (samples per second, (n,) float32 mono); gaps between timestamps are filled with zeros."""
     clock, tolerance = (container.start_time or 0) / av.time_base, 0.0
     for frame in decode(container, stream):
         missing = 0.0 if frame.time is None else frame.time - clock
-        if tolerance < missing < LONGEST_HOLE:
+        if tolerance < missing < MAX_GAP:
             yield from _silence(round(missing * frame.sample_rate), frame.sample_rate)
             clock += missing
         yield frame.sample_rate, _mono(frame)
@@ -153,13 +153,13 @@ def _continuous(
 
 
 def _silence(count: int, rate: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`count` zeros, a second at a time: a hole may be an hour long."""
+    """`count` zeros, one second at a time: a gap may last an hour."""
     for first in range(0, count, rate):
         yield rate, np.zeros(min(rate, count - first), np.float32)
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """An audio frame of any sample format as (n,) float32, the mean of its channels."""
+    """Converts an audio frame of any sample format to (n,) float32, averaging channels."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -172,9 +172,9 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _mel_basis(config: AudioConfig) -> torch.Tensor:
-    """(n_mels, n_fft / 2 + 1) triangles, equally spaced on Slaney's mel scale, each of area one.
+    """(n_mels, n_fft / 2 + 1) triangular filters, equally spaced on the Slaney mel scale, each with unit area.
 
-    Source: Slaney, "Auditory Toolbox" (1998); what librosa.filters.mel gives, whose import alone takes two seconds.
+    Source: Slaney, "Auditory Toolbox" (1998); equals librosa.filters.mel, without its two-second import.
     """
     low, high = _slaney_mel(np.array([config.fmin, config.fmax]))
     edges = _slaney_hertz(np.linspace(low, high, config.n_mels + 2))
@@ -199,11 +199,11 @@ def mel_spectrogram(
 ) -> np.ndarray:  # fmt: skip
     """The log-mel spectrogram of the released networks.
 
-    Pre-emphasis, Hann STFT padded by reflection, magnitude, mel, 20 log10, normalised to -4 .. 4. Computed `block`
-    columns at a time, so that the memory beside the result does not grow.
+    Pre-emphasis, Hann STFT with reflection padding, magnitude, mel, 20 log10, normalized to -4 .. 4. Computed `block`
+    columns at a time, so working memory stays constant.
 
     Args:
-        samples: (n,) float, or int16 that is 32768 times as much, n >= 1; values that are not numbers count as zero.
+        samples: (n,) float, or int16 scaled by 32768, n >= 1; non-finite values count as 0.
 
     Returns:
         (n_mels, 1 + n // hop_length) float32, -max_abs_value to max_abs_value.
@@ -214,17 +214,17 @@ def mel_spectrogram(
     for first in range(0, columns, block):
         last = min(first + block, columns)
         start = first * config.hop_length - config.n_fft // 2
-        span = _emphasised(samples, start, start + (last - 1 - first) * config.hop_length + config.n_fft, config)
+        span = _preemphasized(samples, start, start + (last - 1 - first) * config.hop_length + config.n_fft, config)
         mel[:, first:last] = _log_mel(torch.from_numpy(span), config).numpy()
     return mel
 
 
-def _emphasised(samples: np.ndarray, start: int, stop: int, config: AudioConfig) -> np.ndarray:
-    """Samples start .. stop of the sound after pre-emphasis, float32; beyond both of its ends it is reflected."""
+def _preemphasized(samples: np.ndarray, start: int, stop: int, config: AudioConfig) -> np.ndarray:
+    """Pre-emphasized samples start .. stop, float32; reflected beyond both ends."""
     end = len(samples) - 1
-    place = np.abs((np.arange(start, stop) + end) % max(2 * end, 1) - end)
-    before = np.where(place > 0, _as_float(samples[place - 1]), np.float32(0))
-    return _as_float(samples[place]) - np.float32(config.preemphasis) * before
+    position = np.abs((np.arange(start, stop) + end) % max(2 * end, 1) - end)
+    before = np.where(position > 0, _as_float(samples[position - 1]), np.float32(0))
+    return _as_float(samples[position]) - np.float32(config.preemphasis) * before
 
 
 def _log_mel(samples: torch.Tensor, config: AudioConfig) -> torch.Tensor:
@@ -242,21 +242,21 @@ def mel_window(
     config: AudioConfig = AudioConfig(),
     lead: Fraction = FRAME_LEAD,
 ) -> np.ndarray:
-    """The mel columns that belong to the frame shown at `time`: the one frame-to-mel rule.
+    """Mel columns for the frame shown at `time`: the single frame-to-mel mapping.
 
-    The window starts at column floor(columns_per_second (time - lead)). What lies before the first or after the last
-    column is silence, so every frame of a video has its window.
+    The window starts at column floor(columns_per_second (time - lead)). Columns before the
+    first and after the last are padded with silence, so every frame has a full window.
 
     Args:
         mel: (n_mels, T).
-        time: seconds from the start of the sound.
-        lead: how long before `time` the window starts: FRAME_LEAD for the generator's frame, 0 for the
-            expert's window of five frames, of which `time` is the first.
+        time: seconds from the start of the audio.
+        lead: seconds by which the window starts before `time`: FRAME_LEAD for the generator's frame, 0 for the
+            sync expert's window of five frames, the first at `time`.
 
     Returns:
         (n_mels, window_columns), a copy.
     """
-    # The small constant keeps a time such as 7 / 25 that float arithmetic left just under a column on that column.
+    # The epsilon absorbs float error: a time such as 7 / 25 may land just below its column.
     start = int(np.floor(float(config.columns_per_second * (Fraction(time) - lead)) + 1e-6))
     stop = start + config.window_columns
     inside = mel[:, max(start, 0) : max(stop, 0)]
@@ -266,25 +266,26 @@ def mel_window(
 
 
 def frame_count(samples: int, fps: Fraction, config: AudioConfig = AudioConfig()) -> int:
-    """The number of frames that N seconds of sound get: round(N fps), at least one."""
+    """Number of video frames for N seconds of audio: round(N fps), at least one."""
     return max(1, round(Fraction(samples, config.sample_rate) * fps))
 
 
 def speech_columns(
     samples: np.ndarray, config: AudioConfig = AudioConfig(), shortest_pause: float = 0.2, margin: float = 0.06
 ) -> np.ndarray:
-    """Where there is speech, by level with hysteresis, one flag a mel column.
+    """Energy-based voice activity detection with hysteresis: one flag per mel column.
 
-    Speech ends where the level of 50 ms falls below a threshold and begins where it rises 6 dB above that. The
-    threshold lies 6 dB above the recording's quiet parts (the 10th percentile of the level), but 22 to 38 dB below its
+    Speech ends where the 50 ms level falls below a threshold and begins where it rises 6 dB above it. The
+    threshold is 6 dB above the recording's quiet parts (the 10th percentile of the level), but 22 to 38 dB below its
     loud parts (the 95th), so that a recording without pauses has none, and never below -60 dBFS. A pause shorter than
-    `shortest_pause` seconds (the closure of a plosive) is part of the speech, which is widened by `margin` seconds.
+    `shortest_pause` seconds (the closure of a plosive) counts as speech; speech is then extended by `margin` seconds
+    on both sides.
 
     The numbers fit GRID's word alignments: there words peak within 11 dB of the loud parts, and pauses lie 20 to
     37 dB below them.
 
     Args:
-        samples: as `mel_spectrogram`'s. Beside the result, the memory grows by a few numbers a column only.
+        samples: as for `mel_spectrogram`. Working memory grows by only a few numbers per column.
 
     Returns:
         (1 + n // hop_length,) bool.
@@ -308,9 +309,9 @@ def _level_db(samples: np.ndarray, config: AudioConfig, block: int = 4000) -> np
     """Root mean square level of `n_fft` samples around each column, dBFS; `block` columns at a time."""
     power = np.empty(1 + len(samples) // config.hop_length)
     for start in range(0, len(power), block):
-        centre = np.arange(start, min(start + block, len(power))) * config.hop_length
-        first = np.clip(centre - config.n_fft // 2, 0, len(samples))
-        last = np.clip(centre + config.n_fft // 2, 0, len(samples))
+        center = np.arange(start, min(start + block, len(power))) * config.hop_length
+        first = np.clip(center - config.n_fft // 2, 0, len(samples))
+        last = np.clip(center + config.n_fft // 2, 0, len(samples))
         span = _as_float(samples[first[0] : last[-1]]).astype(np.float64)
         energy = np.concatenate(([0.0], np.cumsum(span**2)))
         power[start : start + block] = energy[last - first[0]] - energy[first - first[0]]
@@ -325,7 +326,7 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 
 
 def rest_in_silence(mel: np.ndarray, speech: np.ndarray, config: AudioConfig = AudioConfig()) -> np.ndarray:
-    """The mel with digital silence where there is no speech, so that room noise does not move the mouth.
+    """Replaces non-speech columns with digital silence, so that room noise does not move the mouth.
 
     Args:
         mel: (n_mels, T).

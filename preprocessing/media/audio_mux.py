@@ -1,4 +1,4 @@
-"""What is put under a video: whole sounds copied, parts and mixtures decoded, as inputs of an ffmpeg command."""
+"""Audio tracks for the video writer: complete tracks are stream-copied; excerpts and mixes are re-encoded."""
 
 import math
 import os
@@ -14,7 +14,7 @@ import ffmpeg
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.video_reader import open_media
 
-# Sound codecs that each container takes as they are; any other is encoded anew.
+# Audio codecs that each container accepts for stream copy; all others are re-encoded.
 COPIED_CODECS = {
     ".mp4": {"aac", "mp3", "alac", "ac3"},
     ".mov": {"aac", "mp3", "alac", "ac3"},
@@ -25,7 +25,7 @@ AAC = {"c:a": "aac", "b:a": "192k", "ar": 48000}  # at 48 kHz a packet, 1024 sam
 
 @dataclass(frozen=True)
 class AudioSource:
-    """A sound to put under the video: `duration` seconds (None: all) of a file from `start` on, times `gain`."""
+    """An excerpt of a file to mux: `duration` seconds (None: to the end) from `start`, scaled by `gain`."""
 
     path: Path | str
     start: float = 0.0
@@ -34,12 +34,12 @@ class AudioSource:
 
     def __post_init__(self) -> None:
         if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
-            raise UsageError(f"a sound needs start >= 0, duration > 0 and gain >= 0, not {self}")
+            raise UsageError(f"an audio source needs start >= 0, duration > 0 and gain >= 0, not {self}")
 
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A sound that has been looked at: where its stream is and how it is coded."""
+    """A probed audio source: its stream, codec and packet length."""
 
     sound: AudioSource
     demuxer: str
@@ -50,11 +50,11 @@ class AudioTrack:
 
     @classmethod
     def of(cls, sound: AudioSource) -> Self:
-        """Find a file's main sound. Raises MediaError when there is none, ValueError when it ends before `start`."""
+        """Find a file's main audio stream. Raises MediaError if there is none, UsageError if it ends before `start`."""
         with open_media(sound.path) as container:
             stream = container.streams.best("audio")
             if stream is None or stream.codec_context is None:
-                raise MediaError(f"{display_path(sound.path)} has no sound that can be decoded")
+                raise MediaError(f"{display_path(sound.path)} has no decodable audio")
             seconds = _seconds(container, stream)
             if sound.start >= seconds:
                 raise UsageError(
@@ -62,7 +62,7 @@ class AudioTrack:
                 )
             return cls(
                 sound,
-                demuxer=container.format.name.split(",")[0],  # it has several names, and ffmpeg's option takes one
+                demuxer=container.format.name.split(",")[0],  # a comma-separated list; ffmpeg's -f takes one
                 index=stream.index,
                 codec=stream.codec_context.codec.canonical_name,
                 seconds=seconds,
@@ -70,24 +70,24 @@ class AudioTrack:
             )
 
     def fits(self, suffix: str, length: float, frame: float) -> bool:
-        """Whether the packets can be copied: nothing to change, a codec that the container takes, and an end where
-        `length` seconds end, give or take a frame's time; to cut more finely than between packets is to decode.
+        """Whether packets can be stream-copied: an unchanged source, a codec the container supports, and an end within
+        one frame of `length` seconds; cutting more finely than at packet boundaries requires decoding.
         """
         whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
-        ends_well = self.seconds <= length + frame or self.packet <= 2 * frame
-        return whole and ends_well and self.codec in COPIED_CODECS[suffix]
+        ends_with_video = self.seconds <= length + frame or self.packet <= 2 * frame
+        return whole and ends_with_video and self.codec in COPIED_CODECS[suffix]
 
     def copied(self, length: float) -> Any:
         """The packets of the first `length` seconds."""
-        # ffmpeg takes a packet when its beginning is inside, so half a packet less ends at the nearest one.
+        # ffmpeg keeps a packet if it starts inside, so subtracting half a packet rounds to the nearest boundary.
         return self._input(t=max(length - self.packet / 2, self.packet / 2))
 
     def decoded(self, number: int) -> Any:
-        """The wanted span, beginning at 0; a stream that begins later than its file is led in by silence."""
+        """The selected span, starting at 0; a stream that starts after its container is padded with silence."""
         span = {"start": self.sound.start}
         if self.sound.duration is not None:
             span["duration"] = self.sound.duration
-        # ffmpeg-python takes equal filters on equal inputs for one; adding 0 * number keeps two uses of a file apart.
+        # ffmpeg-python merges equal filters on equal inputs; adding 0 * number keeps two uses of a file distinct.
         stream = self._input().filter("asetpts", f"PTS+0*{number}")
         stream = stream.filter("aresample", **{"async": 1, "first_pts": 0})
         stream = stream.filter("atrim", **span).filter("asetpts", "PTS-STARTPTS")
@@ -99,14 +99,14 @@ class AudioTrack:
 
 
 def plain(path: Path | str) -> str:
-    """A name that ffmpeg takes for a plain file, whatever it begins with or contains."""
+    """A URL that ffmpeg treats as a plain file, whatever characters the path contains."""
     return f"file:{os.fspath(path)}"
 
 
 def soundtrack(tracks: Sequence[AudioTrack], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
-    """(ffmpeg stream, output options): one whole sound copied if it can be, else a mix in AAC.
+    """(ffmpeg stream, output options): a single track stream-copied if possible, else an AAC mix.
 
-    It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the sounds do.
+    It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the audio does.
     """
     if len(tracks) == 1 and tracks[0].fits(suffix, length, frame):
         return tracks[0].copied(length), {"c:a": "copy"}
@@ -122,7 +122,7 @@ def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> 
 
 
 def _packet_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """The length of the sound's first packet, 0 when it does not say."""
+    """Duration of the first audio packet in seconds, 0 if unknown."""
     with suppress(av.FFmpegError):
         packet = next(container.demux(stream))
         return float((packet.duration or 0) * stream.time_base)

@@ -1,4 +1,4 @@
-"""Colour, both ways: a decoded frame into BGR by its tags, and BGR back into a video that carries the same tags."""
+"""Color conversion: decoded frames to BGR by their tags, and BGR back to video with the same tags."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240
 TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear",
              13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 18: "arib-std-b67"}  # fmt: skip
 
-# H.273's weights of red and blue in luma. A video that names no matrix is read as BT.601, which is ffmpeg's convention.
+# H.273's luma weights of red and blue. Untagged video is decoded as BT.601, ffmpeg's convention.
 LUMA = {
     None: (0.299, 0.114),
     "bt709": (0.2126, 0.0722),
@@ -27,16 +27,16 @@ LUMA = {
     "smpte240m": (0.212, 0.087),
     "bt2020nc": (0.2627, 0.0593),
 }
-# The scale filter's own names for them.
+# The scale filter's names for the matrices.
 SCALE_MATRICES = {None: "bt601", "bt470bg": "bt601", "bt2020nc": "bt2020", "bt2020c": "bt2020"}
 
-# swscale's default path for 8 bits loses 1 to 2 levels of brightness; these flags choose the exact one.
+# swscale's default 8-bit path loses 1 to 2 levels of brightness; these flags select the accurate one.
 EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorTags:
-    """What a video says of its colours, in ffmpeg's names; None where it does not say. RGB pixels have space "gbr"."""
+    """A video's color tags, in ffmpeg's names; None if unspecified. RGB pixels have colorspace "gbr"."""
 
     color_range: str | None = None
     colorspace: str | None = None
@@ -44,12 +44,12 @@ class ColorTags:
     color_transfer: str | None = None
 
 
-# Pictures that come from no YUV video (photos, screen recordings) are written as HD, which all players read alike.
+# Frames from non-YUV sources (photos, screen recordings) are written as BT.709, which all players agree on.
 HD = ColorTags(color_range="tv", colorspace="bt709", color_primaries="bt709", color_transfer="bt709")
 
 
 def color_tags(frame: av.VideoFrame) -> ColorTags:
-    """The tags that a decoded frame carries."""
+    """Color tags of a decoded frame."""
     return ColorTags(
         color_range=RANGES.get(int(frame.color_range)),
         colorspace="gbr" if frame.format.is_rgb or frame.format.has_palette else MATRICES.get(int(frame.colorspace)),
@@ -59,9 +59,9 @@ def color_tags(frame: av.VideoFrame) -> ColorTags:
 
 
 def to_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """A frame of any pixel format as uint8 BGR (height, width, 3), by its own matrix and range; alpha is ignored."""
+    """Converts a frame of any pixel format to uint8 BGR (height, width, 3) by its own tags; alpha is ignored."""
     if (width, height) != (frame.width, frame.height):
-        # Shrunk frames are for detectors: there speed counts more than a level of brightness.
+        # Downscaled frames are for detectors, where speed matters more than a level of brightness.
         return frame.reformat(width, height, "bgr24", interpolation=Interpolation.BILINEAR).to_ndarray()
     tags = color_tags(frame)
     if frame.format.name in ("yuv420p", "yuvj420p") and tags.colorspace in LUMA:
@@ -86,19 +86,19 @@ def yuv_to_bgr(matrix: str | None, full: bool) -> np.ndarray:
 
 
 def _planes_to_bgr(frame: av.VideoFrame, turn: np.ndarray) -> np.ndarray:
-    """The commonest format by OpenCV: as exact as swscale's exact path in a third of its time."""
+    """OpenCV path for the most common format: as accurate as swscale's exact path in a third of the time."""
     luma, *chroma = (np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes)
     size = (luma.shape[1], luma.shape[0])  # odd sides are stretched, as swscale does
     return cv2.transform(cv2.merge([luma, *(cv2.resize(p, size, interpolation=cv2.INTER_CUBIC) for p in chroma)]), turn)
 
 
 def writable(tags: ColorTags | None) -> ColorTags:
-    """The tags to write a video with whose frames had these; RGB frames and those of no source become HD."""
+    """Tags to write for frames that had `tags`; RGB frames and frames without a source become BT.709."""
     return HD if tags is None or tags.colorspace == "gbr" else tags
 
 
 def tag_options(tags: ColorTags) -> dict[str, str]:
-    """ffmpeg's output options for the tags; before version 7 those of `setparams` do not reach the encoder."""
+    """ffmpeg output options for the tags; before ffmpeg 7 those set by `setparams` do not reach the encoder."""
     options = {
         "color_range": tags.color_range,
         "colorspace": tags.colorspace,
@@ -109,9 +109,9 @@ def tag_options(tags: ColorTags) -> dict[str, str]:
 
 
 def to_yuv(stream: Any, tags: ColorTags, pixels: str, aspect: Fraction) -> Any:
-    """ffmpeg filters from BGR to `pixels` (yuv420p, yuv444p), converted by `tags` and carrying them.
+    """ffmpeg filters from BGR to `pixels` (yuv420p, yuv444p), converted and tagged by `tags`.
 
-    What the source leaves unsaid stays unsaid, so that a player's guess about the copy is its guess about the source.
+    Unspecified tags stay unspecified, so that a player treats the copy like the source.
     """
     scaled = stream.filter(
         "scale",

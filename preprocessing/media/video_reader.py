@@ -1,4 +1,4 @@
-"""Media files into frames: safe opening, probing, and reading at a constant frame rate."""
+"""Reads media files: safe opening, probing, and decoding at a constant frame rate."""
 
 import math
 import os
@@ -18,15 +18,15 @@ from av.stream import Disposition
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.color_conversion import ColorTags, color_tags, to_bgr
 
-# Demuxers that read one self-contained file. Absent on purpose: playlists, concatenations, manifests and number
-# patterns (hls, concat, dash, sdp, image2, ...), which name other files and addresses.
+# Demuxers for self-contained files. Deliberately excluded: playlists, concatenations, manifests and number
+# patterns (hls, concat, dash, sdp, image2, ...), which refer to other files and URLs.
 PHOTO_FORMATS = ("jpeg_pipe", "png_pipe", "webp_pipe")
 VIDEO_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,h264,hevc,av1,obu,ivf,ogg,mxf,gif,apng,"
     "dv,wtv,nut,rm,m4v,mjpeg,yuv4mpegpipe"
 )
-SOUND_FORMATS = "wav,w64,mp3,aac,flac,aiff,au,caf,amr,ac3,eac3,dts,truehd,ape,wv,tta,voc"
-READABLE = ",".join((*PHOTO_FORMATS, VIDEO_FORMATS, SOUND_FORMATS))
+AUDIO_FORMATS = "wav,w64,mp3,aac,flac,aiff,au,caf,amr,ac3,eac3,dts,truehd,ape,wv,tta,voc"
+READABLE = ",".join((*PHOTO_FORMATS, VIDEO_FORMATS, AUDIO_FORMATS))
 
 MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
@@ -35,10 +35,11 @@ SLOWEST, FASTEST, DEFAULT_FPS = Fraction(1), Fraction(120), Fraction(25)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo(ColorTags):
-    """What a video or a photo is, as its frames come out of `read_frames`.
+    """Properties of a video or photo as `read_frames` returns it.
 
-    Width and height are pixels after rotation; `rotation` is the anticlockwise turn (0, 90, 180, 270) that is applied.
-    Duration is in seconds on the file's clock, which starts with its earliest stream.
+    Width and height are pixels after rotation; `rotation` is the counterclockwise rotation applied: 0, 90, 180 or 270
+    degrees.
+    Duration is in seconds on the file's clock, which starts at its earliest stream.
     """
 
     width: int
@@ -53,32 +54,32 @@ class VideoInfo(ColorTags):
 
 @contextmanager
 def open_media(path: Path | str) -> Iterator[av.container.InputContainer]:
-    """Open one local file for demuxing. Its name is never taken for an address, nor its content for a playlist.
+    """Open one local file for demuxing; its name is never read as a URL, nor its content as a playlist.
 
-    Raises MediaError when the file is missing, empty, unreadable, or of no format in `READABLE`.
+    Raises MediaError if the file is missing, empty, unreadable, or not in a format of `READABLE`.
     """
     with _open_file(Path(path)) as file:
         try:
             container = av.open(
                 file,
                 metadata_errors="replace",
-                # No protocol is allowed at all: a file that points to another one leads nowhere.
+                # All protocols are disabled, so references to other files are never followed.
                 container_options={"format_whitelist": READABLE, "protocol_whitelist": "none"},
             )
         except (av.FFmpegError, UnicodeError) as error:
             raise MediaError(
-                f"{display_path(path)} is not a video, photo or sound that can be read: it is damaged, a text or a playlist, "
-                "or of an unknown format"
+                f"{display_path(path)} is not a readable video, photo or audio file: it is damaged, a text file, "
+                "a playlist, or in an unknown format"
             ) from error
         with container:
             yield container
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    """The file, opened so that FFmpeg sees no name: it would take some for patterns (`face%d.jpg`)."""
+    """Opens the file by descriptor: FFmpeg would read some names as patterns (`face%d.jpg`)."""
     try:
         if path.is_dir():
-            raise MediaError(f"{display_path(path)} is a folder, not a video, photo or sound")
+            raise MediaError(f"{display_path(path)} is a folder, not a video, photo or audio file")
         if path.exists() and not path.is_file():
             raise MediaError(f"{display_path(path)} is not a regular file")
         descriptor = os.open(path, os.O_RDONLY)
@@ -95,7 +96,7 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def probe(path: Path | str) -> VideoInfo:
-    """Look at a video or a photo, decoding at most its first frame. Raises MediaError when it has no video stream."""
+    """Probe a video or photo, decoding at most its first frame. Raises MediaError if it has no video stream."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
         if container.format.name in PHOTO_FORMATS:
@@ -103,7 +104,7 @@ def probe(path: Path | str) -> VideoInfo:
         fps, duration = _fps(stream), _duration(container, stream)
         frame = next(decode(container, stream), None)
         if frame is None:
-            raise MediaError(f"{display_path(path)} holds no frame that can be decoded")
+            raise MediaError(f"{display_path(path)} has no decodable video frame")
         aspect = stream.sample_aspect_ratio or Fraction(1)
         has_audio = bool(container.streams.audio)
     if fps is None or duration is None:
@@ -132,10 +133,10 @@ def read_frames(
 ) -> Iterator[np.ndarray]:
     """Yield frames as uint8 BGR (H, W, 3), upright, at the constant rate `fps` (default: the file's own).
 
-    Frame k is the last one whose time stamp, rounded to the grid of `fps`, is not after start + k / fps; the whole
-    file gives round(duration * fps) of them, fewer when it is cut off. `start` and `end` are seconds. `max_side`
-    shrinks the frames while they are converted, keeping their shape. A photo yields one frame. Every array is the
-    caller's own. Raises MediaError when nothing can be decoded, ValueError for an impossible rate, span or size.
+    Frame k is the last one whose timestamp, rounded to the grid of `fps`, is not after start + k / fps; the whole
+    file yields round(duration * fps) frames, fewer if it is truncated. `start` and `end` are in seconds. `max_side`
+    downscales frames during conversion, keeping the aspect ratio. A photo yields one frame. Arrays are never shared.
+    Raises MediaError if nothing can be decoded, UsageError for an invalid rate, span or size.
     """
     _check_request(fps, start, end, max_side)
     info = probe(path)
@@ -156,11 +157,11 @@ def read_frames(
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """A jpg, png or webp photo as uint8 BGR (H, W, 3), turned upright by its EXIF tag; transparency is ignored."""
+    """Read a jpg, png or webp photo as uint8 BGR (H, W, 3), rotated upright by its EXIF tag; alpha is ignored."""
     with open_media(path) as container:
         if container.format.name not in PHOTO_FORMATS:
             raise MediaError(f"{display_path(path)} is not a jpg, png or webp photo")
-        _video_stream(container, path)  # refuses impossible sizes before anything is decoded
+        _video_stream(container, path)  # rejects invalid sizes before decoding
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise MediaError(f"{display_path(path)} is a damaged photo")
@@ -217,7 +218,7 @@ def _clock_start(container: av.container.InputContainer) -> Fraction:
 
 
 def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """Seconds from the clock's start to the end of the video stream, None when the headers do not say."""
+    """Seconds from the clock's start to the end of the video stream; None if the headers lack it."""
     origin = _clock_start(container)
     if stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base - origin)
@@ -243,14 +244,14 @@ def _count(path: Path | str, fps: Fraction | None) -> tuple[Fraction, float]:
 
 
 def decode(container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream) -> Iterator:
-    """Every frame that can be decoded; damaged packets are passed over, a damaged container ends the stream."""
+    """Yields every decodable frame; damaged packets are skipped, a damaged container ends the stream."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except av.FFmpegError:
             packet = None
-        # After the last packet, None asks the decoder for the frames that it still holds.
+        # After the last packet, None flushes the decoder.
         with suppress(av.FFmpegError):
             yield from stream.codec_context.decode(packet)
         if packet is None:
@@ -258,9 +259,9 @@ def decode(container: av.container.InputContainer, stream: av.VideoStream | av.A
 
 
 def _timed_frames(path: Path | str, info: VideoInfo, start: float) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """(frame, its seconds on the file's clock), beginning with one that is on screen at `start` or earlier."""
+    """Yields (frame, seconds on the file's clock), starting with a frame at or before `start`."""
     if start > 1:
-        # A second of reserve, for formats that find a place by guessing.
+        # Seek one second early: some formats seek inexactly.
         frames = _stamped(path, info, Fraction(start) - 1)
         first = next(frames, None)
         if first is not None and first[1] <= start:
@@ -271,7 +272,7 @@ def _timed_frames(path: Path | str, info: VideoInfo, start: float) -> Iterator[t
 
 
 def _stamped(path: Path | str, info: VideoInfo, seek: Fraction | None) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """(frame, seconds) from the key frame before `seek`, none when it cannot be found; None: from the beginning."""
+    """Yields (frame, seconds) from the keyframe before `seek`, nothing if seeking fails; None: from the start."""
     with open_media(path) as container:
         stream = _video_stream(container, path)
         origin = _clock_start(container)
@@ -284,7 +285,7 @@ def _stamped(path: Path | str, info: VideoInfo, seek: Fraction | None) -> Iterat
         for frame in decode(container, stream):
             if frame.pts is None and seek is not None:
                 return
-            # A frame without a time stamp follows its predecessor.
+            # A frame without a timestamp follows its predecessor.
             time = time + 1 / info.fps if frame.pts is None else frame.pts * frame.time_base - origin
             yield frame, time
 
@@ -303,10 +304,10 @@ def _filled_slots(
         if filled >= count:
             return
     if held is None:
-        raise MediaError(f"{display_path(path)} holds no frame that can be decoded")
+        raise MediaError(f"{display_path(path)} has no decodable video frame")
     lasts = held.duration * held.time_base if held.duration else 1 / info.fps
     ends = slot + max(1, round(lasts * rate))
-    # Headers may count a little more than the frames; much more means a file that is cut off.
+    # Headers may overstate the frame count slightly; a large excess means a truncated file.
     ends = count if count - ends <= rate / 2 else ends
     if ends > filled:
         yield held, ends - filled

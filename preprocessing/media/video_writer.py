@@ -1,4 +1,4 @@
-"""Frames into a video file: one ffmpeg process encodes them through a pipe; the sound is joined when all are there."""
+"""Writes frames to a video file: ffmpeg encodes them from a pipe; audio is muxed at the end."""
 
 import os
 import re
@@ -21,23 +21,23 @@ from preprocessing.media.audio_mux import COPIED_CODECS, AudioSource, AudioTrack
 from preprocessing.media.color_conversion import ColorTags, tag_options, to_yuv, writable
 from preprocessing.media.video_reader import VideoInfo
 
-# What ffmpeg says after it has said what is wrong.
+# Generic lines that ffmpeg prints after the actual error.
 GENERIC = re.compile(r"Conversion failed|Task finished|Terminating|Error opening output|Error closing file")
 
 
 def ffmpeg_binary() -> str:
-    """The ffmpeg on PATH, else the one that imageio-ffmpeg brings."""
+    """Path of ffmpeg: the one on PATH, else the one bundled with imageio-ffmpeg."""
     return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
 
 
 class VideoWriter:
-    """Writes uint8 BGR frames (height, width, 3) at `fps` into an H.264 .mp4, .mov or .mkv with sound.
+    """Writes uint8 BGR frames (height, width, 3) at `fps` to an H.264 .mp4, .mov or .mkv with audio.
 
-    The colours are converted and tagged as `source` is. The sound is cut to the frames' length, never the reverse,
-    unless `duration` (seconds) limits both. One whole sound is copied where the container takes its codec; otherwise
-    all are mixed into AAC. The file appears under its name only when it is whole; after an error nothing is left.
+    Colors are converted and tagged like `source`. Audio is trimmed to the length of the video, never the reverse,
+    unless `duration` (seconds) limits both. A single complete audio track is copied if the container supports its
+    codec; otherwise all tracks are mixed into AAC. The file is renamed into place when complete; errors leave nothing.
 
-    Raises UsageError for a wrong argument or frame, MediaError when a sound cannot be read or the file not written.
+    Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class VideoWriter:
         self.frames = 0
         self._limit = None if duration is None else max(1, round(duration * self.fps))
         self._suffix = self.path.suffix.lower()
-        self._tracks = [AudioTrack.of(sound) for sound in sounds]
+        self._tracks = [AudioTrack.of(source_audio) for source_audio in sounds]
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
         tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
-        picture = _picture(self.shape, self.fps, tags, aspect)
+        video = _raw_video(self.shape, self.fps, tags, aspect)
         options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
         try:
-            self._encoder = _Ffmpeg(picture.output(plain(self._target("picture")), **options), piped=True)
+            self._encoder = _Ffmpeg(video.output(plain(self._target("video")), **options), piped=True)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -81,7 +81,7 @@ class VideoWriter:
             self.abort()
 
     def write(self, frame: np.ndarray) -> None:
-        """Append one frame, uint8 BGR (height, width, 3). Those beyond `duration` are left out."""
+        """Append one frame, uint8 BGR (height, width, 3). Frames beyond `duration` are dropped."""
         if frame.shape != self.shape or frame.dtype != np.uint8:
             raise UsageError(f"a frame must be uint8 {self.shape}, not {frame.dtype} {frame.shape}")
         if self.frames == self._limit:
@@ -94,7 +94,7 @@ class VideoWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name. A second call does nothing."""
+        """Finish the file and rename it into place. A second call does nothing."""
         try:
             if self._encoder.running:
                 self._finish()
@@ -114,8 +114,8 @@ class VideoWriter:
     def _finish(self) -> None:
         self._encoder.finish()
         if not self.frames:
-            raise MediaError("it was given no frame")
-        result = self._target("picture")
+            raise MediaError("no frames were written")
+        result = self._target("video")
         if self._tracks:
             result = self._target("joined")
             self._join(result)
@@ -125,22 +125,22 @@ class VideoWriter:
             raise MediaError(error.strerror) from error
 
     def _join(self, target: Path) -> None:
-        """Put the sound under the encoded picture, for exactly as long as there are frames."""
-        picture = ffmpeg.input(plain(self._target("picture")))["v:0"]
-        sound, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps), float(1 / self.fps))
+        """Mux the audio with the encoded video, trimmed to the video's exact length."""
+        video = ffmpeg.input(plain(self._target("video")))["v:0"]
+        audio, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps), float(1 / self.fps))
         options = {"c:v": "copy", "map_chapters": -1, **options, **self._file_options}
-        joiner = _Ffmpeg(ffmpeg.output(picture, sound, plain(target), **options))
+        joiner = _Ffmpeg(ffmpeg.output(video, audio, plain(target), **options))
         try:
             joiner.finish()
         finally:
             joiner.kill()
 
 
-def _picture(shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction) -> Any:
-    """Raw frames from the pipe, filtered into the colours of `tags`."""
+def _raw_video(shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction) -> Any:
+    """Raw frames from the pipe, converted to the color space of `tags`."""
     height, width, _ = shape
     raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=fps)
-    # 4:2:0 halves both sides, so an odd one needs 4:4:4.
+    # 4:2:0 halves both dimensions, so odd ones need 4:4:4.
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
     return to_yuv(raw, tags, pixels, aspect)
 
@@ -153,32 +153,32 @@ def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
 
 def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
     if path.suffix.lower() not in COPIED_CODECS:
-        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not be called {display_path(path.name)}")
+        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(path.name)}")
     if min(shape) < 2 or not 0 < fps <= 1000:
         raise UsageError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
     if duration is not None and not duration > 0:
-        raise UsageError(f"duration must be above 0 seconds, not {duration}")
+        raise UsageError(f"duration must be positive seconds, not {duration}")
 
 
 def _hidden_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder beside the output, on the same disk, so that the finished file only needs a new name."""
+    """A hidden folder next to the output, on the same disk, so that finishing is a rename."""
     if path.is_dir():
         raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     try:
         return tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent)
     except OSError as error:
-        raise MediaError(f"{display_path(path)} cannot be written: its folder says {error.strerror}") from error
+        raise MediaError(f"{display_path(path)} cannot be written: {error.strerror}") from error
 
 
 class _Ffmpeg:
-    """One ffmpeg process; its messages go to a temporary file, so that it never waits for a reader."""
+    """One ffmpeg process; stderr goes to a temporary file, so it never blocks on a full pipe."""
 
     def __init__(self, output: Any, *, piped: bool = False) -> None:
         command = output.global_args("-nostdin", "-v", "error").compile(cmd=ffmpeg_binary(), overwrite_output=True)
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         stdin = subprocess.PIPE if piped else subprocess.DEVNULL
         try:
-            # In a group of its own: Ctrl-C in a terminal is for us, who then end it, not for both at once.
+            # Separate process group: Ctrl-C reaches only us, and we stop ffmpeg.
             self._process = subprocess.Popen(
                 command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0
             )
@@ -187,7 +187,7 @@ class _Ffmpeg:
 
     @property
     def running(self) -> bool:
-        """Whether nobody has waited for its end yet."""
+        """Whether the process has not been waited for yet."""
         return self._process.returncode is None
 
     def write(self, frame: np.ndarray) -> None:
@@ -198,7 +198,7 @@ class _Ffmpeg:
             raise MediaError(self._wait() or "ffmpeg stopped reading") from error
 
     def finish(self) -> None:
-        """Let it end; MediaError with its own reason when it failed."""
+        """Wait for ffmpeg to exit; raises MediaError with its message on failure."""
         failure = self._wait()
         if failure:
             raise MediaError(failure)
@@ -210,7 +210,7 @@ class _Ffmpeg:
         self._log.close()
 
     def _wait(self) -> str | None:
-        """Close the pipe and wait; why it failed, None when it did not."""
+        """Close the pipe and wait; returns the error message, None on success."""
         if self._process.stdin:
             with suppress(OSError):
                 self._process.stdin.close()
@@ -221,5 +221,5 @@ class _Ffmpeg:
             return f"ffmpeg was killed ({signal.Signals(-code).name})"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").splitlines()
-        told = [re.sub(r"^(\[[^]]*\] *)+", "", line) for line in lines if line.strip() and not GENERIC.search(line)]
-        return told[-1] if told else f"ffmpeg ended with status {code}"
+        reported = [re.sub(r"^(\[[^]]*\] *)+", "", line) for line in lines if line.strip() and not GENERIC.search(line)]
+        return reported[-1] if reported else f"ffmpeg ended with status {code}"

@@ -75,8 +75,8 @@ def test_folder(refuse, media, tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"just some text, as long as one likes\n" * 50, "is not a video, photo or sound"),
-        (os.urandom(5000), "is not a video, photo or sound"),
+        (b"just some text, as long as one likes\n" * 50, "is not a readable video, photo or audio file"),
+        (os.urandom(5000), "is not a readable video, photo or audio file"),
         (b"ffconcat version 1.0\nfile 'face.mp4'\n", "playlist"),
         (b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nface.mp4\n#EXT-X-ENDLIST\n", "playlist"),
         (b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n", "playlist"),
@@ -118,7 +118,7 @@ def test_video_without_pictures(refuse, media):
 
 
 def test_sound_without_samples(refuse, media, tmp_path):
-    assert "without samples" in refuse(1, command(media, audio=write_sound(tmp_path / "none.wav", np.zeros(0))))
+    assert "empty audio track" in refuse(1, command(media, audio=write_sound(tmp_path / "none.wav", np.zeros(0))))
 
 
 def test_sound_from_a_silent_film(refuse, media, tmp_path):
@@ -170,7 +170,7 @@ def test_no_face_anywhere(refuse, media, tmp_path):
         ("--end nan", "end lies between"),
         ("--start 3 --end 2", "end must lie after start (3 s)"),
         ("--face-id -1", "face_id lies between"),
-        ("--select somebody", "select is one of largest"),
+        ("--select somebody", "select must be one of largest"),
         ("--keep-audio=-1", "keep_audio lies between"),
         ("--resize-factor 0", "resize_factor lies between"),
         ("--load-track nothing.json", "no face track at nothing.json"),

@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkey
     [
         (None, 0, ""),
         (ValueError("Caught in a worker\nTraceback\nValueError: the clip is damaged"), 2, "the clip is damaged"),
-        (ValueError(), 2, "a value is wrong"),
+        (ValueError(), 2, "invalid value"),
         (FloatingPointError("l1 is nan\nat step 3"), 1, "l1 is nan at step 3"),
         (FileNotFoundError(2, "No such file", "x"), 1, "[Errno 2] No such file: 'x'"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume from the last saved state"),

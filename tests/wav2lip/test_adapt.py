@@ -309,7 +309,7 @@ def test_wrong_flags(made, bad, tmp_path, capfd):
     assert "steps must be 1 or more, not 0" in refusal(capfd, tmp_path, 2, **flags, steps=0)
     assert "lr must be 0 or more, not -1.0" in refusal(capfd, tmp_path, 2, **flags, lr=-1)
     assert "end must lie after start (3 s), not at 2 s" in refusal(capfd, tmp_path, 2, **flags, start=3, end=2)
-    assert "select is one of" in refusal(capfd, tmp_path, 2, **flags, select="tallest")
+    assert "select must be one of" in refusal(capfd, tmp_path, 2, **flags, select="tallest")
     assert "must end in .safetensors" in refusal(capfd, tmp_path, 2, **flags, out=tmp_path / "person.pth")
     assert "is also an input" in refusal(capfd, tmp_path, 2, **flags | {"checkpoint": released}, out=released)
     assert "cannot be written" in refusal(capfd, tmp_path, 1, **flags, out=tmp_path / "none" / "a.safetensors")

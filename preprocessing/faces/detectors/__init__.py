@@ -15,16 +15,16 @@ _log = logging.getLogger(__name__)
 def load_detector(
     name: str = "auto", device: str = "cpu", *, yunet: Path | None = None, sfd: Path | None = None
 ) -> FaceDetector:
-    """The detector of that name, ready to be called.
+    """Loads a face detector by name.
 
     Args:
-        name: auto, yunet, sfd or haar; auto is YuNet where its model is given, cached or can be fetched, else haar.
+        name: auto, yunet, sfd or haar; auto uses YuNet if its model is given, cached or downloadable, else haar.
         device: where sfd runs, "cpu" or "cuda"; the others run on the CPU.
         yunet: YuNet's model file.
         sfd: S3FD's weights.
 
     Raises:
-        UsageError: there is no such detector, or its file is absent or something else.
+        UsageError: unknown detector, or its model file is missing or invalid.
     """
     if name == "auto":
         return _load_auto(yunet)
@@ -36,7 +36,7 @@ def load_detector(
         return S3FD(find_sfd(sfd), device)
     if name == "haar":
         return _load_haar()
-    raise UsageError(f"no detector {name!r}: there are {', '.join(DETECTORS)}")
+    raise UsageError(f"unknown detector {name!r}: choose one of {', '.join(DETECTORS)}")
 
 
 def _load_auto(model: Path | None) -> FaceDetector:
@@ -45,7 +45,7 @@ def _load_auto(model: Path | None) -> FaceDetector:
     try:
         return _load_yunet(None)
     except ValueError as error:
-        _log.warning("taking OpenCV's cascade, which is weaker than YuNet: %s", error)
+        _log.warning("falling back to OpenCV's Haar cascade, which is less accurate than YuNet: %s", error)
         return _load_haar()
 
 

@@ -9,7 +9,7 @@ from preprocessing.faces.detectors import DETECTORS
 
 
 def add_detector_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds `--detector`, `--yunet` and `--s3fd`, named as `load_detector` takes them."""
+    """Adds `--detector`, `--yunet` and `--s3fd`, matching the arguments of `load_detector`."""
     parser.add_argument("--detector", choices=DETECTORS, default="auto", help="face detector (default: auto)")
     parser.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
     parser.add_argument(

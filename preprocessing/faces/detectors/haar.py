@@ -1,4 +1,4 @@
-"""OpenCV's own cascade (Viola and Jones): inside the wheel, needs no file, sees upright frontal faces only."""
+"""OpenCV's Haar cascade (Viola and Jones): bundled with OpenCV; detects upright frontal faces only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CASCADE = "haarcascade_frontalface_alt2.xml"
 # speakers, made symmetric (benchmarks/face_points.py). The square alone ends above the chin.
 TIGHT = np.array([0.086, -0.046, 0.914, 1.082])
 LAST_THRESHOLD = 53.7556  # of the cascade's last stage, from its file
-SMALLEST = 20  # pixels, the cascade's own window
+SMALLEST = 20  # pixels, the cascade's window
 
 
 class Haar:
@@ -26,21 +26,21 @@ class Haar:
         self._cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).with_name("data") / CASCADE))
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Faces of uint8 BGR frames (H, W, 3), the best first."""
+        """Faces of uint8 BGR frames (H, W, 3), best first."""
         return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> list[Detection]:
         if min(frame.shape[:2]) < SMALLEST:
             return []
-        grey = cv2.equalizeHist(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+        gray = cv2.equalizeHist(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
         boxes, _, weights = self._cascade.detectMultiScale3(
-            grey, scaleFactor=1.1, minNeighbors=8, minSize=(SMALLEST, SMALLEST), outputRejectLevels=True
+            gray, scaleFactor=1.1, minNeighbors=8, minSize=(SMALLEST, SMALLEST), outputRejectLevels=True
         )
         found = [_detection(np.asarray(box), float(weight)) for box, weight in zip(boxes, weights, strict=True)]
         return clip_detections(found, frame)
 
 
 def _detection(square: np.ndarray, weight: float) -> Detection:
-    """A square x, y, side, side and the last stage's sum, of which only the excess over its threshold says anything."""
+    """Converts a square x, y, side, side and the last stage's sum; only its excess over the threshold matters."""
     box = np.tile(square[:2], 2) + TIGHT * np.tile(square[2:], 2)
     return Detection(box.astype(np.float32), 1 - math.exp(-max(weight - LAST_THRESHOLD, 0.0)))

@@ -1,4 +1,4 @@
-"""S3FD (Zhang et al., 2017) as face-alignment has it: the detector of the original, heavy, for a GPU."""
+"""S3FD (Zhang et al., 2017) from face-alignment: the original's detector; slow without a GPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ MIN_SCORE, MAX_OVERLAP = 0.5, 0.3
 
 
 def find_sfd(path: str | Path | None = None) -> Path:
-    """S3FD's weights: the given file, else the one in torch hub's cache; never fetched. ValueError when absent."""
+    """Finds S3FD's weights: the given file, else torch hub's cache; never downloads. Raises UsageError if absent."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     file = Path(path) if path is not None else cached
     if file.is_file():
         return file
     if path is not None:
         raise UsageError(f"no S3FD weights at {path}: give the path of {FILE}")
-    raise UsageError(f"the detector sfd needs {FILE}: get it from {URL} and name it with --s3fd, or put it at {cached}")
+    raise UsageError(
+        f"the detector sfd needs {FILE}: download it from {URL} and pass it with --s3fd, or save it as {cached}"
+    )
 
 
 class S3FD:
@@ -38,17 +40,17 @@ class S3FD:
         from face_alignment.detection.sfd.net_s3fd import s3fd
 
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(f"the device {device} is not there: take cpu")
+            raise UsageError(f"device {device} is not available: use cpu")
         self._device = device
         self._net = s3fd()
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-            raise UsageError(f"{weights} does not hold the weights of S3FD: {FILE} from {URL} does") from error
+            raise UsageError(f"{weights} is not an S3FD checkpoint: download {FILE} from {URL}") from error
         self._net.to(device).eval()
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Faces of uint8 BGR frames (H, W, 3), the best first. Neighbours of one size go through the net together."""
+        """Faces of uint8 BGR frames (H, W, 3), best first. Consecutive frames of equal size are batched."""
         batches = [list(same) for _, same in groupby(frames, key=lambda frame: frame.shape)]
         return [found for batch in batches for found in self._detect(batch)]
 

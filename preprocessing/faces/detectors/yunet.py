@@ -1,4 +1,4 @@
-"""YuNet, through OpenCV: small, fast on any processor, with five points. Its model is one 230 kB file."""
+"""YuNet, through OpenCV: small, fast on any CPU, with five landmarks. The model is one 230 kB file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
 
 def find_yunet(path: str | Path | None = None) -> Path:
-    """YuNet's model file: the given one, else the cached one, else fetched once and checked.
+    """Finds YuNet's model file: the given one, else the cached one, else downloaded once and verified.
 
     Raises:
-        UsageError: the given file is absent, or the known one cannot be fetched.
+        UsageError: the given file is missing, or the model cannot be downloaded.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -39,21 +39,25 @@ def find_yunet(path: str | Path | None = None) -> Path:
 
 
 def _fetch(target: Path) -> Path:
-    """Downloads the model; it gets its name only when its SHA-256 is right."""
+    """Downloads the model and stores it only if its SHA-256 matches."""
     try:
         with urllib.request.urlopen(URL, timeout=TIMEOUT) as reply:
             data = reply.read(LARGEST)
     except (OSError, http.client.HTTPException) as error:
-        raise UsageError(f"YuNet's model cannot be fetched from {URL} ({error}): name its file with --yunet") from error
+        raise UsageError(
+            f"YuNet's model cannot be downloaded from {URL} ({error}): pass a local file with --yunet"
+        ) from error
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise UsageError(f"what {URL} sent is not the known YuNet model: its SHA-256 differs")
+        raise UsageError(f"the file downloaded from {URL} is not the expected YuNet model: SHA-256 mismatch")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
             part.write(data)
         os.replace(part.name, target)
     except OSError as error:
-        raise UsageError(f"YuNet's model cannot be kept at {target} ({error}): name its file with --yunet") from error
+        raise UsageError(
+            f"YuNet's model cannot be saved to {target} ({error}): pass a local file with --yunet"
+        ) from error
     return target
 
 
@@ -65,14 +69,14 @@ class YuNet:
             self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
             self._net.detect(np.zeros((320, 320, 3), np.uint8))
         except cv2.error as error:
-            raise UsageError(f"{model} is no YuNet face detector: give a face_detection_yunet .onnx file") from error
+            raise UsageError(f"{model} is not a YuNet face detector: pass a face_detection_yunet .onnx file") from error
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Faces of uint8 BGR frames (H, W, 3), the best first."""
+        """Faces of uint8 BGR frames (H, W, 3), best first."""
         return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> list[Detection]:
-        if min(frame.shape[:2]) < SMALLEST:  # the net gives garbage there
+        if min(frame.shape[:2]) < SMALLEST:  # the network is unreliable below this
             return []
         self._net.setInputSize((frame.shape[1], frame.shape[0]))
         rows = self._net.detect(frame)[1]
@@ -80,5 +84,5 @@ class YuNet:
 
 
 def _detection(row: np.ndarray) -> Detection:
-    """A row of YuNet's: x, y, width, height, the five points in our order, the score."""
+    """Converts a YuNet row: x, y, width, height, five points in our order, score."""
     return Detection(np.concatenate([row[:2], row[:2] + row[2:4]]), float(row[14]), row[4:14].reshape(5, 2))

@@ -1,1 +1,1 @@
-"""Landmarks: the mesh points of a face in a picture, and of one person through a video."""
+"""Face mesh landmarks in images and videos."""

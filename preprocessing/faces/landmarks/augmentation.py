@@ -1,4 +1,4 @@
-"""Training examples: a view of a face as a tracker would take it, with everything that cameras and hands do to it."""
+"""Training examples: face crops with simulated tracker jitter, camera degradation and occlusion."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from preprocessing.faces.landmarks.model import NetworkConfig, mirror_rows, to_s
 from preprocessing.faces.landmarks.views import View, face_view, mouth_view, warp
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose
 
-COVERED, FREE = 0.6, 0.25  # share of the lips that is hidden: no presence above, presence below, between them unknown
+COVERED, FREE = 0.6, 0.25  # occluded fraction of the lips: absent above, present below, ignored in between
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly examples are changed; standard deviations unless said otherwise.
+    """Augmentation strength; standard deviations unless stated otherwise.
 
     Attributes:
         turn: Radians.
         zoom: Of the side's logarithm.
         shift: Shares of the side.
-        rough: Share of examples with three times that, as a detector's box has it.
+        rough: Share of examples with three times that, as from a detector's box.
         gain: Of the brightness's logarithm.
         tint: Of each color's logarithm.
         gamma: Of the exponent's logarithm.
-        noise: Grey levels, at most.
+        noise: Gray levels, at most.
         blur: Share of examples, by up to 1.6 pixels.
-        coarse: Share of examples seen at a lower resolution, down to a third.
+        coarse: Share of examples downscaled to a lower resolution, down to a third.
         jpeg: Share of examples, of quality 25 to 95.
-        blocks: Share of examples with something in front of the face.
-        covered: Share of examples with something in front of the mouth.
+        blocks: Share of examples with an occluder in front of the face.
+        covered: Share of examples with an occluder in front of the mouth.
         background: Share of examples without a face.
     """
 
@@ -59,8 +59,8 @@ class Example:
     Attributes:
         image: (S, S, 3) uint8 BGR.
         points: (P, 3) float32, -1 to 1 across the crop.
-        presence: 1, 0, or -1 where it is not to be judged.
-        weight: of the points: 0 without a face, less where the mouth is hidden.
+        presence: 1, 0, or -1 to ignore it.
+        weight: loss weight of the points: 0 without a face, reduced if the mouth is occluded.
     """
 
     image: np.ndarray
@@ -70,7 +70,7 @@ class Example:
 
 
 class ExampleMaker:
-    """Draws examples from crops for one network; the same generator gives the same example."""
+    """Draws training examples for one network; deterministic given the random generator."""
 
     def __init__(self, crops: Crops, network: NetworkConfig, augmentation: Augmentation) -> None:
         self.crops, self.network, self.augmentation = crops, network, augmentation
@@ -79,13 +79,13 @@ class ExampleMaker:
         self.views = [view(HeadPose.of(points)) for points in crops.points]
 
     def plain(self, row: int) -> Example:
-        """Crop `row` as a perfect tracker would show it."""
+        """Crop `row` without augmentation."""
         view, size = self.views[row], self.network.size
         points = view.to_crop(self.crops.points[row], size)
         return self._example(view.crop(self.crops.images[row], size), points, 1.0, 1.0)
 
     def draw(self, row: int, rng: np.random.Generator) -> Example:
-        """Crop `row`, changed at random."""
+        """Crop `row`, randomly augmented."""
         given, size = self.augmentation, self.network.size
         if len(self.crops.background) and rng.random() < given.background:
             return self._without_face(rng)
@@ -111,22 +111,22 @@ class ExampleMaker:
         return view.moved(shift, float(zoom), float(turn))
 
     def _without_face(self, rng: np.random.Generator) -> Example:
-        """A place beside a face, or one on a face so small, large or far off that nothing is to be seen of a mouth."""
+        """A negative example: background, or a view too far from the mouth to show it."""
         size = self.network.size
         if rng.random() < 0.6:
-            picture = self.crops.background[rng.integers(len(self.crops.background))]
-            view = View(np.full(2, len(picture) / 2), len(picture) * rng.uniform(0.4, 1), rng.uniform(-3, 3))
+            source = self.crops.background[rng.integers(len(self.crops.background))]
+            view = View(np.full(2, len(source) / 2), len(source) * rng.uniform(0.4, 1), rng.uniform(-3, 3))
         else:
             row = rng.integers(len(self.crops.images))
-            picture, far = self.crops.images[row], rng.choice([-1, 1], 2) * rng.uniform(0.3, 0.5, 2)
+            source, far = self.crops.images[row], rng.choice([-1, 1], 2) * rng.uniform(0.3, 0.5, 2)
             at = self.views[row]
             view = at.moved(far * [1.6, 1.6], rng.uniform(0.3, 0.6)) if self.network.part == "face" else at.moved(
                 far * [2.2, 2.6], rng.uniform(0.4, 1.2))  # fmt: skip
-        image = disturb(view.crop(picture, size), self.augmentation, rng)
+        image = disturb(view.crop(source, size), self.augmentation, rng)
         return self._example(image, np.zeros((len(self.mirror), 3)), 0.0, 0.0)
 
     def _cover(self, image: np.ndarray, points: np.ndarray, row: int, rng: np.random.Generator) -> float:
-        """Puts things in front of the face, in place; returns the share of the lips that they hide."""
+        """Draws occluders over the face in place; returns the occluded fraction of the lips."""
         given, size = self.augmentation, self.network.size
         mask = np.zeros((size, size), np.uint8)
         lips = points[LIPS_OUTER, :2]
@@ -145,14 +145,14 @@ class ExampleMaker:
         return float((mask[shape > 0] > 0).mean()) if shape.any() else 0.0
 
     def _texture(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """(S, S, 3): the face's own skin, somebody else's, a background or one color."""
+        """(S, S, 3): occluder texture: skin of this or another face, background, or a flat color."""
         size, kind = self.network.size, rng.integers(4)
         if kind == 0:
             return np.broadcast_to(rng.uniform(0, 255, 3), (size, size, 3))
         if kind == 1 and len(self.crops.background):
-            picture = self.crops.background[rng.integers(len(self.crops.background))]
-            return View(np.full(2, len(picture) / 2), len(picture) * rng.uniform(0.2, 1), rng.uniform(-3, 3)).crop(
-                picture, size
+            source = self.crops.background[rng.integers(len(self.crops.background))]
+            return View(np.full(2, len(source) / 2), len(source) * rng.uniform(0.2, 1), rng.uniform(-3, 3)).crop(
+                source, size
             )
         other = row if kind == 2 else rng.integers(len(self.crops.images))
         skin = self.crops.points[other].mean(0)[:2] + rng.normal(0, 0.12 * SIZE, 2)
@@ -160,7 +160,7 @@ class ExampleMaker:
 
 
 def _blob(mask: np.ndarray, center: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws an ellipse or a turned rectangle into a mask, in place."""
+    """Draws a random ellipse or rotated rectangle into a mask, in place."""
     at, angle = (float(center[0]), float(center[1])), float(rng.uniform(0, 180))
     if rng.random() < 0.6:
         cv2.ellipse(mask, (at, (float(2 * radii[0]), float(2 * radii[1])), angle), 255, -1)
@@ -170,7 +170,7 @@ def _blob(mask: np.ndarray, center: np.ndarray, radii: np.ndarray, rng: np.rando
 
 
 def disturb(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """The image (S, S, 3) uint8 with other light, resolution, noise and compression."""
+    """Randomizes lighting, resolution, noise and compression of an image (S, S, 3) uint8."""
     size = image.shape[0]
     if rng.random() < given.coarse:
         small = int(size * rng.uniform(0.33, 0.9))
@@ -185,7 +185,7 @@ def disturb(image: np.ndarray, given: Augmentation, rng: np.random.Generator) ->
 
 
 def _relit(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Gain, tint and gamma by one table a channel, then noise."""
+    """Gain, tint and gamma by one lookup table per channel, then noise."""
     gain = np.exp(rng.normal(0, given.gain) + rng.normal(0, given.tint, 3))
     levels = (np.arange(256) / 255) ** np.exp(rng.normal(0, given.gamma))
     table = np.clip(levels[:, None] * gain * 255 + rng.normal(0, 12), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The training crops: upright faces with their points, cut once from labelled videos and kept as plain arrays."""
+"""Training crops: upright faces with their landmarks, extracted once from labeled videos and stored as arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
 
 SIZE, SIDE = 240, 200.0  # of a kept crop: pixels, and units of the canonical face
-LEAST_FRAMES = 10  # with a face; a clip with fewer is left out
+LEAST_FRAMES = 10  # with a face; clips with fewer are skipped
 LEAST_SCALE = 0.3  # pixels a unit; smaller faces show no lips
 BACKGROUND_SIZE, BACKGROUND_EVERY = 120, 6
 SEED = 0
@@ -27,13 +27,13 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Crops:
-    """Upright faces and places without one.
+    """Upright face crops and background crops.
 
     Attributes:
         images: (N, 240, 240, 3) uint8 BGR, a memory map.
         points: (N, 206, 3) float32, pixels of the crop.
-        persons: (N,) who it is, text.
-        background: (M, 120, 120, 3) uint8, parts of the frames beside the face.
+        persons: (N,) person names.
+        background: (M, 120, 120, 3) uint8, frame regions away from the face.
     """
 
     images: np.ndarray
@@ -43,26 +43,26 @@ class Crops:
 
 
 def open_crops(folder: Path) -> Crops:
-    """What `make_crops` wrote.
+    """Opens the crops written by `make_crops`.
 
     Raises:
-        UsageError: there is nothing whole in the folder.
+        UsageError: the folder has no complete set of crops.
     """
     if not (folder / "done.json").is_file():
-        raise UsageError(f"{folder} holds no whole set of crops")
+        raise UsageError(f"{folder} does not contain a complete set of crops")
     images = np.load(folder / "images.npy", mmap_mode="r")
     return Crops(images, *(np.load(folder / f"{name}.npy") for name in ("points", "persons", "background")))
 
 
 def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictures: Path | None = None) -> None:
-    """Cuts up to `per_person` frames of every person, the mouths as differently open as they come.
+    """Extracts up to `per_person` frames of each person, covering the range of mouth openings.
 
     Args:
         videos: Folder of NAME__CLIP.mp4.
         labels: Folder of their label files.
         folder: Where the arrays go.
         per_person: Frames.
-        pictures: File of labelled stills; all of them are taken.
+        pictures: File of labeled still images; all are used.
 
     Raises:
         UsageError: no video has labels.
@@ -79,7 +79,7 @@ def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictur
         points.append(view.to_crop(mesh, SIZE))
         persons.append(name)
         if len(points) % BACKGROUND_EVERY == 0 and len(points) <= count:
-            background += _beside(frame, view, len(points))
+            background += _background(frame, view, len(points))
     images.flush()
     np.save(folder / "points.npy", np.array(points, np.float32))
     np.save(folder / "persons.npy", np.array(persons))
@@ -93,7 +93,7 @@ def crop_view(pose: HeadPose) -> View:
 
 
 def _choose(videos: Path, labels: Path, per_person: int) -> dict[Path, np.ndarray]:
-    """The frames that are cut from each video."""
+    """Selects frames from each video."""
     clips = defaultdict(list)
     for video, label in labelled_videos(videos, labels):
         clips[person_of(video.stem)].append((video, label))
@@ -101,14 +101,14 @@ def _choose(videos: Path, labels: Path, per_person: int) -> dict[Path, np.ndarra
     for person in sorted(clips):
         found = clips[person]
         some = [found[k] for k in rng.permutation(len(found))[:per_person]]
-        some = some[: max(6, per_person // 20)]  # of hundreds of clips, a few show the person as well
+        some = some[: max(6, per_person // 20)]  # a few clips represent a person as well as hundreds
         for video, label in some:
             chosen[video] = _spread(label, max(4, per_person // len(some)), rng)
     return chosen
 
 
 def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Frames drawn evenly over how far the mouth is open, sorted."""
+    """Samples frames uniformly over mouth opening; sorted."""
     mesh = load_labels(label)
     rows = np.flatnonzero(mesh.found)
     if len(rows) < LEAST_FRAMES:
@@ -125,7 +125,7 @@ def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
 def _faces(
     wanted: dict[Path, np.ndarray], labels: Path, pictures: Path | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Person, frame and points of everything that is cut."""
+    """Yields person, frame and points of every selected face."""
     for video, rows in tqdm(wanted.items(), disable=None, unit="video"):
         mesh, want = load_labels(labels / f"{video.stem}.npz"), set(rows.tolist())
         if not want:
@@ -140,8 +140,8 @@ def _faces(
         yield from stills(pictures)
 
 
-def _beside(frame: np.ndarray, view: View, seed: int) -> list[np.ndarray]:
-    """A square of the frame that does not reach the face, if one is found."""
+def _background(frame: np.ndarray, view: View, seed: int) -> list[np.ndarray]:
+    """A random square of the frame clear of the face, if one is found."""
     rng = np.random.default_rng((SEED, seed))
     height, width = frame.shape[:2]
     for _ in range(10):

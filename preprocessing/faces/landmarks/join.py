@@ -1,4 +1,4 @@
-"""Joins the two networks that training gives into the one file that the program reads.
+"""Merges the trained face and mouth networks into one checkpoint for inference.
 
     python -m preprocessing.faces.landmarks.join runs/landmarks-face/network.safetensors \\
         runs/landmarks-mouth/network.safetensors landmarks.safetensors
@@ -18,10 +18,10 @@ from training.checkpoint import Checkpoint
 
 
 def join_parts(face: Path, mouth: Path, target: Path) -> None:
-    """Writes both networks into one checkpoint, as 16-bit floats.
+    """Writes both networks to one float16 checkpoint.
 
     Raises:
-        UsageError: a file is no such network.
+        UsageError: a file is not a landmark network of the expected part.
     """
     parts = {part: Checkpoint.load(path, f"{KIND}-{part}") for part, path in zip(PARTS, (face, mouth), strict=True)}
     config = {"mesh": list(MESH_INDICES)} | {part: one.config["network"] for part, one in parts.items()}

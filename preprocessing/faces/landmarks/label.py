@@ -1,10 +1,10 @@
-"""Writes the mesh points of videos, to train landmark networks on: `python label.py OUT VIDEO...`
+"""Labels videos with mesh points to train landmark networks: `python label.py OUT VIDEO...`
 
 One OUT/NAME.npz for each video: the points of MediaPipe FaceMesh (with attention to lips and eyes, one face, tracking),
-frame by frame, for `preprocessing.faces.landmarks.train --mesh OUT`. Videos that have a file there already are passed
-over. The person in a video is what stands before two underscores in its name: NAME__CLIP.mp4.
+frame by frame, for `preprocessing.faces.landmarks.train --mesh OUT`. Videos with an existing label file are
+skipped. The part of the file name before two underscores identifies the person: NAME__CLIP.mp4.
 
-MediaPipe needs another numpy than this program, so this file stands alone and runs in an environment of its own:
+MediaPipe needs a different numpy version, so this script is standalone and runs in a separate environment:
 
     python -m venv mesh && mesh/bin/pip install mediapipe==0.10.21 "numpy<2" av
     mesh/bin/python preprocessing/faces/landmarks/label.py labels videos/*.mp4
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-STEPS = 8  # a pixel; how finely points are stored
-# preprocessing.faces.mesh.MESH_INDICES, as ranges: this file can import nothing of the program.
+STEPS = 8  # quantization steps per pixel
+# preprocessing.faces.mesh.MESH_INDICES, as ranges: this script cannot import the package.
 RANGES = (
     "0-2 6 8-20 32-33 37-43 55 57-58 61-62 72-74 76-78 80-92 94-97 99 106 125 127 130 132-133 135-136 138 140-141 "
     "146 148-152 164-165 167-172 175-187 191-192 194-195 197 199-202 204 206-208 210-216 234 241-242 250 262-263 "
@@ -33,7 +33,7 @@ RANGES = (
 
 
 def mesh_indices() -> list[int]:
-    """The 206 of MediaPipe's points that are kept."""
+    """Indices of the 206 MediaPipe points that are kept."""
     ends = [[int(end) for end in part.split("-")] for part in RANGES.split()]
     return [index for span in ends for index in range(span[0], span[-1] + 1)]
 
@@ -47,7 +47,7 @@ def pack(points: np.ndarray) -> np.ndarray:
 
 
 def mesh_of(video: Path) -> Iterator[tuple[float, np.ndarray | None]]:
-    """Seconds and the points (206, 3) in pixels of every frame in the order of decoding; None without a face."""
+    """Yields time in seconds and points (206, 3) in pixels for each frame in decoding order; None without a face."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     import av
     import mediapipe
@@ -59,16 +59,16 @@ def mesh_of(video: Path) -> Iterator[tuple[float, np.ndarray | None]]:
     with mesh, av.open(str(video)) as container:
         stream = container.streams.video[0]
         for k, frame in enumerate(container.decode(stream)):
-            picture = frame.to_ndarray(format="rgb24")
-            found = mesh.process(picture).multi_face_landmarks
+            image = frame.to_ndarray(format="rgb24")
+            found = mesh.process(image).multi_face_landmarks
             time = k / float(stream.average_rate or 25) if frame.pts is None else float(frame.pts * stream.time_base)
             size = np.array([frame.width, frame.height, frame.width])
-            places = found[0].landmark if found else None
-            yield time, None if places is None else np.array([(p.x, p.y, p.z) for p in places])[kept] * size
+            landmarks = found[0].landmark if found else None
+            yield time, None if landmarks is None else np.array([(p.x, p.y, p.z) for p in landmarks])[kept] * size
 
 
 def label(video: Path, target: Path) -> str:
-    """Writes a video's labels, whole or not at all; returns what to say about it."""
+    """Writes a video's labels atomically; returns a summary line."""
     frames = list(mesh_of(video))
     none = np.zeros((len(mesh_indices()), 3))
     points = np.array([none if found is None else found for _, found in frames]).reshape(-1, *none.shape)

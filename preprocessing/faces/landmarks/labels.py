@@ -1,4 +1,4 @@
-"""Mesh labels on disk: the points of every frame of a video, and of single pictures."""
+"""Mesh labels on disk, for video frames and still images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 
-STEPS = 8  # a pixel; how finely points are stored
+STEPS = 8  # quantization steps per pixel
 
 
 @dataclass(frozen=True)
 class MeshLabels:
-    """The mesh points of a video's frames, in the order in which they are decoded.
+    """The mesh points of a video's frames, in decoding order.
 
     Attributes:
-        points: (T, 206, 3) float32 pixels, z in pixels, too; 0 where no face was found.
+        points: (T, 206, 3) float32 pixels, z also in pixels; 0 where no face was found.
         found: (T,) bool.
         times: (T,) seconds.
     """
@@ -36,34 +36,34 @@ class MeshLabels:
 
 
 def load_labels(path: Path) -> MeshLabels:
-    """The labels that `preprocessing.faces.landmarks.label` wrote.
+    """Loads labels written by `preprocessing.faces.landmarks.label`.
 
     Raises:
-        MediaError: the file is damaged or something else.
+        MediaError: the file is damaged or not a label file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             frames, packed = int(file["frames"]), lzma.decompress(file["steps"].tobytes())
             found, times = file["found"], file["times"]
-        # The low bytes of all numbers come before the high ones, and each number is a difference to the frame before.
+        # All low bytes precede all high bytes; values are differences from the previous frame.
         steps = np.frombuffer(packed, np.uint8).reshape(2, -1).T.copy().view("<i2")
         steps = steps.reshape(3, len(MESH_INDICES), frames).transpose(2, 1, 0)
     except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
-        raise MediaError(f"{path} holds no mesh labels ({error})") from error
+        raise MediaError(f"{path} is not a mesh label file ({error})") from error
     points = np.cumsum(steps, 0, dtype=np.int32) / STEPS
     return MeshLabels(points.astype(np.float32), found.astype(bool), times)
 
 
 def person_of(name: str) -> str:
-    """Who is seen in the file NAME__CLIP: what stands before the two underscores; without them, the whole name."""
+    """The person in file NAME__CLIP: the part before the two underscores, else the whole name."""
     return name.split("__")[0]
 
 
 def labelled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """The videos of a folder with the label files of the same name.
+    """Pairs each video of a folder with the label file of the same name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no video has labels.
     """
     found = [(path, labels / f"{path.stem}.npz") for path in sorted(videos.glob("*.mp4"))]
     found = [(video, label) for video, label in found if label.is_file()]
@@ -73,16 +73,16 @@ def labelled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
 
 
 def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Single labelled pictures: the source's name, pixels uint8 BGR and points (206, 3) float32 of each.
+    """Yields labeled still images: source name, uint8 BGR image and points (206, 3) float32.
 
     Raises:
-        MediaError: the file is damaged or something else.
+        MediaError: the file is damaged or not a label file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             data, ends, points, names = (file[name] for name in ("jpeg", "offsets", "points", "video"))
     except (OSError, KeyError, ValueError) as error:
-        raise MediaError(f"{path} holds no labelled pictures ({error})") from error
+        raise MediaError(f"{path} is not a file of labeled images ({error})") from error
     for k, name in enumerate(names):
-        picture = cv2.imdecode(data[ends[k] : ends[k + 1]], cv2.IMREAD_COLOR)
-        yield str(name), picture, points[k].astype(np.float32) / STEPS
+        image = cv2.imdecode(data[ends[k] : ends[k + 1]], cv2.IMREAD_COLOR)
+        yield str(name), image, points[k].astype(np.float32) / STEPS

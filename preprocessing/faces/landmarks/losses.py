@@ -1,4 +1,4 @@
-"""What a landmark network is trained to do, and how far it is off; lengths are units of the canonical face."""
+"""Landmark losses and error metrics; lengths are in units of the canonical face."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preprocessing.faces.landmarks.model import NetworkConfig
 from preprocessing.faces.landmarks.views import FACE_SIDE, MOUTH_SIDE
 from preprocessing.faces.mesh import LEFT_EYE, LIPS_INNER, LIPS_OUTER, RIGHT_EYE, mouth_width, opening
 
-DEPTH_WEIGHT = 0.4  # of depth, which a picture hardly shows
+DEPTH_WEIGHT = 0.4  # of depth, which a single image barely constrains
 LOWER = np.concatenate([LIPS_OUTER[1:10], LIPS_INNER[1:10]])  # lip points and those on the other side of the mouth
 UPPER = np.concatenate([LIPS_OUTER[:10:-1], LIPS_INNER[:10:-1]])
 
@@ -25,7 +25,7 @@ class LossWeights:
     Attributes:
         points: Mean distance along the axes over all points.
         lips: The same over both lip rings.
-        gap: Of the vectors across the mouth, lip to lip: whether it is closed depends on them, not on where it is.
+        gap: Of the lip-to-lip vectors across the mouth, which determine whether it is closed.
         presence: Cross-entropy of presence.
     """
 
@@ -36,7 +36,7 @@ class LossWeights:
 
 
 class LandmarkLoss:
-    """The losses of a batch by name, unweighted."""
+    """Computes the unweighted losses of a batch by name."""
 
     def __init__(self, network: NetworkConfig) -> None:
         places = {int(row): k for k, row in enumerate(network.rows())}
@@ -67,7 +67,7 @@ def measure_points(points: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """How far (T, 206, 3) points are from the true ones, in percent of the eyes' distance, and how the mouth follows.
 
     Returns:
-        all and lips: mean distance in the picture plane; shift: the part of the lips' that is the same in all frames;
+        all and lips: mean distance in the image plane; shift: the part of the lips' that is the same in all frames;
         opening and width: Pearson's r over the frames.
     """
     eyes = np.linalg.norm(truth[:, RIGHT_EYE, :2].mean(1) - truth[:, LEFT_EYE, :2].mean(1), axis=-1)

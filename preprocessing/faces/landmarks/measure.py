@@ -33,12 +33,12 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
 
-CLOSED = 1.2  # units between the inner lips' middles, above the most closed a mouth gets in its video
+CLOSED = 1.2  # units between the inner lips' middles, above the smallest opening in the video
 STILL = 0.25  # units: the labels' opening varies less within a second while the mouth is still
 
 
 def compare(points: np.ndarray, labels: np.ndarray, fps: float) -> dict[str, float]:
-    """Figures of (T, 206, 3) points of consecutive frames against the labels."""
+    """Metrics of (T, 206, 3) points of consecutive frames against the labels."""
     shapes, truth = (HeadPose.of(one).unpose(one) for one in (points, labels))
     still = still_frames(opening(truth), fps)
     return measure_points(points.astype(np.float64), labels) | {
@@ -49,14 +49,14 @@ def compare(points: np.ndarray, labels: np.ndarray, fps: float) -> dict[str, flo
 
 
 def still_frames(gaps: np.ndarray, fps: float) -> np.ndarray:
-    """(T,) whether the mouth, so far open, stays as it is for half a second around each frame."""
+    """(T,) whether the mouth opening stays constant for half a second around each frame."""
     reach = max(1, round(fps / 4))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(gaps, reach, mode="edge"), 2 * reach + 1)
     return windows.std(-1) < STILL
 
 
 def jitter(shapes: np.ndarray, still: np.ndarray) -> float:
-    """Units by which a lip point leaves the middle between its neighbors in time, rms over the still frames."""
+    """RMS deviation, in units, of lip points from the mean of their temporal neighbors, over still frames."""
     lips = shapes[:, [*LIPS_OUTER, *LIPS_INNER], :2]
     away = lips[1:-1] - (lips[:-2] + lips[2:]) / 2
     away = away[still[1:-1]]
@@ -64,7 +64,7 @@ def jitter(shapes: np.ndarray, still: np.ndarray) -> float:
 
 
 def closures_kept(ours: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the closures of one opening (T,) that the other has, within one frame. NaN if there is none."""
+    """Fraction of closures of one opening (T,) that the other matches within one frame. NaN without closures."""
     closed = [gap < np.quantile(gap, 0.02) + CLOSED for gap in (ours, truth)]
     starts = np.flatnonzero(closed[1] & ~np.r_[False, closed[1][:-1]])
     near = np.convolve(closed[0], [1, 1, 1], "same") > 0
@@ -74,7 +74,7 @@ def closures_kept(ours: np.ndarray, truth: np.ndarray) -> float:
 def measure_video(
     video: Path, labels: MeshLabels, network: LandmarkNetwork, detector: FaceDetector, smoothing: SmoothingConfig
 ) -> dict[str, float]:
-    """The figures of one video, tracked from its first frame."""
+    """Metrics of one video, tracked from its first frame."""
     fps = 1 / max(float(np.median(np.diff(labels.times))), 1e-3) if len(labels.times) > 1 else 25.0
     tracker, found, spent = LandmarkTracker(network, detector, smoothing=smoothing), [], 0.0
     with open_media(video) as container:

@@ -1,4 +1,4 @@
-"""The two landmark networks: one sees the whole face, the other the mouth and chin more finely."""
+"""The two landmark networks: one for the whole face, one for mouth and chin at a higher resolution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEAK = 0.1  # where no batch norm keeps units alive: with plain ReLU nine tenths
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The shape of a landmark network.
+    """Architecture of a landmark network.
 
     Attributes:
         part: What it sees: "face" gives all points, "mouth" those of the lower face.
@@ -46,7 +46,7 @@ class NetworkConfig:
             raise UsageError(f"size {self.size} cannot be halved {len(self.widths)} times")
 
     def rows(self) -> np.ndarray:
-        """Which of the 206 points the network gives."""
+        """Indices of the 206 points that the network predicts."""
         return np.arange(len(MESH_INDICES)) if self.part == "face" else mouth_rows()
 
 
@@ -56,14 +56,14 @@ def network_config(values: dict[str, Any]) -> NetworkConfig:
 
 
 def mouth_rows() -> np.ndarray:
-    """The points of the lower face that the mouth's view shows; the jaw's sides are outside."""
+    """Indices of the lower-face points inside the mouth view; the sides of the jaw are outside."""
     rows = lower_face()
     away = np.abs(canonical_face()[rows] - MOUTH_CENTER)[:, :2].max(-1)
     return rows[away < MOUTH_SIDE / 2]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al., "Deep residual learning", CVPR 2016)."""
+    """Two 3x3 convolutions with a residual shortcut (He et al., "Deep residual learning", CVPR 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class LandmarkNet(nn.Module):
 
     @torch.no_grad()
     def start_from(self, points: Tensor) -> None:
-        """Begins with the mean points (P, 3) for every face."""
+        """Initializes the output to the mean points (P, 3)."""
         self.points.bias.copy_(points.flatten())
         self.points.weight.mul_(0.1)
 
@@ -119,7 +119,7 @@ def to_shares(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def to_pixels(shares: np.ndarray, size: int) -> np.ndarray:
-    """The way back of `to_shares`."""
+    """Inverse of `to_shares`."""
     return shares * (size / 2) + _middle(size)
 
 
@@ -128,7 +128,7 @@ def _middle(size: int) -> np.ndarray:
 
 
 def mirror_rows() -> np.ndarray:
-    """(206,) which point each point becomes in a mirror: the one nearest to its mirror image on the canonical face."""
+    """(206,) index of each point's mirror image: the nearest point to its reflection on the canonical face."""
     face = canonical_face()
     middle = face[:, 0].mean()
     mirrored = face * [-1, 1, 1] + [2 * middle, 0, 0]

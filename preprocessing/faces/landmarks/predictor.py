@@ -1,4 +1,4 @@
-"""The landmark network as the tracker calls it: frame and rough place → the 206 mesh points of the face there."""
+"""Landmark predictor for the tracker: a frame and an approximate position → 206 mesh points."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from training.checkpoint import Checkpoint
 
 KIND = "landmarks"
 WEIGHTS = "weights/landmarks.safetensors"
-LOOKS = 3  # at the face, from a detector's box to an upright crop of the right size
+LOOKS = 3  # refinement passes, from a detector box to an upright crop of the right size
 
 
 class LandmarkNetwork(Protocol):
-    """A frame, uint8 BGR (H, W, 3), and where the face roughly is, a box (4,) x1 y1 x2 y2 or its points in the frame
-    before → its points now."""
+    """Predicts points from a frame, uint8 BGR (H, W, 3), and an approximate position: a box (4,) x1 y1 x2 y2 or the
+    points of the previous frame."""
 
     def __call__(self, frame: np.ndarray, near: np.ndarray | Landmarks) -> Landmarks: ...
 
 
 class MeshLandmarks:
-    """Our `LandmarkNetwork`: a look at the whole face, then one at the mouth, which replaces the lower face."""
+    """Our `LandmarkNetwork`: predicts the whole face, then refines the lower face from a mouth crop."""
 
     def __init__(self, face: LandmarkNet, mouth: LandmarkNet | None = None) -> None:
         self.face = _fused(face)
         self.mouth = None if mouth is None else _fused(mouth)
 
     def __call__(self, frame: np.ndarray, near: np.ndarray | Landmarks) -> Landmarks:
-        """The points of the face at `near`; its presence says whether there is one with an uncovered mouth."""
+        """The points of the face at `near`; presence tells whether a face with an unoccluded mouth is there."""
         if isinstance(near, Landmarks):
             return self.look(frame, face_view(HeadPose.of(near.points)))
         view = box_view(near)
@@ -45,7 +45,7 @@ class MeshLandmarks:
         return self.look(frame, view)
 
     def look(self, frame: np.ndarray, view: View) -> Landmarks:
-        """The points of the face that fills the view."""
+        """The points of the face in the view."""
         points, presence = self._points(self.face, frame, view)
         if self.mouth is not None:
             finer, seen = self._points(self.mouth, frame, mouth_view(HeadPose.of(points)))
@@ -62,7 +62,7 @@ class MeshLandmarks:
 
 
 def load_landmarks(path: Path | None = None) -> MeshLandmarks:
-    """The network of a checkpoint, or the one that comes with the program.
+    """Loads the network of a checkpoint, or the bundled one.
 
     Raises:
         UsageError: the file is missing, damaged, or a network of another kind or other points.
@@ -70,7 +70,7 @@ def load_landmarks(path: Path | None = None) -> MeshLandmarks:
     source = path or Path(str(files(__package__).joinpath(WEIGHTS)))
     saved = Checkpoint.load(source, KIND)
     if saved.config.get("mesh") != list(MESH_INDICES):
-        raise UsageError(f"the landmark network {source} gives other points than this program's: use the shipped one")
+        raise UsageError(f"the landmark network {source} predicts a different set of points: use the bundled one")
     return MeshLandmarks(*(_restore(saved, part) for part in PARTS))
 
 
@@ -83,7 +83,7 @@ def _restore(saved: Checkpoint, part: str) -> LandmarkNet:
 
 
 def _fused(network: LandmarkNet) -> LandmarkNet:
-    """A copy for use, its batch norms folded into the convolutions before them."""
+    """An inference copy with batch norms folded into the preceding convolutions."""
     copy = LandmarkNet(network.config)
     copy.load_state_dict(network.state_dict())
     copy.eval().requires_grad_(False)

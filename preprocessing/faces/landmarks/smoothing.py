@@ -1,4 +1,4 @@
-"""Taking the jitter out of tracked points without taking a closed mouth away.
+"""Removes jitter from tracked points without blurring mouth closures.
 
 A head's pose and a face's shape jitter and move differently, so each is smoothed by itself, the shape turned to the
 front, the lips apart from the rest. Each is averaged over a few frames before and after, and a frame counts the less
@@ -21,7 +21,7 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, MESH_INDICES, STABL
 
 @dataclass(frozen=True)
 class SmoothingConfig:
-    """How points are smoothed; lengths are units of the canonical face (eyes 42 apart).
+    """Smoothing settings; lengths are units of the canonical face (eyes 42 apart).
 
     Attributes:
         reach: Frames that are looked at on either side; 0 for no smoothing.
@@ -39,34 +39,34 @@ class SmoothingConfig:
 
     def __post_init__(self) -> None:
         if self.reach < 0 or min(self.width, self.lips, self.face, self.pose) <= 0:
-            raise UsageError(f"smoothing needs a reach of 0 or more and widths above 0, not {self}")
+            raise UsageError(f"smoothing needs reach >= 0 and widths > 0, not {self}")
 
 
 class LandmarkSmoother:
-    """Smooths the points of one face in one shot; each frame's come `reach` frames late. Memory is constant."""
+    """Smooths the points of one face within a shot, with a delay of `reach` frames, in constant memory."""
 
     def __init__(self, config: SmoothingConfig | None = None) -> None:
         self.config = config or SmoothingConfig()
         self._lips = np.zeros(len(MESH_INDICES), bool)
         self._lips[[*LIPS_OUTER, *LIPS_INNER]] = True
         self._seen: deque[tuple[Landmarks, np.ndarray, np.ndarray]] = deque()
-        self._now = 0  # place of the next frame to be given back in `_seen`
+        self._now = 0  # index in `_seen` of the next frame to return
 
     def push(self, found: Landmarks) -> list[Landmarks]:
-        """Takes the next frame's points; gives those of the frame `reach` before it, once there is one."""
+        """Pushes a frame's points; returns those of the frame `reach` earlier, once available."""
         pose = HeadPose.of(found.points)
         self._seen.append((found, pose.unpose(found.points), pose.repose(canonical_face())))
         return [self._give()] if len(self._seen) > self._now + self.config.reach else []
 
     def finish(self) -> list[Landmarks]:
-        """The points of the frames that are still open, and a new start: the next frame is of another shot."""
+        """Returns the remaining points and resets for the next shot."""
         rest = [self._give() for _ in range(len(self._seen) - self._now)]
         self._seen.clear()
         self._now = 0
         return rest
 
     def _give(self) -> Landmarks:
-        """The smoothed points of the frame at `_now`, which moves on."""
+        """Smoothed points of the frame at `_now`; advances `_now`."""
         first, last = max(0, self._now - self.config.reach), self._now + self.config.reach + 1
         frames = list(self._seen)[first:last]
         found, middle = self._seen[self._now][0], self._now - first

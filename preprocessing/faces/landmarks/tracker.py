@@ -1,4 +1,4 @@
-"""Following one face's mesh points through a video: each frame's points say where to look in the next one."""
+"""Tracks one face's mesh points through a video: each frame's points locate the crop in the next."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingC
 from preprocessing.faces.mesh import HeadPose, Landmarks, canonical_face
 from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
 
-SAME_FACE = 0.5  # share of the smaller box inside the other one
-LARGEST_STEP = 0.4  # between two frames, in shares of the face's height
+SAME_FACE = 0.5  # intersection over the smaller box
+LARGEST_STEP = 0.4  # between two frames, as a fraction of the face's height
 LARGEST_GROWTH = 1.35
 
 
 @dataclass(frozen=True)
 class LandmarkTrackerConfig:
-    """How a face is followed.
+    """Tracking settings.
 
     Attributes:
         select: Who is followed from the start of a shot: largest, left, right, center, or the face nearest to 'X,Y'.
@@ -46,7 +46,7 @@ class LandmarkTrackerConfig:
 
 
 class LandmarkTracker:
-    """Mesh points of one person, frame by frame. Memory is constant; points come up to `max_lag` frames late.
+    """Tracks the mesh points of one person in constant memory, with a delay of up to `max_lag` frames.
 
     The detector is asked at a shot's start, where the presence falls or the points leap, and every `every` frames: if
     its box is elsewhere, the face is taken up anew there.
@@ -69,34 +69,34 @@ class LandmarkTracker:
         self._select = parse_select(self.config.select)
         self._smoother = LandmarkSmoother(smoothing)
         self.max_lag = AHEAD + self._smoother.config.reach
-        """Frames that the points given back may be behind the frames pushed: cuts and smoothing wait for later ones."""
+        """Maximum delay in frames: shot detection and smoothing need look-ahead."""
         self._cuts, self._waiting = SceneCutDetector(), deque[np.ndarray]()
         self._last: Landmarks | None = None
-        self._since = 0  # frames since the detector was asked
+        self._since = 0  # frames since the detector last ran
         self.detections = 0
-        """How often the detector was asked."""
+        """Number of detector calls."""
 
     def __call__(self, frames: Iterable[np.ndarray]) -> Iterator[Landmarks | None]:
-        """The points of each frame, in order; None where no face is."""
+        """Yields the points of each frame, in order; None without a face."""
         for frame in frames:
             yield from self.push(frame)
         yield from self.finish()
 
     def push(self, frame: np.ndarray) -> list[Landmarks | None]:
-        """Takes the next frame, uint8 BGR (H, W, 3); gives the points of the frames that are final now, in order."""
+        """Pushes the next frame, uint8 BGR (H, W, 3); returns the points that are now final, in order."""
         self._waiting.append(frame)
         verdict = self._cuts.push(frame)
         return [] if verdict is None else self._advance(self._waiting.popleft(), verdict)
 
     def finish(self) -> list[Landmarks | None]:
-        """The points of the frames that are still open, after the last push."""
+        """Returns the remaining points after the last push."""
         given: list[Landmarks | None] = []
         for verdict in self._cuts.finish():
             given += self._advance(self._waiting.popleft(), verdict)
         return given + self._smoother.finish()
 
     def _advance(self, frame: np.ndarray, cut: bool) -> list[Landmarks | None]:
-        """One frame, in order, with the verdict on it."""
+        """Processes one frame; `cut` tells whether it starts a shot."""
         given: list[Landmarks | None] = []
         if cut:
             self._last, self._since = None, self.config.retry
@@ -108,7 +108,7 @@ class LandmarkTracker:
         return [*given, *self._smoother.push(self._last)]
 
     def _begin(self, frame: np.ndarray) -> Landmarks | None:
-        """Looks for a face where nobody is followed."""
+        """Detects a face while none is tracked."""
         if self._since < self.config.retry and self.detections:
             return None
         boxes = self._detect(frame)
@@ -116,7 +116,7 @@ class LandmarkTracker:
         return None if place < 0 else self._network(frame, boxes[place])
 
     def _follow(self, frame: np.ndarray, last: Landmarks) -> Landmarks | None:
-        """The points near the last ones, after a check by the detector where there is reason for one."""
+        """Predicts points from the last ones, verified by the detector when needed."""
         found = self._network(frame, last)
         leapt = _leap(last, found)
         doubt = found.presence < self.config.least_presence and self._since >= self.config.retry
@@ -140,19 +140,19 @@ class LandmarkTracker:
 
 
 def face_box(found: Landmarks) -> np.ndarray:
-    """The box (4,) around the canonical face in the head's pose, x1 y1 x2 y2, as a detector's: the mouth shut."""
+    """The box (4,) x1 y1 x2 y2 of the posed canonical face, like a detector's, with the mouth closed."""
     points = HeadPose.of(found.points).repose(canonical_face())[:, :2]
     return np.concatenate([points.min(0), points.max(0)])
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two boxes may be of one face: they overlap and are of like size."""
+    """Whether two boxes may belong to one face: they overlap and have similar size."""
     growth = (one[2:] - one[:2]).max() / max((other[2:] - other[:2]).max(), 1e-6)
     return overlap(one, other) > SAME_FACE and 0.5 < growth < 2
 
 
 def _leap(last: Landmarks, found: Landmarks) -> bool:
-    """Whether a face is said to have moved or grown in one frame as no face does."""
+    """Whether motion or growth within one frame is implausible."""
     before, after = face_box(last), face_box(found)
     height = (before[2:] - before[:2]).max()
     growth = (after[2:] - after[:2]).max() / max(height, 1e-6)

@@ -1,4 +1,4 @@
-"""Trains one of the two landmark networks on labelled videos.
+"""Trains one of the two landmark networks on labeled videos.
 
     python -m preprocessing.faces.landmarks.train --config configs/landmarks-face.yaml \\
         --videos VIDEOS --mesh LABELS --out runs/landmarks-face
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LandmarkRecipe:
-    """How a network is trained.
+    """Training settings.
 
     Attributes:
         network: Its shape.
@@ -73,17 +73,17 @@ class LandmarkRecipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "warmup"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def lr_at(self, step: int) -> float:
-        """The rate of a step."""
+        """Learning rate at a step."""
         rise = min(1.0, (step + 1) / self.warmup)
         return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))) + self.lr * 1e-3
 
 
 @dataclass(frozen=True)
 class LandmarkTrainOptions:
-    """The job.
+    """Training job.
 
     Attributes:
         videos: Folder of NAME__CLIP.mp4; what stands before the underscores says who is seen.
@@ -114,14 +114,14 @@ class LandmarkTrainOptions:
     def __post_init__(self) -> None:
         for name in ("per_person", "log_every", "validate_every"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (self.val_videos is None) != (self.val_mesh is None):
-            raise UsageError("val_videos and val_mesh go together")
+            raise UsageError("val_videos and val_mesh must be given together")
 
 
 @dataclass
 class LandmarkTrainState:
-    """Everything that lives while training; `forward` is the network as Fabric runs it, `averaged` what is kept."""
+    """Training state; `forward` is the network wrapped by Fabric, `averaged` its exponential moving average."""
 
     recipe: LandmarkRecipe
     fabric: Fabric
@@ -155,7 +155,7 @@ def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path |
 
 
 def draw_batch(maker: ExampleMaker, shares: np.ndarray, recipe: LandmarkRecipe, step: int) -> list[Tensor]:
-    """The examples of a step: images, points, presence, weights. They depend on seed and step alone."""
+    """Examples of a step: images, points, presence, weights; determined by seed and step."""
     rng = np.random.default_rng((recipe.seed, step))
     rows = rng.choice(len(shares), recipe.batch_size, p=shares)
     return collate([maker.draw(row, rng) for row in rows])
@@ -170,10 +170,10 @@ def collate(examples: Sequence[Example]) -> list[Tensor]:
 
 
 def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, Tensor]:
-    """One step; returns the losses by name.
+    """Runs one training step; returns the losses by name.
 
     Raises:
-        TrainingError: the loss is not finite; the network is as it was before.
+        TrainingError: the loss is not finite; the network is unchanged.
     """
     recipe, fabric = state.recipe, state.fabric
     for group in state.optimizer.param_groups:
@@ -183,7 +183,7 @@ def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, 
     losses = state.loss(points, logits, truth, presence, weight)
     loss = total(losses, recipe.weights)
     if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
     state.optimizer.zero_grad()
     fabric.backward(loss)
     fabric.clip_gradients(state.forward, state.optimizer, max_norm=20.0, error_if_nonfinite=False)
@@ -195,7 +195,7 @@ def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, 
 
 @torch.no_grad()
 def _average(state: LandmarkTrainState) -> None:
-    """Moves the averaged network towards the trained one; faster while it is young."""
+    """Updates the moving average of the weights, with a shorter horizon early in training."""
     keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
     ours, theirs = state.averaged.state_dict(), state.network.state_dict()
     for name, value in ours.items():
@@ -206,7 +206,7 @@ def _average(state: LandmarkTrainState) -> None:
 
 
 def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
-    """(N,) how often each crop is drawn; together 1."""
+    """(N,) sampling probability of each crop."""
     _, which, counts = np.unique(persons, return_inverse=True, return_counts=True)
     shares = counts[which] ** (power - 1.0)
     return shares / shares.sum()
@@ -214,7 +214,7 @@ def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
 
 @torch.no_grad()
 def validate(network: LandmarkNet, crops: Crops, maker: ExampleMaker, batch: int = 32) -> dict[str, float]:
-    """Errors on crops as a perfect tracker would show them; points the network does not give are taken as right."""
+    """Errors on unaugmented crops; points the network does not predict are taken from the labels."""
     found = crops.points.copy().astype(np.float64)
     for first in range(0, len(found), batch):
         rows = range(first, min(first + batch, len(found)))
@@ -233,7 +233,7 @@ def save_network(recipe: LandmarkRecipe, network: LandmarkNet, step: int, path: 
 
 
 def check(state: LandmarkTrainState, run: RunFolder, held_out: tuple[Crops, ExampleMaker] | None) -> None:
-    """Validates, and writes the checkpoint and the state; by one of several processes."""
+    """Validates and writes checkpoint and state; on rank 0 only."""
     if not run.writes:
         return
     if held_out:
@@ -245,10 +245,10 @@ def check(state: LandmarkTrainState, run: RunFolder, held_out: tuple[Crops, Exam
 
 
 def resume(state: LandmarkTrainState, run: RunFolder) -> None:
-    """Goes on from the folder's state if there is one.
+    """Resumes from the folder's state, if any.
 
     Raises:
-        UsageError: it was trained by another recipe; the field and both values are named.
+        UsageError: it was trained with a different recipe; the message names the field and both values.
     """
     if (saved := run.load_state(asdict(state.recipe))) is None:
         return
@@ -259,7 +259,7 @@ def resume(state: LandmarkTrainState, run: RunFolder) -> None:
 
 
 def load_crops(videos: Path, mesh: Path, cache: Path, per_person: int, stills: Path | None = None) -> Crops:
-    """The crops of the cache, cut first where it is empty."""
+    """Opens the cached crops, extracting them first if the cache is empty."""
     if not (cache / "done.json").is_file():
         make_crops(videos, mesh, cache, per_person, stills)
     return open_crops(cache)
@@ -269,11 +269,11 @@ def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -
     """Trains up to `recipe.steps` steps.
 
     Raises:
-        UsageError: the videos, the options or an earlier run in the folder do not fit.
+        UsageError: the videos, options or an earlier run in the folder are incompatible.
         TrainingError: the loss is not finite.
     """
     if engine.devices > 1:
-        raise UsageError(f"a landmark network is trained by one process, not {engine.devices}")
+        raise UsageError(f"landmark networks train in a single process, not {engine.devices}")
     cache = flags.cache or flags.out / "crops"
     crops = load_crops(flags.videos, flags.mesh, cache / "train", flags.per_person, flags.stills)
     maker, held_out = ExampleMaker(crops, recipe.network, recipe.augmentation), None

@@ -1,4 +1,4 @@
-"""Views: the upright squares of a frame that the landmark networks see, and the maps between the two."""
+"""Views: square regions of a frame used as landmark network input, and the transforms between the two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FACE_SIDE, MOUTH_SIDE = 162.0, 68.0  # of the squares, in units of the canonical
 FACE_CENTER = np.array([64.0, 66.0, 8.0])  # their centers on the canonical face
 MOUTH_CENTER = np.array([64.0, 98.0, -4.0])
 BOX_SIDE = 1.38  # side of a face's view over the longer side of a detector's box
-SHRINK = 0.7  # a stronger reduction averages pixels first, against aliasing
+SHRINK = 0.7  # stronger reductions are area-averaged first to avoid aliasing
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,36 @@ class View:
     angle: float = 0.0
 
     def matrix(self, size: int) -> np.ndarray:
-        """The map (2, 3) from the frame's pixels to those of a crop of `size`; pixel centers are whole numbers."""
+        """The matrix (2, 3) from frame pixels to crop pixels; pixel centers have integer coordinates."""
         cos, sin = np.cos(self.angle) * size / self.side, np.sin(self.angle) * size / self.side
         turn = np.array([[cos, sin], [-sin, cos]])
         return np.column_stack([turn, (size - 1) / 2 - turn @ self.center])
 
     def crop(self, frame: np.ndarray, size: int) -> np.ndarray:
-        """The square as (size, size, 3) pixels; black where it leaves the frame."""
+        """The square as (size, size, 3) pixels; black outside the frame."""
         return warp(frame, self.matrix(size), size)
 
     def to_crop(self, points: np.ndarray, size: int) -> np.ndarray:
-        """(..., 2 or 3) points of the frame in pixels of the crop; depth is scaled as the picture is."""
+        """(..., 2 or 3) points of the frame in pixels of the crop; depth is scaled with the image."""
         matrix = self.matrix(size)
         plane = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
         return np.concatenate([plane, points[..., 2:] * size / self.side], -1)
 
     def to_frame(self, points: np.ndarray, size: int) -> np.ndarray:
-        """The way back of `to_crop`."""
+        """Inverse of `to_crop`."""
         matrix = self.matrix(size)
         plane = (points[..., :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
         return np.concatenate([plane, points[..., 2:] * self.side / size], -1)
 
     def moved(self, shift: np.ndarray, zoom: float = 1.0, turn: float = 0.0) -> View:
-        """Another view: shifted by (2,) shares of the side along its own axes, `zoom` times as large, turned."""
+        """A view shifted by (2,) fractions of the side along its axes, scaled by `zoom` and rotated."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         along = np.array([[cos, -sin], [sin, cos]]) @ np.asarray(shift) * self.side
         return View(self.center + along, self.side * zoom, self.angle + turn)
 
 
 def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """The (size, size, 3) crop by a map (2, 3) from frame to crop pixels, averaged first where it shrinks strongly."""
+    """Warps a frame by a matrix (2, 3) to a (size, size, 3) crop; strong reductions are area-averaged first."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     factor = int(1 / scale + 1 - SHRINK)
     if factor >= 2:
@@ -69,7 +69,7 @@ def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the frame that the crop shows, `factor` times smaller, and the map from it to the crop."""
+    """The frame region under the crop, reduced by `factor`, and the matrix from it to the crop."""
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     first = np.clip(np.floor(corners.min(0)).astype(int) - factor, 0, None)
@@ -79,28 +79,28 @@ def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, factor: int) -> t
     if not height or not width:
         return np.zeros((1, 1, 3), frame.dtype), np.array([[1.0, 0, -9], [0, 1, -9]])
     small = cv2.resize(part[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
-    offset = first + (factor - 1) / 2  # pixel 0 of the small picture is the mean of the first `factor` pixels
+    offset = first + (factor - 1) / 2  # pixel 0 of the reduced image is the mean of the first `factor` pixels
     return small, np.column_stack([matrix[:, :2] * factor, matrix[:, 2] + matrix[:, :2] @ offset])
 
 
 def box_view(box: np.ndarray) -> View:
-    """Where the face's view lies by a detector's box (4,), x1 y1 x2 y2: upright."""
+    """The upright face view for a detector's box (4,), x1 y1 x2 y2."""
     corner, far = np.asarray(box[:2], np.float64), np.asarray(box[2:], np.float64)
     return View((corner + far) / 2, BOX_SIDE * float((far - corner).max()))
 
 
 def face_view(pose: HeadPose) -> View:
-    """The face's view by the head's pose: turned by its roll, whatever the mouth does."""
+    """The face view for a head pose: rotated by its roll, independent of the mouth."""
     return _posed(pose, FACE_CENTER, FACE_SIDE)
 
 
 def mouth_view(pose: HeadPose) -> View:
-    """The view of mouth and chin by the head's pose."""
+    """The mouth and chin view for a head pose."""
     return _posed(pose, MOUTH_CENTER, MOUTH_SIDE)
 
 
 def roll(pose: HeadPose) -> float:
-    """Radians by which the head is turned in the picture: of the plane rotation nearest to its rotation."""
+    """In-plane head rotation in radians: the planar rotation nearest to the head's."""
     turn = pose.rotation
     return float(np.arctan2(turn[1, 0] - turn[0, 1], turn[0, 0] + turn[1, 1]))
 

@@ -224,7 +224,7 @@ FAULTS: dict[str, Made] = {
     "16 frames": lambda path, inputs: _with(path, inputs, moving_photo(16)),
     "size is 120x160": lambda path, inputs: _with(path, inputs, [p[:, :120].copy() for p in moving_photo(20)]),
     "rate is 30 fps": lambda path, inputs: _with(path, inputs, moving_photo(24), fps=30),
-    "no sound track": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=""),
+    "no audio track": lambda path, inputs: _with(path, inputs, moving_photo(20), sound=""),
     "frame 7 is blank": lambda path, inputs: _with(path, inputs, _painted(7, slice(None), slice(None), 0)),
     "frame 5 has a black": lambda path, inputs: _with(path, inputs, _painted(5, slice(60, 100), slice(50, 90), 0)),
     "does not match the face video": lambda path, inputs: _with(path, inputs, [255 - p for p in moving_photo(20)]),

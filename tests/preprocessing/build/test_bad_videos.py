@@ -59,8 +59,8 @@ def fate(path: Path, clips: Path) -> tuple[str, str]:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"just some text, as long as one likes\n" * 50, "is not a video, photo or sound"),
-        (bytes(range(256)) * 20, "is not a video, photo or sound"),
+        (b"just some text, as long as one likes\n" * 50, "is not a readable video, photo or audio file"),
+        (bytes(range(256)) * 20, "is not a readable video, photo or audio file"),
         (b"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\ntalk.mkv\n#EXT-X-ENDLIST\n", "playlist"),
     ],
     ids=["empty", "text", "bytes", "playlist"],

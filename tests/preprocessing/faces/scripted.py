@@ -1,4 +1,4 @@
-"""Made videos with a detector that follows a script, so that the truth is known."""
+"""Synthetic videos and a scripted detector with known ground truth."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,12 +14,12 @@ Script = Callable[[int], Sequence[np.ndarray]]
 
 
 def at(x: float, y: float, side: float = SIDE) -> np.ndarray:
-    """The box of a face centred there."""
+    """The box of a face centered there."""
     return np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], np.float32)
 
 
 class Scripted:
-    """A detector that reads a frame's number off its first pixel and finds what the script says."""
+    """A detector that reads the frame number from the first pixel and returns the scripted faces."""
 
     def __init__(self, script: Script) -> None:
         self.script, self.asked = script, []
@@ -39,7 +39,7 @@ def numbered(pictures: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 
 def blank(count: int) -> list[np.ndarray]:
-    """Frames without any texture for the flow to follow."""
+    """Frames without texture for optical flow."""
     return numbered(np.full((SIZE[1], SIZE[0], 3), 90, np.uint8) for _ in range(count))
 
 
@@ -49,7 +49,7 @@ def portrait() -> np.ndarray:
 
 
 def moving(path: Sequence[tuple[float, float]]) -> list[np.ndarray]:
-    """Frames in which the astronaut's face has its centre at each place of the path."""
+    """Frames with the astronaut's face centered at each position of the path."""
     face = portrait()
     wall = cv2.resize(skimage.data.brick()[:160, :240], SIZE)
     frames = []
@@ -69,6 +69,6 @@ def centres(track: FaceTrack) -> np.ndarray:
 
 
 def scene(kind: str) -> np.ndarray:
-    """Two places with different colours."""
+    """Two scenes with different colors."""
     photo = skimage.data.coffee() if kind == "coffee" else skimage.data.astronaut()[:400]
     return cv2.cvtColor(cv2.resize(photo, SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)

@@ -1,4 +1,4 @@
-"""From a face to the network's square: the original's box, the similarity by eyes and nose, and what lies outside."""
+"""Face crops: the original's box, similarity alignment on eyes and nose, and out-of-frame regions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def face() -> np.ndarray:
 
 
 def turned(degrees: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
-    """The (2, 3) similarity that turns, scales and then shifts."""
+    """The (2, 3) similarity: rotation, scale, then translation."""
     c, s = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
     return np.array([[c, -s, shift[0]], [s, c, shift[1]]])
 

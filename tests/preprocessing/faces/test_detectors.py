@@ -1,4 +1,4 @@
-"""Every detector is asked the same questions; then what is each one's own."""
+"""Tests shared by all detectors, then detector-specific ones."""
 
 import hashlib
 import io
@@ -33,14 +33,14 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass
 class Case:
-    """A detector, a picture (H, W, 3) of what it takes for a face, and that face's box."""
+    """A detector, an image (H, W, 3) that it detects as a face, and that face's box."""
 
     detector: FaceDetector
     picture: np.ndarray
     box: np.ndarray
 
     def scene(self, *slots: int, room: int = 2) -> np.ndarray:
-        """A dark frame with room for so many pictures side by side, and the picture in these slots."""
+        """A dark frame with slots side by side, and the image in the given slots."""
         height, width = self.picture.shape[:2]
         frame = np.full((height + 64, room * (width + 32) + 32, 3), DARK, np.uint8)
         for slot in slots:
@@ -59,7 +59,7 @@ def yunet_file(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sfd_file(tmp_path_factory) -> Path:
-    """S3FD's net with made weights: it sees a face of 32 pixels around every bright red cell of 8."""
+    """S3FD with hand-made weights: detects a 32-pixel face around every bright red 8-pixel cell."""
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     net = s3fd()
@@ -180,7 +180,7 @@ def test_sfd_runs_no_code_from_its_file(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "sprung",)
 
     torch.save({"conv1_1.weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(ValueError, match="does not hold the weights of S3FD"):
+    with pytest.raises(ValueError, match="is not an S3FD checkpoint"):
         load_detector("sfd", sfd=tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -188,7 +188,7 @@ def test_sfd_runs_no_code_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04broken"])
 def test_sfd_refuses_other_files_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="does not hold the weights of S3FD") as caught:
+    with pytest.raises(ValueError, match="is not an S3FD checkpoint") as caught:
         load_detector("sfd", sfd=tmp_path / "other.pth")
     assert "\n" not in str(caught.value)
 
@@ -196,7 +196,7 @@ def test_sfd_refuses_other_files_in_one_line(tmp_path: Path, content: bytes) -> 
 @pytest.mark.parametrize("content", [{"a": torch.zeros(1)}, [1, 2], torch.zeros(3)])
 def test_sfd_refuses_other_weights(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="does not hold the weights of S3FD"):
+    with pytest.raises(ValueError, match="is not an S3FD checkpoint"):
         load_detector("sfd", sfd=tmp_path / "other.pth")
 
 
@@ -225,7 +225,7 @@ def test_an_unknown_name_and_a_missing_gpu_are_refused(sfd_file: Path) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch) -> Path:
-    """Where the model is kept, empty; the network is down."""
+    """An empty model cache without network access."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(yunet.urllib.request, "urlopen", opener(REFUSED))
     return tmp_path / "cache" / "wav2lip" / "face_detection_yunet_2023mar.onnx"
@@ -276,7 +276,7 @@ def test_a_cache_that_cannot_be_written_is_said(cache: Path, monkeypatch, yunet_
     monkeypatch.setattr(yunet.urllib.request, "urlopen", opener(model))
     monkeypatch.setattr(yunet, "SHA256", hashlib.sha256(model).hexdigest())
     cache.parent.parent.write_text("a file where the folder should be")
-    with pytest.raises(ValueError, match="cannot be kept"):
+    with pytest.raises(ValueError, match="cannot be saved"):
         find_yunet()
 
 
@@ -286,6 +286,6 @@ def test_a_given_file_that_is_no_yunet_is_refused(tmp_path: Path, capfd, name: s
         load_detector(name, yunet=tmp_path / "absent.onnx")
     for number, content in enumerate((b"", b"not a net")):
         (tmp_path / f"{number}.onnx").write_bytes(content)
-        with pytest.raises(ValueError, match="is no YuNet face detector") as caught:
+        with pytest.raises(ValueError, match="is not a YuNet face detector") as caught:
             load_detector(name, yunet=tmp_path / f"{number}.onnx")
         assert "\n" not in str(caught.value)

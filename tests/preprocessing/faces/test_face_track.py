@@ -1,4 +1,4 @@
-"""Faces: the track's file, the guessed points, and who is chosen and known again."""
+"""Face tracks: file format, estimated points, selection and re-identification."""
 
 import json
 

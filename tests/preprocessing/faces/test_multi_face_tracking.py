@@ -1,4 +1,4 @@
-"""Following several people: on made videos whose truth is known, and on two real clips side by side."""
+"""Multi-face tracking on synthetic videos with ground truth and on two real clips side by side."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -45,12 +45,12 @@ def runs(track: FaceTrack) -> list[tuple[int, int]]:
 
 
 def nearest(track: FaceTrack, paths: Sequence[Places]) -> np.ndarray:
-    """Which of the paths, (N, 2) each, the face is nearest to in each frame."""
+    """Index of the nearest path, (N, 2) each, in each frame."""
     return np.argmin([np.linalg.norm(centres(track) - path, axis=1) for path in paths], axis=0)
 
 
 def heads(*paths: Places) -> list[np.ndarray]:
-    """Frames with a head on each path, the later in front of the earlier; no two of one colour."""
+    """Frames with a head on each path, later ones in front; each in a different color."""
     oval = np.zeros((2 * SIDE, 2 * SIDE, 1), np.float32)
     cv2.ellipse(oval, (SIDE, SIDE), (SIDE // 2, 7 * SIDE // 10), 0, 0, 360, 1.0, -1)
     frames = [frame.astype(np.float32) for frame in blank(len(paths[0]))]

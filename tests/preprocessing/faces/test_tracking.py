@@ -1,4 +1,4 @@
-"""Following one face: on a made video with a scripted detector, whose truth is known, and on a real clip."""
+"""Single-face tracking on a synthetic video with a scripted detector, and on a real clip."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -220,7 +220,7 @@ def test_nobody_in_the_video() -> None:
     [{"every": 0}, {"detect_side": 0}, {"max_gap": -1}, {"smooth": -1}, {"fps": 0}, {"face_id": -1}, {"select": "me"}],
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"tracking needs|select is one of"):
+    with pytest.raises(ValueError, match=r"tracking needs|select must be one of"):
         MultiFaceTracker(Scripted(lambda i: []), **options)
 
 

@@ -1,4 +1,4 @@
-"""Sound: decoding of every kind of file, the mel against the original's, the frame-to-mel rule, speech and silence."""
+"""Audio: decoding all formats, mel parity with the original, the frame-to-mel mapping, speech and silence."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def noise(seconds: float, dbfs: float = -20.0, seed: int = 0) -> np.ndarray:
 
 
 def lag(samples: np.ndarray, reference: np.ndarray) -> int:
-    """By how many samples `samples` comes later than `reference`, which is noise of a second at least."""
+    """Delay in samples of `samples` relative to `reference`, at least one second of noise."""
     return int(np.argmax(np.correlate(samples, reference[4000:12000], "valid"))) - 4000
 
 
@@ -290,7 +290,7 @@ def test_a_tone_lights_its_own_band():
 
 
 def ramp(columns: int) -> np.ndarray:
-    """A mel whose values are the numbers of its columns."""
+    """A mel whose values are its column indices."""
     return np.tile(np.arange(columns, dtype=np.float32), (80, 1))
 
 
@@ -378,7 +378,7 @@ def test_frames_by_hand():
 
 
 def flags(*pieces: tuple[float, float]) -> np.ndarray:
-    """Speech flags of noise made of (seconds, dBFS) pieces."""
+    """Speech flags of noise made of (seconds, dBFS) segments."""
     parts = [noise(seconds, dbfs, seed) for seed, (seconds, dbfs) in enumerate(pieces)]
     sound = np.concatenate(parts)
     found = speech_columns(sound)
@@ -387,7 +387,7 @@ def flags(*pieces: tuple[float, float]) -> np.ndarray:
 
 
 def share(found: np.ndarray, first: float, last: float) -> float:
-    """How much of the seconds between `first` and `last` is speech."""
+    """Fraction of speech between seconds `first` and `last`."""
     return float(found[round(first * 80) : round(last * 80)].mean())
 
 

@@ -1,4 +1,4 @@
-"""Reading: every kind of file a user may bring, made on the spot with ffmpeg, PyAV and a real photograph."""
+"""Video reader: every supported kind of input, generated with ffmpeg, PyAV and a real photograph."""
 
 import subprocess
 from fractions import Fraction
@@ -31,7 +31,7 @@ def psnr(a, b):
 
 
 def level(number):
-    """A gray that tells frame `number` apart from its neighbours after coding."""
+    """A gray level that distinguishes frame `number` from its neighbors after encoding."""
     return 20 + 8 * number
 
 
@@ -40,7 +40,7 @@ def number_of(frame):
 
 
 def numbered(path, stamps, *, rate=25, size=(SIDE, SIDE), codec="libx264", pixels="yuv420p", **options):
-    """A video whose frame n is a plain gray level(n) shown from stamps[n] (seconds) on."""
+    """A video whose frame n is a plain gray level(n) shown from stamps[n] seconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options={"g": "10", **options})
         (stream.width, stream.height), stream.pix_fmt = size, pixels
@@ -309,7 +309,7 @@ def test_lengths_and_rates_that_headers_do_not_give(tmp_path):
 
 
 def not_media(folder):
-    """Name, content and the words that the refusal must hold."""
+    """Name, content and expected words of the error message."""
     video = folder / "secret.ts"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x64:d=0.4", video)
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n"
@@ -340,7 +340,7 @@ def test_what_is_no_media_or_names_other_files_is_refused(tmp_path):
 
 
 def referring(content, target):
-    """The .mp4 `content` with its samples taken out and an alias to the file `target`, which has them, put in."""
+    """The .mp4 `content` with its samples replaced by an alias to the file `target`, which has them."""
     name = str(target).encode() + bytes(len(str(target)) % 2)
     alias = b"alis" + bytes(4) + bytes(150) + b"\x00\x02" + len(name).to_bytes(2, "big") + name + b"\xff\xff\x00\x00"
     at = content.index(b"url \x00\x00\x00\x01") - 4  # 12 bytes that say: the samples are in this file

@@ -1,4 +1,4 @@
-"""Writing: what comes out is read back with PyAV; what fails leaves nothing behind."""
+"""Video writer: output is read back with PyAV; failures leave no files."""
 
 import hashlib
 import os
@@ -55,7 +55,7 @@ def save_wav(path, samples, rate=16000):
 
 
 def decoded_sound(path):
-    """(seconds from the picture's beginning, or the file's, to the first sample; mono samples; rate)."""
+    """(seconds from the start of the video stream, or file, to the first sample; mono samples; rate)."""
     with open_media(path) as container:
         stream, origin = container.streams.audio[0], container.start_time / 1e6
         for video in container.streams.video:
@@ -138,7 +138,7 @@ def test_fast_start_and_ordinary_permissions(tmp_path):
 
 @pytest.mark.parametrize("tags", ["bt709:tv", "smpte170m:tv", "smpte170m:pc", "bt2020nc:tv", "unknown:unknown"])
 def test_colours_survive_the_round_trip(tmp_path, tags):
-    """Lossless source, read, written, read: neither the planes nor the tags move."""
+    """Lossless round trip: planes and tags stay unchanged."""
     matrix, span = tags.split(":")
     cv2.imwrite(str(tmp_path / "photo.png"), photo(256, 256))
     named = {"unknown": "bt601", "smpte170m": "bt601", "bt2020nc": "bt2020"}.get(matrix, matrix)
@@ -307,7 +307,7 @@ def test_wrong_arguments(tmp_path, clicks):
         with pytest.raises(ValueError, match=r"above 0|at least 2 pixels"):
             VideoWriter(tmp_path / "out.mp4", width, 48, fps, duration=duration)
     for wrong in ({"start": -1}, {"duration": 0}, {"gain": float("nan")}):
-        with pytest.raises(ValueError, match="a sound needs"):
+        with pytest.raises(ValueError, match="an audio source needs"):
             AudioSource(clicks, **wrong)
     with pytest.raises(ValueError, match=r"must be before the end of .*clicks\.wav at 2\.000 s, not 9"):
         VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[AudioSource(clicks, start=9)])

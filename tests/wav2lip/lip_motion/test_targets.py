@@ -65,7 +65,7 @@ def test_a_file_of_labels_comes_back(tmp_path):
     np.testing.assert_array_equal(read.points, points)
     assert read.points.shape == (FRAMES, len(MESH_INDICES), 3)
     path.write_bytes(b"x")
-    with pytest.raises(UsageError, match="holds no mesh labels"):
+    with pytest.raises(UsageError, match="is not a mesh label file"):
         read_mesh(path)
 
 
