@@ -1,6 +1,6 @@
 """A sync expert for lip shapes instead of images: matches shape coefficients with speech features.
 
-SyncNet (Chung and Zisserman, 2016) with N-way matching (Perfect Match, arXiv 1809.08001), applied to shape coefficients.
+SyncNet (Chung and Zisserman, 2016) with N-way matching (Perfect Match, arXiv 1809.08001), applied to coefficients.
 It is independent of how features and shapes are computed.
 """
 

@@ -150,10 +150,10 @@ def validate_and_save(state: SyncNetTrainState, run: RunFolder, held_out: Sequen
         return
     recipe, network, values = state.recipe, state.network, dict[str, float]()
     if held_out:
-        found = validate(as_sync_expert(recipe, network, state.step), held_out)
-        values = found.values()
+        result = validate(as_sync_expert(recipe, network, state.step), held_out)
+        values = result.values()
         run.log(state.step, **values)
-        plot_curves({f"step {state.step}": found.curve}, run.folder / "curve.png")
+        plot_curves({f"step {state.step}": result.curve}, run.folder / "curve.png")
         run.add_image(state.step, "curve", run.folder / "curve.png")
     save_network(recipe, network, state.step, run.folder / "syncnet.safetensors")
     if values.get("accuracy", 0.0) > state.best:

@@ -123,12 +123,12 @@ class Validation:
         """
         accuracy, threshold = best_threshold(*self.cosines())
         wins = np.concatenate([_wins(clip.in_sync, clip.off_sync).ravel() for clip in self.clips])
-        found = {
+        metrics = {
             "accuracy": accuracy, "accuracy_heard": best_threshold(*self.cosines(speech_only=True))[0],
             "threshold": threshold, "pairwise": float(np.nanmean(wins)),
             "offset_within_1": self.within_1(SHORT), "offset_within_1_long": self.within_1(LONG),
         }  # fmt: skip
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in metrics.items() if value is not None}
 
 
 def best_threshold(in_sync: np.ndarray, off_sync: np.ndarray) -> tuple[float, float]:

@@ -228,9 +228,9 @@ def validate_and_save(state: GeneratorTrainState, run: RunFolder, evaluation: He
         values = evaluation.measure(state.average)
         run.log(state.step, **values)
         # Select by the judge once the sync loss is on, by L1 before.
-        figure = (1, values["judge_own"]) if state.sync_weight else (0, -values["l1"])
-        if figure > state.best:
-            state.best = figure
+        selection_key = (1, values["judge_own"]) if state.sync_weight else (0, -values["l1"])
+        if selection_key > state.best:
+            state.best = selection_key
             save_generator(state, run.folder / "best.safetensors")
 
 

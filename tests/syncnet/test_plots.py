@@ -99,7 +99,7 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     ("name", "told"),
     [
         ("curve.jpeg", "cannot plot to .*curve.jpeg: the file type must be one of .png, .pdf, .svg"),
-        ("curve", "must end in one of"),
+        ("curve", "the file type must be one of"),
         ("missing/curve.png", "cannot plot to .*missing/curve.png: its folder does not exist"),
     ],
 )

@@ -60,14 +60,14 @@ def test_what_is_asked_for_is_built():
     ("changes", "message"),
     [
         ({"network": "released"}, "dimension 512, region.size 96 and dropout 0, not 256, 64 and 0.0"),
-        ({"loss": "bce"}, "needs windows_per_clip 2 and a distance of 5 frames or more, .* not 16 and 2"),
+        ({"loss": "bce"}, "needs windows_per_clip 2 and window_stride 5 or more, .* not 16 and 2"),
         ({"loss": "bce", "windows_per_clip": 2, "window_stride": 4}, "not 2 and 4"),
         ({"windows_per_clip": 1}, "windows_per_clip must be 2 or more, not 1"),
         ({"steps": 0}, "steps must be 1 or more, not 0"),
         ({"lr": -1e-3}, "lr must be 0 or more, not -0.001"),
         ({"dropout": 1.0}, "dropout must be below 1, not 1.0"),
         ({"region": CropRegion(0.5, 0.5, 0.6, 64)}, "region must lie within the crop"),
-        ({"region": CropRegion(size=16)}, "region must .* 32 pixels or more"),
+        ({"region": CropRegion(size=16)}, "region must .* size of 32 or more"),
     ],
 )
 def test_contradictions_are_refused(changes, message):

@@ -214,7 +214,7 @@ def test_a_folders_own_split_is_held_out(clips, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["laptop", "judge", "syncnet-original"])
 def test_the_shipped_recipes_train(name, clips, tmp_path):
     config = ["--config", str(ROOT / "configs" / f"{name}.yaml")]
-    small = ["--clips-a-step", "2", "--steps", "2", "--accelerator", "cpu"]
+    small = ["--clips-per-step", "2", "--steps", "2", "--accelerator", "cpu"]
     assert main([str(clips), "--out", str(tmp_path), *config, *small]) == 0
     checkpoint = Checkpoint.load(tmp_path / "syncnet.safetensors")
     assert checkpoint.step == 2
@@ -275,7 +275,7 @@ def test_wrong_usage_is_one_line(words, said, capsys, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for in vain")
 def test_a_device_that_is_not_there_is_refused(clips, capsys, tmp_path):
-    assert main([str(clips), "--out", str(tmp_path / "run"), "--accelerator", "cuda", "--windows-a-clip", "3"]) == 2
+    assert main([str(clips), "--out", str(tmp_path / "run"), "--accelerator", "cuda", "--windows-per-clip", "3"]) == 2
     assert "1 x cuda cannot be had here" in refusal(capsys)
 
 
@@ -301,7 +301,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(clips, tmp_path, capsy
 
 def test_a_run_that_cannot_go_on_says_so(clips, tmp_path, capsys, monkeypatch):
     words = [str(clips), "--out", str(tmp_path / "run"), "--accelerator", "cpu"]
-    words += ["--windows-a-clip", "3", "--clips-a-step", "1", "--region.size", "32", "--dimension", "16"]
+    words += ["--windows-per-clip", "3", "--clips-per-step", "1", "--region.size", "32", "--dimension", "16"]
     for error, code in ((FloatingPointError("the loss is nan"), 1), (KeyboardInterrupt(), 130), (OSError("full"), 1)):
 
         def fail(state, batch, error=error):

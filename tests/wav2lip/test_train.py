@@ -309,7 +309,7 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
     assert main([*words, "--save_every", "1"]) == 1
     message = refusal(capsys)
     assert said in message
-    assert "at step 2; try a lower rate" in message
+    assert "at step 2; try a lower learning rate" in message
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert saved["step"] == 2
     assert all(torch.isfinite(weight).all() for weight in saved["generator"].values())
@@ -397,7 +397,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips"], "out"),
         (["clips", "--out", "run", "--sync", "never"], "'log', 'bce', 'relative'"),
         (["clips", "--out", "run", "--wate", "1"], "--wate"),
-        (["clips", "--out", "run", "--generator.size", "100"], "multiple of 16 from 64 on, not 100"),
+        (["clips", "--out", "run", "--generator.size", "100"], "multiple of 16, at least 64, not 100"),
         (["clips", "--out", "run", "--grid-every", "0"], "grid_every must be 1 or more"),
         (
             ["clips", "--out", "run", "--devices", "3"],

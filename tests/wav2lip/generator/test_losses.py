@@ -213,7 +213,7 @@ def test_the_kinds_of_sync_loss_by_hand():
     assert heard(0.6, 0.2, kind="bce").item() == pytest.approx(-(np.log(0.6) + np.log(0.2)) / 2)
     assert heard(-0.5, kind="bce").item() == pytest.approx(-np.log(1e-6), rel=1e-3)
     # x = 0.3, y = 0.7, d = 0.2: 1 - (0.4 + 0.01) / (0.4 + 0.5 + 0.01).
-    relative = heard(0.3, kind="relative", real=cosines(0.7), still=cosines(0.2)).item()
+    relative = heard(0.3, kind="relative", real=cosines(0.7), reference=cosines(0.2)).item()
     assert relative == pytest.approx(-np.log(1 - 0.41 / 0.91), rel=1e-4)
 
 

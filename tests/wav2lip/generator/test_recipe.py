@@ -87,7 +87,7 @@ PAINTS = GeneratorConfig()
         ({"adversary": AdversaryRecipe("patch")}, "critic needs a weight .* 'patch', weights.adversarial 0.0"),
         (
             {"weights": LossWeights(adversarial=0.1)},
-            "a weight a critic, not adversary.critic 'none', .*adversarial 0.1",
+            "vice versa, not adversary.critic 'none', .*adversarial 0.1",
         ),
         ({"generator": PAINTS}, "a painting generator has no flow: .* must be 0, not 0.02 and 0.04"),
     ],
@@ -150,7 +150,7 @@ def test_the_shipped_recipes_train_a_generator_that_opens(name, precision, tmp_p
     (tmp_path / "clips").mkdir()
     clips = write_talking_clips(tmp_path / "clips")
     words = [str(clips), "--expert", str(EXPERT), "--out", str(tmp_path / "run"), *shipped(name)]
-    words += ["--windows-a-step", "1", "--steps", "2", "--accelerator", "cpu", "--precision", precision]
+    words += ["--windows-per-step", "1", "--steps", "2", "--accelerator", "cpu", "--precision", precision]
     assert main([*words, "--sync-start", "0"]) == 0
     generator, _, geometry = load_generator(tmp_path / "run" / "generator.safetensors")
     recipe = recipe_of(*shipped(name))

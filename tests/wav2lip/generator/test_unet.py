@@ -174,13 +174,13 @@ def test_the_configuration_chooses_the_network():
     ("wrong", "message"),
     [
         ({"network": "mlp"}, "'released' or 'unet', not 'mlp'"),
-        ({"output": "paint"}, "'warp' and the audio_encoder 'syncnet' only"),
-        ({"audio_encoder": "own"}, "'warp' and the audio_encoder 'syncnet' only"),
-        ({"size": 72}, "a multiple of 16 from 64 on, not 72"),
-        ({"size": 48}, "a multiple of 16 from 64 on, not 48"),
+        ({"output": "paint"}, "'warp' and the audio_encoder 'syncnet'"),
+        ({"audio_encoder": "own"}, "'warp' and the audio_encoder 'syncnet'"),
+        ({"size": 72}, "a multiple of 16, at least 64, not 72"),
+        ({"size": 48}, "a multiple of 16, at least 64, not 48"),
         ({"width": 0}, "width must be 1 or more"),
-        ({"max_flow": 0.0}, "max_flow a share"),
-        ({"mask_row": 64}, "inside the picture of 64 rows, not at 64"),
+        ({"max_flow": 0.0}, "max_flow in \\(0, 1\\]"),
+        ({"mask_row": 64}, "within the 64 rows of the image, not 64"),
     ],
 )
 def test_impossible_ones_are_refused(wrong, message):

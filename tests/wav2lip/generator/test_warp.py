@@ -204,9 +204,9 @@ def test_the_experts_hearing_is_frozen():
         ({"size": 48}, "96 times a power of two, not 48"),
         ({"size": 288}, "96 times a power of two, not 288"),
         ({"size": 0}, "96 times a power of two, not 0"),
-        ({"mask_row": 0}, "inside the picture of 96 rows, not at 0"),
-        ({"mask_row": 96}, "inside the picture of 96 rows, not at 96"),
-        ({"size": 192, "mask_row": 192}, "inside the picture of 192 rows, not at 192"),
+        ({"mask_row": 0}, "within the 96 rows of the image, not 0"),
+        ({"mask_row": 96}, "within the 96 rows of the image, not 96"),
+        ({"size": 192, "mask_row": 192}, "within the 192 rows of the image, not 192"),
     ],
 )
 def test_impossible_generators_are_refused(wrong, message):
