@@ -36,9 +36,7 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
     if len({output.resolve() for output in outputs}) < len(outputs):
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
     if outfile.suffix.lower() not in COPIED_CODECS:
-        raise UsageError(
-            f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}"
-        )
+        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}")
 
 
 def _check_output(path: Path) -> None:
