@@ -14,6 +14,9 @@ from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 
 STEPS = 8  # quantization steps per pixel
+# MediaPipe counts from the pixel edge, we from its center. Uncorrected, the half pixel is a shift that depends on the
+# face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
+EDGE = np.array([0.5, 0.5, 0.0], np.float32)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class MeshLabels:
     """The mesh points of a video's frames, in decoding order.
 
     Attributes:
-        points: (T, 206, 3) float32 pixels, z also in pixels; 0 where no face was found.
+        points: (T, 206, 3) float32 pixels, whole numbers at pixel centers, z in pixels, too; 0 where no face was found.
         found: (T,) bool.
         times: (T,) seconds.
     """
@@ -50,8 +53,9 @@ def load_labels(path: Path) -> MeshLabels:
         steps = steps.reshape(3, len(MESH_INDICES), frames).transpose(2, 1, 0)
     except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
         raise MediaError(f"{path} is not a mesh label file ({error})") from error
-    points = np.cumsum(steps, 0, dtype=np.int32) / STEPS
-    return MeshLabels(points.astype(np.float32), found.astype(bool), times)
+    points = (np.cumsum(steps, 0, dtype=np.int32) / STEPS).astype(np.float32)
+    points[found] -= EDGE
+    return MeshLabels(points, found.astype(bool), times)
 
 
 def person_of(name: str) -> str:
@@ -85,4 +89,4 @@ def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         raise MediaError(f"{path} is not a file of labeled images ({error})") from error
     for k, name in enumerate(names):
         image = cv2.imdecode(data[ends[k] : ends[k + 1]], cv2.IMREAD_COLOR)
-        yield str(name), image, points[k].astype(np.float32) / STEPS
+        yield str(name), image, points[k].astype(np.float32) / STEPS - EDGE

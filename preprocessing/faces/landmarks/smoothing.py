@@ -4,8 +4,11 @@ A head's pose and a face's shape jitter and move differently, so each is smoothe
 front, the lips apart from the rest. Each is averaged over a few frames before and after, and a frame counts the less
 the more it differs: the bilateral filter (Tomasi and Manduchi, "Bilateral filtering for gray and color images", ICCV
 1998) along time, with the mean distance over all points of the group for the difference. Noise averages out in that
-mean, a mouth that closes for one frame does not. A one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which sees
-the past alone, left twice the jitter and lost three times as many closures on the same points.
+mean, a mouth that closes for one frame does not.
+
+Measured on five videos' labels with 0.35 units of noise added (lips=0.6): jitter fell from 0.58 to 0.22 units, and 0.94
+of the closures were kept within a frame; a one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which sees the past
+alone, left 0.26 and kept 0.86. Our network's own jitter is lower, so the lips' width is, too.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ class SmoothingConfig:
 
     reach: int = 2
     width: float = 1.5
-    lips: float = 0.6
+    lips: float = 0.3
     face: float = 1.0
-    pose: float = 1.0
+    pose: float = 0.8
 
     def __post_init__(self) -> None:
         if self.reach < 0 or min(self.width, self.lips, self.face, self.pose) <= 0:
