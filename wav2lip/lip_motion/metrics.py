@@ -9,8 +9,9 @@ import torch
 
 from preprocessing.faces.mesh import lower_face
 from syncnet.shape_expert import ShapeExpert, offset
-from wav2lip.lip_motion.model import LipMotionNet, close_lips, rows_around
+from wav2lip.lip_motion.model import LipMotionNet, rows_around
 from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.silence import rested
 from wav2lip.lip_motion.training_set import CLOSED, Example, measured_rows
 
 LEAST_FRAMES = 8  # of a kind, for a figure of it
@@ -19,15 +20,13 @@ LEAST_FRAMES = 8  # of a kind, for a figure of it
 def predict(
     network: LipMotionNet, space: ShapeSpace, item: Example, encoder: str = "hama", closing: bool = True
 ) -> np.ndarray:
-    """(T, K) coefficients of a clip's sound, its lips brought together where closure is sure."""
+    """(T, K) coefficients of a clip's sound, at rest in silence, its lips brought together where closure is sure."""
     rows = rows_around(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
     network.eval()
     with torch.inference_mode():
         coefficients, logits = (part[0].numpy() for part in network(torch.from_numpy(rows)[None]))
     if closing:
-        gap = coefficients @ space.opening + item.rest_gap / item.gain
-        change = close_lips(gap, 1 / (1 + np.exp(-logits)))
-        coefficients = coefficients + change[:, None] * space.opening_direction
+        return rested(coefficients, logits, item.talking, space, item.rest_gap / item.gain)
     return coefficients
 
 

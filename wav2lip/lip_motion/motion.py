@@ -13,8 +13,9 @@ import torch
 from preprocessing.errors import UsageError
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.clips import FPS
-from wav2lip.lip_motion.model import ROWS, close_lips
+from wav2lip.lip_motion.model import ROWS
 from wav2lip.lip_motion.shape_space import ShapeSpace
+from wav2lip.lip_motion.silence import rested, speech_frames, talking_share
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, SpeechEncoder, open_encoder, row_count
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
@@ -115,10 +116,10 @@ class LipMotionModel:
         blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
         coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
         space = self.trained.space
-        change = close_lips(coefficients @ space.opening + rest_gap / scale, 1 / (1 + np.exp(-logits)))
-        closed = coefficients + change[:, None] * space.opening_direction
+        talking = talking_share(speech_frames(samples))[:frames]
+        closed = rested(coefficients, logits, talking, space, rest_gap / scale)
         fading = closed[-1] * np.linspace(1, 0, COMING_TO_REST + 1, dtype=np.float32)[1:, None]
-        return LipMotion(np.concatenate([closed, fading]).astype(np.float32), space, scale, rest_gap)
+        return LipMotion(np.concatenate([closed, fading]), space, scale, rest_gap)
 
     def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and logits of frames first .. last - 1."""

@@ -18,22 +18,14 @@ from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
-from wav2lip.lip_motion.clips import FPS, MotionClip
+from preprocessing.media.audio import load_audio
+from wav2lip.lip_motion.clips import MotionClip
+from wav2lip.lip_motion.silence import speech_frames
 from wav2lip.lip_motion.speech.speech_encoder import SpeechEncoder, encode, open_encoder
 from wav2lip.lip_motion.targets import displacements, read_mesh
 
 SPLITS = ("train", "val")
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
-
-
-def speech_frames(samples: np.ndarray) -> np.ndarray:
-    """(N,) bool for each 25th of a second of (n,) samples: whether there is speech."""
-    columns = speech_columns(samples)
-    rate = AudioConfig().columns_per_second
-    frames = np.arange(max(1, len(samples) * FPS // AudioConfig().sample_rate))
-    place = frames * rate.numerator // (rate.denominator * FPS)
-    return columns[np.minimum(place, len(columns) - 1)]
 
 
 def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Sequence[SpeechEncoder]) -> MotionClip:

@@ -5,7 +5,7 @@ picture is early or late; an expert learns which shape belongs to which moment o
 with that expert's opinion among its losses. People of the split "val" that are not in "train" are held out.
 
 The folder of the run receives offsets.json, expert.safetensors, lip_motion.safetensors (averaged weights),
-best.safetensors (as they were when `metrics.score` on held-out people was highest), config.json (the recipe,
+best.safetensors (16 bits, as they were when `metrics.score` on held-out people was highest), config.json (the recipe,
 good for --config), log.jsonl, TensorBoard's events, and state.pt, from which the same command goes on.
 Exit code: 0 when it has trained, 1 when it could not go on, 2 for wrong usage, 130 when interrupted.
 """
@@ -121,7 +121,7 @@ def check(
     motion.save(run.folder / "lip_motion.safetensors")
     if values and (worth := score(values)) > state.best:
         state.best = worth
-        motion.save(run.folder / "best.safetensors")
+        motion.save(run.folder / "best.safetensors", half=True)
     run.save_state(state_dict(state))
 
 

@@ -14,6 +14,7 @@ from preprocessing.faces.mesh import LEFT_CORNER, LOWER_LIP, RIGHT_CORNER, UPPER
 from wav2lip.lip_motion.clips import FPS, MotionClip
 from wav2lip.lip_motion.model import ROWS, MotionConfig, rows_around
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
+from wav2lip.lip_motion.silence import SILENT, talking_share
 from wav2lip.lip_motion.targets import at_times
 
 CLOSED = 0.12  # of a clip's wide opening (its 95th percentile): closer than that lips count as closed
@@ -51,6 +52,11 @@ class Example:
     def closed(self) -> np.ndarray:
         """(T,) bool, whether the lips are."""
         return self.opening < CLOSED * np.percentile(self.opening[self.known], 95)
+
+    @cached_property
+    def talking(self) -> np.ndarray:
+        """(T,) float32, 0 in silence and 1 in speech; see `talking_share`."""
+        return talking_share(self.speech)
 
     @property
     def rest_gap(self) -> float:
@@ -134,10 +140,13 @@ class WindowDraw:
         place = np.arange(first, first + self.window)
         inside = place < item.frames
         place = np.minimum(place, item.frames - 1)
+        talking = item.talking[place]
         values = {
-            "coefficients": item.coefficients[place], "known": (item.known[place] & inside).astype(np.float32),
-            "closed": item.closed[place].astype(np.float32), "speech": item.speech[place].astype(np.float32),
-        }  # fmt: skip
+            "coefficients": item.coefficients[place] * talking[:, None],
+            "known": (item.known[place] & inside).astype(np.float32),
+            "closed": (item.closed[place] | (talking < SILENT)).astype(np.float32),
+            "speech": item.speech[place].astype(np.float32),
+        }
         for name, rows in item.clip.features.items():
             values[name] = rows_around(rows, first, self.window, self.config).astype(np.float32)
         return values

@@ -1,0 +1,55 @@
+"""Where nobody speaks, the face is at rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocessing.media.audio import AudioConfig, speech_columns
+from wav2lip.lip_motion.clips import FPS
+from wav2lip.lip_motion.model import close_lips
+from wav2lip.lip_motion.shape_space import ShapeSpace
+
+NEAR, RAMP = 2, 5  # frames
+SILENT = 0.05  # of `talking_share`, below which lips are closed
+
+
+def speech_frames(samples: np.ndarray) -> np.ndarray:
+    """(N,) bool for each 25th of a second of (n,) samples, from 0 on: whether there is speech."""
+    columns = speech_columns(samples)
+    rate = AudioConfig().columns_per_second
+    frames = np.arange(len(samples) * FPS // AudioConfig().sample_rate + 1)
+    place = frames * rate.numerator // (rate.denominator * FPS)
+    return columns[np.minimum(place, len(columns) - 1)]
+
+
+def talking_share(speech: np.ndarray) -> np.ndarray:
+    """(T,) bool → (T,) float32: 1 in speech and up to 0.1 s beside it, 0 farther off, with ramps of 0.2 s.
+
+    What lips do in silence says nothing of sound: people who listen smile, breathe and gape. So silence is learnt, and
+    shown, as the face at rest.
+    """
+    near = np.convolve(speech, np.ones(2 * NEAR + 1), "same") > 0
+    ramp = np.hanning(RAMP + 2)[1:-1]
+    padded = np.pad(near.astype(np.float32), RAMP // 2, mode="edge")
+    return np.convolve(padded, ramp / ramp.sum(), "valid").astype(np.float32)
+
+
+def rested(
+    coefficients: np.ndarray, logits: np.ndarray, talking: np.ndarray, space: ShapeSpace, rest_gap: float
+) -> np.ndarray:
+    """What the network says, with the face at rest in silence and lips that meet where closure is sure.
+
+    Args:
+        coefficients: (T, K).
+        logits: (T,) of closed lips.
+        talking: (T,) 0 in silence, 1 in speech.
+        space: of the coefficients.
+        rest_gap: between the inner lips at rest, at gain 1.
+
+    Returns:
+        (T, K) float32.
+    """
+    spoken = coefficients * talking[:, None]
+    probability = np.where(talking < SILENT, 1.0, 1 / (1 + np.exp(-logits)))
+    change = close_lips(spoken @ space.opening + rest_gap, probability)
+    return (spoken + change[:, None] * space.opening_direction).astype(np.float32)
