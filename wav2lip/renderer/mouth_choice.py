@@ -12,7 +12,7 @@ from preprocessing.errors import UsageError
 from wav2lip.renderer.inner_mouth import DEGREES, InnerMouth, gaps
 from wav2lip.renderer.target import smoothstep
 
-UNCOVERED, COVERED = 2.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
+UNCOVERED, COVERED = 3.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
 SHARP = 0.4  # cost of an entry without any detail
 SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: behind shut lips, and per unit of opening
 NEVER = 1e9

@@ -14,10 +14,10 @@ from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
 DARK = np.array([24.0, 20.0, 46.0])  # BGR of a mouth's depth where none was seen
-SOFT_RIM = 0.35  # units; blur of the cavity's edge
-COVER = 0.25  # units by which the fill reaches over the lips' edges: a mesh is off by so much
+SOFT_RIM = 0.3  # units; blur of the cavity's edge
+COVER = 0.2  # units by which the fill reaches over the lips' edges: a mesh is off by so much
 SHADOW = 1.6  # units; reach of the lips' colour into the cavity
-TONGUE = 6.0  # units above the lower lip over which the cavity darkens
+TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavity darkens; share of the lips' colour
 RIM = 0.3  # units inside its own lips from which a retrieved mouth is looked up, so that no lip is seen twice
 BEYOND = 1.2  # units beyond its lips over which the outermost of it is drawn out and fades into the dark
 MOST_SHIFT = 4.0  # units by which upper teeth may follow the lip where the entry shows too few of them
@@ -54,7 +54,7 @@ def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) 
     depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
     rows = max(3, round(TONGUE * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
-    dark = dark + (1 - above_lip) ** 2 * (0.45 * lips - dark)  # light falls on what lies behind the lower lip
+    dark = dark + (1 - above_lip) ** 1.5 * (TONGUE_LIGHT * lips - dark)  # light falls on what lies behind the lower lip
     shaded = 0.75 * lips + 0.25 * dark
     return (shaded + depth * (dark - shaded)).astype(np.float32)
 
