@@ -122,8 +122,8 @@ def test_sound_without_samples(refuse, media, tmp_path):
 
 
 def test_sound_from_a_silent_film(refuse, media, tmp_path):
-    assert "has no sound" in refuse(1, command(media, audio=write_video(tmp_path / "silent.mp4", [photo()] * 3)))
-    assert "has no sound" in refuse(1, command(media, audio=media / "face.png"))
+    assert "has no audio" in refuse(1, command(media, audio=write_video(tmp_path / "silent.mp4", [photo()] * 3)))
+    assert "has no audio" in refuse(1, command(media, audio=media / "face.png"))
 
 
 def test_too_little_sound(refuse, media, tmp_path):

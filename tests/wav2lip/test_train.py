@@ -429,6 +429,6 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(clips, expert, tmp_pat
     replace(theirs, audio=theirs.audio | {"hop_length": 160}).save(foreign)
     extra = ["--out", str(tmp_path / "run"), "--accelerator", "cpu", "--steps", "1"]
     jobs = [(box, expert, 0, "'points'"), (broken, expert, 0, "damaged"), (broken, expert, 1, "damaged")]
-    for folder, file, workers, said in [*jobs, (clips, foreign, 0, "hop_length = 160, here it is 200")]:
+    for folder, file, workers, said in [*jobs, (clips, foreign, 0, "hop_length = 160, expected 200")]:
         assert main([str(folder), "--expert", str(file), "--workers", str(workers), *extra]) == 2
         assert said in refusal(capsys)

@@ -312,7 +312,7 @@ def test_what_is_no_file_of_ours_is_refused(tmp_path):
 
 def test_a_foreign_front_end_is_refused_naming_both_values(tmp_path):
     path = write(tmp_path / "a.safetensors", audio=AudioConfig(hop_length=160))
-    with pytest.raises(ValueError, match=r"a\.safetensors was made with hop_length = 160, here it is 200"):
+    with pytest.raises(ValueError, match=r"a\.safetensors was made with hop_length = 160, expected 200"):
         Clip.open(path)
     clip = Clip.open(path, AudioConfig(hop_length=160))
     assert clip.mel.shape == (80, 1 + COUNT * 4)

@@ -227,7 +227,7 @@ def test_options_out_of_range_are_refused(options: dict) -> None:
 def test_frames_of_another_size_are_refused() -> None:
     tracker = MultiFaceTracker(Scripted(lambda i: []))
     tracker.push(np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(ValueError, match="frames of one size"):
+    with pytest.raises(ValueError, match="same size"):
         tracker.push(np.zeros((50, 40, 3), np.uint8))
 
 

@@ -188,7 +188,7 @@ def test_a_file_without_sound_is_refused_in_one_line(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "color=size=64x64:rate=25:duration=0.2", tmp_path / "mute.mp4")
     write_wav(tmp_path / "empty.wav", np.zeros((0, 1), np.int16), 16000)
     (tmp_path / "text.wav").write_text("this is no sound\n" * 100)
-    messages = {"mute.mp4": "has no sound", "empty.wav": "without", "text.wav": "is not", "none.wav": "exist"}
+    messages = {"mute.mp4": "has no audio", "empty.wav": "empty audio track", "text.wav": "is not", "none.wav": "exist"}
     for name, message in messages.items():
         for load in (load_audio, lambda path: spool_audio(path, tmp_path)):
             with pytest.raises(MediaError, match=message) as error:
@@ -463,8 +463,8 @@ def test_rest_in_silence_silences_only_silence():
 def test_a_foreign_front_end_is_refused_naming_both_values():
     AudioConfig().require(AudioConfig(), "clip")
     AudioConfig().require({"hop_length": 200}, "clip")
-    with pytest.raises(ValueError, match=re.escape("a.pt was made with hop_length = 160, here it is 200")):
+    with pytest.raises(ValueError, match=re.escape("a.pt was made with hop_length = 160, expected 200")):
         AudioConfig().require(AudioConfig(hop_length=160), "a.pt")
-    with pytest.raises(ValueError, match=r"fmax is 7600\.0 Hz, above half of the sample rate of 8000 Hz"):
+    with pytest.raises(ValueError, match=r"fmax is 7600\.0 Hz, above half the sample rate of 8000 Hz"):
         AudioConfig(sample_rate=8000)
     assert AudioConfig().columns_per_second == 80
