@@ -163,7 +163,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[Path], BuildOptions, ClipRecipe, L
     try:
         values = parser.parse_args([ALIASES.get(word, word) for word in map(normalize_flag, argv)]).as_dict()
     except ArgumentError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(" ".join(str(error).split())) from error
     values["filters"] = QualityFilters(**values["filters"])
 
     def group(kind: Any) -> Any:

@@ -141,13 +141,13 @@ def test_a_second_run_does_what_is_left_and_repairs_what_is_broken(copied: Bench
 
 def test_files_with_the_old_column_name_are_refused_in_one_line(copied: Bench, here: Here, capsys):
     manifest, state = copied.clips / "manifest.csv", next((copied.clips / "state").glob("two-*.json"))
-    table = manifest.read_text()
-    manifest.write_text(table.replace("sync_filter", "screen"))
+    table = manifest.read_bytes()
+    manifest.write_bytes(table.replace(b"sync_filter", b"screen"))
     assert here(copied) == (2, set())
     error = capsys.readouterr().err
     assert "manifest.csv is not a table of ClipRow rows: it lacks the columns sync_filter" in error
     assert error.count("\n") == 1
-    manifest.write_text(table)
+    manifest.write_bytes(table)
     record = state.read_text()
     state.write_text(record.replace('"sync_filter"', '"screen"'))
     assert record != state.read_text()
