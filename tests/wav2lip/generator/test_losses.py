@@ -231,8 +231,8 @@ def test_relative_sync_wants_as_much_as_the_real_window_and_no_more():
 
 @pytest.mark.parametrize("kind", ["log", "bce", "relative"])
 def test_silent_windows_are_left_out(kind):
-    options = {"kind": kind, "real": cosines(0.7, 0.6), "still": cosines(0.1, 0.1)}
-    only = {"kind": kind, "real": cosines(0.6), "still": cosines(0.1)}
+    options = {"kind": kind, "real": cosines(0.7, 0.6), "reference": cosines(0.1, 0.1)}
+    only = {"kind": kind, "real": cosines(0.6), "reference": cosines(0.1)}
     assert heard(0.2, 0.5, silent=torch.tensor([True, False]), **options).item() == heard(0.5, **only).item()
     pictures = cosines(0.2, 0.5).requires_grad_()
     none = sync_expert_loss(Hears(), pictures, torch.zeros(2, 1, 80, 16), silent=torch.tensor([True, True]), **options)

@@ -263,7 +263,7 @@ def test_a_released_generator_opens_with_the_released_front_end(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "small-syncnet"}, "kind 'small-syncnet', where 'generator' is needed"),
+        ({"kind": "small-syncnet"}, "kind 'small-syncnet'; 'generator' is needed"),
         ({"config": asdict(SMALL) | {"width": 8}}, "do not match its header"),
         ({"config": asdict(SMALL) | {"size": 100}}, "96 times a power of two"),
         ({"config": asdict(SMALL) | {"depth": 3}}, "depth"),
