@@ -320,7 +320,11 @@ def test_sounds_are_looked_at_before_the_work(tmp_path):
     playlist = tmp_path / "list.wav"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nx.ts\n#EXT-X-ENDLIST\n")
     silent = write(tmp_path / "silent.mp4", 2)
-    for path, words in ((tmp_path / "none.wav", "not exist"), (playlist, "playlist"), (silent, "has no decodable audio")):
+    for path, words in (
+        (tmp_path / "none.wav", "not exist"),
+        (playlist, "playlist"),
+        (silent, "has no decodable audio"),
+    ):
         with pytest.raises(MediaError, match=words):
             VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[AudioSource(path)])
     assert {path.name for path in tmp_path.iterdir()} == {"list.wav", "silent.mp4"}
