@@ -16,7 +16,7 @@ TRUTH = {
     152: (221.3, 177.4),
 }  # fmt: skip
 ROWS = np.array([POINT[index] for index in TRUTH])
-PLACES = np.array(list(TRUTH.values()))
+PLACES = np.array(list(TRUTH.values())) - 0.5  # MediaPipe counts from a pixel's edge
 EYES = 42.0  # pixels between the eyes' middles
 
 
