@@ -180,7 +180,7 @@ def disturb(image: np.ndarray, given: Augmentation, rng: np.random.Generator) ->
     image = _relit(image, given, rng)
     if rng.random() < given.jpeg:
         data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))])[1]
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return image
 
 

@@ -72,7 +72,9 @@ def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictur
     count = sum(len(rows) for rows in wanted.values())
     total = count + (sum(1 for _ in stills(pictures)) if pictures else 0)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (total, SIZE, SIZE, 3))
-    points, persons, background = [], [], []
+    points: list[np.ndarray] = []
+    persons: list[str] = []
+    background: list[np.ndarray] = []
     for name, frame, mesh in _faces(wanted, labels, pictures):
         view = crop_view(HeadPose.of(mesh))
         images[len(points)] = view.crop(frame, SIZE)

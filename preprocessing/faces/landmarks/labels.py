@@ -49,8 +49,8 @@ def load_labels(path: Path) -> MeshLabels:
             frames, packed = int(file["frames"]), lzma.decompress(file["steps"].tobytes())
             found, times = file["found"], file["times"]
         # All low bytes precede all high bytes; values are differences from the previous frame.
-        steps = np.frombuffer(packed, np.uint8).reshape(2, -1).T.copy().view("<i2")
-        steps = steps.reshape(3, len(MESH_INDICES), frames).transpose(2, 1, 0)
+        flat = np.frombuffer(packed, np.uint8).reshape(2, -1).T.copy().view("<i2")
+        steps = flat.reshape(3, len(MESH_INDICES), frames).transpose(2, 1, 0)
     except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
         raise MediaError(f"{path} is not a mesh label file ({error})") from error
     points = (np.cumsum(steps, 0, dtype=np.int32) / STEPS).astype(np.float32)
@@ -89,4 +89,6 @@ def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         raise MediaError(f"{path} is not a file of labeled images ({error})") from error
     for k, name in enumerate(names):
         image = cv2.imdecode(data[ends[k] : ends[k + 1]], cv2.IMREAD_COLOR)
+        if image is None:
+            raise MediaError(f"image {k} of {path} is damaged")
         yield str(name), image, points[k].astype(np.float32) / STEPS - EDGE

@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             truth = load_labels(labels).first(given.frames or None)
             rows.append(measure_video(video, truth, network, detector, smoothing))
             _print(video.stem, rows[-1])
-        keys = sorted(set().union(*rows), key=list(max(rows, key=len)).index) if rows else []
+        keys = dict.fromkeys(key for row in rows for key in row)
         _print("mean", {key: float(np.nanmean([row.get(key, np.nan) for row in rows])) for key in keys})
 
     return run_command("preprocessing.faces.landmarks.measure", job)

@@ -90,6 +90,12 @@ def _fused(network: LandmarkNet) -> LandmarkNet:
     for module in copy.modules():
         body = getattr(module, "body", None)
         if isinstance(body, nn.Sequential):
-            first, second = (torch.nn.utils.fuse_conv_bn_eval(body[k], body[k + 1]) for k in (0, 3))
-            module.body = nn.Sequential(first, nn.ReLU(inplace=True), second)  # type: ignore[assignment]
+            first, second = _folded(body[0], body[1]), _folded(body[3], body[4])
+            module.add_module("body", nn.Sequential(first, nn.ReLU(inplace=True), second))
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _folded(convolution: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return torch.nn.utils.fuse_conv_bn_eval(convolution, norm)

@@ -73,7 +73,7 @@ class LandmarkSmoother:
         first, last = max(0, self._now - self.config.reach), self._now + self.config.reach + 1
         frames = list(self._seen)[first:last]
         found, middle = self._seen[self._now][0], self._now - first
-        shapes, places = (np.stack([frame[k] for frame in frames]) for k in (1, 2))
+        shapes, places = np.stack([frame[1] for frame in frames]), np.stack([frame[2] for frame in frames])
         shape = np.empty_like(shapes[0])
         for rows, width in ((self._lips, self.config.lips), (~self._lips, self.config.face)):
             shape[rows] = self._average(shapes[:, rows], middle, width)
