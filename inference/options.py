@@ -82,8 +82,8 @@ class Options:
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
-                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("strength", 0, 1.5), ("preview", 0, 64),
-                                ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
+                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
+                                ("strength", 0, 1.5), ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
                                 ("face_id", 0, 1e6), ("adapt_steps", 1, 1e5)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

@@ -16,7 +16,8 @@ from wav2lip.generator.checkpoints import AnyGenerator, load_generator
 
 
 def adapt_to_face(
-    face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector, progress: AnalysisProgress | None
+    face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector,
+    progress: AnalysisProgress | None,
 ) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:  # fmt: skip
     """The generator of `checkpoint` (None: the embedded one), fine-tuned on the face's own video.
 
