@@ -321,7 +321,7 @@ def test_a_build_at_work_is_not_disturbed(clips, expert, capsys):
     (clips / "state").mkdir()
     with locked(clips):
         assert run(clips, expert) == 2
-    assert "another build is at work" in capsys.readouterr().err
+    assert "another build is using" in capsys.readouterr().err
     assert run(clips, expert) == 0
 
 

@@ -239,7 +239,7 @@ def test_a_runs_config_gives_its_recipe(clips, tmp_path):
 def test_another_recipe_does_not_go_on_in_the_same_folder(clips, tmp_path):
     recipe = replace(SMALL, steps=1)
     train(clips, recipe, SyncNetTrainOptions(tmp_path), CPU)
-    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: go on with its config\.json"):
+    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: resume with its config\.json"):
         train(clips, replace(recipe, lr=1e-2), SyncNetTrainOptions(tmp_path), CPU)
     train(clips, replace(recipe, steps=2), SyncNetTrainOptions(tmp_path), CPU)  # more of the same is welcome
     assert Checkpoint.load(tmp_path / "syncnet.safetensors").step == 2
@@ -260,7 +260,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips", "--out", "run", "--network", "huge"], "'small', 'released'"),
         (["clips", "--out", "run", "--networc", "small"], "--networc"),
         (["clips", "--out", "run", "--config", "none.yaml"], "none.yaml"),
-        (["clips", "--out", "run", "--augmentation.flip", "3"], "flip is a share from 0 to 1, not 3"),
+        (["clips", "--out", "run", "--augmentation.flip", "3"], "flip must be a share from 0 to 1, not 3"),
         (["clips", "--out", "run", "--validate-every", "0"], "validate_every must be 1 or more"),
         (["clips", "--out", "run", "--devices", "3"], "clips_per_step 8 is not divisible by 3 devices"),
         (["clips", "--out", "run"], "clips"),
@@ -276,7 +276,7 @@ def test_wrong_usage_is_one_line(words, said, capsys, tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for in vain")
 def test_a_device_that_is_not_there_is_refused(clips, capsys, tmp_path):
     assert main([str(clips), "--out", str(tmp_path / "run"), "--accelerator", "cuda", "--windows-per-clip", "3"]) == 2
-    assert "1 x cuda cannot be had here" in refusal(capsys)
+    assert "1 x cuda is not available" in refusal(capsys)
 
 
 def test_what_cannot_be_trained_on_is_refused_in_one_line(clips, tmp_path, capsys):

@@ -253,7 +253,7 @@ def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
     before = (tmp_path / "whole" / "log.jsonl").read_text()
     run(recipe, clips, expert, tmp_path / "whole", clips)  # there is nothing left to do
     assert (tmp_path / "whole" / "log.jsonl").read_text() == before
-    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: go on with its config\.json"):
+    with pytest.raises(ValueError, match=r"has lr 0\.001, not 0\.01: resume with its config\.json"):
         run(replace(recipe, lr=0.01), clips, expert, tmp_path / "whole", clips)
 
 
