@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--judge", type=Path, metavar="FILE", help="sync expert to use instead of the embedded judge")
     g.add_argument("--syncnet", type=Path, metavar="FILE", help="syncnet_v2.model, for LSE-D and LSE-C")
     g.add_argument("--inception", type=Path, metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth, for FID")
+    g.add_argument(
+        "--mesh-python", type=Path, metavar="PYTHON",
+        help="interpreter of an environment with MediaPipe, to judge mouth shape; default: our own landmark network",
+    )  # fmt: skip
     g = p.add_argument_group("engine")
     add_detector_flags(g)
     g.add_argument("--device", choices=DEVICES, default="auto", help="device for the generators (default: auto)")
@@ -109,7 +113,9 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     Raises:
         UsageError: a flag, the list or a weights file is invalid.
     """
+    from evaluation.metrics.mesh_judges import mesh_judge
     from evaluation.protocols.generate_videos import VideoMaker
+    from evaluation.protocols.mouths import MouthMeasurement
     from evaluation.protocols.pairs import digest
     from evaluation.protocols.run import EvaluationRun
     from evaluation.protocols.trials import make_trials
@@ -123,15 +129,16 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     checkpoints, made = _systems(args.checkpoint, args.made)
     networks = _metric_networks(args)
     detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
+    mouths = MouthMeasurement(mesh_judge(args.mesh_python, detector), args.seconds)
     options = {"detector": args.detector, "yunet": args.yunet, "s3fd": args.s3fd}
     models = {name: LipSync.load(path, args.device) for name, path in checkpoints.items()}
     fps = args.fps or (None if args.list == "pairs" else ORIGINAL_FPS)
     maker = VideoMaker(args.out, detector, models, args.seconds, options, fps)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows, system_metrics = EvaluationRun(maker, made, networks).evaluate(planned)
+    rows, system_metrics = EvaluationRun(maker, made, networks, mouths).evaluate(planned)
     stress = _stress_trials(args.out, two, models, detector, options) if two else []
     settings = {"pairs": display_path(args.pairs.name), "pairs_sha256": digest(pairs), "fps": fps or "source"}
-    settings |= _settings(args, models)
+    settings |= _settings(args, models) | {"mesh": mouths.judge.name}
     return Evaluation(settings, rows, system_metrics, stress)
 
 

@@ -104,8 +104,9 @@ def lagged_r(made: np.ndarray, driver: np.ndarray, reach: int = LAG) -> float | 
     if np.std(made) < MIN_STD:
         return 0.0
     inner = driver[reach : len(driver) - reach]
-    shifted = (made[reach + lag : len(made) - reach + lag] for lag in range(-reach, reach + 1))
-    return max(float(np.corrcoef(inner, each)[0, 1]) for each in shifted)
+    shifted = [made[reach + lag : len(made) - reach + lag] for lag in range(-reach, reach + 1)]
+    found = [float(np.corrcoef(inner, each)[0, 1]) for each in shifted if np.std(each) > 0 and np.std(inner) > 0]
+    return max(found, default=None)
 
 
 def closed(opening: np.ndarray, floor: float = CLOSED_FLOOR) -> np.ndarray:

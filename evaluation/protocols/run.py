@@ -15,6 +15,7 @@ from evaluation.metrics.face_crops import read_still_footage
 from evaluation.metrics.frechet import frechet_interval
 from evaluation.protocols.generate_videos import STILL_POSITIONS, VideoMaker, find_video, still_index
 from evaluation.protocols.measure import GroundTruth, MetricNetworks, features, measure
+from evaluation.protocols.mouths import MouthMeasurement
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemMetric
 from preprocessing.errors import MediaError
@@ -31,12 +32,14 @@ class EvaluationRun:
         maker: generates the videos of its models and of the baselines.
         made: folders of existing videos by system name.
         networks: networks that the metrics use.
+        mouths: measures mouth shape on mesh points; None leaves it out.
         rows: results so far.
     """
 
     maker: VideoMaker
     made: Mapping[str, Path]
     networks: MetricNetworks
+    mouths: MouthMeasurement | None = None
     rows: list[ResultRow] = field(default_factory=list)
     _features: Features = field(default_factory=dict)
 
@@ -94,6 +97,8 @@ class EvaluationRun:
             return
         try:
             made = measure(row, found, truth, self.networks)
+            if self.mouths:
+                row.figures |= dict(self.mouths.figures(trial, row.system, found))
         except (MediaError, OSError) as error:
             row.reason = _one_line(error)
             row.figures.clear()

@@ -21,17 +21,18 @@ class Column:
         protocols: those that have it.
         better: direction of improvement; "real": closer to the real video's value, "one": closer to 1, "zero": to 0.
         form: format specification.
-        judge: network behind it: "" none, "judge" our judge, "syncnet" syncnet_python's, "encoder" our face encoder.
+        judge: network behind it: "" none, "judge" our judge, "syncnet" syncnet_python's, "encoder" our face encoder,
+            "mesh" a face mesh.
         meaning: one sentence for the legend.
     """
 
     key: str
     title: str
-    group: Literal["sync", "motion", "picture"]
+    group: Literal["sync", "motion", "mouth", "picture"]
     protocols: tuple[str, ...]
     better: Literal["higher", "lower", "real", "one", "zero"]
     form: str
-    judge: Literal["", "judge", "syncnet", "encoder"]
+    judge: Literal["", "judge", "syncnet", "encoder", "mesh"]
     meaning: str
 
 
@@ -72,6 +73,29 @@ COLUMNS = (
            "1 - r between the openings with own and with swapped audio: 0 means that the mouth ignores the audio."),
     Column("other_frame", "agreement across stills, r", "motion", (STILLS,), "higher", ".2f", "",
            "Correlation of the openings of two videos made from two stills of the face with the same audio."),
+    Column("mesh_opening_r", "opening vs. driver, r", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
+           "Correlation of the lips' opening with that of the person whose audio is spoken, at the best lag of at most "
+           "1 frame."),
+    Column("mesh_width_r", "width vs. driver, r", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
+           "The same of the mouth's width."),
+    Column("closures_kept", "closures kept", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
+           "Share of the frames in speech with the driver's lips closed, in which the lips close within one frame; "
+           "chance level is above zero, see unsynced."),
+    Column("amplitude", "amplitude", "mouth", SPEECH_PROTOCOLS, "one", ".2f", "mesh",
+           "Standard deviation of the lips' opening, relative to the driver's."),
+    Column("mesh_redness", "lip redness, p5", "mouth", SPEECH_PROTOCOLS, "one", ".2f", "mesh",
+           "Redness of the lips minus that of the skin beside them, 5th percentile over frames, relative to the median "
+           "of the face's own video."),
+    Column("mesh_sharpness", "sharpness", "mouth", SPEECH_PROTOCOLS, "one", ".2f", "mesh",
+           "Variance of the Laplacian around the lips, median over frames, relative to the face's own video."),
+    Column("silence_motion", "motion in silence", "mouth", (SILENT,), "zero", ".2f", "mesh",
+           "Standard deviation of the lips' opening in silence, relative to that with the face's own audio; up to 0.15 "
+           "is at rest."),
+    Column("untouched", "change outside", "mouth", SPEECH_PROTOCOLS, "zero", ".2f", "mesh",
+           "Mean absolute difference from the face's own video outside the lower face, in levels of 255; copy shows "
+           "what encoding alone costs."),
+    Column("mesh_found", "face found", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
+           "Share of frames in which the mesh finds the face."),
     Column("psnr", "PSNR, dB", "picture", (MATCHED,), "higher", ".2f", "",
            "On the mouth square, against the real frames."),
     Column("ssim", "SSIM", "picture", (MATCHED,), "higher", ".3f", "", "On the mouth square, against the real frames."),

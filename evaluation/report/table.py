@@ -40,7 +40,7 @@ from evaluation.report.summary import (
 )
 from preprocessing.errors import display_path
 
-GROUPS = {"sync": "sync", "motion": "motion", "picture": "image quality"}
+GROUPS = {"sync": "sync", "motion": "motion", "mouth": "mouth shape", "picture": "image quality"}
 TITLES = {MATCHED: "Own audio", SWAPPED: "Swapped audio", SILENT: "Silence", STILLS: "Two stills"}
 PROTOCOL_MEANINGS = {
     MATCHED: "each face is driven by the audio of its own video, which is the ground truth",
@@ -59,6 +59,7 @@ JUDGES = {
     "judge": "our judge, a sync expert",
     "syncnet": "syncnet_python's network",
     "encoder": "our face encoder",
+    "mesh": "a face mesh: MediaPipe's or our landmark network, see the settings",
 }
 BETTER = {"higher": "↑", "lower": "↓", "real": "→ real", "one": "→ 1", "zero": "→ 0"}
 ABSENT = "–"
