@@ -18,7 +18,7 @@ import numpy as np
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     os.environ["GLOG_minloglevel"] = "3"  # noqa: SIM112  its name
-    import mediapipe  # type: ignore[import-not-found]
+    import mediapipe
 
     if list(argv) == ["--version"]:
         print(mediapipe.__version__)
