@@ -30,7 +30,7 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"nothing")
     np.savez(tmp_path / "b.npz", x=np.zeros(3))
     for name in ("a", "b"):
-        with pytest.raises(MediaError, match="holds no mesh labels"):
+        with pytest.raises(MediaError, match="is not a mesh label file"):
             load_labels(tmp_path / f"{name}.npz")
 
 

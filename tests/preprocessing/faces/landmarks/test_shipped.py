@@ -84,5 +84,5 @@ def test_a_moving_turning_face_is_tracked(network):
 def test_one_network_of_other_points_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     Checkpoint("landmarks", {"mesh": list(MESH_INDICES[1:])}, {}, {}, {}).save(path)
-    with pytest.raises(UsageError, match="other points"):
+    with pytest.raises(UsageError, match="different set of points"):
         load_landmarks(path)
