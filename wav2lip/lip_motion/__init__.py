@@ -1,1 +1,1 @@
-"""Speech to lip shape: how far the lower face is from rest, at any time of a recording."""
+"""Lip motion from speech: the displacement of the lower face from rest, at any time in a recording."""

@@ -1,4 +1,4 @@
-"""The file of a trained lip motion: network, shape space, and what else is needed to use it."""
+"""The checkpoint of a trained lip motion model: network, shape space and rest map."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ CANONICAL = {"kind": "canonical face", "eyes": 42}
 
 @dataclass(frozen=True)
 class TrainedMotion:
-    """What a training leaves.
+    """A trained lip motion model.
 
     Attributes:
-        encoder: whose features the network hears.
+        encoder: the speech encoder whose features the network takes.
         network: features → coefficients and closure.
         space: coefficients → displacements.
-        rest: what a face would be at rest; None if it was not fitted.
-        about: for the header: people, offsets repaired, and so on; JSON.
-        step: training steps done.
+        rest: maps a face to its rest shape; None if it was not fitted.
+        about: training data statistics for the header (people, repaired offsets, ...); JSON.
+        step: number of training steps.
     """
 
     encoder: EncoderName
@@ -39,7 +39,7 @@ class TrainedMotion:
     step: int = 0
 
     def save(self, path: Path, *, half: bool = False) -> None:
-        """Writes the checkpoint; `half`: as 16-bit floats."""
+        """Writes the checkpoint, as 16-bit floats if `half`."""
         weights = {f"network.{key}": value for key, value in self.network.state_dict().items()}
         weights |= {"space.basis": torch.from_numpy(self.space.basis)}
         weights |= {"space.deviations": torch.from_numpy(self.space.deviations)}
@@ -55,10 +55,10 @@ class TrainedMotion:
 
     @classmethod
     def load(cls, path: Path) -> TrainedMotion:
-        """Opens a checkpoint.
+        """Loads a checkpoint.
 
         Raises:
-            UsageError: it is missing, damaged, or another network's.
+            UsageError: the file is missing, damaged, or a checkpoint of another network.
         """
         checkpoint = Checkpoint.load(path, KIND)
         parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "space": {}, "rest": {}}

@@ -1,4 +1,4 @@
-"""The clips of a training as examples: seen people, held-out people, their gains, and the space of their shapes."""
+"""The training corpus: examples of seen and held-out people, and their shape space."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.training_set import Example, example, fit_space, gains_of
 
-EVERY = 7  # row of features that their mean and deviation are taken from
+EVERY = 7  # stride of the feature rows used for the mean and standard deviation
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What there is to learn from.
+    """Training and validation examples.
 
     Attributes:
-        space: of the seen people's shapes.
+        space: shape space of the seen people.
         seen: examples of the split "train".
         held_out: examples of the split "val" whose people are not in "train".
     """
@@ -37,14 +37,14 @@ class Corpus:
     def of(
         cls, clips: Sequence[MotionClip], components: int, seed: int, space: ShapeSpace | None = None
     ) -> Corpus:  # fmt: skip
-        """Examples of clips, their recordings' offsets as they are; in a new space of their own if none is given.
+        """Makes examples of clips, without offset correction; fits a new shape space if none is given.
 
         Raises:
-            UsageError: there is nothing to train on.
+            UsageError: there are no training clips.
         """
         seen = [clip for clip in clips if clip.split == "train"]
         if not seen:
-            raise UsageError('none of the motion clips has the split "train"')
+            raise UsageError('no motion clip has the split "train"')
         gains, people = gains_of(clips), {clip.speaker for clip in seen}
         space = space or fit_space(seen, gains, components, seed)
         held_out = [clip for clip in clips if clip.split == "val" and clip.speaker not in people]
@@ -52,7 +52,7 @@ class Corpus:
         return cls(space, ours, theirs)
 
     def shifted(self, offsets: Mapping[str, float]) -> Corpus:
-        """The same with recordings moved in time; see `find_offsets`."""
+        """A copy with recordings shifted in time by their offsets; see `find_offsets`."""
 
         def moved(item: Example) -> Example:
             lag = offsets.get(item.clip.name)
@@ -61,16 +61,16 @@ class Corpus:
         return replace(self, seen=[*map(moved, self.seen)], held_out=[*map(moved, self.held_out)])
 
     def feature_rows(self, encoder: str) -> Tensor:
-        """(N, D) float32: some rows of the seen clips' features."""
+        """(N, D) float32: a subset of the seen clips' features."""
         rows = [item.clip.features[encoder][::EVERY] for item in self.seen]
         return torch.from_numpy(np.concatenate(rows).astype(np.float32))
 
     def rest_map(self, frames: int = 60) -> RestMap | None:
-        """Fitted on the seen people, on about `frames` frames of each; None where nobody's mouth rests closed."""
+        """Fits a rest map on about `frames` frames per seen person; None if nobody closes the mouth at rest."""
         return RestMap.fit(*zip(*faces, strict=True)) if (faces := faces_at_rest(self.seen, frames)) else None
 
     def about(self, offsets: Mapping[str, float]) -> dict[str, float | int]:
-        """A few numbers for a checkpoint's header."""
+        """Corpus statistics for the checkpoint header."""
         shifts = np.abs(list(offsets.values())) if offsets else np.zeros(1)
         return {
             "people": len({item.clip.speaker for item in self.seen}), "clips": len(self.seen),

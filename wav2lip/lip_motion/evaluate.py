@@ -1,11 +1,11 @@
-"""Measures a lip motion on people it has never seen: `python -m wav2lip.lip_motion.evaluate CLIPS`.
+"""Evaluates a lip motion model on unseen people: `python -m wav2lip.lip_motion.evaluate CLIPS`.
 
-CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare); judged are people of the split "val" that are
-not in "train". The recordings' own offsets are taken out first: those that the model itself hears, or --offsets of a
-training. Written are medians over clips as one line of JSON; --each writes a line for every clip before it.
+CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare). The evaluation uses people of the split "val"
+who are not in "train". Audio-video offsets of the recordings are corrected first: as estimated by the model itself, or
+as given by --offsets. Prints medians over clips as one line of JSON; --each also prints a line per clip.
 
-With --judge, an expert that the training did not know (python -m wav2lip.lip_motion.expert_training), two more figures
-say in what share of the clips it places the predicted and the real lips within a frame of their sound.
+With --judge, a sync expert not used in training (python -m wav2lip.lip_motion.expert_training), two more metrics give
+the fraction of clips in which it finds the predicted and the real lips within one frame of the audio.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ WITHIN = 1  # frames
 
 
 def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mapping[str, float] | None) -> list[Example]:
-    """Clips of people who are not in "train", in time with their sound.
+    """Examples of people who are not in "train", with offsets corrected.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there are none.
     """
     known = {clip.speaker for clip in clips if clip.split == "train"}
     chosen = [clip for clip in clips if clip.split == "val" and clip.speaker not in known]
     if not chosen:
-        raise UsageError('no motion clip of the split "val" shows somebody who is not in "train"')
+        raise UsageError('no motion clip of the split "val" has a speaker who is not in "train"')
     gains = gains_of(chosen)
     items = [example(clip, motion.space, gains[clip.speaker]) for clip in chosen]
     if offsets is None:
@@ -52,7 +52,7 @@ def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mappin
 
 
 def figures(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
-    """A clip's figures by name; `judge`: an expert and the encoder that it hears through."""
+    """Metrics of one clip by name; `judge`: a sync expert and the name of its speech encoder."""
     predicted = predict(motion.network, motion.space, item, motion.encoder)
     found = clip_metrics(motion.space, item, predicted)
     counts = item.known & item.speech
@@ -67,15 +67,15 @@ def figures(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str]
 def evaluate(
     folder: Path, checkpoint: Path, offsets: Path | None = None, judge: Path | None = None, each: bool = False
 ) -> dict[str, float]:  # fmt: skip
-    """Medians over clips, by name; `each` prints every clip's.
+    """Medians over clips, by name; `each` also prints the metrics of each clip.
 
     Raises:
-        UsageError: a file is missing or damaged, or nobody is held out.
+        UsageError: a file is missing or damaged, or there are no held-out people.
     """
     motion, expert = TrainedMotion.load(checkpoint), open_expert(judge) if judge else None
     if expert and expert[0].config.components != motion.space.components:
         ours, theirs = motion.space.components, expert[0].config.components
-        raise UsageError(f"the motion has {ours} components, the judge sees {theirs}: train a judge for this motion")
+        raise UsageError(f"the model has {ours} components, the judge {theirs}: train a judge for this model")
     clips = open_motion_clips(folder, *{motion.encoder, expert[1] if expert else motion.encoder})
     items = held_out(clips, motion, json.loads(offsets.read_text()) if offsets else None)
     found = [figures(item, motion, expert) for item in items]
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser("wav2lip.lip_motion.evaluate", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="default: the shipped one")
-    parser.add_argument("--offsets", type=Path, help="offsets.json of a training")
-    parser.add_argument("--judge", type=Path, help="an expert's checkpoint")
-    parser.add_argument("--each", action="store_true", help="a line for every clip, too")
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)")
+    parser.add_argument("--offsets", type=Path, help="offsets.json of a training run")
+    parser.add_argument("--judge", type=Path, help="checkpoint of a sync expert")
+    parser.add_argument("--each", action="store_true", help="also print a line per clip")
     given = parser.parse_args(argv)
 
     def job() -> None:

@@ -1,8 +1,8 @@
-"""Trains an expert that hears whether a lip shape belongs to its sound (syncnet.shape_expert).
+"""Trains a sync expert on lip shapes and speech features (syncnet.shape_expert).
 
-The trainer of lip motion does so by itself; for an independent judge, which hears through another encoder:
-`python -m wav2lip.lip_motion.expert_training CLIPS JUDGE --motion MOTION --offsets OFFSETS`, MOTION being the
-checkpoint whose shapes it is to judge, and OFFSETS the offsets.json of that training.
+Lip motion training includes this stage. Use this command for an independent judge with another speech encoder:
+`python -m wav2lip.lip_motion.expert_training CLIPS JUDGE --motion MOTION --offsets OFFSETS`, where MOTION is the
+checkpoint to be judged and OFFSETS the offsets.json of its training run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from wav2lip.lip_motion.training_set import WindowDraw, inner_rows
 
 KIND = "shape-expert"
 WEIGHT_DECAY = 0.05
-APART = 1_000_000  # first step of the windows drawn for an expert: others than those of the network
+APART = 1_000_000  # the expert samples windows from this step on, so that they differ from the network's
 LOG_EVERY = 100
 
 
 def train_expert(
     corpus: Corpus, recipe: LipMotionRecipe, encoder: str, seed: int, run: RunFolder | None = None
 ) -> ShapeExpert:
-    """A frozen expert that hears through `encoder`; on the CPU."""
+    """Trains an expert on the features of `encoder`, on the CPU; returns it frozen."""
     torch.manual_seed(seed)
     features = corpus.seen[0].clip.features[encoder].shape[1]
     expert = ShapeExpert(ShapeExpertConfig(features, corpus.space.components))
@@ -58,16 +58,16 @@ def train_expert(
 
 
 def save_expert(expert: ShapeExpert, encoder: str, steps: int, path: Path) -> None:
-    """Writes a checkpoint that says through which encoder it hears."""
+    """Writes a checkpoint that includes the name of the speech encoder."""
     config = asdict(expert.config) | {"encoder": encoder}
     Checkpoint(KIND, config, {"sample_rate": SAMPLE_RATE}, CANONICAL, expert.state_dict(), steps).save(path)
 
 
 def open_expert(path: Path) -> tuple[ShapeExpert, str]:
-    """A frozen expert and the name of the encoder that it hears through.
+    """Loads a frozen expert and the name of its speech encoder.
 
     Raises:
-        UsageError: the file is missing, damaged or something else.
+        UsageError: the file is missing, damaged or another kind of checkpoint.
     """
     checkpoint = Checkpoint.load(path, KIND)
     config = dict(checkpoint.config)
@@ -82,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("wav2lip.lip_motion.expert_training", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("out", type=Path, help="checkpoint to write")
-    parser.add_argument("--motion", type=Path, required=True, help="checkpoint of a lip motion, whose shapes it sees")
+    parser.add_argument("--motion", type=Path, required=True, help="checkpoint of the lip motion model to judge")
     parser.add_argument("--encoder", choices=("hama", "mel"), default="mel")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--offsets", type=Path, help="offsets.json of a training")
+    parser.add_argument("--offsets", type=Path, help="offsets.json of a training run")
     given = parser.parse_args(argv)
 
     def job() -> None:

@@ -1,8 +1,8 @@
-"""What a short look-ahead costs: `python -m wav2lip.lip_motion.lookahead CLIPS VIDEOS`.
+"""Measures the effect of a short lookahead: `python -m wav2lip.lip_motion.lookahead CLIPS VIDEOS`.
 
-CLIPS is a folder of motion clips, VIDEOS the folder that they were made from. The first seconds of every held-out
-person's first clip are predicted as live sound would be: every 0.2 s from the last two seconds heard, for the frames
-that lie so many seconds back. Written is a line of JSON for each look-ahead, and one for the whole sound at once.
+CLIPS is a folder of motion clips, VIDEOS the folder that they were made from. The first seconds of each held-out
+person's first clip are predicted as in live use: every 0.2 s from the last two seconds of audio, for the frames that
+lie the lookahead in the past. Prints a line of JSON for each lookahead, and one for the whole audio at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wav2lip.lip_motion.prepare import ENDINGS
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.training_set import Example
 
-HOP, PAST = 5, 50  # frames of 1 / 25 s from one prediction to the next, and heard before the frames predicted
+HOP, PAST = 5, 50  # frames at 25 fps: between predictions, and of audio context before the predicted frames
 AHEADS = (1.0, 0.4, 0.2, 0.0)  # seconds
 SECONDS = 8.0  # of each person
 A_FRAME = SAMPLE_RATE // FPS
@@ -33,9 +33,9 @@ A_FRAME = SAMPLE_RATE // FPS
 def live_coefficients(
     model: LipMotionModel, samples: np.ndarray, ahead: float, gain: float, rest_gap: float
 ) -> np.ndarray:  # fmt: skip
-    """(T, K) coefficients of (n,) samples, every frame predicted from what was heard `ahead` seconds after it.
+    """(T, K) coefficients of (n,) samples, each frame predicted from audio up to `ahead` seconds after it.
 
-    Frames come in groups of five, so that some of them have up to 0.16 s more.
+    Frames are predicted in groups of five, so some of them get up to 0.16 s more.
     """
     frames, later, rows = len(samples) // A_FRAME, round(ahead * FPS), []
     for first in range(0, frames, HOP):
@@ -57,7 +57,7 @@ def shortened(item: Example, frames: int) -> Example:
 def measure_lookahead(
     model: LipMotionModel, items: Sequence[tuple[Example, np.ndarray]], ahead: float | None
 ) -> dict[str, float]:  # fmt: skip
-    """Medians over examples with their samples; None hears the whole sound at once."""
+    """Median metrics over examples with their samples; `ahead` None predicts from the whole audio at once."""
     found = []
     for item, samples in items:
         gain, gap = item.gain, item.rest_gap
@@ -71,7 +71,7 @@ def measure_lookahead(
 
 
 def with_sound(items: Sequence[Example], videos: Path, seconds: float) -> list[tuple[Example, np.ndarray]]:
-    """Each person's first example and its samples, both cut."""
+    """Each person's first example and its samples, both truncated to `seconds`."""
     firsts = {item.clip.speaker: item for item in reversed(items)}
     paths = {path.stem: path for path in (videos / "val").iterdir() if path.suffix.lower() in ENDINGS}
     pairs = []
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("wav2lip.lip_motion.lookahead", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("videos", type=Path, help="folder of the videos that they were made from")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="default: the shipped one")
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)")
     given = parser.parse_args(argv)
 
     def job() -> None:

@@ -1,4 +1,4 @@
-"""What a predicted motion is blamed for; each loss has its weight under the same name."""
+"""Losses of the lip motion network; each has a weight of the same name."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch.nn import functional as F
 from preprocessing.errors import UsageError
 from syncnet.shape_expert import ShapeExpert, shape_matching_loss
 
-CLOSED_WEIGHT = 1.5  # of a closed frame against an open one
-SILENT_WEIGHT = 0.25  # of a frame without speech, in the loss of closure
+CLOSED_WEIGHT = 1.5  # weight of closed frames relative to open ones
+SILENT_WEIGHT = 0.25  # weight of frames without speech in the closure loss
 
 
 @dataclass(frozen=True)
 class MotionLossWeights:
-    """Of the losses.
+    """Loss weights.
 
     Attributes:
         position: Squared error of the coefficients, summed over them.
-        velocity: The same of their change from frame to frame.
-        opening: Squared error of the gap between the lips, in units at gain 1.
-        width: Squared error of the mouth's width, likewise.
+        velocity: The same for their change from frame to frame.
+        opening: Squared error of the lip gap, in units at gain 1.
+        width: Squared error of the mouth width, in units at gain 1.
         closure: Cross-entropy of closed lips.
-        sync: N-way matching of the shape and its sound by a frozen expert.
-        correlation: One less Pearson's correlation of opening and of width, window by window.
+        sync: N-way matching of shape and audio by a frozen sync expert.
+        correlation: 1 - Pearson correlation of opening and of width, per window.
     """
 
     position: float = 1.0
@@ -46,7 +46,7 @@ class MotionLossWeights:
 
 @dataclass(frozen=True)
 class Axes:
-    """Directions in the space of coefficients: (K,) of opening and of width."""
+    """Directions of mouth opening and width in coefficient space, (K,) each."""
 
     opening: Tensor
     width: Tensor
@@ -60,15 +60,15 @@ def motion_losses(
     expert: ShapeExpert | None,
     heard: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Each loss by the name of its weight.
+    """Unweighted losses by name.
 
     Args:
         predicted: (B, T, K) coefficients.
-        logits: (B, T) of closed lips.
-        batch: what `WindowDraw.batch` gives.
-        axes: of the space.
+        logits: (B, T) logits of closed lips.
+        batch: from `WindowDraw.batch`.
+        axes: opening and width in the shape space.
         expert: frozen; None leaves `sync` out.
-        heard: (B, 2 T, D) the features that the expert hears.
+        heard: (B, 2 T, D) speech features for the expert.
     """
     true, known = batch["coefficients"], batch["known"]
     error, count = predicted - true, known.sum() + 1
@@ -84,14 +84,14 @@ def motion_losses(
     }  # fmt: skip
     if expert is not None:
         with torch.no_grad():
-            sound = expert.embed_audio(heard)
+            audio = expert.embed_audio(heard)
         weight = known * batch["speech"]
-        losses["sync"] = shape_matching_loss(sound, expert.embed_shape(predicted), weight, expert.log_scale)
+        losses["sync"] = shape_matching_loss(audio, expert.embed_shape(predicted), weight, expert.log_scale)
     return losses
 
 
 def closure_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy of (B, T) logits of closed lips; silence counts less, and closed lips more."""
+    """Cross-entropy of (B, T) logits of closed lips; silence weighs less, closed lips more."""
     weight = batch["known"] * (SILENT_WEIGHT + (1 - SILENT_WEIGHT) * batch["speech"])
     closed = torch.tensor(CLOSED_WEIGHT, device=logits.device)
     each = F.binary_cross_entropy_with_logits(logits, batch["closed"], pos_weight=closed, reduction="none")
@@ -99,7 +99,7 @@ def closure_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def correlation_loss(predicted: Tensor, true: Tensor, known: Tensor) -> Tensor:
-    """One less Pearson's correlation, mean over the B windows of (B, T) curves, of frames whose `known` is 1."""
+    """1 - Pearson correlation of (B, T) curves over frames with `known` 1, averaged over the B windows."""
     count = known.sum(1, keepdim=True).clamp_min(1)
     ours, theirs = ((curve - (curve * known).sum(1, keepdim=True) / count) * known for curve in (predicted, true))
     size = ours.square().sum(1) * theirs.square().sum(1)

@@ -1,4 +1,4 @@
-"""How well a predicted motion is the real one's, on clips of people who were never seen."""
+"""Metrics that compare predicted with real lip motion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rested
 from wav2lip.lip_motion.training_set import CLOSED, Example, measured_rows
 
-LEAST_FRAMES = 8  # of a kind, for a figure of it
+LEAST_FRAMES = 8  # in silence and in speech, to measure motion in silence
 
 
 def predict(
     network: LipMotionNet, space: ShapeSpace, item: Example, encoder: str = "hama", closing: bool = True
 ) -> np.ndarray:
-    """(T, K) coefficients of a clip's sound, at rest in silence, its lips brought together where closure is sure."""
+    """Predicts (T, K) coefficients from a clip's audio; `closing` applies rest in silence and lip closure."""
     rows = rows_around(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
     network.eval()
     with torch.inference_mode():
@@ -31,7 +31,7 @@ def predict(
 
 
 def openings(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) opening and (T,) width in units of the person with that motion; lips that overlap are closed."""
+    """(T,) mouth opening and (T,) width of the person with that motion, units; overlapping lips count as closed."""
     shape = item.clip.motion.rest[lower_face()] + space.displacement(coefficients, item.gain)
     lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
     gap = shape[:, lower, 1] - shape[:, upper, 1]
@@ -40,14 +40,14 @@ def openings(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> tupl
 
 
 def pearson(one: np.ndarray, other: np.ndarray) -> float:
-    """Correlation of two (T,) curves; 0 where one of them is constant."""
+    """Pearson correlation of two (T,) curves; 0 if one of them is constant."""
     one, other = one - one.mean(), other - other.mean()
     size = np.sqrt((one**2).sum() * (other**2).sum())
     return float((one * other).sum() / size) if size > 1e-9 else 0.0
 
 
 def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> dict[str, float]:
-    """The figures of one clip by name; not a number where it has too little of something."""
+    """Metrics of one clip by name; NaN where there are too few frames."""
     known, speech = item.known, item.speech
     opening, width = openings(space, item, coefficients)
     spoken = known & speech
@@ -63,7 +63,7 @@ def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> 
 
 
 def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
-    """Closures of speech that are kept within a frame; how many of those made are real; what chance would keep."""
+    """Recall of closures in speech within one frame, precision of the predicted ones, and recall at chance."""
     known, spoken = item.known, item.known & item.speech
     real = item.closed & spoken
     made = opening < CLOSED * max(np.percentile(opening[known], 95), 1e-6)
@@ -77,7 +77,7 @@ def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
 
 
 def _restlessness(opening: np.ndarray, item: Example) -> dict[str, float]:
-    """Mean speed of the opening in silence as a share of that in speech, predicted and real."""
+    """Mean speed of the opening in silence relative to that in speech, predicted and real."""
     both = item.known[1:] & item.known[:-1]
     silent, spoken = ~item.speech[1:] & both, item.speech[1:] & both
     if silent.sum() <= LEAST_FRAMES or spoken.sum() <= LEAST_FRAMES:
@@ -88,7 +88,7 @@ def _restlessness(opening: np.ndarray, item: Example) -> dict[str, float]:
 
 
 def judged_offset(judge: ShapeExpert, rows: np.ndarray, coefficients: np.ndarray, counts: np.ndarray) -> int:
-    """By how many frames (T, K) shapes come after their sound, (R, D) features, as a judge hears it."""
+    """Lag in frames of (T, K) shapes behind (R, D) audio features, as estimated by the judge."""
     frames = len(coefficients)
     heard = rows[np.clip(np.arange(2 * frames), 0, len(rows) - 1)].astype(np.float32)
     judge.eval()
@@ -99,19 +99,19 @@ def judged_offset(judge: ShapeExpert, rows: np.ndarray, coefficients: np.ndarray
 
 
 def summarise(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Medians over clips, of those that have the figure."""
+    """Median of each metric over the clips that have it."""
     names = found[0].keys() if found else ()
     columns = {name: np.array([figures[name] for figures in found]) for name in names}
     return {name: float(np.nanmedian(column)) for name, column in columns.items() if not np.isnan(column).all()}
 
 
 def score(values: Mapping[str, float]) -> float:
-    """One number of the medians, 0 to 1: the mean of opening's and width's correlation and the closures' F-measure."""
+    """Overall score of the medians, at most 1: mean of opening correlation, width correlation and closure F1."""
     kept, precision = values.get("closures_kept", 0.0), values.get("closures_precision", 0.0)
     closures = 2 * kept * precision / (kept + precision) if kept + precision > 0 else 0.0
     return (values["opening_r"] + values["width_r"] + closures) / 3
 
 
 def measure(items: Sequence[Example], space: ShapeSpace, motion: Callable[[Example], np.ndarray]) -> dict[str, float]:
-    """The medians over clips of what `motion` predicts."""
+    """Median metrics over clips of the coefficients that `motion` predicts."""
     return summarise([clip_metrics(space, item, motion(item)) for item in items])

@@ -1,4 +1,4 @@
-"""The network that hears lip shapes: speech features → coefficients of a `ShapeSpace` and closure of the lips."""
+"""The lip motion network: speech features → coefficients of a `ShapeSpace` and lip closure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 
-STEM = 4  # rows that the stem sees; it makes one frame of two rows
-ROWS = 2  # a frame
-SURE, UNSURE = 0.55, 0.25  # probability of closure from which on the lips are shut, and below which they are left
+STEM = 4  # kernel size of the stem in rows; its stride turns two rows into one frame
+ROWS = 2  # feature rows per frame
+SURE, UNSURE = 0.55, 0.25  # closure probability above which lips are fully closed, and below which they are unchanged
 
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """The network's shape.
+    """Architecture of the network.
 
     Attributes:
-        features: Numbers in a row of the speech encoder, 50 rows a second.
-        width: Channels.
-        blocks: Residual blocks.
-        kernel: Frames that a block sees; odd.
-        components: Coefficients of a shape.
-        dropout: Share of features and channels that a training step goes without.
-        lookahead: Frames after its own that a frame depends on; -1 for as many as before it.
+        features: Size of a speech feature vector, 50 vectors per second.
+        width: Hidden channels.
+        blocks: Number of residual blocks.
+        kernel: Kernel size of a block in frames; odd.
+        components: Number of shape coefficients.
+        dropout: Dropout rate of features and channels.
+        lookahead: Future frames that a frame depends on; -1 for as many as past frames.
     """
 
     features: int = 288
@@ -45,30 +45,30 @@ class MotionConfig:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UsageError(f"kernel must be odd, not {self.kernel}")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is a share below 1, not {self.dropout}")
+            raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if not -1 <= self.lookahead <= self.blocks * (self.kernel // 2):
-            raise UsageError(f"lookahead must be -1 or up to {self.blocks * (self.kernel // 2)}, not {self.lookahead}")
+            raise UsageError(f"lookahead must be from -1 to {self.blocks * (self.kernel // 2)}, not {self.lookahead}")
 
     @property
     def rights(self) -> list[int]:
-        """Frames after its own that each block sees; the first blocks have them."""
+        """Future frames in each block's kernel; the first blocks use up the lookahead."""
         half = self.kernel // 2
         left = self.lookahead if self.lookahead >= 0 else self.blocks * half
         return [max(0, min(half, left - block * half)) for block in range(self.blocks)]
 
     @property
     def after(self) -> int:
-        """Frames of context after the last frame wanted."""
+        """Frames of context needed after the last output frame."""
         return sum(self.rights)
 
     @property
     def before(self) -> int:
-        """Frames of context before the first."""
+        """Frames of context needed before the first output frame."""
         return self.blocks * (self.kernel - 1) - self.after
 
 
 class Block(nn.Module):
-    """Norm, convolution, GELU, linear, beside the input; nothing is padded, so the result is shorter."""
+    """Residual block of norm, convolution, GELU and linear layer; unpadded, so the output is shorter."""
 
     def __init__(self, width: int, kernel: int, right: int, dropout: float) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """Rows of speech features → `outputs` numbers for each frame; its context is given, never padded."""
+    """Rows of speech features → `outputs` values per frame; needs context rows, since nothing is padded."""
 
     mean: Tensor
     deviation: Tensor
@@ -103,12 +103,12 @@ class Tower(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def normalise(self, rows: Tensor) -> None:
-        """Takes mean and deviation of the features from (N, D) rows."""
+        """Sets the features' mean and standard deviation from (N, D) rows."""
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(rows.std(0) + 1e-3)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(B, 2 (before + N + after) + 2, D) → (B, N, outputs); the rows begin one before the first frame's own."""
+        """(B, 2 (before + N + after) + 2, D) → (B, N, outputs); rows start one before those of the first frame."""
         frames = F.gelu(self.linear(self.dropout((rows - self.mean) / self.deviation)))
         frames = F.gelu(self.halve(frames.transpose(1, 2)).transpose(1, 2))
         for block in self.blocks:
@@ -117,7 +117,7 @@ class Tower(nn.Module):
 
 
 class LipMotionNet(nn.Module):
-    """Speech features → coefficients and the logit of closed lips, 25 frames a second."""
+    """Speech features → coefficients and logits of closed lips, at 25 fps."""
 
     scale: Tensor
 
@@ -134,10 +134,10 @@ class LipMotionNet(nn.Module):
 
 
 def rows_around(rows: np.ndarray, first: int, count: int, config: MotionConfig) -> np.ndarray:
-    """The rows that the network needs for `count` frames from `first` on; beyond the ends the outermost is repeated.
+    """The rows that the network needs to predict `count` frames from `first` on; the ends are repeated beyond the recording.
 
     Args:
-        rows: (R, D), row j of second j / 50.
+        rows: (R, D), row j at j / 50 s.
 
     Returns:
         (2 (before + count + after) + 2, D).
@@ -148,14 +148,14 @@ def rows_around(rows: np.ndarray, first: int, count: int, config: MotionConfig) 
 
 
 def close_lips(gap: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """How far the lips are to be brought together: to nothing where closure is sure, not at all where it is not.
+    """Gap correction that closes the lips: fully at high closure probability, not at all at low probability.
 
     Args:
-        gap: (T,) between the lips, negative where they are pressed together.
-        probability: (T,) that they are closed.
+        gap: (T,) gap between the lips, negative where they are pressed together.
+        probability: (T,) probability that they are closed.
 
     Returns:
-        (T,) <= 0, to be added to the gap.
+        (T,) change of the gap, <= 0.
     """
     share = np.clip((probability - UNSURE) / (SURE - UNSURE), 0, 1)
     return -share * np.maximum(gap, 0)

@@ -1,4 +1,4 @@
-"""Lip motion at inference: a recording's samples → displacements of the lower face at any time."""
+"""Lip motion inference: audio samples → displacements of the lower face at any time."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from wav2lip.lip_motion.silence import rested, speech_frames, talking_share
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, SpeechEncoder, open_encoder, row_count
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
-EDGE = SAMPLE_RATE // 2  # samples by which a sound is continued on both sides for the encoder
+EDGE = SAMPLE_RATE // 2  # samples of mirror padding on both sides for the encoder
 EDGE_ROWS = row_count(EDGE) - 1
-COMING_TO_REST = 6  # frames after the end of the sound
-BLOCK = 1000  # frames computed at a time: 40 s
-REST_GAP = 0.1  # units between the inner lips of a person of whom nothing is known, at rest
+COMING_TO_REST = 6  # frames of fade to rest after the end of the audio
+BLOCK = 1000  # frames per inference block: 40 s
+REST_GAP = 0.1  # units between the inner lips at rest, for an unknown person
 
 
 @dataclass(frozen=True)
 class LipMotion:
-    """The motion of one recording: 17 numbers for every 25th of a second, whatever its length.
+    """The lip motion of one recording, at 25 fps.
 
     Attributes:
-        coefficients: (T, K) float32 in the space, row k at second k / 25.
-        space: what they mean.
+        coefficients: (T, K) float32 in the shape space, row k at k / 25 s.
+        space: the shape space.
         scale: gain times strength.
-        rest_gap: units between the person's inner lips at rest.
+        rest_gap: gap between the person's inner lips at rest, units.
     """
 
     coefficients: np.ndarray
@@ -43,24 +43,24 @@ class LipMotion:
     rest_gap: float
 
     def __len__(self) -> int:
-        """Frames of 1 / 25 s, the first at 0; after the last the mouth stays as it is there, at rest."""
+        """Number of frames at 25 fps, the first at 0 s; after the last the face stays at rest."""
         return len(self.coefficients)
 
     def at(self, time: Fraction | float) -> np.ndarray:
-        """(P, 3) float32 displacement from rest at `time` seconds, units of the canonical face, rows `lower_face()`."""
+        """(P, 3) float32 displacement from rest at `time` seconds, in canonical units, rows `lower_face()`."""
         return self.at_times([time])[0]
 
     def at_times(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
-        """(N, P, 3) float32 at N times in seconds; between frames it is linear, before and after all constant."""
+        """(N, P, 3) float32 displacements at N times in seconds; linear between frames, constant beyond the ends."""
         return self.space.displacement(self._coefficients_at(times), self.scale)
 
     def at_rate(self, fps: Fraction, count: int | None = None) -> Iterator[np.ndarray]:
-        """(P, 3) at 0, 1 / fps, ... seconds: `count` of them, or as many as the sound has; in constant memory."""
+        """Yields (P, 3) displacements at 0, 1 / fps, ... s: `count` of them, or for the whole audio; in constant memory."""
         total = round(Fraction(len(self), FPS) * fps) if count is None else count
         return (self.at(Fraction(number) / fps) for number in range(total))
 
     def opening(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
-        """(N,) units between the inner lips' middles, 0 where they are closed."""
+        """(N,) gap between the inner lips' midpoints at N times in seconds, units, 0 where they are closed."""
         gap = self._coefficients_at(times) @ self.space.opening * self.scale + self.rest_gap
         return np.maximum(gap, 0)
 
@@ -73,45 +73,45 @@ class LipMotion:
 
 @dataclass(frozen=True)
 class LipMotionModel:
-    """A trained lip motion with the encoder that it hears through."""
+    """A trained lip motion model with its speech encoder."""
 
     trained: TrainedMotion
     encoder: SpeechEncoder
 
     @classmethod
     def load(cls, path: Path | None = None) -> LipMotionModel:
-        """Opens a checkpoint, the shipped one if none is named.
+        """Loads a checkpoint, by default the bundled one.
 
         Raises:
-            UsageError: it is missing or damaged, or the speech encoder's weights are not installed.
+            UsageError: the file is missing or damaged, or the speech encoder's weights are not installed.
         """
         trained = TrainedMotion.load(path or WEIGHTS)
         return cls(trained, open_encoder(trained.encoder))
 
     @property
     def gain(self) -> float:
-        """Units by which a person of whom nothing is known moves: the training people's median."""
+        """Gain of an unknown person, units: the median of the people in training."""
         return self.trained.space.gain
 
     def displacements(
         self, samples: np.ndarray, *, gain: float | None = None, strength: float = 1.0, rest_gap: float = REST_GAP
     ) -> LipMotion:
-        """What the lips of somebody who says this do.
+        """Predicts the lip motion of speech.
 
-        Beside the result, 17 numbers for every 25th of a second, the memory does not grow with the sound.
+        Apart from the result, K coefficients per frame, memory use does not grow with the length of the audio.
 
         Args:
-            samples: (n,) 16 kHz mono, float, nominally -1 to 1, or int16 (a memory map as `spool_audio` gives it).
-            gain: how much the person moves when speaking (see `shape_space.gain_of`), units; None: the median person.
-            strength: by which the motion is multiplied; closed lips stay closed.
-            rest_gap: between the person's inner lips at rest, units.
+            samples: (n,) 16 kHz mono, float, nominally -1 to 1, or int16 (such as a memory map from `spool_audio`).
+            gain: how much the person's face moves in speech (see `shape_space.gain_of`), units; None for the median.
+            strength: factor on the motion; closed lips stay closed.
+            rest_gap: gap between the person's inner lips at rest, units.
 
         Raises:
             UsageError: there are no samples, or gain or strength is not positive.
         """
         scale = (self.gain if gain is None else gain) * strength
         if not len(samples) or not scale > 0:
-            raise UsageError(f"needed are samples, gain and strength above 0, not {len(samples)}, {gain}, {strength}")
+            raise UsageError(f"samples must not be empty, gain and strength must be above 0, not {len(samples)}, {gain}, {strength}")
         frames = len(samples) * FPS // SAMPLE_RATE + 1
         blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
         coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
@@ -122,7 +122,7 @@ class LipMotionModel:
         return LipMotion(np.concatenate([closed, fading]), space, scale, rest_gap)
 
     def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients and logits of frames first .. last - 1."""
+        """Predicts coefficients and closure logits of frames first .. last - 1."""
         config, heard = self.trained.network.config, _Continued(samples)
         start, stop = ROWS * (first - config.before) - 1, ROWS * (last + config.after) + 1
         place = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(heard)) - 1)
@@ -133,9 +133,9 @@ class LipMotionModel:
 
 
 class _Continued:
-    """Samples continued by their mirror image on both sides, so that no row hears where they begin or end.
+    """Samples padded by reflection on both sides, so that no feature row sees where they begin or end.
 
-    Sample `EDGE` is the first of the sound; pieces are read as they are asked for.
+    Sample `EDGE` is the first of the audio; slices are read on demand.
     """
 
     def __init__(self, samples: np.ndarray) -> None:

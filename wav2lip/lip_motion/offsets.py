@@ -1,4 +1,4 @@
-"""Recordings whose picture is early or late: found by a first model, which hears when lips should have moved."""
+"""Finds recordings with audio-video offset by comparing the lips with a first model's predictions from the audio."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.targets import at_times
 from wav2lip.lip_motion.training_set import Example
 
-REACH, STEP = 8, 0.5  # frames: how far is looked, and how finely
+REACH, STEP = 8, 0.5  # frames: search range and resolution
 LAGS = np.arange(-REACH, REACH + STEP / 2, STEP)
-LEAST_SHIFT = 1.0  # frames; less is within the error
-LEAST_GAIN, LEAST_CORRELATION = 0.04, 0.35  # that a shift must bring, and reach
-ALIKE = 6  # recordings of one speaker from which on they are taken to be made alike and share one offset
-LEADING = 6  # coefficients that are compared
+LEAST_SHIFT = 1.0  # frames; smaller shifts are within the estimation error
+LEAST_GAIN, LEAST_CORRELATION = 0.04, 0.35  # minimum correlation gain and correlation of a shift
+ALIKE = 6  # speakers with this many recordings are assumed to have one offset for all
+LEADING = 6  # leading coefficients to compare
 LEAST_FRAMES = 30
 
 
 def lag_curve(predicted: np.ndarray, item: Example, space: ShapeSpace) -> np.ndarray:
-    """(L,) correlation of a prediction, (T, K), with what the lips did `LAGS` frames later; not a number: too short."""
+    """(L,) correlation of a prediction (T, K) with the real motion `LAGS` frames later; NaN with too few frames."""
     place, axes = np.arange(item.frames, dtype=np.float64), slice(0, LEADING)
     curve = np.full(len(LAGS), np.nan)
     for index, lag in enumerate(LAGS):
@@ -38,9 +38,9 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def find_offsets(predictions: Sequence[np.ndarray], items: Sequence[Example], space: ShapeSpace) -> dict[str, float]:
-    """Recording → frames of 25 by which its picture is late, of those that are off by a frame or more.
+    """Recording → frames at 25 fps by which its video is late, for those that are off by a frame or more.
 
-    A speaker's recordings share one offset where there are many of them.
+    A speaker's recordings share one offset if there are many of them.
     """
     curves = {item.clip.name: lag_curve(motion, item, space) for motion, item in zip(predictions, items, strict=True)}
     names: dict[str, list[str]] = defaultdict(list)
@@ -55,7 +55,7 @@ def find_offsets(predictions: Sequence[np.ndarray], items: Sequence[Example], sp
 
 
 def best_lag(curve: np.ndarray) -> float:
-    """The lag of (L,) correlations that clearly beats none at all; 0 if there is none such."""
+    """The lag with the highest of (L,) correlations if it is clearly better than no lag, else 0."""
     if np.isnan(curve).all():
         return 0.0
     best, none = int(np.nanargmax(curve)), float(curve[len(LAGS) // 2])
@@ -64,6 +64,6 @@ def best_lag(curve: np.ndarray) -> float:
 
 
 def combined(offsets: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    """Offsets corrected by what was found after them."""
+    """Adds newly found offsets to earlier ones; zeros are dropped."""
     both = {name: offsets.get(name, 0.0) + more.get(name, 0.0) for name in offsets.keys() | more.keys()}
     return {name: lag for name, lag in sorted(both.items()) if lag}

@@ -1,9 +1,8 @@
-"""Makes motion clips: `python -m wav2lip.lip_motion.prepare VIDEOS MESH OUT`.
+"""Makes motion clips from labeled videos: `python -m wav2lip.lip_motion.prepare VIDEOS MESH OUT`.
 
-VIDEOS holds the folders train/ and val/ with videos, MESH the same folders with a file of mesh labels (.npz) for each
-of them. OUT receives one file for each, with the lips' displacements and the features of both speech encoders. Who
-speaks is what stands before "__" in a video's name, or the column `speaker` of VIDEOS/manifest.csv. Files that are
-there already are kept.
+VIDEOS contains the folders train/ and val/ with videos, MESH the same folders with a mesh label file (.npz) for each
+video. Writes one file per video to OUT, with lip displacements and the features of both speech encoders. The speaker is
+the part of a video's name before "__", or the column `speaker` of VIDEOS/manifest.csv. Existing files are kept.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 
 
 def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Sequence[SpeechEncoder]) -> MotionClip:
-    """One video with its labels.
+    """The motion clip of one labeled video.
 
     Raises:
-        UsageError: the labels are damaged or find too few faces.
-        MediaError: the video has no sound.
+        UsageError: the labels are damaged or have too few faces.
+        MediaError: the video has no audio.
     """
     motion, samples = displacements(read_mesh(mesh)), load_audio(video)
     features: dict[str, np.ndarray] = {encoder.name: encode(encoder, samples) for encoder in encoders}
@@ -41,7 +40,7 @@ def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Seq
 
 
 def find_videos(folder: Path, mesh: Path) -> Iterator[tuple[Path, Path, str]]:
-    """(video, its labels, split) of all that have labels."""
+    """Yields (video, label file, split) of all labeled videos."""
     for split in SPLITS:
         for video in sorted((folder / split).glob("*")):
             labels = mesh / split / f"{video.stem}.npz"
@@ -50,7 +49,7 @@ def find_videos(folder: Path, mesh: Path) -> Iterator[tuple[Path, Path, str]]:
 
 
 def speakers_of(folder: Path) -> dict[str, str]:
-    """Video's stem → speaker, of the manifest if there is one."""
+    """Video stem → speaker from the manifest; empty without a manifest."""
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return {}
@@ -59,15 +58,15 @@ def speakers_of(folder: Path) -> dict[str, str]:
 
 
 def prepare(videos: Path, mesh: Path, out: Path) -> None:
-    """Makes what is missing; says on stderr which videos could not be used.
+    """Makes the missing clips; reports unusable videos on stderr.
 
     Raises:
         UsageError: no video has labels.
     """
     found, speakers = list(find_videos(videos, mesh)), speakers_of(videos)
     if not found:
-        looked = " and ".join(SPLITS)
-        raise UsageError(f"no video of {display_path(videos)} has labels in {display_path(mesh)}: looked into {looked}")
+        searched = " and ".join(SPLITS)
+        raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")
     encoders = [open_encoder("hama"), open_encoder("mel")]
     out.mkdir(parents=True, exist_ok=True)
     for video, labels, split in tqdm(found, unit="video", disable=None):
@@ -78,13 +77,13 @@ def prepare(videos: Path, mesh: Path, out: Path) -> None:
         try:
             motion_clip(video, labels, split, speaker, encoders).save(path)
         except (ValueError, MediaError) as error:
-            print(f"{display_path(video)} is left out: {error}", file=sys.stderr)
+            print(f"{display_path(video)} skipped: {error}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser("wav2lip.lip_motion.prepare", __doc__)
-    for name, what in {"videos": "folder of videos", "mesh": "folder of mesh labels", "out": "folder to write"}.items():
+    for name, what in {"videos": "folder of videos", "mesh": "folder of mesh labels", "out": "output folder"}.items():
         parser.add_argument(name, type=Path, help=what)
     given = parser.parse_args(argv)
     return run_command("wav2lip.lip_motion.prepare", lambda: prepare(given.videos, given.mesh, given.out))

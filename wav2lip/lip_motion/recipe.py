@@ -1,4 +1,4 @@
-"""How lip motion is learnt: the recipe with all of its stages."""
+"""The training recipe of lip motion."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from wav2lip.lip_motion.speech.speech_encoder import EncoderName
 
 @dataclass(frozen=True)
 class LipMotionRecipe:
-    """What is trained, and how.
+    """Training recipe.
 
     Attributes:
-        encoder: Speech encoder whose features are heard.
-        network: Shape of the network.
-        weights: Of the losses.
-        repair_rounds: Short trainings that find the recordings' own offsets; 0 leaves them.
-        repair_steps: Of each of these.
-        expert_steps: Of the expert for `weights.sync`.
-        steps: Of the training itself.
-        batch: Windows a step.
-        window: Frames of a window.
-        power: Of a person's duration, by which people are drawn.
-        lr: Learning rate at its highest; it climbs for a tenth of the steps and falls by a cosine.
-        weight_decay: Share of the rate by which weights shrink in a step.
-        ema: Share of the old in the moving average of weights, which is what is kept.
-        clip_gradient: Norm above which the gradient is scaled down.
-        seed: Of the weights and of everything that is drawn.
+        encoder: Speech encoder.
+        network: Architecture of the network.
+        weights: Loss weights.
+        repair_rounds: Rounds of short training to correct the recordings' audio-video offsets; 0 for none.
+        repair_steps: Training steps of each round.
+        expert_steps: Training steps of the sync expert for `weights.sync`.
+        steps: Training steps of the network.
+        batch: Windows per step.
+        window: Window length in frames.
+        power: People are sampled in proportion to their duration to this power.
+        lr: Peak learning rate, with linear warmup over a tenth of the steps and cosine decay.
+        weight_decay: Weight decay of AdamW.
+        ema: Decay of the exponential moving average of the weights, which is what is saved.
+        clip_gradient: Maximum gradient norm; 0 for no clipping.
+        seed: Random seed of initialization and sampling.
     """
 
     encoder: EncoderName = "hama"
@@ -58,12 +58,12 @@ class LipMotionRecipe:
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.ema < 1:
-            raise UsageError(f"ema is a share below 1, not {self.ema}")
+            raise UsageError(f"ema must be at least 0 and below 1, not {self.ema}")
         if self.weights.sync and not self.expert_steps:
-            raise UsageError(f"weights.sync is {self.weights.sync}, but expert_steps 0 leaves no expert")
+            raise UsageError(f"weights.sync is {self.weights.sync}, but expert_steps is 0, so there is no expert")
 
     def lr_at(self, step: int, steps: int | None = None) -> float:
-        """The learning rate of the step after `step` of `steps` (of the recipe's own) steps."""
+        """Learning rate of step `step`, counted from 0, of `steps` (by default the recipe's)."""
         steps = steps or self.steps
         warm = max(1, steps // 10)
         return self.lr * min(1.0, (step + 1) / warm) * (0.51 + 0.49 * math.cos(math.pi * step / steps))

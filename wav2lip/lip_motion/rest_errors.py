@@ -1,4 +1,4 @@
-"""Faces at rest of the people of a corpus: to fit a `RestMap` on, and to judge it by."""
+"""Rest shapes of the people in a corpus, to fit and evaluate a `RestMap`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from preprocessing.faces.mesh import lower_face, opening
 from wav2lip.lip_motion.rest_map import RestMap, rest_error
 from wav2lip.lip_motion.training_set import Example
 
-LARGEST_REST = 2.5  # units between the inner lips of a mouth that is at rest
+LARGEST_REST = 2.5  # maximum gap in units between the inner lips of a mouth at rest
 
 
 def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each person's (T, P, 3) lower faces seen, about `frames` of them, and (P, 3) at rest.
+    """Each person's observed (T, P, 3) lower faces, about `frames` of them, and (P, 3) rest shape.
 
-    Recordings in which the mouth never closes are left out, for they do not show it at rest.
+    Recordings in which the mouth never closes are excluded because they do not show it at rest.
     """
     people: dict[str, list[Example]] = {}
     for item in items:
@@ -32,7 +32,7 @@ def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarra
 
 
 def rest_errors(rest_map: RestMap, items: Sequence[Example], frames: int = 60) -> tuple[float, float]:
-    """Mean over people of the error of the shape seen, and of the mapped one, as the face at rest; units."""
+    """RMS distance of the observed and of the mapped shapes from the rest shape, mean over people; units."""
     faces = faces_at_rest(items, frames)
     before = [rest_error(seen, rest) for seen, rest in faces]
     after = [rest_error(seen + rest_map.change(seen), rest) for seen, rest in faces]

@@ -1,4 +1,4 @@
-"""From the one shape that a photo shows to the same face at rest: a smile closes, an open mouth seals."""
+"""Maps a face shape, as seen in a photo, to the same face at rest, with the mouth closed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, lower_face, opening
 
-COMPONENTS = 14  # of the shape seen
-PENALTY = 1e-2  # of squared coefficients, per unit of people
-AT_REST, OPEN = 0.5, 2.0  # openings, units: below the first a shape is left, above the second it is mapped fully
-SEALED = 0.9  # share of the gap that is left after mapping which is closed
+COMPONENTS = 14  # principal components of the observed shape
+PENALTY = 1e-2  # ridge penalty; each person counts 1 in total
+AT_REST, OPEN = 0.5, 2.0  # openings in units: shapes below the first are unchanged, above the second fully mapped
+SEALED = 0.9  # fraction of the gap remaining after mapping that is closed
 UPPER, LOWER = LIPS_INNER[19:10:-1], LIPS_INNER[1:10]  # rows of the inner ring, from the right corner to the left
 
 
@@ -23,7 +23,7 @@ class RestMap:
     Attributes:
         mean: (P * 3,) float32 units.
         basis: (K, P * 3) float32 orthonormal.
-        deviations: (K,) float32 of the components.
+        deviations: (K,) float32 standard deviations of the components.
         coefficients: (K + 1, P * 3) float32; the last row is the intercept.
     """
 
@@ -38,7 +38,7 @@ class RestMap:
 
     @classmethod
     def fit(cls, people: Sequence[np.ndarray], rests: Sequence[np.ndarray], components: int = COMPONENTS) -> RestMap:
-        """From each person's (T, P, 3) unposed lower faces and their (P, 3) face at rest; everybody counts alike."""
+        """Fits each person's (T, P, 3) unposed lower faces to their (P, 3) rest shape; people have equal weight."""
         seen = np.concatenate([shapes.reshape(len(shapes), -1) for shapes in people]).astype(np.float64)
         change = np.concatenate(
             [(rest - shapes).reshape(len(shapes), -1) for shapes, rest in zip(people, rests, strict=True)]
@@ -55,19 +55,19 @@ class RestMap:
         return cls(*(part.astype(np.float32) for part in (mean, vectors, deviations, solved)))
 
     def change(self, shapes: np.ndarray) -> np.ndarray:
-        """(..., P, 3) unposed lower faces → their displacement to rest, the same shape, units."""
+        """(..., P, 3) unposed lower faces → (..., P, 3) displacements to rest, units."""
         flat = shapes.reshape(*shapes.shape[:-2], -1)
         scores = (flat - self.mean) @ self.basis.T / self.deviations
         found = scores @ self.coefficients[:-1] + self.coefficients[-1]
         return found.reshape(shapes.shape)
 
     def rest(self, shape: np.ndarray) -> np.ndarray:
-        """The face at rest of one whose mouth is seen open or closed.
+        """The rest shape of a face.
 
-        A mouth that is closed already is left as it is; an open one is mapped, and its inner lips are brought together.
+        A closed mouth is unchanged; an open one is mapped, and its inner lips are brought together.
 
         Args:
-            shape: (206, 3) unposed.
+            shape: (206, 3) unposed face, units.
 
         Returns:
             (206, 3).
@@ -82,5 +82,5 @@ class RestMap:
 
 
 def rest_error(rested: np.ndarray, rest: np.ndarray) -> float:
-    """Root mean square over the coordinates of (..., P, 3) shapes, units."""
+    """RMS over the coordinates of (..., P, 3) shapes, units."""
     return float(np.sqrt(np.mean((rested - rest) ** 2)))

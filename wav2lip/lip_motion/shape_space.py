@@ -1,4 +1,4 @@
-"""A small space of lip shapes: principal components of the lower face's displacement from rest."""
+"""A low-dimensional space of lip shapes: principal components of the lower face's displacement from rest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from preprocessing.faces.mesh import (
     lower_face,
 )  # fmt: skip
 
-LIPS_WEIGHT, DEPTH_WEIGHT = 3.0, 0.4  # of a squared error's root: lips against skin, z against x and y
-ROWS_A_PERSON = 900  # so that nobody rules the components
+LIPS_WEIGHT, DEPTH_WEIGHT = 3.0, 0.4  # coordinate weights: lips relative to skin, z relative to x and y
+ROWS_A_PERSON = 900  # so that no single person dominates the components
 
 
 def point_weights() -> np.ndarray:
@@ -28,18 +28,18 @@ def point_weights() -> np.ndarray:
 
 
 def gain_of(displacements: np.ndarray) -> float:
-    """How much somebody moves: the weighted root mean square of (T, P, 3) displacements while they speak, in units."""
+    """How much a person's face moves: weighted RMS of (T, P, 3) displacements in speech, units."""
     return float(np.sqrt(np.mean((displacements * point_weights()) ** 2)))
 
 
 @dataclass(frozen=True)
 class ShapeSpace:
-    """K principal components of displacements that were divided by the person's gain. No displacement has no mean.
+    """K principal components, about zero, of displacements divided by the person's gain.
 
     Attributes:
         basis: (K, P * 3) float32, orthonormal, of weighted displacements.
         deviations: (K,) float32 standard deviation of each coefficient.
-        gain: of a person of whom nothing is known: the median of the training people's.
+        gain: gain of an unknown person: the median over the people in training.
     """
 
     basis: np.ndarray
@@ -48,7 +48,7 @@ class ShapeSpace:
 
     @classmethod
     def fit(cls, people: list[np.ndarray], gains: list[float], components: int, seed: int = 0) -> ShapeSpace:
-        """From each person's (T, P, 3) displacements and gain; everybody has a say of at most 900 frames."""
+        """Fits the space to each person's (T, P, 3) displacements and gain, using at most 900 frames per person."""
         rng, weights, rows = np.random.default_rng(seed), point_weights(), []
         for values, gain in zip(people, gains, strict=True):
             chosen = rng.choice(len(values), min(len(values), ROWS_A_PERSON), replace=False)
@@ -62,37 +62,37 @@ class ShapeSpace:
 
     @property
     def components(self) -> int:
-        """K."""
+        """Number of components K."""
         return len(self.basis)
 
     def coefficients(self, displacement: np.ndarray, gain: float) -> np.ndarray:
-        """(..., P, 3) units → (..., K) float32."""
+        """(..., P, 3) displacements in units → (..., K) float32 coefficients."""
         weighted = displacement * (point_weights() / gain)
         return (weighted.reshape(*weighted.shape[:-2], -1) @ self.basis.T).astype(np.float32)
 
     def displacement(self, coefficients: np.ndarray, gain: float) -> np.ndarray:
-        """(..., K) → (..., P, 3) float32 units."""
+        """(..., K) coefficients → (..., P, 3) float32 displacements in units."""
         flat = coefficients @ (self.basis * (gain / point_weights().reshape(-1))).astype(np.float32)
         return flat.reshape(*flat.shape[:-1], -1, 3)
 
     def difference(self, plus: int, minus: int, axis: int) -> np.ndarray:
-        """(K,): how one coordinate of a mesh row less that of another grows with the coefficients, at gain 1."""
+        """(K,) gradient of the difference of one coordinate between two mesh rows, at gain 1."""
         rows = lower_face().tolist()
         vectors = (self.basis / point_weights().reshape(-1)).reshape(len(self.basis), -1, 3)
         return (vectors[:, rows.index(plus), axis] - vectors[:, rows.index(minus), axis]).astype(np.float32)
 
     @property
     def opening(self) -> np.ndarray:
-        """(K,): growth of the inner lips' gap (y downwards)."""
+        """(K,) gradient of the gap between the inner lips (y downwards)."""
         return self.difference(LOWER_LIP, UPPER_LIP, 1)
 
     @property
     def width(self) -> np.ndarray:
-        """(K,): growth of the distance of the mouth's corners (x)."""
+        """(K,) gradient of the distance between the mouth corners (x)."""
         return self.difference(LEFT_CORNER, RIGHT_CORNER, 0)
 
     @property
     def opening_direction(self) -> np.ndarray:
-        """(K,): the least unlikely change of the coefficients that opens the lips by one, after their covariance."""
+        """(K,) the most likely change of the coefficients, given their covariance, that opens the lips by one unit."""
         direction = self.opening * self.deviations**2
         return direction / (direction @ self.opening)

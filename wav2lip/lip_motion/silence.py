@@ -1,4 +1,4 @@
-"""Where nobody speaks, the face is at rest."""
+"""Speech activity: the face is at rest in silence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from wav2lip.lip_motion.model import close_lips
 from wav2lip.lip_motion.shape_space import ShapeSpace
 
 NEAR, RAMP = 2, 5  # frames
-SILENT = 0.05  # of `talking_share`, below which lips are closed
+SILENT = 0.05  # `talking_share` below which lips are closed
 
 
 def speech_frames(samples: np.ndarray) -> np.ndarray:
-    """(N,) bool for each 25th of a second of (n,) samples, from 0 on: whether there is speech."""
+    """(N,) bool at 25 fps, from 0 s: whether there is speech in (n,) samples."""
     columns = speech_columns(samples)
     rate = AudioConfig().columns_per_second
     frames = np.arange(len(samples) * FPS // AudioConfig().sample_rate + 1)
@@ -23,10 +23,10 @@ def speech_frames(samples: np.ndarray) -> np.ndarray:
 
 
 def talking_share(speech: np.ndarray) -> np.ndarray:
-    """(T,) bool → (T,) float32: 1 in speech and up to 0.1 s beside it, 0 farther off, with ramps of 0.2 s.
+    """(T,) bool → (T,) float32: 1 in speech and up to 0.1 s around it, 0 elsewhere, with ramps of 0.2 s.
 
-    What lips do in silence says nothing of sound: people who listen smile, breathe and gape. So silence is learnt, and
-    shown, as the face at rest.
+    Lip motion in silence is unrelated to the audio: people who listen smile, breathe and gape. So in training and at
+    inference the face is at rest in silence.
     """
     near = np.convolve(speech, np.ones(2 * NEAR + 1), "same") > 0
     ramp = np.hanning(RAMP + 2)[1:-1]
@@ -37,14 +37,14 @@ def talking_share(speech: np.ndarray) -> np.ndarray:
 def rested(
     coefficients: np.ndarray, logits: np.ndarray, talking: np.ndarray, space: ShapeSpace, rest_gap: float
 ) -> np.ndarray:
-    """What the network says, with the face at rest in silence and lips that meet where closure is sure.
+    """Post-processes the network's output: rest in silence, and closed lips where closure is probable.
 
     Args:
         coefficients: (T, K).
-        logits: (T,) of closed lips.
+        logits: (T,) logits of closed lips.
         talking: (T,) 0 in silence, 1 in speech.
-        space: of the coefficients.
-        rest_gap: between the inner lips at rest, at gain 1.
+        space: the shape space.
+        rest_gap: gap between the inner lips at rest, at gain 1.
 
     Returns:
         (T, K) float32.

@@ -1,4 +1,4 @@
-"""What a recording's lips did: mesh points of its frames → displacements from the person's face at rest, by time."""
+"""Training targets: mesh points of a video → displacements from the person's rest shape."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.mesh import MESH_INDICES, HeadPose, lower_face, rest_shape
 
-SMOOTHING = (0.125, 0.75, 0.125)  # of neighbouring frames, against the jitter of labels
-LEAP = 14.0  # units by which a head moves from one frame to the next only where the picture is cut
-GROWTH = 0.12  # of the logarithm of its size, likewise
+SMOOTHING = (0.125, 0.75, 0.125)  # temporal kernel against label jitter
+LEAP = 14.0  # units; larger head motion between frames is a cut
+GROWTH = 0.12  # larger change of the log head size between frames is a cut
 LEAST_FRAMES = 5
 
 
 @dataclass(frozen=True)
 class MeshTrack:
-    """The mesh points of one face through a video.
+    """The mesh points of one face throughout a video.
 
     Attributes:
         points: (T, 206, 3) pixels; zeros where no face was found.
@@ -34,13 +34,13 @@ class MeshTrack:
 
 @dataclass(frozen=True)
 class Displacements:
-    """How far the lower face is from rest, frame by frame, the head turned to the front.
+    """Displacement of the lower face from rest in each frame, with the head pose removed.
 
     Attributes:
-        values: (T, P, 3) float32 units, of the rows `lower_face()`.
-        valid: (T,) bool; False where no face was found and beside cuts.
+        values: (T, P, 3) float32 units, rows `lower_face()`.
+        valid: (T,) bool; False without a face and next to cuts.
         times: (T,) seconds.
-        rest: (206, 3) float32, the person's face at rest.
+        rest: (206, 3) float32, the person's rest shape.
     """
 
     values: np.ndarray
@@ -50,13 +50,13 @@ class Displacements:
 
 
 def read_mesh(path: Path) -> MeshTrack:
-    """A file of mesh labels.
+    """Reads a mesh label file.
 
-    Such an .npz file holds `steps`: differences from frame to frame in 1/8 pixel, int16, (3, 206, T), its low bytes
-    before its high bytes, LZMA-packed; `frames`, the number T; `found` and `times`.
+    The .npz file contains `steps`: differences between frames in 1/8 pixel, int16, (3, 206, T), all low bytes before all
+    high bytes, LZMA-compressed; `frames`, the number T; `found` and `times`.
 
     Raises:
-        UsageError: the file is missing, damaged or something else.
+        UsageError: the file is missing, damaged or not a mesh label file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -65,25 +65,25 @@ def read_mesh(path: Path) -> MeshTrack:
             points = np.cumsum(steps.transpose(2, 1, 0).astype(np.int32), axis=0) / 8.0
             return MeshTrack(points, file["found"].astype(bool), file["times"].astype(np.float64))
     except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
-        raise UsageError(f"{display_path(path)} holds no mesh labels ({error})") from error
+        raise UsageError(f"{display_path(path)} is not a mesh label file ({error})") from error
 
 
 def displacements(track: MeshTrack) -> Displacements:
-    """Unposes, smooths and subtracts the face at rest, the median of the least open frames.
+    """Removes the head pose, subtracts the rest shape (the median of the least open frames) and smooths.
 
     Raises:
         UsageError: fewer than five frames are usable.
     """
     known = track.found
     if known.sum() < LEAST_FRAMES:
-        raise UsageError(f"a face was found in {known.sum()} frames only, needed are {LEAST_FRAMES}")
+        raise UsageError(f"a face was found in {known.sum()} frames, at least {LEAST_FRAMES} are needed")
     pose = HeadPose.of(track.points[known])
     shapes = np.zeros_like(track.points)
     shapes[known] = pose.unpose(track.points[known])
     valid = known.copy()
     valid[known] = ~beside_cuts(pose, np.flatnonzero(known))
     if valid.sum() < LEAST_FRAMES:
-        raise UsageError(f"{valid.sum()} frames lie apart from cuts, needed are {LEAST_FRAMES}")
+        raise UsageError(f"{valid.sum()} frames are away from cuts, at least {LEAST_FRAMES} are needed")
     rest = rest_shape(shapes[valid])
     rows = lower_face()
     values = smoothed(shapes[:, rows] - rest[rows], valid)
@@ -91,14 +91,14 @@ def displacements(track: MeshTrack) -> Displacements:
 
 
 def beside_cuts(pose: HeadPose, frames: np.ndarray) -> np.ndarray:
-    """(T,) bool: the frames before and after a leap of the head between consecutive ones of `frames`, (T,) numbers."""
+    """(T,) bool: whether a frame is next to a jump of the head or a gap in `frames`, (T,) frame numbers."""
     moved = np.linalg.norm(np.diff(pose.translation[:, :2], axis=0), axis=1) / pose.scale[1:]
     leaps = (moved > LEAP) | (np.abs(np.diff(np.log(pose.scale))) > GROWTH) | (np.diff(frames) > 1)
     return np.append(leaps, False) | np.insert(leaps, 0, False)
 
 
 def smoothed(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(T, ...) averaged over neighbours; a neighbour that is not valid counts as the frame itself."""
+    """Smooths (T, ...) values over adjacent frames; invalid neighbors are replaced by the frame itself."""
     side, middle, _ = SMOOTHING
     before, after = np.roll(values, 1, axis=0), np.roll(values, -1, axis=0)
     spread = (-1,) + (1,) * (values.ndim - 1)
@@ -110,16 +110,16 @@ def smoothed(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def at_times(
     values: np.ndarray, valid: np.ndarray, times: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolates linearly.
+    """Interpolates values linearly in time.
 
     Args:
         values: (T, ...), T >= 2.
         valid: (T,) bool.
-        times: (T,) seconds, rising.
+        times: (T,) seconds, increasing.
         wanted: (N,) seconds.
 
     Returns:
-        (N, ...), and (N,) bool: whether both neighbours are valid and the time lies within 0.03 s of the video.
+        (N, ...) values, and (N,) bool: whether both neighbors are valid and the time is within 0.03 s of the video.
     """
     left = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
     share = np.clip((wanted - times[left]) / np.maximum(times[left + 1] - times[left], 1e-6), 0, 1)

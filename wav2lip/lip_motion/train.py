@@ -1,13 +1,13 @@
-"""Learns lip motion: `python -m wav2lip.lip_motion.train CLIPS --out runs/lip_motion`.
+"""Trains a lip motion model: `python -m wav2lip.lip_motion.train CLIPS --out runs/lip_motion`.
 
-CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare). A first short training finds recordings whose
-picture is early or late; an expert learns which shape belongs to which moment of the sound; then the network learns,
-with that expert's opinion among its losses. People of the split "val" that are not in "train" are held out.
+CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare). Short first trainings find recordings whose
+video is early or late; then a sync expert is trained on shapes and audio; then the network, with the expert as one of
+its losses. People of the split "val" who are not in "train" are held out.
 
-The folder of the run receives offsets.json, expert.safetensors, lip_motion.safetensors (averaged weights),
-best.safetensors (16 bits, as they were when `metrics.score` on held-out people was highest), config.json (the recipe,
-good for --config), log.jsonl, TensorBoard's events, and state.pt, from which the same command goes on.
-Exit code: 0 when it has trained, 1 when it could not go on, 2 for wrong usage, 130 when interrupted.
+Writes to the run folder: offsets.json, expert.safetensors, lip_motion.safetensors (averaged weights), best.safetensors
+(16-bit, with the highest `metrics.score` on held-out people), config.json (the recipe, usable with --config),
+log.jsonl, TensorBoard events, and state.pt, from which the same command resumes.
+Exit code: 0 on success, 1 if training failed, 2 for wrong usage, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LipMotionTrainOptions:
-    """The job.
+    """Options of a training run.
 
     Attributes:
-        out: The run's folder; an earlier run there goes on.
-        log_every: Steps from one logged loss to the next.
-        validate_every: Steps from one check on the held-out people, and one saved state, to the next.
+        out: Run folder; an existing run in it is resumed.
+        log_every: Steps between logged losses.
+        validate_every: Steps between validations on held-out people and saved states.
     """
 
     out: Path
@@ -64,7 +64,7 @@ class LipMotionTrainOptions:
 
 
 def repair(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFolder) -> dict[str, float]:
-    """The recordings' own offsets, in frames, by models that were trained for a short time; kept in offsets.json."""
+    """Estimates the recordings' offsets in frames with briefly trained models; cached in offsets.json."""
     path = run.folder / "offsets.json"
     if path.is_file():
         return json.loads(path.read_text())
@@ -86,7 +86,7 @@ def repair(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFold
 
 
 def short_training(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric) -> LipMotionNet:
-    """A network that was trained for `repair_steps` steps without an expert, alike in all processes."""
+    """Trains a network for `repair_steps` steps without an expert; identical in all processes."""
     short = replace(recipe, steps=recipe.repair_steps, weights=replace(recipe.weights, sync=0.0))
     state = start(short, corpus, fabric)
     draw = WindowDraw(corpus.seen, short.network, short.window, short.power, short.seed)
@@ -96,7 +96,7 @@ def short_training(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric) -> L
 
 
 def expert_of(corpus: Corpus, recipe: LipMotionRecipe, run: RunFolder) -> ShapeExpert | None:
-    """The expert of the sync loss, of the run's folder if it is there."""
+    """The expert of the sync loss, from the run folder if it exists there; None if the loss is off."""
     if not recipe.weights.sync:
         return None
     path = run.folder / "expert.safetensors"
@@ -111,7 +111,7 @@ def expert_of(corpus: Corpus, recipe: LipMotionRecipe, run: RunFolder) -> ShapeE
 def check(
     state: LipMotionTrainState, run: RunFolder, corpus: Corpus, about: dict[str, float | int], rest: RestMap | None
 ) -> None:
-    """Validates, and writes the checkpoints and the state; by one of several processes."""
+    """Validates and writes checkpoints and state; on rank 0 only."""
     if not run.writes:
         return
     values = _held_out(state.average, corpus, state.recipe.encoder)
@@ -130,14 +130,14 @@ def _held_out(network: LipMotionNet, corpus: Corpus, encoder: str) -> dict[str, 
 
 
 def train(clips: Path, recipe: LipMotionRecipe, flags: LipMotionTrainOptions, engine: Engine) -> None:
-    """All stages, up to `recipe.steps` steps, in each of the engine's processes.
+    """Runs all stages, up to `recipe.steps` steps, in each of the engine's processes.
 
     Raises:
-        UsageError: the clips, the options or an earlier run in the folder do not fit.
-        TrainingError: the loss is no number any more.
+        UsageError: the clips, the options or an existing run in the folder are incompatible.
+        TrainingError: the loss is not finite.
     """
     if recipe.batch % engine.devices:
-        raise UsageError(f"batch {recipe.batch} cannot be shared out among {engine.devices} devices")
+        raise UsageError(f"batch {recipe.batch} is not divisible by {engine.devices} devices")
     raw = Corpus.of(open_motion_clips(clips, recipe.encoder), recipe.network.components, recipe.seed)
     fabric = engine.launch()
     run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
@@ -151,7 +151,7 @@ def train(clips: Path, recipe: LipMotionRecipe, flags: LipMotionTrainOptions, en
         run.truncate_log(state.step)
     draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, recipe.seed)
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    quiet = None if run.writes else True  # tqdm's None: a bar only on a terminal
+    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
     for step in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
         batch = {name: values[mine] for name, values in draw.batch(step, recipe.batch).items()}
         losses = train_step(state, fabric.to_device(batch))

@@ -1,4 +1,4 @@
-"""What lives while lip motion is learnt, and one step of it."""
+"""Training state of lip motion, and one training step."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from wav2lip.lip_motion.training_set import inner_rows
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-EMA_START = 0.2  # share of the steps after which weights are averaged; before, they are copied
+EMA_START = 0.2  # fraction of the steps after which weights are averaged; before, they are copied
 
 
 @dataclass
 class LipMotionTrainState:
-    """Everything that lives while training; `forward` is the network as Fabric runs it."""
+    """Training state; `forward` is the network wrapped by Fabric."""
 
     recipe: LipMotionRecipe
     fabric: Fabric
@@ -47,7 +47,7 @@ class LipMotionTrainState:
 def start(
     recipe: LipMotionRecipe, corpus: Corpus, fabric: Fabric, expert: ShapeExpert | None = None
 ) -> LipMotionTrainState:
-    """A new network, alike in all processes."""
+    """Initializes training; identical in all processes."""
     torch.manual_seed(recipe.seed)
     rows = corpus.feature_rows(recipe.encoder)
     config = replace(recipe.network, features=rows.shape[1], components=corpus.space.components)
@@ -64,15 +64,15 @@ def start(
 
 
 def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One step on what `WindowDraw.batch` gave; returns the losses by name.
+    """Runs one training step on a batch of `WindowDraw.batch`; returns the losses by name.
 
     Raises:
-        TrainingError: the loss is no number; the network is as it was before.
+        TrainingError: the loss is not finite; the network is unchanged.
     """
     recipe, fabric = state.recipe, state.fabric
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.lr_at(state.step)
-    # Dropout depends on seed, step and process alone, so that a run that was stopped goes on as if it had not been.
+    # Dropout depends on seed, step and rank only, so a resumed run equals an uninterrupted one.
     drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
     state.network.train()
@@ -81,7 +81,7 @@ def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[
     losses = motion_losses(predicted, logits, batch, state.axes, state.expert, heard)
     loss = total(losses, recipe.weights)
     if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower rate")
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
     state.optimizer.zero_grad()
     fabric.backward(loss)
     if recipe.clip_gradient:
@@ -93,7 +93,7 @@ def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[
 
 
 def _average(state: LipMotionTrainState) -> None:
-    """Moves the averaged weights towards the network's."""
+    """Updates the moving average of the weights."""
     keep = state.recipe.ema if state.step > EMA_START * state.recipe.steps else 0.0
     with torch.no_grad():
         for ours, theirs in zip(state.average.state_dict().values(), state.network.state_dict().values(), strict=True):
@@ -101,19 +101,19 @@ def _average(state: LipMotionTrainState) -> None:
 
 
 def trained_motion(state: LipMotionTrainState, about: dict[str, Any], rest: Any = None) -> TrainedMotion:
-    """The averaged network with all that is needed to use it."""
+    """The averaged network as a `TrainedMotion`."""
     return TrainedMotion(state.recipe.encoder, state.average, state.space, rest, about, state.step)
 
 
 def state_dict(state: LipMotionTrainState) -> dict[str, Any]:
-    """What `restore` takes."""
+    """The state for `restore`."""
     parts = {"network": state.network, "optimizer": state.optimizer, "average": state.average}
     saved: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     return saved | {"step": state.step, "best": state.best, "recipe": asdict(state.recipe)}
 
 
 def restore(state: LipMotionTrainState, saved: Mapping[str, Any]) -> None:
-    """Goes on from a saved state."""
+    """Restores a saved state."""
     for name in ("network", "optimizer", "average"):
         getattr(state, name).load_state_dict(saved[name])
     state.step, state.best = saved["step"], saved["best"]

@@ -1,4 +1,4 @@
-"""What is learnt from: clips as coefficients at 25 frames a second, and random windows of them."""
+"""Training data: clips as coefficients at 25 fps, and random windows of them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
 from wav2lip.lip_motion.silence import SILENT, talking_share
 from wav2lip.lip_motion.targets import at_times
 
-CLOSED = 0.12  # of a clip's wide opening (its 95th percentile): closer than that lips count as closed
-LEAST_SPOKEN = 100  # frames of speech below which a person's gain is that of all frames
+CLOSED = 0.12  # fraction of a clip's 95th percentile opening below which lips count as closed
+LEAST_SPOKEN = 100  # with fewer speech frames, a person's gain is computed over all frames
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip that is learnt from or judged by, at 25 frames a second.
+    """A clip for training or evaluation, at 25 fps.
 
     Attributes:
-        clip: whose it is.
-        gain: the person's.
+        clip: the source clip.
+        gain: gain of the person.
         coefficients: (T, K) float32, of displacements divided by the gain.
-        known: (T,) bool, whether they are.
-        opening: (T,) float32 units, between the inner lips.
-        width: (T,) float32 units, between the corners.
-        speech: (T,) bool.
+        known: (T,) bool, whether the coefficients are known.
+        opening: (T,) float32, distance between the inner lips, units.
+        width: (T,) float32, distance between the mouth corners, units.
+        speech: (T,) bool, whether there is speech.
     """
 
     clip: MotionClip
@@ -45,12 +45,12 @@ class Example:
 
     @property
     def frames(self) -> int:
-        """T."""
+        """Number of frames T."""
         return len(self.coefficients)
 
     @cached_property
     def closed(self) -> np.ndarray:
-        """(T,) bool, whether the lips are."""
+        """(T,) bool, whether the lips are closed."""
         return self.opening < CLOSED * np.percentile(self.opening[self.known], 95)
 
     @cached_property
@@ -60,18 +60,18 @@ class Example:
 
     @property
     def rest_gap(self) -> float:
-        """Between the inner lips at rest, units, negative where they overlap."""
+        """Gap between the inner lips at rest, units, negative if they overlap."""
         return float(self.clip.motion.rest[LOWER_LIP, 1] - self.clip.motion.rest[UPPER_LIP, 1])
 
 
 def sampled(clip: MotionClip, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(T, P, 3) displacements at k / 25 s and (T,) whether known; `offset`: frames by which the picture is late."""
+    """(T, P, 3) displacements at k / 25 s and (T,) whether known; `offset`: frames by which the video is late."""
     wanted = (np.arange(clip.frames) + offset) / FPS
     return at_times(clip.motion.values, clip.motion.valid, clip.motion.times, wanted)
 
 
 def gains_of(clips: Sequence[MotionClip]) -> dict[str, float]:
-    """Speaker → gain, over all frames in which they speak."""
+    """Speaker → gain over all their speech frames."""
     frames: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for clip in clips:
         values, known = sampled(clip)
@@ -84,7 +84,7 @@ def gains_of(clips: Sequence[MotionClip]) -> dict[str, float]:
 
 
 def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], components: int, seed: int) -> ShapeSpace:
-    """The space of the clips' shapes."""
+    """Fits a shape space to the clips."""
     people: dict[str, list[np.ndarray]] = {}
     for clip in clips:
         values, known = sampled(clip)
@@ -96,7 +96,7 @@ def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], component
 
 
 def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.0) -> Example:
-    """A clip in the space; see `sampled` for the offset."""
+    """A clip as an example in the shape space; see `sampled` for the offset."""
     values, known = sampled(clip, offset)
     shape = clip.motion.rest[lower_face()] + values
     lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
@@ -113,9 +113,9 @@ def measured_rows() -> tuple[int, int, int, int]:
 
 
 class WindowDraw:
-    """Draws windows: people by duration to the power 0.6, their clips by duration, a window anywhere with a face.
+    """Samples windows: people by duration to the power `power`, their clips by duration, window positions uniformly.
 
-    A step's windows depend on the seed and the step alone, so that a stopped run goes on as if it had not been.
+    A step's windows depend on the seed and the step only, so a resumed run equals an uninterrupted one.
     """
 
     def __init__(self, examples: Sequence[Example], config: MotionConfig, window: int, power: float, seed: int) -> None:
@@ -135,7 +135,7 @@ class WindowDraw:
         return {name: torch.from_numpy(np.stack([item[name] for item in drawn])) for name in drawn[0]}
 
     def _window(self, item: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One window; where the clip is shorter, the rest is unknown."""
+        """One window; beyond the end of a shorter clip, frames are marked unknown."""
         first = int(rng.integers(0, max(item.frames - self.window, 0) + 1))
         place = np.arange(first, first + self.window)
         inside = place < item.frames
@@ -153,6 +153,6 @@ class WindowDraw:
 
 
 def inner_rows(rows: Tensor, config: MotionConfig, frames: int) -> Tensor:
-    """Of (B, 2 (before + N + after) + 2, D) rows those of the N frames themselves: (B, 2 N, D)."""
+    """Strips the context of (B, 2 (before + N + after) + 2, D) rows: (B, 2 N, D)."""
     first = ROWS * config.before + 1
     return rows[:, first : first + ROWS * frames]

@@ -1,1 +1,1 @@
-"""The renderer: a lip shape becomes a picture, by moving the person's own pixels."""
+"""The mesh renderer: renders lip shapes by warping the person's own pixels."""

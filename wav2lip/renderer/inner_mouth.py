@@ -1,7 +1,7 @@
-"""Inner mouths seen in a person's own frames: a bounded bank of them, filled as the frames come.
+"""A bounded bank of inner mouths (teeth and tongue) from a person's own frames, filled from a stream.
 
-A mouth is kept in the plane of the lips, fixed to the head: canonical x and y at the depth of the inner lips. Upper
-teeth belong to the skull, so in this plane they stand still while lips pass over them.
+A mouth is stored in a plane fixed to the head: canonical x and y near the depth of the inner lips. The upper teeth are
+fixed to the skull, so in this plane they do not move while the lips pass over them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
 from wav2lip.renderer.lip_edges import lip_edges
 
-DEGREES = 0.08  # a degree of yaw or pitch counts like so many units of shape
+DEGREES = 0.08  # units of shape difference per degree of yaw or pitch
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
 
 
 def mouth_plane(pose: HeadPose) -> np.ndarray:
-    """(2, 3) affine map from canonical x, y in the plane of the teeth to pixels of the frame."""
+    """(2, 3) affine map from canonical x, y in the plane of the teeth to frame pixels."""
     depth = canonical_face()[LIPS_INNER, 2].mean() + _TEETH_BEHIND_LIPS
     linear = pose.scale * pose.rotation[:2, :2]
     offset = pose.scale * pose.rotation[:2, 2] * depth + pose.translation[:2]
@@ -28,12 +28,12 @@ def mouth_plane(pose: HeadPose) -> np.ndarray:
 
 
 def in_plane(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """(..., 2 or 3) pixels → (..., 2) canonical units in the mouth's plane."""
+    """(..., 2 or 3) pixels → (..., 2) canonical units in the mouth plane."""
     return (points[..., :2] - plane[:, 2]) @ np.linalg.inv(plane[:, :2]).T
 
 
 def gaps(ring: np.ndarray) -> np.ndarray:
-    """(..., 20, 2) inner ring → (..., 9) heights of the opening, below 0 where the lips cross."""
+    """(..., 20, 2) inner lip ring → (..., 9) opening heights, negative where the lips cross."""
     return ring[..., 1:10, 1] - ring[..., :10:-1, 1]
 
 
@@ -42,15 +42,15 @@ class InnerMouth:
     """One inner mouth of the bank.
 
     Attributes:
-        number: counts the frames that were observed; tells entries apart.
+        number: running number of the observed frame; identifies the entry.
         pixels: (h, w, 3) uint8 crop of the frame.
-        plane: (2, 3) canonical units in the mouth's plane → pixels of the crop.
-        ring: (20, 2) inner lip ring in the plane, units.
+        plane: (2, 3) map from canonical units in the mouth plane to crop pixels.
+        ring: (20, 2) inner lip ring in the mouth plane, units.
         angles: (2,) yaw and pitch of the head, degrees.
         sharpness: variance of the Laplacian inside the lips.
-        dark: (3,) colour of the darkest tenth inside the lips.
-        split: height in the plane of the dark gap between upper and lower teeth; infinite where there is none, so
-            all that is seen belongs to the head.
+        dark: (3,) mean BGR color of the darkest tenth of the pixels inside the lips.
+        split: y in the mouth plane of the dark gap between upper and lower teeth; infinite if there is none, in which
+            case everything visible moves with the head.
     """
 
     number: int
@@ -64,11 +64,11 @@ class InnerMouth:
 
     @property
     def opening(self) -> float:
-        """Mean height in units."""
+        """Mean opening height, units."""
         return float(np.maximum(gaps(self.ring), 0).mean())
 
     def place(self) -> np.ndarray:
-        """(42,) where it lies among mouths: ring (root mean square in units) and weighted angles."""
+        """(42,) descriptor: ring (RMS, in units) and weighted angles."""
         return mouth_place(self.ring, self.angles)
 
 
@@ -79,20 +79,20 @@ def head_angles(pose: HeadPose) -> np.ndarray:
 
 
 def mouth_place(ring: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """(..., 20, 2) rings and (..., 2) angles → (..., 42), whose Euclidean distance compares mouths, in units."""
+    """(..., 20, 2) rings and (..., 2) angles → (..., 42) descriptors, compared by Euclidean distance in units."""
     flat = ring.reshape(*ring.shape[:-2], 40) / np.sqrt(20)
     return np.concatenate([flat, DEGREES * angles], axis=-1)
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Limits of a bank.
+    """Limits of the bank.
 
     Attributes:
-        size: entries at most.
-        apart: units by which entries differ at least.
-        open_from: mean opening in units from which an inner mouth is worth keeping.
-        longest: pixels of a kept crop's longer side at most; a greater mouth is reduced.
+        size: maximum number of entries.
+        apart: minimum distance between entries, units.
+        open_from: minimum mean opening of a mouth, units.
+        longest: maximum length of a crop's longer side, pixels; larger crops are downscaled.
     """
 
     size: int = 60
@@ -102,21 +102,21 @@ class BankConfig:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.longest < 16:
-            raise UsageError(f"a bank needs size >= 1 and longest >= 16, not {self.size} and {self.longest}")
+            raise UsageError(f"a bank needs size >= 1 and max_side >= 16, not {self.size} and {self.longest}")
 
 
 @dataclass
 class InnerMouthBank:
-    """Open mouths, far apart in shape and pose: farthest-point sampling of a stream, the sharper of near twins kept."""
+    """Open mouths of diverse shape and pose: farthest-point sampling of a stream; near duplicates keep the sharper one."""
 
     config: BankConfig = field(default_factory=BankConfig)
     entries: list[InnerMouth] = field(default_factory=list)
     seen: int = 0
     _places: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
-    _pair: tuple[float, int] | None = None  # what `_closest` found, until an entry changes
+    _pair: tuple[float, int] | None = None  # cached result of `_closest`
 
     def observe(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None) -> bool:
-        """Look at a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was taken in."""
+        """Observes a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was added."""
         self.seen += 1
         pose = pose or HeadPose.of(points)
         plane = mouth_plane(pose)
@@ -140,7 +140,7 @@ class InnerMouthBank:
         return True
 
     def _closest(self) -> tuple[float, int]:
-        """Distance of the two entries most alike, and the less sharp of them."""
+        """Distance between the two most similar entries, and the index of the less sharp one."""
         if self._pair is None:
             self._pair = self._closest_pair()
         return self._pair
@@ -152,7 +152,7 @@ class InnerMouthBank:
         return float(apart.min()), min(one, other, key=lambda entry: self.entries[entry].sharpness)
 
     def _refresh(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, distance: np.ndarray) -> bool:
-        """A near twin replaces its entry if it is clearly sharper."""
+        """Replaces a near duplicate if the new mouth is clearly sharper."""
         twin = int(distance.argmin())
         if distance[twin] > self.config.apart:
             return False
@@ -168,19 +168,19 @@ class InnerMouthBank:
         self._pair = None
 
     def dark(self) -> np.ndarray | None:
-        """(3,) BGR of the darkest inner mouth seen, None before any was."""
+        """(3,) BGR color of the darkest inner mouth observed; None with an empty bank."""
         return min((entry.dark for entry in self.entries), key=lambda colour: float(colour.sum()), default=None)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels held."""
+        """Size of the stored pixels in bytes."""
         return sum(entry.pixels.nbytes for entry in self.entries)
 
 
 def cut_mouth(
     frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, longest: int = 480
 ) -> InnerMouth | None:
-    """The mouth of a frame as an entry; None where it reaches beyond the picture's edge."""
+    """Crops the mouth of a frame as a bank entry; None if it extends beyond the frame."""
     ring = points[LIPS_OUTER, :2]
     margin = 2 * float(pose.scale)
     low, high = np.floor(ring.min(0) - margin).astype(int), np.ceil(ring.max(0) + margin).astype(int)
@@ -204,7 +204,7 @@ def cut_mouth(
 
 
 def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:
-    """The darkest height of the mouth's middle if it is much darker than what lies above and lies inside the lips."""
+    """y of the darkest row inside the lips if it is much darker than the rows above, else infinity."""
     top, floor = ring[13:18, 1].mean(), ring[3:8, 1].mean()
     x = np.linspace(ring[3:8, 0].min(), ring[3:8, 0].max(), 24)
     y = np.linspace(top + 0.12 * (floor - top), floor - 0.12 * (floor - top), 32)
@@ -219,7 +219,7 @@ def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:
 
 
 def _looks(pixels: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
-    """Sharpness and darkest colour inside the lips."""
+    """Sharpness and darkest color inside the lips."""
     if inside.sum() < 8:
         return 0.0, np.median(pixels.reshape(-1, 3), axis=0) * 0.3
     grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)

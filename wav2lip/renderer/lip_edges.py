@@ -1,4 +1,4 @@
-"""The inner edges of the lips, found again by colour: a mesh takes teeth at the rim for lip, by up to two units."""
+"""Refines the inner lip edges by color: a mesh mistakes teeth at the rim for lip, by up to two units."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, POINT
 _RINGS = (
     (62, 96, 89, 179, 86, 15, 316, 403, 319, 325, 292, 407, 272, 271, 268, 12, 38, 41, 42, 183),
     (76, 77, 90, 180, 85, 16, 315, 404, 320, 307, 306, 408, 304, 303, 302, 11, 72, 73, 74, 184),
-)  # the mesh's rings between the inner and the outer one, from the inside out
+)  # mesh rings between the inner and the outer lip ring, from the inside out
 LIPS_BETWEEN = tuple(np.array([POINT[index] for index in ring]) for ring in _RINGS)
 STEPS = 13  # samples from the inner to the outer edge of a lip
-FARTHEST = 0.55  # of the way to the outer edge, where the search ends
-CONTRAST = 6.0  # levels of Lab's a* between lip and what lies in the mouth, below which the mesh is believed
+FARTHEST = 0.55  # end of the search, as a fraction of the way to the outer edge
+CONTRAST = 6.0  # minimum difference of Lab a* between lip and inner mouth; below it the mesh is trusted
 
 
 def lip_edges(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The inner ring moved outwards to where the lips' red begins.
+    """Moves the inner lip ring outwards to where the red of the lips begins.
 
     Args:
         frame: (H, W, 3) uint8.
         points: (206, 3) mesh points, pixels.
 
     Returns:
-        (20, 3) float64 inner ring in pixels.
+        (20, 3) float64 inner lip ring, pixels.
     """
     inner, outer = points[LIPS_INNER], points[LIPS_OUTER]
     ring = inner.copy()
@@ -36,7 +36,7 @@ def lip_edges(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def with_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.ndarray:
-    """(206, 3) points with another inner ring, the lips' points behind it giving way; amount 0 to 1."""
+    """(206, 3) points with a new inner lip ring; the lip points behind it shift along. `amount` is 0 to 1."""
     shift = amount * (ring - points[LIPS_INNER])
     moved = points.copy()
     for rows, share in zip((LIPS_INNER, *LIPS_BETWEEN), (1, 2 / 3, 1 / 3), strict=True):
@@ -45,7 +45,7 @@ def with_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.
 
 
 def _redness(frame: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """(9, STEPS) a* on the way from the inner to the outer edge."""
+    """(9, STEPS) a* sampled from the inner to the outer lip edge."""
     shares = np.linspace(0, 1, STEPS)[:, None]
     places = (inner[:, None, :2] + shares * (outer - inner)[:, None, :2]).astype(np.float32)
     colours = cv2.remap(frame, places, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -53,7 +53,7 @@ def _redness(frame: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> np.ndar
 
 
 def _first_red(redness: np.ndarray) -> np.ndarray:
-    """(9,) share of the way at which each column turns as red as the lip, smooth along the lip."""
+    """(9,) fraction of the way at which each profile becomes as red as the lip, smoothed along the lip."""
     lip = np.median(redness[:, STEPS // 2 : STEPS - 3])
     inside = redness[:, :4].min(axis=1, keepdims=True)
     pale = redness < lip - 0.35 * (lip - inside)

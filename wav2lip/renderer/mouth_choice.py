@@ -1,4 +1,4 @@
-"""Which inner mouth of the bank each frame shows: the Viterbi path of least cost, switched while lips are shut."""
+"""Selects an inner mouth of the bank for each frame: the Viterbi path of minimum cost, which switches at closed lips."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from preprocessing.errors import UsageError
 from wav2lip.renderer.inner_mouth import DEGREES, InnerMouth, gaps
 from wav2lip.renderer.target import smoothstep
 
-UNCOVERED, COVERED = 3.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
-SHARP = 0.4  # cost of an entry without any detail
-SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: behind shut lips, and per unit of opening
-NEVER = 1e9
+UNCOVERED, COVERED = 3.0, 0.5  # weights of target area outside the entry's lips, and of entry area hidden by the target's lips
+SHARP = 0.4  # cost of a completely blurred entry
+SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: at closed lips, and per unit of opening
 
 
 @dataclass(frozen=True)
 class MouthTarget:
-    """The mouth wanted in a frame: (20, 2) inner ring in the mouth's plane, units, and (2,) yaw and pitch, degrees."""
+    """Target mouth of a frame: (20, 2) inner lip ring in the mouth plane, units; (2,) yaw and pitch, degrees."""
 
     ring: np.ndarray
     angles: np.ndarray
 
     @property
     def opening(self) -> float:
-        """Mean height in units."""
+        """Mean opening height, units."""
         return float(np.maximum(gaps(self.ring), 0).mean())
 
 
 def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
-    """(K,) how badly each entry fits: shape, pose, blur, in units; less the less is seen of it."""
+    """(K,) mismatch of each entry in shape, pose and sharpness, units; scaled down for nearly closed targets."""
     rings = np.stack([entry.ring for entry in entries])
-    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher, teeth would lack
+    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher, so teeth would be missing
     lower = target.ring[1:10, 1] - rings[:, 1:10, 1]
     beyond = np.concatenate([upper, lower], axis=1)
     uneven = np.where(beyond > 0, UNCOVERED, COVERED) * beyond
@@ -47,16 +46,16 @@ def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
 
 
 def switch_cost(opening: float) -> float:
-    """Cost of showing another mouth from this frame on."""
+    """Cost of switching to another mouth at a frame with this opening."""
     return SWITCH_SHUT + SWITCH_OPEN * max(opening - 0.5, 0.0)
 
 
 def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
-    """(T,) the states of least total cost (Viterbi, 1967).
+    """(T,) states of minimum total cost (Viterbi, 1967).
 
     Args:
-        costs: (T, K) of each state.
-        switches: (T,) of entering a frame in another state than the frame before.
+        costs: (T, K) cost of each state.
+        switches: (T,) cost of a state different from the previous frame's.
     """
     total, back = costs[0].copy(), np.zeros(costs.shape, np.int64)
     for frame in range(1, len(costs)):
@@ -75,7 +74,7 @@ def _advance(total: np.ndarray, costs: np.ndarray, switch: float) -> tuple[np.nd
 
 
 def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
-    """The mouth for each frame of a whole sequence; None where the bank is empty."""
+    """Selects a mouth for each frame of a whole sequence; None if the bank is empty."""
     if not entries or not targets:
         return [None] * len(targets)
     costs = np.stack([fit_costs(target, entries) for target in targets])
@@ -85,10 +84,10 @@ def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth])
 
 @dataclass
 class MouthChooser:
-    """The same along a stream, with a bounded look-ahead, over a bank that may change meanwhile.
+    """Selects mouths in a stream, with bounded lookahead, from a bank that may change meanwhile.
 
     Attributes:
-        look_ahead: frames by which `push` lags behind; 0 decides at once.
+        look_ahead: delay of `push` in frames; 0 for an immediate decision.
     """
 
     look_ahead: int = 0
@@ -97,21 +96,21 @@ class MouthChooser:
 
     def __post_init__(self) -> None:
         if self.look_ahead < 0:
-            raise UsageError(f"look_ahead counts frames, 0 or more, not {self.look_ahead}")
+            raise UsageError(f"look_ahead must be 0 frames or more, not {self.look_ahead}")
 
     def push(self, target: MouthTarget, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
-        """Take in the next frame's target; returns the choice for the frame that is now decided, if one is."""
+        """Adds the next frame's target; returns the mouth of the frame that is now decided, if any."""
         self._waiting.append(target)
         return [self._decide(entries)] if len(self._waiting) > self.look_ahead else []
 
     def flush(self, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
-        """The choices still owed at the stream's end."""
+        """Returns the remaining mouths at the end of the stream."""
         return [self._decide(entries) for _ in range(len(self._waiting))]
 
     def _decide(self, entries: Sequence[InnerMouth]) -> InnerMouth | None:
         states = list(entries)
         if self._current is not None and all(entry is not self._current for entry in states):
-            states.append(self._current)  # it left the bank but is still shown
+            states.append(self._current)  # no longer in the bank but still shown
         if states:
             costs = np.stack([fit_costs(target, states) for target in self._waiting])
             switches = np.array([switch_cost(target.opening) for target in self._waiting])

@@ -1,4 +1,4 @@
-"""What is seen between the lips: a dark, smooth cavity and in it the retrieved teeth and tongue, fixed to the head."""
+"""Fills the mouth opening: a dark, smooth cavity with retrieved teeth and tongue, fixed to the head."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from wav2lip.renderer.inner_mouth import InnerMouth, gaps, in_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
-DARK = np.array([24.0, 20.0, 46.0])  # BGR of a mouth's depth where none was seen
-SOFT_RIM = 0.3  # units; blur of the cavity's edge
-COVER = 0.2  # units by which the fill reaches over the lips' edges: a mesh is off by so much
-SHADOW = 1.6  # units; reach of the lips' colour into the cavity
-TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavity darkens; share of the lips' colour
-RIM = 0.3  # units inside its own lips from which a retrieved mouth is looked up, so that no lip is seen twice
-BEYOND = 1.2  # units beyond its lips over which the outermost of it is drawn out and fades into the dark
-MOST_SHIFT = 4.0  # units by which upper teeth may follow the lip where the entry shows too few of them
-GAP_EDGE = (-0.9, 0.9)  # units around the split over which an entry's halves fade into the dark
-SLIT = (1.0, 2.6)  # units; lower than this the opening is only dark: squeezed teeth would be dots
-MIDDLE = slice(2, 7)  # of the nine heights
+DARK = np.array([24.0, 20.0, 46.0])  # default BGR color of the mouth cavity
+SOFT_RIM = 0.3  # units; blur of the fill's edge
+COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
+SHADOW = 1.6  # units; extent of the lip color into the cavity
+TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavity darkens; fraction of the lip color
+RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
+BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
+MOST_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
+GAP_EDGE = (-0.9, 0.9)  # units around the split over which the entry's halves fade into the dark
+SLIT = (1.0, 2.6)  # units; lower openings are only dark, since squeezed teeth would look like dots
+MIDDLE = slice(2, 7)  # of the nine opening heights
 
 
 def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.ndarray:
-    """(height, width) float32, the share of each pixel inside a (20, 2) polygon: thin slits fade, they do not break."""
+    """(height, width) float32 antialiased mask of a (20, 2) polygon: thin slits fade instead of breaking up."""
     mask = np.zeros((height * finer, width * finer), np.uint8)
     corners = (ring + 0.5) * finer - 0.5
     cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 255, shift=4)
@@ -35,7 +35,7 @@ def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.nd
 
 
 def _widened(ring: np.ndarray, by: float) -> np.ndarray:
-    """The ring with its upper points raised and its lower points lowered by so many pixels."""
+    """The ring with its upper points raised and its lower points lowered by `by` pixels."""
     wider = ring.copy()
     wider[1:10, 1] += by
     wider[11:20, 1] -= by
@@ -43,24 +43,24 @@ def _widened(ring: np.ndarray, by: float) -> np.ndarray:
 
 
 def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) -> np.ndarray:
-    """(h, w, 3) float32: `dark` in the depth, the lips' shadow towards the rim.
+    """Renders the mouth cavity as (h, w, 3) float32: `dark` in the middle, shaded lip color towards the rim.
 
     Args:
-        cover: (h, w) inside of the lips.
-        lips: (3,) their colour.
-        dark: (3,) the depth's colour.
+        cover: (h, w) mask of the opening.
+        lips: (3,) color of the lips.
+        dark: (3,) color of the cavity.
         scale: pixels per unit.
     """
     depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
     rows = max(3, round(TONGUE * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
-    dark = dark + (1 - above_lip) ** 1.5 * (TONGUE_LIGHT * lips - dark)  # light falls on what lies behind the lower lip
+    dark = dark + (1 - above_lip) ** 1.5 * (TONGUE_LIGHT * lips - dark)  # the area behind the lower lip is lit
     shaded = 0.75 * lips + 0.25 * dark
     return (shaded + depth * (dark - shaded)).astype(np.float32)
 
 
 def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
-    """The dark of the entry where it shows depth; else a dark red, no lighter than anything seen, nor than the lips."""
+    """The entry's dark color if it shows a dark gap; else a dark red, limited by the darkest observed color and the lips."""
     if mouth is not None and np.isfinite(mouth.split):
         return mouth.dark
     lightest = min(DARK.mean(), 0.3 * lips.mean(), np.inf if dark is None else dark.mean())
@@ -69,9 +69,9 @@ def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.nd
 
 
 def fill_share(ring: np.ndarray, seen: np.ndarray) -> float:
-    """0 to 1, how far the frame's own pixels between the lips are replaced.
+    """Opacity, 0 to 1, of the fill over the frame's own pixels between the lips.
 
-    Lips that are shut in the frame and stay shut keep their own line; (20, 2) rings in units.
+    Lips that are closed in the frame and stay closed keep their own lip line; (20, 2) rings in units.
     """
     opening = np.maximum(gaps(ring), 0).mean()
     change = abs(np.maximum(gaps(seen), 0).mean() - opening)
@@ -79,13 +79,13 @@ def fill_share(ring: np.ndarray, seen: np.ndarray) -> float:
 
 
 def _curve(ring: np.ndarray, at: np.ndarray, upper: bool) -> np.ndarray:
-    """Height of a lip above x positions of the plane."""
+    """y of a lip edge at x positions in the mouth plane."""
     side = np.concatenate([ring[:1], ring[:10:-1], ring[10:11]]) if upper else ring[:11]
     return np.interp(at, np.maximum.accumulate(side[:, 0]), side[:, 1]).astype(np.float32)
 
 
 def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the entry each height is looked up, and whether it is there: two rigid halves, parted where it is dark.
+    """Source y in the entry for each target y, and its validity: two rigid halves, separated at the dark gap.
 
     The upper half moves only if the entry shows too little below the upper lip; the lower half follows the lower lip.
     """
@@ -95,23 +95,22 @@ def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.
         return upper, np.ones_like(upper)
     lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
     above, below = smoothstep(upper - mouth.split, *GAP_EDGE[::-1]), smoothstep(lower - mouth.split, *GAP_EDGE)
-    return lower + above * (upper - lower), np.maximum(above, below)  # opened further than the entry: a dark gap
+    return lower + above * (upper - lower), np.maximum(above, below)  # wider open than the entry: a dark gap
 
 
 def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
-    """An entry's inner mouth in a frame.
+    """Warps an entry's inner mouth into a frame.
 
-    Upper teeth stay with the head; what lies at the lower lip follows it where the entry is open enough for the two
-    to be apart.
+    Upper teeth stay with the head; the lower part follows the lower lip if the entry is open enough to separate the two.
 
     Args:
-        ring: (20, 2) target inner ring in the mouth's plane.
-        plane: (2, 3) plane → frame.
-        area: where in the frame.
+        ring: (20, 2) target inner lip ring in the mouth plane.
+        plane: (2, 3) map from the mouth plane to frame pixels.
+        area: region of the frame.
         mouth: the entry.
 
     Returns:
-        (h, w, 3) float32 pixels and (h, w) float32, where the entry shows inner mouth.
+        (h, w, 3) float32 pixels and (h, w) float32 alpha mask.
     """
     x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
     across, down = np.moveaxis(in_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
@@ -135,13 +134,13 @@ def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarr
 
 @dataclass(frozen=True)
 class Opening:
-    """The opening to fill in a frame.
+    """A mouth opening to fill.
 
     Attributes:
-        ring: (20, 2) target inner ring, pixels of the frame.
-        plane: (2, 3) the mouth's plane in the frame, see `mouth_plane`.
+        ring: (20, 2) target inner lip ring, frame pixels.
+        plane: (2, 3) map from the mouth plane to frame pixels, see `mouth_plane`.
         scale: pixels per unit.
-        share: 0 to 1, how far it covers what was there.
+        share: 0 to 1, opacity of the fill.
     """
 
     ring: np.ndarray
@@ -151,20 +150,20 @@ class Opening:
 
 
 MouthPainter: TypeAlias = Callable[[np.ndarray, Rectangle, Opening, InnerMouth | None, np.ndarray | None], None]
-"""Fills an opening in place, as `paint_mouth` does; a network may take its place."""
+"""Fills an opening in place, like `paint_mouth`; may be a network."""
 
 
 def paint_mouth(
     pixels: np.ndarray, area: Rectangle, opening: Opening, mouth: InnerMouth | None, dark: np.ndarray | None
 ) -> None:
-    """Fill the opening in place.
+    """Fills the opening in place.
 
     Args:
-        pixels: (h, w, 3) uint8, the warped pixels of `area`; changed inside the target's inner lips.
-        area: where they lie in the frame.
-        opening: its shape.
-        mouth: what to show; None for the dark cavity alone.
-        dark: (3,) colour of the depth if known.
+        pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the target's inner lips.
+        area: region of the frame that they cover.
+        opening: the opening.
+        mouth: bank entry to show; None for the dark cavity only.
+        dark: (3,) BGR color of the cavity, if known.
     """
     ring, plane, scale, share = opening.ring, opening.plane, opening.scale, opening.share
     near = Rectangle.around(ring, 1.5 * scale, area.right, area.bottom)

@@ -1,4 +1,4 @@
-"""Moves a person's own pixels to a target shape and fills the opened mouth from the person's own frames."""
+"""Warps a face to a target shape and fills the opened mouth from the person's own frames."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from wav2lip.renderer.warp import warp_frame
 
 __all__ = ["MouthRenderer", "mouth_target", "target_shape"]
 
-PRESENT = 0.5  # a face of less presence is not learned from
+PRESENT = 0.5  # faces with lower presence are not added to the bank
 
 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
-    """What the bank is asked for: the inner lips of (206, 3) target points under a head's pose."""
+    """The target mouth to match with the bank: the inner lips of (206, 3) target points under a head pose."""
     return MouthTarget(in_plane(target[LIPS_INNER], mouth_plane(pose)), head_angles(pose))
 
 
 @dataclass
 class MouthRenderer:
-    """Renders one person, frame by frame; deterministic.
+    """Renders one person frame by frame; deterministic.
 
-    From a file: `observe` every frame, `plan` the mouths of all targets, then `render` each with its mouth. From a
-    stream: `observe` and `render` each frame as it comes, without a mouth; it is then chosen without look-ahead.
+    For files: `observe` every frame, `plan` the mouths of all targets, then `render` each frame with its mouth. For
+    streams: `observe` and `render` each frame without a mouth; it is then selected without lookahead.
     """
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
@@ -41,15 +41,15 @@ class MouthRenderer:
 
     def __post_init__(self) -> None:
         if self.chooser.look_ahead:
-            raise UsageError(f"render decides at once: look_ahead must be 0, not {self.chooser.look_ahead}")
+            raise UsageError(f"render selects mouths immediately: look_ahead must be 0, not {self.chooser.look_ahead}")
 
     def observe(self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None) -> None:
-        """Learn the inner mouth of a (H, W, 3) uint8 frame if it is open, uncovered and new."""
+        """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, unoccluded and new."""
         if landmarks.presence >= PRESENT:
             self.bank.observe(frame, np.asarray(landmarks.points, np.float64), pose)
 
     def plan(self, targets: Sequence[MouthTarget]) -> list[InnerMouth | None]:
-        """The inner mouth for every frame of a sequence."""
+        """Selects the inner mouth for each frame of a sequence."""
         return choose_mouths(targets, self.bank.entries)
 
     def render(
@@ -62,24 +62,24 @@ class MouthRenderer:
         pose: HeadPose | None = None,
         mouth: InnerMouth | None = None,
     ) -> np.ndarray:
-        """A frame with its face moved.
+        """Renders a frame with the target shape.
 
         Args:
-            frame: (H, W, 3) uint8, is not changed.
-            points: (206, 3) mesh points as seen, pixels.
-            target: (206, 3) where they shall go, see `target_shape`.
-            amount: 0 for the frame as it is, 1 for the target; fades the effect in and out.
-            pose: the head's pose if known.
-            mouth: the inner mouth, from `plan`; None to choose one now.
+            frame: (H, W, 3) uint8, not modified.
+            points: (206, 3) mesh points of the frame, pixels.
+            target: (206, 3) target points, see `target_shape`.
+            amount: 0 for the original frame, 1 for the target; fades the effect in and out.
+            pose: head pose, if known.
+            mouth: the inner mouth from `plan`; None to select one now.
 
         Returns:
-            (H, W, 3) uint8, a new frame, the same to the bit outside the moved pixels.
+            (H, W, 3) uint8, a new frame, bit-identical outside the warped region.
 
         Raises:
-            UsageError: amount is not within 0 to 1.
+            UsageError: amount is not in 0 to 1.
         """
         if not 0 <= amount <= 1:
-            raise UsageError(f"amount is between 0 and 1, not {amount}")
+            raise UsageError(f"amount must be from 0 to 1, not {amount}")
         result, points = frame.copy(), np.asarray(points, np.float64)
         moved = points + amount * (np.asarray(target, np.float64) - points)
         pose = pose or HeadPose.of(points)

@@ -1,4 +1,4 @@
-"""The shape that a face shall take in a frame: its rest shape, displaced, where speech moves the face."""
+"""The target shape of a face in a frame: its rest shape plus the displacement, where speech moves the face."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face, lower_face
 
-NOSE, CHEEK = (77.0, 86.0), (62.0, 40.0)  # where the driven shape's weight goes from 0 to 1, canonical units
-MIDDLE = (64.0, 98.0)  # cheeks are measured from here
-SHUT, OPEN = 0.7, 2.2  # units: a smaller gap between the lips is closed, a greater one is kept
-LINE = 0.35  # the gap that a mesh sees between closed lips: the dark line where they meet
-UPPER = LIPS_INNER[:10:-1]  # nine upper points, right to left
-LOWER = LIPS_INNER[1:10]  # the lower points below them
+NOSE, CHEEK = (77.0, 86.0), (62.0, 40.0)  # ranges over which the driven weight rises from 0 to 1, canonical units
+MIDDLE = (64.0, 98.0)  # center of the cheek distance
+SHUT, OPEN = 0.7, 2.2  # units: smaller lip gaps are closed, larger ones kept
+LINE = 0.35  # lip gap in units of a closed mouth in the mesh: the dark line where the lips meet
+UPPER = LIPS_INNER[:10:-1]  # nine points of the upper lip, right to left
+LOWER = LIPS_INNER[1:10]  # the points of the lower lip below them
 
 
 def smoothstep(value: np.ndarray, start: float, end: float) -> np.ndarray:
-    """0 before `start`, 1 after `end` (which may be the smaller one), smooth between."""
+    """0 before `start`, 1 after `end`, smooth in between; `end` may be less than `start`."""
     share = np.clip((value - start) / (end - start), 0, 1)
     return share * share * (3 - 2 * share)
 
 
 @cache
 def driven_weights() -> np.ndarray:
-    """(206,) how far each point follows the driven shape: 1 at lips and chin, 0 at nose, ears and upper cheeks."""
+    """(206,) weight of the driven shape for each point: 1 at lips and chin, 0 at nose, ears and upper cheeks."""
     face = canonical_face()
     reach = np.hypot(face[:, 0] - MIDDLE[0], 0.9 * (face[:, 1] - MIDDLE[1]))
     weights = np.zeros(len(face))
@@ -36,10 +36,10 @@ def driven_weights() -> np.ndarray:
 
 
 def close_small_gaps(shape: np.ndarray) -> np.ndarray:
-    """Bring lips that nearly touch together: gaps below `SHUT` become `LINE`, gaps above `OPEN` stay.
+    """Closes lips that nearly touch: gaps below `SHUT` become at most `LINE`, gaps above `OPEN` are kept.
 
     Args:
-        shape: (..., 206, 3) canonical units; a closed mouth seen by a mesh still has gaps of 0.2 to 0.6.
+        shape: (..., 206, 3) canonical units; a closed mouth in the mesh still has gaps of 0.2 to 0.6.
 
     Returns:
         (..., 206, 3), a new array.
@@ -60,17 +60,17 @@ def close_small_gaps(shape: np.ndarray) -> np.ndarray:
 def target_shape(
     points: np.ndarray, rest: np.ndarray, displacement: np.ndarray, strength: float = 1.0, pose: HeadPose | None = None
 ) -> np.ndarray:
-    """Where the points of a frame shall go.
+    """Computes the target points of a frame.
 
     Args:
-        points: (206, 3) mesh points seen in the frame, pixels.
-        rest: (206, 3) the person's face at rest, canonical units.
-        displacement: (206, 3) from rest, canonical units.
-        strength: factor of the displacement.
-        pose: the head's pose if it is known, say smoothed; else it is taken from the points.
+        points: (206, 3) mesh points of the frame, pixels.
+        rest: (206, 3) the person's rest shape, canonical units.
+        displacement: (206, 3) displacement from rest, canonical units.
+        strength: factor on the displacement.
+        pose: head pose, such as a smoothed one; by default estimated from the points.
 
     Returns:
-        (206, 3) float64 pixels; points of weight 0 are exactly those seen.
+        (206, 3) float64 pixels; points of weight 0 are unchanged.
     """
     pose = pose or HeadPose.of(points)
     weights = driven_weights()[:, None]

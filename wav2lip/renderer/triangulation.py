@@ -1,7 +1,7 @@
 """The fixed triangulation of the lower face: mesh points and two rings around the jaw.
 
-The inner ring follows half of the jaw's motion, the outer one stays where the head's pose puts it, so a falling jaw
-pushes the throat together and leaves collar, ears and background alone.
+The inner ring follows half of the jaw motion, the outer one moves only with the head pose, so an opening jaw compresses
+the throat and leaves collar, ears and background unchanged.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from scipy.spatial import Delaunay
 
 from preprocessing.faces.mesh import JAW, LIPS_INNER, LIPS_OUTER, MESH_INDICES, POINT, HeadPose, canonical_face
 
-TOP = 58.0  # canonical y; points below it, from the middle of the nose down, are vertices
-STRETCH = 1.5  # of y before Delaunay: so every segment of both lip rings becomes an edge
-CENTRE = (64.0, 80.0)  # from which the rings are enlarged, canonical units
-FOLLOWING, FIXED = 1.18, 1.45  # size of the rings over the jaw's
-FOLLOW = 0.5  # of the jaw's motion is shared by the inner ring
+TOP = 58.0  # canonical y; points below it (from the middle of the nose down) are vertices
+STRETCH = 1.5  # y stretch before Delaunay, with which every segment of both lip rings becomes an edge
+CENTRE = (64.0, 80.0)  # center of the rings' enlargement, canonical units
+FOLLOWING, FIXED = 1.18, 1.45  # size of the rings relative to the jaw
+FOLLOW = 0.5  # fraction of the jaw motion that the inner ring follows
 OVAL = np.array([POINT[127], POINT[234], *JAW, POINT[454], POINT[356]])
 
 
@@ -27,11 +27,11 @@ class Triangulation:
     """Vertices and triangles in canonical coordinates.
 
     Attributes:
-        rows: (M,) rows of the mesh points that are vertices.
+        rows: (M,) mesh rows of the points that are vertices.
         vertices: (V, 3) canonical positions: M mesh points, then two rings of `len(OVAL)`.
-        triangles: (N, 3) vertex numbers.
-        inside_mouth: (N,) whether all three corners lie on the inner lip ring.
-        outer_lips, inner_lips: (20,) vertex numbers of the lip rings, in the mesh's order.
+        triangles: (N, 3) vertex indices.
+        inside_mouth: (N,) bool, whether all three corners lie on the inner lip ring.
+        outer_lips, inner_lips: (20,) vertex indices of the lip rings, in mesh order.
     """
 
     rows: np.ndarray
@@ -42,7 +42,7 @@ class Triangulation:
     inner_lips: np.ndarray
 
     def edges(self) -> set[frozenset[int]]:
-        """Every edge as a pair of vertex numbers."""
+        """All edges as pairs of vertex indices."""
         pairs = self.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
         return {frozenset(map(int, pair)) for pair in pairs}
 
@@ -55,7 +55,7 @@ def _ring(size: float) -> np.ndarray:
 
 @cache
 def triangulation() -> Triangulation:
-    """The triangulation of the canonical face, made once."""
+    """The triangulation of the canonical face; cached."""
     face = canonical_face()
     rows = np.flatnonzero(face[:, 1] > TOP)
     vertices = np.vstack([face[rows], _ring(FOLLOWING), _ring(FIXED)])
@@ -67,12 +67,12 @@ def triangulation() -> Triangulation:
 
 
 def vertices_in_frame(points: np.ndarray, pose: HeadPose, moved: np.ndarray | None = None) -> np.ndarray:
-    """The vertices in a frame before a motion, or after it.
+    """The vertices in a frame, before or after a motion.
 
     Args:
-        points: (206, 3) mesh points as seen, pixels.
-        pose: the head's pose in the frame, places the rings.
-        moved: (206, 3) where the points shall go; None for the vertices as seen.
+        points: (206, 3) mesh points of the frame, pixels.
+        pose: head pose in the frame, which positions the rings.
+        moved: (206, 3) target points; None for the vertices before the motion.
 
     Returns:
         (V, 3) float64 pixels.

@@ -1,8 +1,8 @@
-"""Piecewise-affine warp of the lower face, its displacement smooth on skin and exact at the lips.
+"""Piecewise-affine warp of the lower face, with a smooth displacement field on skin and an exact one at the lips.
 
-One definition in two forms: here with NumPy and OpenCV, one frame at native size, computed on coarse grids; in
-`warp_batch` with torch for crops, differentiable in both sets of vertices. Maps run backwards: output pixel p shows
-input pixel p + d(p).
+Implemented twice: here with NumPy and OpenCV, for one frame at native size, on coarse grids; in `warp_batch` with torch
+for batches of crops, differentiable in both sets of vertices. The warp is backward: output pixel p samples input pixel
+p + d(p).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from wav2lip.renderer.triangulation import triangulation
 if TYPE_CHECKING:
     from torch import Tensor
 
-SKIN_SIGMA = 1.6  # canonical units; blurs the displacement away from the lips
-LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units around the outer lip ring in which the displacement stays exact
-STILL = 0.03  # pixels; what moves less is left untouched
-GRID_UNITS = 1.0  # spacing of the coarse grid of skin
-LIP_GRID_UNITS = 0.2  # and of the fine grid of the lips
+SKIN_SIGMA = 1.6  # canonical units; blur of the displacement away from the lips
+LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units; margin around the outer lip ring with exact displacement, and blur of its border
+STILL = 0.03  # pixels; smaller motion is ignored
+GRID_UNITS = 1.0  # spacing in units of the coarse grid for skin
+LIP_GRID_UNITS = 0.2  # spacing of the fine grid for the lips
 _Array = TypeVar("_Array", np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Pixels left ≤ x < right, top ≤ y < bottom of a frame."""
+    """The frame pixels left ≤ x < right, top ≤ y < bottom."""
 
     left: int
     top: int
@@ -37,7 +37,7 @@ class Rectangle:
 
     @classmethod
     def around(cls, points: np.ndarray, margin: float, width: int, height: int) -> Rectangle:
-        """The smallest one that holds (N, 2) points and a margin in pixels, cut to the frame."""
+        """Bounding rectangle of (N, 2) points with a margin in pixels, clipped to the frame."""
         low, high = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin) + 1
         left, right = np.clip([low[0], high[0]], 0, width).astype(int)
         top, bottom = np.clip([low[1], high[1]], 0, height).astype(int)
@@ -49,7 +49,7 @@ class Rectangle:
         return max(self.right - self.left, 0), max(self.bottom - self.top, 0)
 
     def of(self, frame: np.ndarray) -> np.ndarray:
-        """The view of a frame."""
+        """View of this rectangle in a frame."""
         return frame[self.top : self.bottom, self.left : self.right]
 
     def within(self, outer: Rectangle) -> tuple[slice, slice]:
@@ -59,14 +59,14 @@ class Rectangle:
 
 
 def drawing_order(target: np.ndarray) -> np.ndarray:
-    """(N,) triangles as they are painted: the open mouth first, then far to near, so lips and near skin cover."""
+    """(N,) drawing order of the triangles: the mouth opening first, then back to front (painter's algorithm)."""
     mesh = triangulation()
     depth = target[mesh.triangles, 2].mean(axis=1)
     return np.lexsort((-depth, ~mesh.inside_mouth))
 
 
 def triangle_ids(target: np.ndarray, width: int, height: int, order: np.ndarray) -> np.ndarray:
-    """(height, width) int32: the triangle that covers each pixel, -1 outside; target (V, 2) in these pixels."""
+    """(height, width) int32 index of the triangle that covers each pixel, -1 outside; target (V, 2) in pixels."""
     ids = np.full((height, width), -1, np.int32)
     corners = target[triangulation().triangles]
     seen = ((corners.max(axis=1) > -1) & (corners.min(axis=1) < (width, height))).all(axis=1)
@@ -89,7 +89,7 @@ def affine_displacements(source: _Array, target: _Array) -> tuple[_Array, _Array
     edge1, edge2 = target[..., 1, :] - target[..., 0, :], target[..., 2, :] - target[..., 0, :]
     change1, change2 = motion[..., 1, :] - motion[..., 0, :], motion[..., 2, :] - motion[..., 0, :]
     area = edge1[..., 0:1] * edge2[..., 1:2] - edge1[..., 1:2] * edge2[..., 0:1]
-    thin = abs(area) < 1e-3  # shut to a line: one motion for all of it
+    thin = abs(area) < 1e-3  # degenerate triangle: constant displacement
     area = area * ~thin + thin
     a = (change1 * edge2[..., 1:2] - change2 * edge1[..., 1:2]) / area * ~thin
     b = (change2 * edge1[..., 0:1] - change1 * edge2[..., 0:1]) / area * ~thin
@@ -97,13 +97,13 @@ def affine_displacements(source: _Array, target: _Array) -> tuple[_Array, _Array
 
 
 def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rectangle, step: int = 0) -> np.ndarray:
-    """The backward displacement in a rectangle of a frame.
+    """The backward displacement field in a rectangle of a frame.
 
     Args:
         source, target: (V, 3) vertices before and after, pixels of the frame.
         scale: pixels per canonical unit.
-        area: where it is wanted.
-        step: grid spacing in pixels, 0 for a spacing that suits the scale.
+        area: the rectangle.
+        step: grid spacing in pixels; 0 to derive it from the scale.
 
     Returns:
         (height, width, 2) float32 pixels; 0 outside the triangulation.
@@ -127,7 +127,7 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
 
 
 def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N + 1, 10) float32: a, b, c, least and greatest motion of each triangle; the last, id -1, stands still."""
+    """(N + 1, 10) float32: a, b, c, minimum and maximum motion of each triangle; the last, id -1, does not move."""
     triangles = triangulation().triangles
     a, b, c = affine_displacements(source[triangles, :2], target[triangles, :2])
     motion = (source - target)[triangles, :2]
@@ -138,7 +138,7 @@ def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def _exact(
     terms: np.ndarray, target: np.ndarray, part: Rectangle, area: Rectangle, step: int, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The piecewise-affine displacement on a grid of `part`, whose terms count from the corner of `area`."""
+    """The piecewise-affine displacement on a grid over `part`; terms are relative to the corner of `area`."""
     columns, rows = ((side + step - 1) // step + 1 for side in part.size)
     ids = triangle_ids((target[:, :2] - (part.left, part.top)) / step, columns, rows, order)
     x = np.arange(columns, dtype=np.float32)[:, None] * step + (part.left - area.left)
@@ -147,7 +147,7 @@ def _exact(
 
 
 def evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
-    """The affine displacements, kept within those of the corners: slivers are drawn wider than they are."""
+    """Evaluates affine displacements, clipped to those of the corners, since slivers are rasterized too wide."""
     exact = terms[..., 0:2] * x + terms[..., 2:4] * y + terms[..., 4:6]
     return exact.clip(terms[..., 6:8], terms[..., 8:10])
 
@@ -158,7 +158,7 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _inside(ids: np.ndarray, sigma: float) -> np.ndarray:
-    """1 in the triangulation, falling to exactly 0 at its border, over the blur's reach."""
+    """1 inside the triangulation, falling to exactly 0 at its border over the extent of the blur."""
     side = 2 * max(1, round(SKIN_SIGMA * sigma)) + 1
     whole = cv2.erode((ids >= 0).astype(np.float32), np.ones((side, side)), borderType=cv2.BORDER_REPLICATE)
     return cv2.blur(whole, (side, side), borderType=cv2.BORDER_REPLICATE)
@@ -171,7 +171,7 @@ def _lip_weight(target: np.ndarray, area: Rectangle, step: int, scale: float) ->
 
 
 def lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndarray:
-    """(height, width) float32, 1 where the displacement stays exact; (20, 2) outer ring and scale in these pixels."""
+    """(height, width) float32 mask of exact displacement; (20, 2) outer lip ring and scale in pixels."""
     mask = np.zeros((height, width), np.float32)
     cv2.fillPoly(mask, [np.round(ring * 16).astype(np.int32)], 1.0, shift=4)
     side = 2 * max(1, round(LIP_MARGIN * scale)) + 1
@@ -188,23 +188,23 @@ def _enlarge(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
 
 
 def remap(image: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Sample an image at (h, w, 2) float32 places.
+    """Samples an image at (h, w, 2) float32 coordinates, with cubic interpolation.
 
-    At sub-pixel shifts cubic keeps about 0.8 to 0.9 of the Laplacian's variance around a mouth, linear half of it.
+    At sub-pixel shifts, cubic interpolation keeps about 0.8 to 0.9 of the Laplacian variance around a mouth, linear half.
     """
     return cv2.remap(image, places, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float) -> tuple[np.ndarray, Rectangle]:
-    """Move the pixels of a frame.
+    """Warps a frame.
 
     Args:
-        frame: (H, W, 3) uint8, is not changed.
+        frame: (H, W, 3) uint8, not modified.
         source, target: (V, 3) vertices before and after, pixels.
         scale: pixels per canonical unit.
 
     Returns:
-        The moved pixels of a rectangle, and where that is; pixels that stay are those of the frame.
+        The warped pixels of a rectangle, and the rectangle; pixels that do not move equal the frame's.
     """
     moved = np.abs(source - target)[:, :2].max(axis=1) > 0
     reach = np.vstack([source[moved, :2], target[moved, :2]])

@@ -12,11 +12,11 @@ from wav2lip.renderer.warp import SKIN_SIGMA, affine_displacements, drawing_orde
 
 
 def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int, height: int) -> Tensor:
-    """`displacement` on every pixel of a batch of crops, differentiable in the vertices.
+    """`displacement` at every pixel for a batch of crops, differentiable in the vertices.
 
     Args:
-        source, target: (B, V, 3) vertices in the crops, pixels.
-        scale: pixels per canonical unit, the same for all.
+        source, target: (B, V, 3) vertices before and after, crop pixels.
+        scale: pixels per canonical unit, the same for all crops.
         width, height: size of the crops.
 
     Returns:
@@ -27,7 +27,7 @@ def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int,
     ids, keep = _batch_masks(target, scale, width, height)
     a, b, c = affine_displacements(source[:, triangles, :2], target[:, triangles, :2])
     motion = (source - target)[:, triangles, :2]
-    terms = F.pad(torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1))  # the last is outside
+    terms = F.pad(torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1))  # the last one is for pixels outside
     terms = torch.stack([term[chosen] for term, chosen in zip(terms, ids, strict=True)])
     x = torch.arange(width, device=target.device, dtype=target.dtype)[:, None]
     y = torch.arange(height, device=target.device, dtype=target.dtype)[:, None, None]
@@ -66,7 +66,7 @@ def _blur_batch(images: Tensor, sigma: float) -> Tensor:
 
 
 def warp_batch(images: Tensor, field: Tensor) -> Tensor:
-    """Move a batch of crops, (B, C, H, W) by (B, H, W, 2) pixels; bilinear, the border's colour beyond the edge."""
+    """Warps a batch of crops (B, C, H, W) by (B, H, W, 2) pixels; bilinear, with border padding."""
     height, width = images.shape[-2:]
     x = torch.arange(width, device=field.device, dtype=field.dtype)
     y = torch.arange(height, device=field.device, dtype=field.dtype)[:, None]

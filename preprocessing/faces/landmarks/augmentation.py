@@ -20,20 +20,20 @@ class Augmentation:
     """Augmentation strength; standard deviations unless stated otherwise.
 
     Attributes:
-        turn: Radians.
-        zoom: Of the side's logarithm.
-        shift: Shares of the side.
-        rough: Share of examples with three times that, as from a detector's box.
-        gain: Of the brightness's logarithm.
-        tint: Of each color's logarithm.
-        gamma: Of the exponent's logarithm.
-        noise: Gray levels, at most.
-        blur: Share of examples, by up to 1.6 pixels.
-        coarse: Share of examples downscaled to a lower resolution, down to a third.
-        jpeg: Share of examples, of quality 25 to 95.
-        blocks: Share of examples with an occluder in front of the face.
-        covered: Share of examples with an occluder in front of the mouth.
-        background: Share of examples without a face.
+        turn: Rotation in radians.
+        zoom: Log scale.
+        shift: Fraction of the side.
+        rough: Fraction of examples with three times the jitter, as from a detector box.
+        gain: Log brightness.
+        tint: Log gain of each color channel.
+        gamma: Log gamma.
+        noise: Maximum standard deviation of the noise in gray levels.
+        blur: Fraction of examples blurred, by up to 1.6 pixels.
+        coarse: Fraction of examples downscaled, to a third of the resolution at least.
+        jpeg: Fraction of examples with JPEG compression, at quality 25 to 95.
+        blocks: Fraction of examples with an occluder in front of the face.
+        covered: Fraction of examples with an occluder in front of the mouth.
+        background: Fraction of examples without a face.
     """
 
     turn: float = 0.2
@@ -54,12 +54,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Example:
-    """One example.
+    """One training example.
 
     Attributes:
         image: (S, S, 3) uint8 BGR.
         points: (P, 3) float32, -1 to 1 across the crop.
-        presence: 1, 0, or -1 to ignore it.
+        presence: 1, 0, or -1 to ignore.
         weight: loss weight of the points: 0 without a face, reduced if the mouth is occluded.
     """
 
@@ -145,7 +145,7 @@ class ExampleMaker:
         return float((mask[shape > 0] > 0).mean()) if shape.any() else 0.0
 
     def _texture(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """(S, S, 3): occluder texture: skin of this or another face, background, or a flat color."""
+        """(S, S, 3) occluder texture: skin of this or another face, background, or a flat color."""
         size, kind = self.network.size, rng.integers(4)
         if kind == 0:
             return np.broadcast_to(rng.uniform(0, 255, 3), (size, size, 3))
@@ -170,7 +170,7 @@ def _blob(mask: np.ndarray, center: np.ndarray, radii: np.ndarray, rng: np.rando
 
 
 def disturb(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Randomizes lighting, resolution, noise and compression of an image (S, S, 3) uint8."""
+    """Randomizes lighting, resolution, noise and compression of a uint8 image (S, S, 3)."""
     size = image.shape[0]
     if rng.random() < given.coarse:
         small = int(size * rng.uniform(0.33, 0.9))

@@ -18,9 +18,9 @@ from preprocessing.faces.mesh import HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
 
-SIZE, SIDE = 240, 200.0  # of a kept crop: pixels, and units of the canonical face
-LEAST_FRAMES = 10  # with a face; clips with fewer are skipped
-LEAST_SCALE = 0.3  # pixels a unit; smaller faces show no lips
+SIZE, SIDE = 240, 200.0  # side of a stored crop: pixels, and units of the canonical face
+LEAST_FRAMES = 10  # clips with fewer frames with a face are skipped
+LEAST_SCALE = 0.3  # pixels per unit; lips of smaller faces are not visible
 BACKGROUND_SIZE, BACKGROUND_EVERY = 120, 6
 SEED = 0
 
@@ -60,8 +60,8 @@ def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictur
     Args:
         videos: Folder of NAME__CLIP.mp4.
         labels: Folder of their label files.
-        folder: Where the arrays go.
-        per_person: Frames.
+        folder: Output folder of the arrays.
+        per_person: Maximum number of frames per person.
         pictures: File of labeled still images; all are used.
 
     Raises:

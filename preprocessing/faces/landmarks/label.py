@@ -1,7 +1,7 @@
 """Labels videos with mesh points to train landmark networks: `python label.py OUT VIDEO...`
 
-One OUT/NAME.npz for each video: the points of MediaPipe FaceMesh (with attention to lips and eyes, one face, tracking),
-frame by frame, for `preprocessing.faces.landmarks.train --mesh OUT`. Videos with an existing label file are
+Writes OUT/NAME.npz for each video: the points of MediaPipe FaceMesh in each frame (attention model for lips and eyes,
+one face, tracking), for `preprocessing.faces.landmarks.train --mesh OUT`. Videos with an existing label file are
 skipped. The part of the file name before two underscores identifies the person: NAME__CLIP.mp4.
 
 MediaPipe needs a different numpy version, so this script is standalone and runs in a separate environment:
@@ -39,7 +39,7 @@ def mesh_indices() -> list[int]:
 
 
 def pack(points: np.ndarray) -> np.ndarray:
-    """(T, 206, 3) pixels → the bytes of the steps from frame to frame, low bytes first, compressed."""
+    """(T, 206, 3) pixels → compressed bytes of the differences between frames, all low bytes first."""
     whole = np.clip(np.round(points * STEPS), -(2**15) + 1, 2**15 - 1).astype(np.int32)
     steps = np.diff(whole, axis=0, prepend=np.zeros_like(whole[:1])).astype("<i2")
     data = steps.transpose(2, 1, 0).copy().view(np.uint8).reshape(-1, 2).T.tobytes()
@@ -80,7 +80,7 @@ def label(video: Path, target: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; 1 if a video could not be read."""
+    """Runs the command; returns 1 if a video could not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the labels")
     parser.add_argument("videos", type=Path, nargs="+")

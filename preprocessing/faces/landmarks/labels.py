@@ -14,7 +14,7 @@ from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 
 STEPS = 8  # quantization steps per pixel
-# MediaPipe counts from the pixel edge, we from its center. Uncorrected, the half pixel is a shift that depends on the
+# MediaPipe measures from the pixel edge, we from the pixel center. Uncorrected, the half pixel is a shift that depends on the
 # face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
 EDGE = np.array([0.5, 0.5, 0.0], np.float32)
 
@@ -24,8 +24,8 @@ class MeshLabels:
     """The mesh points of a video's frames, in decoding order.
 
     Attributes:
-        points: (T, 206, 3) float32 pixels, whole numbers at pixel centers, z in pixels, too; 0 where no face was found.
-        found: (T,) bool.
+        points: (T, 206, 3) float32 pixels, integers at pixel centers, z also in pixels; 0 where no face was found.
+        found: (T,) bool, whether a face was found.
         times: (T,) seconds.
     """
 
@@ -34,7 +34,7 @@ class MeshLabels:
     times: np.ndarray
 
     def first(self, count: int | None) -> MeshLabels:
-        """The first so many frames; None for all."""
+        """The first `count` frames; None for all."""
         return MeshLabels(self.points[:count], self.found[:count], self.times[:count])
 
 

@@ -13,8 +13,8 @@ from preprocessing.faces.landmarks.model import NetworkConfig
 from preprocessing.faces.landmarks.views import FACE_SIDE, MOUTH_SIDE
 from preprocessing.faces.mesh import LEFT_EYE, LIPS_INNER, LIPS_OUTER, RIGHT_EYE, mouth_width, opening
 
-DEPTH_WEIGHT = 0.4  # of depth, which a single image barely constrains
-LOWER = np.concatenate([LIPS_OUTER[1:10], LIPS_INNER[1:10]])  # lip points and those on the other side of the mouth
+DEPTH_WEIGHT = 0.4  # weight of depth, which a single image barely constrains
+LOWER = np.concatenate([LIPS_OUTER[1:10], LIPS_INNER[1:10]])  # lower lip points and their opposites on the upper lip
 UPPER = np.concatenate([LIPS_OUTER[:10:-1], LIPS_INNER[:10:-1]])
 
 
@@ -23,9 +23,9 @@ class LossWeights:
     """Weights of the losses.
 
     Attributes:
-        points: Mean distance along the axes over all points.
+        points: Mean absolute error over all points.
         lips: The same over both lip rings.
-        gap: Of the lip-to-lip vectors across the mouth, which determine whether it is closed.
+        gap: The same over the lip-to-lip vectors across the mouth, which determine whether it is closed.
         presence: Cross-entropy of presence.
     """
 
@@ -48,7 +48,7 @@ class LandmarkLoss:
     def __call__(
         self, points: Tensor, logits: Tensor, truth: Tensor, presence: Tensor, weight: Tensor
     ) -> dict[str, Tensor]:
-        """Of (B, P, 3) points, (B,) logits, the true ones, and (B,) weights of each example's points."""
+        """Losses of (B, P, 3) points and (B,) logits against the true ones; (B,) weights of each example's points."""
         axes = torch.tensor([1.0, 1.0, DEPTH_WEIGHT])
         error = (points - truth).abs() * axes * self.units
         gap = (points[:, self.upper] - points[:, self.lower]) - (truth[:, self.upper] - truth[:, self.lower])
@@ -64,11 +64,11 @@ class LandmarkLoss:
 
 
 def measure_points(points: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How far (T, 206, 3) points are from the true ones, in percent of the eyes' distance, and how the mouth follows.
+    """Errors of (T, 206, 3) points in percent of the eye distance, and correlation of the mouth shape.
 
     Returns:
-        all and lips: mean distance in the image plane; shift: the part of the lips' that is the same in all frames;
-        opening and width: Pearson's r over the frames.
+        all and lips: mean distance in the image plane; shift: constant part of the lip error over all frames;
+        opening and width: Pearson correlation over the frames.
     """
     eyes = np.linalg.norm(truth[:, RIGHT_EYE, :2].mean(1) - truth[:, LEFT_EYE, :2].mean(1), axis=-1)
     away = (points - truth)[..., :2] / eyes[:, None, None]

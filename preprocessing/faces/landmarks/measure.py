@@ -2,10 +2,10 @@
 
     python -m preprocessing.faces.landmarks.measure VIDEOS --mesh LABELS
 
-One line a video: the frames compared; the share of the labelled frames that have points; the mean distance of all
-points and of the lips in percent of the eyes' distance, and how much of the lips' is one constant shift; Pearson's r of
-the mouth's opening and width; jitter of the lips while the mouth is still, ours and the labels', in units of the
-canonical face (eyes 42 apart); the share of the labels' closures kept within one frame; milliseconds a frame.
+Prints a line per video: the number of frames compared; the fraction of labeled frames with points; the mean error of all
+points and of the lips in percent of the eye distance, and the constant part of the lip error; the Pearson correlation of
+mouth opening and width; the jitter of the lips while the mouth is still, ours and the labels', in units of the canonical
+face (eyes 42 apart); the fraction of the labels' closures kept within one frame; milliseconds per frame.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
 
-CLOSED = 1.2  # units between the inner lips' middles, above the smallest opening in the video
-STILL = 0.25  # units: the labels' opening varies less within a second while the mouth is still
+CLOSED = 1.2  # units between the inner lips' midpoints, above the smallest opening in the video
+STILL = 0.25  # units: the standard deviation of the labels' opening is lower while the mouth is still
 
 
 def compare(points: np.ndarray, labels: np.ndarray, fps: float) -> dict[str, float]:
@@ -79,8 +79,8 @@ def measure_video(
     tracker, found, spent = LandmarkTracker(network, detector, smoothing=smoothing), [], 0.0
     with open_media(video) as container:
         for frame in islice(decode(container, container.streams.video[0]), len(labels.found)):
-            picture, begun = to_bgr(frame, frame.width, frame.height), time.process_time()
-            found += tracker.push(picture)
+            image, begun = to_bgr(frame, frame.width, frame.height), time.process_time()
+            found += tracker.push(image)
             spent += time.process_time() - begun
     found += tracker.finish()
     count = min(len(found), len(labels.found))
@@ -97,11 +97,11 @@ def parser() -> argparse.ArgumentParser:
     flags = Parser("preprocessing.faces.landmarks.measure", __doc__)
     flags.add_argument("videos", type=Path, help="folder of NAME.mp4")
     flags.add_argument("--mesh", type=Path, required=True, help="folder of their labels NAME.npz")
-    flags.add_argument("--network", type=Path, help="checkpoint (default: the shipped one)")
-    flags.add_argument("--yunet", type=Path, help="YuNet's model file")
-    flags.add_argument("--skip", default="", help="leave out videos whose names begin so")
-    flags.add_argument("--frames", type=int, default=0, help="compare only so many at the start of each (default: all)")
-    flags.add_argument("--raw", action="store_true", help="without smoothing")
+    flags.add_argument("--network", type=Path, help="checkpoint (default: the bundled one)")
+    flags.add_argument("--yunet", type=Path, help="YuNet model file")
+    flags.add_argument("--skip", default="", help="skip videos whose names start with this prefix")
+    flags.add_argument("--frames", type=int, default=0, help="compare only this many frames at the start of each video (default: all)")
+    flags.add_argument("--raw", action="store_true", help="disable smoothing")
     return flags
 
 

@@ -14,7 +14,7 @@ from preprocessing.faces.landmarks.views import MOUTH_CENTER, MOUTH_SIDE
 from preprocessing.faces.mesh import MESH_INDICES, canonical_face, lower_face
 
 PARTS = ("face", "mouth")
-LEAK = 0.1  # where no batch norm keeps units alive: with plain ReLU nine tenths of the hidden ones died for good
+LEAK = 0.1  # slope of the leaky ReLUs without batch norm, where plain ReLU left nine tenths of the hidden units dead
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class NetworkConfig:
     """Architecture of a landmark network.
 
     Attributes:
-        part: What it sees: "face" gives all points, "mouth" those of the lower face.
-        size: Side of its square input in pixels.
-        widths: Channels of the stem and of each stage; every stage halves the picture.
+        part: Input region: "face" predicts all points, "mouth" those of the lower face.
+        size: Side of the square input in pixels.
+        widths: Channels of the stem and of each stage; each stage halves the resolution.
         depths: Residual blocks of each stage.
-        squeeze: Channels before the points are read off.
-        hidden: Width of the layer between.
+        squeeze: Channels before the regression head.
+        hidden: Hidden units of the regression head.
     """
 
     part: str = "face"
@@ -51,7 +51,7 @@ class NetworkConfig:
 
 
 def network_config(values: dict[str, Any]) -> NetworkConfig:
-    """A network's shape from what its checkpoint says."""
+    """The configuration of a network from its checkpoint."""
     return NetworkConfig(**values | {name: tuple(values[name]) for name in ("widths", "depths")})
 
 
@@ -82,10 +82,10 @@ class ResidualBlock(nn.Module):
 
 
 class LandmarkNet(nn.Module):
-    """Crops → points and the logit of presence.
+    """Crops → points and presence logit.
 
-    Points are read off the last features by two linear layers: at this size of picture and budget a direct
-    regression beats heat maps in speed and is as exact.
+    Two linear layers regress the points: at this resolution and budget, direct regression is as accurate as heat maps
+    and faster.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -102,7 +102,7 @@ class LandmarkNet(nn.Module):
         self.presence = nn.Linear(config.hidden, 1)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) BGR from 0 to 1 → points (B, P, 3), -1 to 1 across the crop, depth likewise; logits (B,)."""
+        """(B, 3, S, S) BGR from 0 to 1 → points (B, P, 3), -1 to 1 across the crop, depth on the same scale; logits (B,)."""
         hidden = self.hidden(self.features(crops * 2 - 1))
         return self.points(hidden).unflatten(-1, (-1, 3)), self.presence(hidden).squeeze(-1)
 

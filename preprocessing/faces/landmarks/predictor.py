@@ -18,7 +18,7 @@ from training.checkpoint import Checkpoint
 
 KIND = "landmarks"
 WEIGHTS = "weights/landmarks.safetensors"
-LOOKS = 3  # refinement passes, from a detector box to an upright crop of the right size
+LOOKS = 3  # prediction passes from a detector box to an upright crop of the right size
 
 
 class LandmarkNetwork(Protocol):

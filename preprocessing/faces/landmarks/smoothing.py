@@ -1,14 +1,14 @@
 """Removes jitter from tracked points without blurring mouth closures.
 
-A head's pose and a face's shape jitter and move differently, so each is smoothed by itself, the shape turned to the
-front, the lips apart from the rest. Each is averaged over a few frames before and after, and a frame counts the less
-the more it differs: the bilateral filter (Tomasi and Manduchi, "Bilateral filtering for gray and color images", ICCV
-1998) along time, with the mean distance over all points of the group for the difference. Noise averages out in that
-mean, a mouth that closes for one frame does not.
+Head pose and face shape jitter and move differently, so they are smoothed separately: the pose, and with the pose
+removed, the lips and the rest of the face. Each is averaged over a few frames before and after with weights that
+decrease with the difference between frames: a temporal bilateral filter (Tomasi and Manduchi, "Bilateral filtering for
+gray and color images", ICCV 1998). The difference is the mean distance over all points of the group; noise averages out
+in that mean, a mouth that closes for one frame does not.
 
-Measured on five videos' labels with 0.35 units of noise added (lips=0.6): jitter fell from 0.58 to 0.22 units, and 0.94
-of the closures were kept within a frame; a one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which sees the past
-alone, left 0.26 and kept 0.86. Our network's own jitter is lower, so the lips' width is, too.
+Measured on the labels of five videos with 0.35 units of noise added (lips=0.6): jitter fell from 0.58 to 0.22 units, and
+0.94 of the closures were kept within a frame; a one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which uses past
+frames only, left 0.26 and kept 0.86. Our network has less jitter, so the default width for the lips is lower, too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class SmoothingConfig:
     """Smoothing settings; lengths are units of the canonical face (eyes 42 apart).
 
     Attributes:
-        reach: Frames that are looked at on either side; 0 for no smoothing.
-        width: Frames, the standard deviation of the weights in time.
-        lips: Rms difference of two frames' lips at which they stop counting as one shape.
+        reach: Frames averaged on either side; 0 for no smoothing.
+        width: Standard deviation of the temporal weights, frames.
+        lips: Range width for the lips: RMS difference between frames beyond which they are not averaged.
         face: The same for the rest of the face.
-        pose: The same for where the head is.
+        pose: The same for the head pose.
     """
 
     reach: int = 2
@@ -88,7 +88,7 @@ class LandmarkSmoother:
     def _average(
         self, frames: np.ndarray, middle: int, width: float, rows: np.ndarray | slice = slice(None)
     ) -> np.ndarray:
-        """The (N, P, 3) frames in a mean around the one in the middle; the points of `rows` tell how they differ."""
+        """Weighted mean of (N, P, 3) frames around the one at `middle`; differences are measured on the points of `rows`."""
         away = ((frames - frames[middle])[:, rows, :2] ** 2).sum(-1).mean(-1)
         lag = np.arange(len(frames)) - middle
         weights = np.exp(-((lag / self.config.width) ** 2) / 2 - away / (2 * width**2))

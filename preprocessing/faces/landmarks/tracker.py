@@ -16,9 +16,9 @@ from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingC
 from preprocessing.faces.mesh import HeadPose, Landmarks, canonical_face
 from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
 
-SAME_FACE = 0.5  # intersection over the smaller box
-LARGEST_STEP = 0.4  # between two frames, as a fraction of the face's height
-LARGEST_GROWTH = 1.35
+SAME_FACE = 0.5  # minimum intersection over the smaller box
+LARGEST_STEP = 0.4  # maximum motion between frames, as a fraction of the face height
+LARGEST_GROWTH = 1.35  # maximum size ratio between frames
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class LandmarkTrackerConfig:
     """Tracking settings.
 
     Attributes:
-        select: Who is followed from the start of a shot: largest, left, right, center, or the face nearest to 'X,Y'.
-        every: Frames from one check by the detector to the next.
-        retry: The same while there is no face, or its presence is in doubt.
-        least_presence: Below it the detector is asked whether there still is a face.
-        detect_side: Pixels of the longer side of the frames that the detector is given.
+        select: Face to track from the start of a shot: largest, left, right, center, or the one nearest to 'X,Y'.
+        every: Frames between detector checks.
+        retry: The same while no face is tracked or its presence is low.
+        least_presence: Presence below which the detector verifies the face.
+        detect_side: Longer side in pixels of the frames given to the detector.
     """
 
     select: str = "largest"
@@ -42,20 +42,20 @@ class LandmarkTrackerConfig:
     def __post_init__(self) -> None:
         parse_select(self.select)
         if self.every < 1 or self.retry < 1 or self.detect_side < 32 or not 0 <= self.least_presence <= 1:
-            raise UsageError("landmark tracking needs every, retry >= 1, detect_side >= 32 and a presence from 0 to 1")
+            raise UsageError("landmark tracking needs every >= 1, retry >= 1, detect_side >= 32 and least_presence from 0 to 1")
 
 
 class LandmarkTracker:
     """Tracks the mesh points of one person in constant memory, with a delay of up to `max_lag` frames.
 
-    The detector is asked at a shot's start, where the presence falls or the points leap, and every `every` frames: if
-    its box is elsewhere, the face is taken up anew there.
+    The detector runs at the start of a shot, when presence drops or points jump, and every `every` frames; if its box is
+    elsewhere, tracking restarts there.
 
     Args:
-        network: who finds points near a place.
-        detector: who finds faces.
-        config: how a face is followed.
-        smoothing: how strongly jitter is taken out.
+        network: predicts points near a position.
+        detector: detects faces.
+        config: tracking settings.
+        smoothing: smoothing settings.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LandmarkTracker:
         self._select = parse_select(self.config.select)
         self._smoother = LandmarkSmoother(smoothing)
         self.max_lag = AHEAD + self._smoother.config.reach
-        """Maximum delay in frames: shot detection and smoothing need look-ahead."""
+        """Maximum delay in frames: shot detection and smoothing need lookahead."""
         self._cuts, self._waiting = SceneCutDetector(), deque[np.ndarray]()
         self._last: Landmarks | None = None
         self._since = 0  # frames since the detector last ran

@@ -3,9 +3,9 @@
     python -m preprocessing.faces.landmarks.train --config configs/landmarks-face.yaml \\
         --videos VIDEOS --mesh LABELS --out runs/landmarks-face
 
-The folder of the run receives network.safetensors (the averaged weights), log.jsonl, config.json and state.pt, from
-which the same command resumes. The crops are cut once and kept in --cache. Exit code: 0 when it has trained, 1 when it
-could not go on, 2 for wrong usage, 130 when interrupted.
+Writes to the run folder: network.safetensors (the averaged weights), log.jsonl, config.json and state.pt, from which the
+same command resumes. Crops are extracted once and cached in --cache. Exit code: 0 on success, 1 if training failed, 2
+for wrong usage, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class LandmarkRecipe:
     """Training settings.
 
     Attributes:
-        network: Its shape.
-        augmentation: What is done to its examples.
-        weights: Of the losses.
+        network: Architecture of the network.
+        augmentation: Data augmentation.
+        weights: Loss weights.
         steps: Training steps.
-        batch_size: Examples a step.
-        lr: The highest rate; it rises over `warmup` steps and falls along a cosine.
-        warmup: Steps.
-        weight_decay: AdamW's.
-        average: Of the weights, how much the running average keeps at each step.
-        person_power: A person with n crops is drawn in proportion to n to this power.
-        seed: Of everything that is drawn.
+        batch_size: Examples per step.
+        lr: Peak learning rate, with linear warmup and cosine decay.
+        warmup: Warmup steps.
+        weight_decay: Weight decay of AdamW.
+        average: Decay of the exponential moving average of the weights.
+        person_power: A person with n crops is sampled in proportion to n to this power.
+        seed: Random seed of initialization and sampling.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -86,17 +86,17 @@ class LandmarkTrainOptions:
     """Training job.
 
     Attributes:
-        videos: Folder of NAME__CLIP.mp4; what stands before the underscores says who is seen.
-        mesh: Folder of their mesh labels (preprocessing/faces/landmarks/label.py makes them).
-        out: The run's folder; an earlier run there goes on.
-        init: Checkpoint of the same network whose weights a new run starts from.
-        stills: File of labelled pictures of more people.
-        val_videos: Folder of videos of other people, to validate on.
+        videos: Folder of NAME__CLIP.mp4; the part before the underscores identifies the person.
+        mesh: Folder of their mesh labels (made by preprocessing/faces/landmarks/label.py).
+        out: Run folder; an existing run in it is resumed.
+        init: Checkpoint of the same network to initialize a new run.
+        stills: File of labeled still images of more people.
+        val_videos: Folder of validation videos of other people.
         val_mesh: Folder of their labels.
-        cache: Folder of the crops, cut at the first run; by default OUT/crops.
-        per_person: Frames cut of each person.
-        log_every: Steps from one logged loss to the next.
-        validate_every: Steps from one check, and one saved state, to the next.
+        cache: Folder of the crops, extracted in the first run (default: OUT/crops).
+        per_person: Maximum number of frames per person.
+        log_every: Steps between logged losses.
+        validate_every: Steps between validations and saved states.
     """
 
     videos: Path
@@ -134,10 +134,10 @@ class LandmarkTrainState:
 
 
 def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path | None = None) -> LandmarkTrainState:
-    """A new network that says the mean points (P, 3) of every face, or the one of a checkpoint.
+    """Initializes training with a network that outputs the mean points (P, 3), or with the weights of a checkpoint.
 
     Raises:
-        UsageError: `init` is no checkpoint of such a network.
+        UsageError: `init` is not a checkpoint of the same network.
     """
     torch.manual_seed(recipe.seed)
     network = LandmarkNet(recipe.network)
@@ -145,7 +145,7 @@ def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path |
     if init:
         saved = Checkpoint.load(init, f"landmarks-{recipe.network.part}")
         if network_config(saved.config["network"]) != recipe.network:
-            raise UsageError(f"{init} is a network of another shape, {saved.config['network']}")
+            raise UsageError(f"{init} has a different network configuration: {saved.config['network']}")
         network.load_state_dict(saved.weights)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)

@@ -9,10 +9,10 @@ import numpy as np
 
 from preprocessing.faces.mesh import HeadPose
 
-FACE_SIDE, MOUTH_SIDE = 162.0, 68.0  # of the squares, in units of the canonical face
+FACE_SIDE, MOUTH_SIDE = 162.0, 68.0  # sides of the squares, in units of the canonical face
 FACE_CENTER = np.array([64.0, 66.0, 8.0])  # their centers on the canonical face
 MOUTH_CENTER = np.array([64.0, 98.0, -4.0])
-BOX_SIDE = 1.38  # side of a face's view over the longer side of a detector's box
+BOX_SIDE = 1.38  # side of the face view relative to the longer side of a detector box
 SHRINK = 0.7  # stronger reductions are area-averaged first to avoid aliasing
 
 
@@ -21,9 +21,9 @@ class View:
     """A square in a frame.
 
     Attributes:
-        center: (2,) x, y in pixels of the frame.
-        side: its length in pixels of the frame.
-        angle: by which it is turned, in radians, clockwise on the screen.
+        center: (2,) x, y, frame pixels.
+        side: side length, frame pixels.
+        angle: rotation in radians, clockwise on screen.
     """
 
     center: np.ndarray
@@ -41,7 +41,7 @@ class View:
         return warp(frame, self.matrix(size), size)
 
     def to_crop(self, points: np.ndarray, size: int) -> np.ndarray:
-        """(..., 2 or 3) points of the frame in pixels of the crop; depth is scaled with the image."""
+        """(..., 2 or 3) frame pixels → crop pixels; depth is scaled with the image."""
         matrix = self.matrix(size)
         plane = points[..., :2] @ matrix[:, :2].T + matrix[:, 2]
         return np.concatenate([plane, points[..., 2:] * size / self.side], -1)
@@ -84,7 +84,7 @@ def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, factor: int) -> t
 
 
 def box_view(box: np.ndarray) -> View:
-    """The upright face view for a detector's box (4,), x1 y1 x2 y2."""
+    """The upright face view for a detector box (4,), x1 y1 x2 y2."""
     corner, far = np.asarray(box[:2], np.float64), np.asarray(box[2:], np.float64)
     return View((corner + far) / 2, BOX_SIDE * float((far - corner).max()))
 

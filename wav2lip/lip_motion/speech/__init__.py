@@ -1,1 +1,1 @@
-"""What a recording's speech sounds like, as vectors: a phoneme recogniser's inner layers, or a mel spectrogram."""
+"""Speech features: hidden layers of a phoneme recognizer, or a mel spectrogram."""

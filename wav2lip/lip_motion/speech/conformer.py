@@ -1,4 +1,4 @@
-"""A Conformer encoder for phonemes (Gulati et al., 2020; arXiv 2005.08100) with attention of bounded reach."""
+"""A Conformer encoder for phonemes (Gulati et al., 2020; arXiv 2005.08100) with windowed attention."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WIDTH, HEADS, INNER, BLOCKS, KERNEL, PHONEMES = 144, 4, 576, 4, 31, 191
-TAPS = (2, 4)  # blocks whose outputs are the features
-REACH = 100  # rows to either side that attention sees: 2 s
-HOP, FRAME = 160, 400  # samples from one mel column to the next, and in each
-ENGINE_FLOOR = 1e-10  # of the power under the logarithm, as the package's engine has it
-FLOOR = 1e-6  # ours: digital silence sounds like the quietest room, not like nothing ever heard in training
+TAPS = (2, 4)  # blocks whose outputs are used as features
+REACH = 100  # attention window in rows to either side: 2 s
+HOP, FRAME = 160, 400  # samples: hop and window of the mel spectrogram
+ENGINE_FLOOR = 1e-10  # floor of the log power in the package's own engine
+FLOOR = 1e-6  # our floor: digital silence looks like a quiet room, not like input far from the training data
 
 
 class FeedForward(nn.Module):
-    """Half a step of two layers."""
+    """Feed-forward module of two layers with half-step residual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of four heads, without positions."""
+    """Self-attention with four heads, without positional encoding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Convolution(nn.Module):
         return rows + self.pointwise2(F.silu(self._mixed(gated)))
 
     def _mixed(self, rows: Tensor) -> Tensor:
-        """The depthwise part in 32 bits: on CPUs its backward pass in bf16 takes several times as long."""
+        """The depthwise part in 32 bits: its bf16 backward pass is several times slower on CPUs."""
         with torch.autocast(rows.device.type, enabled=False):
             return self.depthwise(rows.float().transpose(1, 2)).transpose(1, 2)
 
@@ -76,11 +76,11 @@ class ConformerBlock(nn.Module):
 
 
 class Conformer(nn.Module):
-    """Samples → log-mel → 50 rows a second → four blocks.
+    """Samples → log-mel → 50 rows per second → four blocks.
 
     Attributes:
-        reach: rows to either side that attention sees; None for all of them.
-        floor: least power of a mel band.
+        reach: attention window in rows to either side; None for unlimited attention.
+        floor: minimum power of a mel band.
     """
 
     kernel: Tensor
@@ -97,7 +97,7 @@ class Conformer(nn.Module):
 
     @property
     def context(self) -> int:
-        """Rows to either side beyond which a row of the last block does not look, rounded up."""
+        """Receptive field of the last block in rows to either side, rounded up."""
         return BLOCKS * ((self.reach or 0) + KERNEL // 2) + 4
 
     def log_mel(self, samples: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Conformer(nn.Module):
         return outputs
 
     def mask(self, rows: int, device: torch.device) -> Tensor | None:
-        """(T, T) bool: which rows each may see; None where it is all of them."""
+        """(T, T) bool attention mask; None if every row may attend to all rows."""
         if self.reach is None or rows <= self.reach + 1:
             return None
         place = torch.arange(rows, device=device)
@@ -128,5 +128,5 @@ class Conformer(nn.Module):
         return torch.cat([outputs[tap] for tap in TAPS], dim=-1)
 
     def log_probabilities(self, samples: Tensor) -> Tensor:
-        """(B, n) → (B, 1 + n // 320, 191) of the phonemes, word boundary and blank."""
+        """(B, n) → (B, 1 + n // 320, 191) log-probabilities of the phonemes, word boundary and blank."""
         return F.log_softmax(self.head(self.outputs(samples)[-1]), dim=-1)

@@ -1,7 +1,7 @@
-"""The phoneme recogniser of the package hama as a speech encoder: a small Conformer (Gulati et al., 2020) in PyTorch.
+"""Speech encoder from the phoneme recognizer of the package hama: a small Conformer (Gulati et al., 2020) in PyTorch.
 
-Phonetic features carry to voices that were never heard in training, which a spectrogram does not. The weights
-(Apache-2.0) are read from the installed package; its engine, which gives text only, is never imported.
+Phonetic features generalize to unseen voices; spectrograms do not. The weights (Apache-2.0) are read from the installed
+package; its engine, which outputs text only, is never imported.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ SHA256 = "a9fcfe73e179ca48e399cd76a90a6b3e1887bf5037ecc52b778d13a149563328"
 MAGIC = b"HAMAPK\x01\x02"
 
 HOP = SAMPLE_RATE // 50
-CORE = 1000  # rows computed at a time: 20 s
+CORE = 1000  # rows per inference block: 20 s
 
 
 def weights_file() -> Path:
-    """Where the installed package keeps the recogniser's weights.
+    """Path of the recognizer's weights in the installed package.
 
     Raises:
-        UsageError: it is not installed, or in another version.
+        UsageError: the package is not installed, or has another version.
     """
     try:
         package = distribution("hama")
     except PackageNotFoundError:
         raise UsageError(f"the speech encoder's weights come with the package hama: {INSTALL}") from None
     if package.version != VERSION:
-        raise UsageError(f"the speech encoder needs hama {VERSION}, installed is {package.version}: {INSTALL}")
+        raise UsageError(f"the speech encoder needs hama {VERSION}, but {package.version} is installed: {INSTALL}")
     return Path(str(package.locate_file(ASSET)))
 
 
 def read_container(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .hama file by their ONNX names, float32.
+    """Reads the tensors of a .hama file by ONNX name, as float32.
 
     Layout, little-endian: magic (8 bytes), count (u32); per tensor the name (u16 length), type (u8, 0 float32, 1
-    float16), rank (u8), sides (u32 each), offset and size in bytes (u64) from the next multiple of 16.
+    float16), rank (u8), dimensions (u32 each), offset and size in bytes (u64). Data starts at the next multiple of 16.
 
     Raises:
-        UsageError: the file is missing, or not the one whose hash is known.
+        UsageError: the file is missing or its hash does not match.
     """
     try:
         data = path.read_bytes()
@@ -69,7 +69,7 @@ def read_container(path: Path) -> dict[str, Tensor]:
 
 
 def _entry(data: bytes, place: int) -> tuple[tuple[str, int, tuple[int, ...], int], int]:
-    """(name, type, sides, offset) of the entry at `place`, and where the next one begins."""
+    """(name, type, dimensions, offset) of the entry at `place`, and the position of the next one."""
     (length,) = struct.unpack_from("<H", data, place)
     name = data[place + 2 : place + 2 + length].decode()
     place += 2 + length
@@ -86,7 +86,7 @@ def _tensor(data: bytes, kind: int, sides: tuple[int, ...], start: int) -> Tenso
 
 
 def conformer_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The container's tensors under the names that `Conformer` has for them."""
+    """Renames the container's tensors to the state dict keys of `Conformer`."""
     model = "acoustic_model.model."
     weights = {
         "kernel": torch.cat([tensors["stft_real_kernel"], tensors["stft_imag_kernel"]]),
@@ -103,7 +103,7 @@ def conformer_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _block_weights(tensors: dict[str, Tensor], prefix: str, product: int, convolution: int) -> dict[str, Tensor]:
-    """One block's; the exporter named the matrices by number: `product` is the first, `convolution` the depthwise."""
+    """Weights of one block; the exporter numbered the matrices: `product` is the first, `convolution` the depthwise one."""
     numbers = {
         "ffn1.fc1": 0,
         "ffn1.fc2": 1,
@@ -128,9 +128,9 @@ def _block_weights(tensors: dict[str, Tensor], prefix: str, product: int, convol
 
 
 class HamaEncoder:
-    """Outputs of the recogniser's blocks 2 and 4, side by side: 288 numbers, 50 times a second (see `SpeechEncoder`).
+    """Concatenated outputs of the recognizer's blocks 2 and 4: 288 values, 50 times per second (see `SpeechEncoder`).
 
-    Attention reaches `conformer.reach` rows to both sides, so that a row depends on a bounded stretch of sound.
+    Attention is limited to `conformer.reach` rows to either side, so a row depends on a bounded range of audio.
     """
 
     name: EncoderName = "hama"
@@ -141,26 +141,26 @@ class HamaEncoder:
 
     @classmethod
     def load(cls) -> HamaEncoder:
-        """The installed package's recogniser.
+        """Loads the recognizer of the installed package.
 
         Raises:
-            UsageError: it is not installed, in another version, or damaged.
+            UsageError: the package is not installed, has another version, or is damaged.
         """
         conformer = Conformer()
         conformer.load_state_dict(conformer_weights(read_container(weights_file())))
         return cls(conformer)
 
     def rows(self, samples: Samples, first: int, last: int) -> np.ndarray:
-        """As `SpeechEncoder.rows`."""
+        """See `SpeechEncoder.rows`."""
         pieces = [self._core(samples, start, min(start + CORE, last)) for start in range(first, last, CORE)]
         return np.concatenate(pieces) if pieces else np.zeros((0, self.dimension), np.float32)
 
     def _core(self, samples: Samples, first: int, last: int) -> np.ndarray:
-        """A few rows, with as much sound on both sides as they depend on."""
+        """Computes one block of rows, with enough audio context on both sides."""
         start = max(first - self.conformer.context, 0)
         stop = min(last + self.conformer.context, row_count(len(samples)))
         piece = as_float(samples[start * HOP : stop * HOP])
-        piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection needs a few samples
+        piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection padding needs a few samples
         with torch.inference_mode():
             taps = self.conformer(torch.from_numpy(piece)[None])[0]
         return taps[first - start : last - start].numpy()

@@ -1,4 +1,4 @@
-"""A log-mel spectrogram as a speech encoder: no weights, no phonetics; the measure of what a recogniser adds."""
+"""A log-mel spectrogram as a speech encoder: no weights; the baseline for the recognizer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy as np
 from preprocessing.media.audio import AudioConfig, mel_spectrogram
 from wav2lip.lip_motion.speech.speech_encoder import EncoderName, Samples
 
-MEL = AudioConfig(hop_length=320)  # 50 columns a second
-REACH = MEL.n_fft // MEL.hop_length + 1  # columns beyond which sound does not matter
+MEL = AudioConfig(hop_length=320)  # 50 columns per second
+REACH = MEL.n_fft // MEL.hop_length + 1  # receptive field in columns to either side
 
 
 class MelEncoder:
-    """80 mel bands, 50 times a second, -4 to 4 (see `SpeechEncoder`)."""
+    """80 mel bands, 50 times per second, -4 to 4 (see `SpeechEncoder`)."""
 
     name: EncoderName = "mel"
     dimension = MEL.n_mels
 
     def rows(self, samples: Samples, first: int, last: int) -> np.ndarray:
-        """As `SpeechEncoder.rows`."""
+        """See `SpeechEncoder.rows`."""
         start = max(first - REACH, 0)
         piece = samples[start * MEL.hop_length : (last + REACH) * MEL.hop_length]
         mel = mel_spectrogram(piece, MEL)
