@@ -71,7 +71,7 @@ class ShapeExpert(nn.Module):
         )  # fmt: skip
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
-    def normalise(self, rows: Tensor, deviations: Tensor) -> None:
+    def normalize(self, rows: Tensor, deviations: Tensor) -> None:
         """Sets input normalization: the features' mean and std from (N, D) rows, and the shapes' (K,) stds."""
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(rows.std(0) + 1e-3)

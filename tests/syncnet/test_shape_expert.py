@@ -1,4 +1,4 @@
-"""The expert on shapes: its loss by hand, offsets that are planted, and that it learns."""
+"""The shape expert: loss by hand, known offsets, and learning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncnet.shape_expert import ShapeExpert, ShapeExpertConfig, offset, shape_m
 
 
 def test_the_loss_by_hand():
-    """Three frames; the middle one's neighbours do not take part, so its loss is nothing."""
+    """Three frames; the middle one's neighbors are masked out, so its loss is zero."""
     audio = torch.eye(3)[None]
     shape = torch.eye(3)[None]
     loss = shape_matching_loss(audio, shape, torch.ones(1, 3), torch.tensor(0.0))
@@ -48,7 +48,7 @@ def test_it_learns_which_shape_belongs_to_which_sound():
     expert = ShapeExpert(ShapeExpertConfig(features=5, components=2, width=16, dimension=8, dropout=0.0))
     rows = torch.randn(6, 60, 5)
     shapes = rows[:, ::2, :2] + 0.1 * torch.randn(6, 30, 2)
-    expert.normalise(rows.flatten(0, 1), torch.ones(2))
+    expert.normalize(rows.flatten(0, 1), torch.ones(2))
     optimizer = torch.optim.Adam(expert.parameters(), 1e-2)
     losses = []
     for _ in range(40):
@@ -63,5 +63,5 @@ def test_it_learns_which_shape_belongs_to_which_sound():
 
 
 def test_a_config_refuses_what_is_no_share():
-    with pytest.raises(UsageError, match="dropout is a share below 1, not 1"):
+    with pytest.raises(UsageError, match="dropout must be at least 0 and below 1, not 1"):
         ShapeExpertConfig(dropout=1)

@@ -69,8 +69,10 @@ class MotionClip:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
                     raise UsageError(f"{display_path(path)} is not a {FORMAT} of version {VERSION}")
-                if lacking := ", ".join(name for name in encoders if f"features.{name}" not in names):
-                    raise UsageError(f"{display_path(path)} has no features of {lacking}: prepare it again with that encoder")
+                if missing := ", ".join(name for name in encoders if f"features.{name}" not in names):
+                    raise UsageError(
+                        f"{display_path(path)} has no features of {missing}: prepare it again with that encoder"
+                    )
                 features = {name: file.get_tensor(f"features.{name}") for name in encoders}
                 parts = {name: file.get_tensor(name) for name in ("displacement", "valid", "times", "rest", "speech")}
         except (SafetensorError, OSError) as error:

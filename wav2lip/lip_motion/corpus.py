@@ -14,9 +14,9 @@ from wav2lip.lip_motion.clips import FPS, MotionClip
 from wav2lip.lip_motion.rest_errors import faces_at_rest
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.training_set import Example, example, fit_space, gains_of
+from wav2lip.lip_motion.training_set import Example, example, fit_space, speaker_gains
 
-EVERY = 7  # stride of the feature rows used for the mean and standard deviation
+FEATURE_STRIDE = 7  # stride of the feature rows used for the mean and standard deviation
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Corpus:
         seen = [clip for clip in clips if clip.split == "train"]
         if not seen:
             raise UsageError('no motion clip has the split "train"')
-        gains, people = gains_of(clips), {clip.speaker for clip in seen}
+        gains, people = speaker_gains(clips), {clip.speaker for clip in seen}
         space = space or fit_space(seen, gains, components, seed)
         held_out = [clip for clip in clips if clip.split == "val" and clip.speaker not in people]
-        ours, theirs = ([example(clip, space, gains[clip.speaker]) for clip in some] for some in (seen, held_out))
-        return cls(space, ours, theirs)
+        train, val = ([example(clip, space, gains[clip.speaker]) for clip in some] for some in (seen, held_out))
+        return cls(space, train, val)
 
     def shifted(self, offsets: Mapping[str, float]) -> Corpus:
         """A copy with recordings shifted in time by their offsets; see `find_offsets`."""
@@ -62,7 +62,7 @@ class Corpus:
 
     def feature_rows(self, encoder: str) -> Tensor:
         """(N, D) float32: a subset of the seen clips' features."""
-        rows = [item.clip.features[encoder][::EVERY] for item in self.seen]
+        rows = [item.clip.features[encoder][::FEATURE_STRIDE] for item in self.seen]
         return torch.from_numpy(np.concatenate(rows).astype(np.float32))
 
     def rest_map(self, frames: int = 60) -> RestMap | None:

@@ -23,13 +23,13 @@ from syncnet.shape_expert import ShapeExpert
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.clips import MotionClip, open_motion_clips
 from wav2lip.lip_motion.expert_training import open_expert
-from wav2lip.lip_motion.metrics import clip_metrics, judged_offset, predict, summarise
+from wav2lip.lip_motion.metrics import clip_metrics, judge_offset, predict, summarize
 from wav2lip.lip_motion.motion import WEIGHTS
 from wav2lip.lip_motion.offsets import find_offsets
 from wav2lip.lip_motion.rest_errors import rest_errors
-from wav2lip.lip_motion.training_set import Example, example, gains_of
+from wav2lip.lip_motion.training_set import Example, example, speaker_gains
 
-WITHIN = 1  # frames
+TOLERANCE = 1  # frames
 
 
 def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mapping[str, float] | None) -> list[Example]:
@@ -42,16 +42,16 @@ def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mappin
     chosen = [clip for clip in clips if clip.split == "val" and clip.speaker not in known]
     if not chosen:
         raise UsageError('no motion clip of the split "val" has a speaker who is not in "train"')
-    gains = gains_of(chosen)
+    gains = speaker_gains(chosen)
     items = [example(clip, motion.space, gains[clip.speaker]) for clip in chosen]
     if offsets is None:
-        guesses = [predict(motion.network, motion.space, item, motion.encoder, closing=False) for item in items]
-        offsets = find_offsets(guesses, items, motion.space)
+        predictions = [predict(motion.network, motion.space, item, motion.encoder, closing=False) for item in items]
+        offsets = find_offsets(predictions, items, motion.space)
     lags = [offsets.get(item.clip.name, 0.0) for item in items]
     return [example(item.clip, motion.space, item.gain, lag) for item, lag in zip(items, lags, strict=True)]
 
 
-def figures(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
+def clip_scores(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
     """Metrics of one clip by name; `judge`: a sync expert and the name of its speech encoder."""
     predicted = predict(motion.network, motion.space, item, motion.encoder)
     found = clip_metrics(motion.space, item, predicted)
@@ -60,7 +60,7 @@ def figures(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str]
         expert, encoder = judge
         rows = item.clip.features[encoder]
         for name, shapes in {"judged": predicted, "judged_real": item.coefficients}.items():
-            found[name] = float(judged_offset(expert, rows, shapes.astype(np.float32), counts))
+            found[name] = float(judge_offset(expert, rows, shapes.astype(np.float32), counts))
     return found
 
 
@@ -78,14 +78,14 @@ def evaluate(
         raise UsageError(f"the model has {ours} components, the judge {theirs}: train a judge for this model")
     clips = open_motion_clips(folder, *{motion.encoder, expert[1] if expert else motion.encoder})
     items = held_out(clips, motion, json.loads(offsets.read_text()) if offsets else None)
-    found = [figures(item, motion, expert) for item in items]
+    found = [clip_scores(item, motion, expert) for item in items]
     for item, values in zip(items, found, strict=True):
         if each:
             print(json.dumps({"clip": item.clip.name} | {name: round(value, 3) for name, value in values.items()}))
-    result = summarise(found)
+    result = summarize(found)
     for name in ("judged", "judged_real"):
         if name in result:
-            result[name] = float(np.mean([abs(values[name]) <= WITHIN for values in found if name in values]))
+            result[name] = float(np.mean([abs(values[name]) <= TOLERANCE for values in found if name in values]))
     if motion.rest is not None:
         result["shape_to_rest"], result["mapped_to_rest"] = rest_errors(motion.rest, items)
     return {"clips": len(items), "people": len({item.clip.speaker for item in items})} | result
@@ -95,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser("wav2lip.lip_motion.evaluate", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)"
+    )
     parser.add_argument("--offsets", type=Path, help="offsets.json of a training run")
     parser.add_argument("--judge", type=Path, help="checkpoint of a sync expert")
     parser.add_argument("--each", action="store_true", help="also print a line per clip")

@@ -24,11 +24,11 @@ from wav2lip.lip_motion.clips import open_motion_clips
 from wav2lip.lip_motion.corpus import Corpus
 from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
-from wav2lip.lip_motion.training_set import WindowDraw, inner_rows
+from wav2lip.lip_motion.training_set import WindowSampler, center_rows
 
 KIND = "shape-expert"
 WEIGHT_DECAY = 0.05
-APART = 1_000_000  # the expert samples windows from this step on, so that they differ from the network's
+FIRST_STEP = 1_000_000  # the expert samples windows from this step on, so that they differ from the network's
 LOG_EVERY = 100
 
 
@@ -39,13 +39,13 @@ def train_expert(
     torch.manual_seed(seed)
     features = corpus.seen[0].clip.features[encoder].shape[1]
     expert = ShapeExpert(ShapeExpertConfig(features, corpus.space.components))
-    expert.normalise(corpus.feature_rows(encoder), torch.from_numpy(corpus.space.deviations))
+    expert.normalize(corpus.feature_rows(encoder), torch.from_numpy(corpus.space.deviations))
     optimizer = torch.optim.AdamW(expert.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
-    draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, seed)
+    sampler = WindowSampler(corpus.seen, recipe.network, recipe.window, recipe.power, seed)
     for step in range(recipe.expert_steps):
         optimizer.param_groups[0]["lr"] = recipe.lr_at(step, recipe.expert_steps)
-        batch = draw.batch(APART + step, recipe.batch)
-        audio = expert.embed_audio(inner_rows(batch[encoder], recipe.network, recipe.window))
+        batch = sampler.batch(FIRST_STEP + step, recipe.batch)
+        audio = expert.embed_audio(center_rows(batch[encoder], recipe.network, recipe.window))
         shape, weight = expert.embed_shape(batch["coefficients"]), batch["known"] * batch["speech"]
         loss = shape_matching_loss(audio, shape, weight, expert.log_scale)
         optimizer.zero_grad()

@@ -18,16 +18,16 @@ from preprocessing.commands import Parser, run_command
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.clips import FPS, open_motion_clips
 from wav2lip.lip_motion.evaluate import held_out
-from wav2lip.lip_motion.metrics import clip_metrics, summarise
+from wav2lip.lip_motion.metrics import clip_metrics, summarize
 from wav2lip.lip_motion.motion import WEIGHTS, LipMotionModel
-from wav2lip.lip_motion.prepare import ENDINGS
+from wav2lip.lip_motion.prepare import VIDEO_SUFFIXES
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.training_set import Example
 
 HOP, PAST = 5, 50  # frames at 25 fps: between predictions, and of audio context before the predicted frames
-AHEADS = (1.0, 0.4, 0.2, 0.0)  # seconds
+LOOKAHEADS = (1.0, 0.4, 0.2, 0.0)  # seconds
 SECONDS = 8.0  # of each person
-A_FRAME = SAMPLE_RATE // FPS
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 
 
 def live_coefficients(
@@ -37,16 +37,16 @@ def live_coefficients(
 
     Frames are predicted in groups of five, so some of them get up to 0.16 s more.
     """
-    frames, later, rows = len(samples) // A_FRAME, round(ahead * FPS), []
+    frames, later, rows = len(samples) // SAMPLES_PER_FRAME, round(ahead * FPS), []
     for first in range(0, frames, HOP):
         start, now = max(0, first - PAST), first + HOP - 1 + later
-        piece = samples[start * A_FRAME : now * A_FRAME + 1]
+        piece = samples[start * SAMPLES_PER_FRAME : now * SAMPLES_PER_FRAME + 1]
         motion = model.displacements(piece, gain=gain, rest_gap=rest_gap)
         rows.append(motion.coefficients[first - start : first - start + HOP])
     return np.concatenate(rows)[:frames]
 
 
-def shortened(item: Example, frames: int) -> Example:
+def truncated(item: Example, frames: int) -> Example:
     """The first frames of an example."""
     parts = {
         name: getattr(item, name)[:frames] for name in ("coefficients", "known", "opening", "width", "speech")
@@ -66,18 +66,18 @@ def measure_lookahead(
         else:
             coefficients = live_coefficients(model, samples, ahead, gain, gap)
         frames = min(len(coefficients), item.frames)
-        found.append(clip_metrics(model.trained.space, shortened(item, frames), coefficients[:frames]))
-    return summarise(found)
+        found.append(clip_metrics(model.trained.space, truncated(item, frames), coefficients[:frames]))
+    return summarize(found)
 
 
-def with_sound(items: Sequence[Example], videos: Path, seconds: float) -> list[tuple[Example, np.ndarray]]:
+def with_audio(items: Sequence[Example], videos: Path, seconds: float) -> list[tuple[Example, np.ndarray]]:
     """Each person's first example and its samples, both truncated to `seconds`."""
     firsts = {item.clip.speaker: item for item in reversed(items)}
-    paths = {path.stem: path for path in (videos / "val").iterdir() if path.suffix.lower() in ENDINGS}
+    paths = {path.stem: path for path in (videos / "val").iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}
     pairs = []
     for item in firsts.values():
         samples = load_audio(paths[item.clip.name])[: round(seconds * SAMPLE_RATE)]
-        pairs.append((shortened(item, len(samples) // A_FRAME), samples))
+        pairs.append((truncated(item, len(samples) // SAMPLES_PER_FRAME), samples))
     return pairs
 
 
@@ -86,14 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("wav2lip.lip_motion.lookahead", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("videos", type=Path, help="folder of the videos that they were made from")
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=WEIGHTS, help="checkpoint of the model (default: the bundled one)"
+    )
     given = parser.parse_args(argv)
 
     def job() -> None:
         model = LipMotionModel.load(given.checkpoint)
         clips = open_motion_clips(given.clips, model.trained.encoder)
-        items = with_sound(held_out(clips, model.trained, None), given.videos, SECONDS)
-        for ahead in (None, *AHEADS):
+        items = with_audio(held_out(clips, model.trained, None), given.videos, SECONDS)
+        for ahead in (None, *LOOKAHEADS):
             found = measure_lookahead(model, items, ahead)
             shown = {name: round(found[name], 3) for name in ("opening_r", "width_r", "closures_kept", "deviation")}
             print(json.dumps({"lookahead": ahead} | shown), flush=True)

@@ -58,17 +58,17 @@ def motion_losses(
     batch: Mapping[str, Tensor],
     axes: Axes,
     expert: ShapeExpert | None,
-    heard: Tensor,
+    features: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Unweighted losses by name.
 
     Args:
         predicted: (B, T, K) coefficients.
         logits: (B, T) logits of closed lips.
-        batch: from `WindowDraw.batch`.
+        batch: from `WindowSampler.batch`.
         axes: opening and width in the shape space.
         expert: frozen; None leaves `sync` out.
-        heard: (B, 2 T, D) speech features for the expert.
+        features: (B, 2 T, D) speech features for the expert.
     """
     true, known = batch["coefficients"], batch["known"]
     error, count = predicted - true, known.sum() + 1
@@ -84,7 +84,7 @@ def motion_losses(
     }  # fmt: skip
     if expert is not None:
         with torch.no_grad():
-            audio = expert.embed_audio(heard)
+            audio = expert.embed_audio(features)
         weight = known * batch["speech"]
         losses["sync"] = shape_matching_loss(audio, expert.embed_shape(predicted), weight, expert.log_scale)
     return losses

@@ -9,24 +9,24 @@ import torch
 
 from preprocessing.faces.mesh import lower_face
 from syncnet.shape_expert import ShapeExpert, offset
-from wav2lip.lip_motion.model import LipMotionNet, rows_around
+from wav2lip.lip_motion.model import LipMotionNet, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.silence import rested
+from wav2lip.lip_motion.silence import rest_in_silence
 from wav2lip.lip_motion.training_set import CLOSED, Example, measured_rows
 
-LEAST_FRAMES = 8  # in silence and in speech, to measure motion in silence
+MIN_FRAMES = 8  # in silence and in speech, to measure motion in silence
 
 
 def predict(
     network: LipMotionNet, space: ShapeSpace, item: Example, encoder: str = "hama", closing: bool = True
 ) -> np.ndarray:
     """Predicts (T, K) coefficients from a clip's audio; `closing` applies rest in silence and lip closure."""
-    rows = rows_around(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
+    rows = context_rows(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
     network.eval()
     with torch.inference_mode():
         coefficients, logits = (part[0].numpy() for part in network(torch.from_numpy(rows)[None]))
     if closing:
-        return rested(coefficients, logits, item.talking, space, item.rest_gap / item.gain)
+        return rest_in_silence(coefficients, logits, item.talking, space, item.rest_gap / item.gain)
     return coefficients
 
 
@@ -58,7 +58,7 @@ def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> 
         "deviation": float(opening[known].std() / max(item.opening[known].std(), 1e-6)),
         "width_deviation": float(width[known].std() / max(item.width[known].std(), 1e-6)),
         **_closures(opening, item),
-        **_restlessness(opening, item),
+        **_silence_motion(opening, item),
     }
 
 
@@ -76,32 +76,32 @@ def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
     }
 
 
-def _restlessness(opening: np.ndarray, item: Example) -> dict[str, float]:
+def _silence_motion(opening: np.ndarray, item: Example) -> dict[str, float]:
     """Mean speed of the opening in silence relative to that in speech, predicted and real."""
     both = item.known[1:] & item.known[:-1]
     silent, spoken = ~item.speech[1:] & both, item.speech[1:] & both
-    if silent.sum() <= LEAST_FRAMES or spoken.sum() <= LEAST_FRAMES:
+    if silent.sum() <= MIN_FRAMES or spoken.sum() <= MIN_FRAMES:
         return {"silence_motion": np.nan, "silence_motion_real": np.nan}
     ours, theirs = (np.abs(np.diff(curve)) for curve in (opening, item.opening))
     shares = (float(speed[silent].mean() / max(speed[spoken].mean(), 1e-6)) for speed in (ours, theirs))
     return dict(zip(("silence_motion", "silence_motion_real"), shares, strict=True))
 
 
-def judged_offset(judge: ShapeExpert, rows: np.ndarray, coefficients: np.ndarray, counts: np.ndarray) -> int:
+def judge_offset(judge: ShapeExpert, rows: np.ndarray, coefficients: np.ndarray, counts: np.ndarray) -> int:
     """Lag in frames of (T, K) shapes behind (R, D) audio features, as estimated by the judge."""
     frames = len(coefficients)
-    heard = rows[np.clip(np.arange(2 * frames), 0, len(rows) - 1)].astype(np.float32)
+    features = rows[np.clip(np.arange(2 * frames), 0, len(rows) - 1)].astype(np.float32)
     judge.eval()
     with torch.inference_mode():
-        audio = judge.embed_audio(torch.from_numpy(heard)[None])[0].numpy()
+        audio = judge.embed_audio(torch.from_numpy(features)[None])[0].numpy()
         shape = judge.embed_shape(torch.from_numpy(coefficients)[None])[0].numpy()
     return offset(audio, shape, counts)[0]
 
 
-def summarise(found: Sequence[dict[str, float]]) -> dict[str, float]:
+def summarize(found: Sequence[dict[str, float]]) -> dict[str, float]:
     """Median of each metric over the clips that have it."""
     names = found[0].keys() if found else ()
-    columns = {name: np.array([figures[name] for figures in found]) for name in names}
+    columns = {name: np.array([scores[name] for scores in found]) for name in names}
     return {name: float(np.nanmedian(column)) for name, column in columns.items() if not np.isnan(column).all()}
 
 
@@ -114,4 +114,4 @@ def score(values: Mapping[str, float]) -> float:
 
 def measure(items: Sequence[Example], space: ShapeSpace, motion: Callable[[Example], np.ndarray]) -> dict[str, float]:
     """Median metrics over clips of the coefficients that `motion` predicts."""
-    return summarise([clip_metrics(space, item, motion(item)) for item in items])
+    return summarize([clip_metrics(space, item, motion(item)) for item in items])

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 
-STEM = 4  # kernel size of the stem in rows; its stride turns two rows into one frame
-ROWS = 2  # feature rows per frame
-SURE, UNSURE = 0.55, 0.25  # closure probability above which lips are fully closed, and below which they are unchanged
+STEM_KERNEL = 4  # kernel size of the stem in rows; its stride turns two rows into one frame
+ROWS_PER_FRAME = 2  # feature rows per frame
+CLOSED_ABOVE, OPEN_BELOW = 0.55, 0.25  # closure probability from which lips are fully closed, and up to which unchanged
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MotionConfig:
             raise UsageError(f"lookahead must be from -1 to {self.blocks * (self.kernel // 2)}, not {self.lookahead}")
 
     @property
-    def rights(self) -> list[int]:
+    def block_lookaheads(self) -> list[int]:
         """Future frames in each block's kernel; the first blocks use up the lookahead."""
         half = self.kernel // 2
         left = self.lookahead if self.lookahead >= 0 else self.blocks * half
@@ -59,7 +59,7 @@ class MotionConfig:
     @property
     def after(self) -> int:
         """Frames of context needed after the last output frame."""
-        return sum(self.rights)
+        return sum(self.block_lookaheads)
 
     @property
     def before(self) -> int:
@@ -95,14 +95,14 @@ class Tower(nn.Module):
         self.register_buffer("mean", torch.zeros(config.features))
         self.register_buffer("deviation", torch.ones(config.features))
         self.linear = nn.Linear(config.features, config.width)
-        self.halve = nn.Conv1d(config.width, config.width, STEM, stride=ROWS)
+        self.halve = nn.Conv1d(config.width, config.width, STEM_KERNEL, stride=ROWS_PER_FRAME)
         self.blocks = nn.ModuleList(
-            [Block(config.width, config.kernel, right, config.dropout) for right in config.rights]
+            [Block(config.width, config.kernel, right, config.dropout) for right in config.block_lookaheads]
         )
         self.norm, self.head = nn.LayerNorm(config.width), nn.Linear(config.width, outputs)
         self.dropout = nn.Dropout(config.dropout)
 
-    def normalise(self, rows: Tensor) -> None:
+    def normalize(self, rows: Tensor) -> None:
         """Sets the features' mean and standard deviation from (N, D) rows."""
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(rows.std(0) + 1e-3)
@@ -133,8 +133,8 @@ class LipMotionNet(nn.Module):
         return numbers[..., :-1] * self.scale, numbers[..., -1]
 
 
-def rows_around(rows: np.ndarray, first: int, count: int, config: MotionConfig) -> np.ndarray:
-    """The rows that the network needs to predict `count` frames from `first` on; the ends are repeated beyond the recording.
+def context_rows(rows: np.ndarray, first: int, count: int, config: MotionConfig) -> np.ndarray:
+    """The rows needed to predict `count` frames from `first` on; beyond the recording, its end rows are repeated.
 
     Args:
         rows: (R, D), row j at j / 50 s.
@@ -142,8 +142,8 @@ def rows_around(rows: np.ndarray, first: int, count: int, config: MotionConfig) 
     Returns:
         (2 (before + count + after) + 2, D).
     """
-    start = ROWS * (first - config.before) - 1
-    stop = ROWS * (first + count + config.after) + 1
+    start = ROWS_PER_FRAME * (first - config.before) - 1
+    stop = ROWS_PER_FRAME * (first + count + config.after) + 1
     return rows[np.clip(np.arange(start, stop), 0, len(rows) - 1)]
 
 
@@ -157,5 +157,5 @@ def close_lips(gap: np.ndarray, probability: np.ndarray) -> np.ndarray:
     Returns:
         (T,) change of the gap, <= 0.
     """
-    share = np.clip((probability - UNSURE) / (SURE - UNSURE), 0, 1)
+    share = np.clip((probability - OPEN_BELOW) / (CLOSED_ABOVE - OPEN_BELOW), 0, 1)
     return -share * np.maximum(gap, 0)

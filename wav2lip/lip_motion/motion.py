@@ -13,15 +13,15 @@ import torch
 from preprocessing.errors import UsageError
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.clips import FPS
-from wav2lip.lip_motion.model import ROWS
+from wav2lip.lip_motion.model import ROWS_PER_FRAME
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.silence import rested, speech_frames, talking_share
+from wav2lip.lip_motion.silence import rest_in_silence, speech_frames, talking_share
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, SpeechEncoder, open_encoder, row_count
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
 EDGE = SAMPLE_RATE // 2  # samples of mirror padding on both sides for the encoder
 EDGE_ROWS = row_count(EDGE) - 1
-COMING_TO_REST = 6  # frames of fade to rest after the end of the audio
+FADE_FRAMES = 6  # frames of fade to rest after the end of the audio
 BLOCK = 1000  # frames per inference block: 40 s
 REST_GAP = 0.1  # units between the inner lips at rest, for an unknown person
 
@@ -55,7 +55,7 @@ class LipMotion:
         return self.space.displacement(self._coefficients_at(times), self.scale)
 
     def at_rate(self, fps: Fraction, count: int | None = None) -> Iterator[np.ndarray]:
-        """Yields (P, 3) displacements at 0, 1 / fps, ... s: `count` of them, or for the whole audio; in constant memory."""
+        """Yields (P, 3) at 0, 1 / fps, ... seconds: `count` times, or for the whole audio; in constant memory."""
         total = round(Fraction(len(self), FPS) * fps) if count is None else count
         return (self.at(Fraction(number) / fps) for number in range(total))
 
@@ -65,9 +65,9 @@ class LipMotion:
         return np.maximum(gap, 0)
 
     def _coefficients_at(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
-        place = np.clip([float(time * FPS) for time in times], 0, len(self) - 1)
-        left = np.minimum(place.astype(int), max(len(self) - 2, 0))
-        right, share = np.minimum(left + 1, len(self) - 1), (place - left)[:, None].astype(np.float32)
+        position = np.clip([float(time * FPS) for time in times], 0, len(self) - 1)
+        left = np.minimum(position.astype(int), max(len(self) - 2, 0))
+        right, share = np.minimum(left + 1, len(self) - 1), (position - left)[:, None].astype(np.float32)
         return self.coefficients[left] * (1 - share) + self.coefficients[right] * share
 
 
@@ -111,28 +111,30 @@ class LipMotionModel:
         """
         scale = (self.gain if gain is None else gain) * strength
         if not len(samples) or not scale > 0:
-            raise UsageError(f"samples must not be empty, gain and strength must be above 0, not {len(samples)}, {gain}, {strength}")
+            raise UsageError(
+                f"samples must not be empty, gain and strength must be above 0, not {len(samples)}, {gain}, {strength}"
+            )
         frames = len(samples) * FPS // SAMPLE_RATE + 1
         blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
         coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
         space = self.trained.space
         talking = talking_share(speech_frames(samples))[:frames]
-        closed = rested(coefficients, logits, talking, space, rest_gap / scale)
-        fading = closed[-1] * np.linspace(1, 0, COMING_TO_REST + 1, dtype=np.float32)[1:, None]
+        closed = rest_in_silence(coefficients, logits, talking, space, rest_gap / scale)
+        fading = closed[-1] * np.linspace(1, 0, FADE_FRAMES + 1, dtype=np.float32)[1:, None]
         return LipMotion(np.concatenate([closed, fading]), space, scale, rest_gap)
 
     def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicts coefficients and closure logits of frames first .. last - 1."""
-        config, heard = self.trained.network.config, _Continued(samples)
-        start, stop = ROWS * (first - config.before) - 1, ROWS * (last + config.after) + 1
-        place = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(heard)) - 1)
-        features = self.encoder.rows(heard, int(place[0]), int(place[-1]) + 1)[place - place[0]]
+        config, padded = self.trained.network.config, _MirrorPadded(samples)
+        start, stop = ROWS_PER_FRAME * (first - config.before) - 1, ROWS_PER_FRAME * (last + config.after) + 1
+        position = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(padded)) - 1)
+        features = self.encoder.rows(padded, int(position[0]), int(position[-1]) + 1)[position - position[0]]
         with torch.inference_mode():
             coefficients, logits = self.trained.network(torch.from_numpy(features)[None])
         return coefficients[0].numpy(), logits[0].numpy()
 
 
-class _Continued:
+class _MirrorPadded:
     """Samples padded by reflection on both sides, so that no feature row sees where they begin or end.
 
     Sample `EDGE` is the first of the audio; slices are read on demand.
@@ -147,7 +149,7 @@ class _Continued:
     def __getitem__(self, piece: slice) -> np.ndarray:
         start, stop, _ = piece.indices(len(self))
         end = len(self._samples) - 1
-        place = np.arange(start, stop) - EDGE
+        position = np.arange(start, stop) - EDGE
         if start - EDGE >= 0 and stop - EDGE <= end + 1:
             return self._samples[start - EDGE : stop - EDGE]
-        return self._samples[np.abs((place + end) % max(2 * end, 1) - end)]
+        return self._samples[np.abs((position + end) % max(2 * end, 1) - end)]

@@ -11,23 +11,23 @@ from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.targets import at_times
 from wav2lip.lip_motion.training_set import Example
 
-REACH, STEP = 8, 0.5  # frames: search range and resolution
-LAGS = np.arange(-REACH, REACH + STEP / 2, STEP)
-LEAST_SHIFT = 1.0  # frames; smaller shifts are within the estimation error
-LEAST_GAIN, LEAST_CORRELATION = 0.04, 0.35  # minimum correlation gain and correlation of a shift
-ALIKE = 6  # speakers with this many recordings are assumed to have one offset for all
-LEADING = 6  # leading coefficients to compare
-LEAST_FRAMES = 30
+MAX_LAG, LAG_STEP = 8, 0.5  # frames: search range and resolution
+LAGS = np.arange(-MAX_LAG, MAX_LAG + LAG_STEP / 2, LAG_STEP)
+MIN_SHIFT = 1.0  # frames; smaller shifts are within the estimation error
+MIN_GAIN, MIN_CORRELATION = 0.04, 0.35  # minimum correlation gain and correlation of a shift
+MIN_SHARED = 6  # speakers with this many recordings are assumed to have one offset for all
+COMPARED = 6  # leading coefficients to compare
+MIN_FRAMES = 30
 
 
 def lag_curve(predicted: np.ndarray, item: Example, space: ShapeSpace) -> np.ndarray:
     """(L,) correlation of a prediction (T, K) with the real motion `LAGS` frames later; NaN with too few frames."""
-    place, axes = np.arange(item.frames, dtype=np.float64), slice(0, LEADING)
+    position, axes = np.arange(item.frames, dtype=np.float64), slice(0, COMPARED)
     curve = np.full(len(LAGS), np.nan)
     for index, lag in enumerate(LAGS):
-        true, known = at_times(item.coefficients, item.known, place, place + lag)
-        known &= (place + lag >= 0) & (place + lag <= item.frames - 1)
-        if known.sum() >= LEAST_FRAMES:
+        true, known = at_times(item.coefficients, item.known, position, position + lag)
+        known &= (position + lag >= 0) & (position + lag <= item.frames - 1)
+        if known.sum() >= MIN_FRAMES:
             curve[index] = _correlation(predicted[known, axes], true[known, axes])
     return curve
 
@@ -46,7 +46,9 @@ def find_offsets(predictions: Sequence[np.ndarray], items: Sequence[Example], sp
     names: dict[str, list[str]] = defaultdict(list)
     for item in items:
         names[item.clip.speaker].append(item.clip.name)
-    groups = [group for own in names.values() for group in ([own] if len(own) >= ALIKE else [[name] for name in own])]
+    groups = [
+        group for own in names.values() for group in ([own] if len(own) >= MIN_SHARED else [[name] for name in own])
+    ]
     offsets: dict[str, float] = {}
     for group in groups:
         if lag := best_lag(np.nanmean([curves[name] for name in group], axis=0)):
@@ -59,11 +61,11 @@ def best_lag(curve: np.ndarray) -> float:
     if np.isnan(curve).all():
         return 0.0
     best, none = int(np.nanargmax(curve)), float(curve[len(LAGS) // 2])
-    clear = curve[best] >= LEAST_CORRELATION and curve[best] - none >= LEAST_GAIN
-    return float(LAGS[best]) if clear and abs(LAGS[best]) >= LEAST_SHIFT else 0.0
+    clear = curve[best] >= MIN_CORRELATION and curve[best] - none >= MIN_GAIN
+    return float(LAGS[best]) if clear and abs(LAGS[best]) >= MIN_SHIFT else 0.0
 
 
-def combined(offsets: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+def combine_offsets(offsets: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
     """Adds newly found offsets to earlier ones; zeros are dropped."""
     both = {name: offsets.get(name, 0.0) + more.get(name, 0.0) for name in offsets.keys() | more.keys()}
     return {name: lag for name, lag in sorted(both.items()) if lag}

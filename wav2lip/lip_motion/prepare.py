@@ -24,7 +24,7 @@ from wav2lip.lip_motion.speech.speech_encoder import SpeechEncoder, encode, open
 from wav2lip.lip_motion.targets import displacements, read_mesh
 
 SPLITS = ("train", "val")
-ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 
 
 def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Sequence[SpeechEncoder]) -> MotionClip:
@@ -44,11 +44,11 @@ def find_videos(folder: Path, mesh: Path) -> Iterator[tuple[Path, Path, str]]:
     for split in SPLITS:
         for video in sorted((folder / split).glob("*")):
             labels = mesh / split / f"{video.stem}.npz"
-            if video.suffix.lower() in ENDINGS and labels.is_file():
+            if video.suffix.lower() in VIDEO_SUFFIXES and labels.is_file():
                 yield video, labels, split
 
 
-def speakers_of(folder: Path) -> dict[str, str]:
+def load_speakers(folder: Path) -> dict[str, str]:
     """Video stem → speaker from the manifest; empty without a manifest."""
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
@@ -63,7 +63,7 @@ def prepare(videos: Path, mesh: Path, out: Path) -> None:
     Raises:
         UsageError: no video has labels.
     """
-    found, speakers = list(find_videos(videos, mesh)), speakers_of(videos)
+    found, speakers = list(find_videos(videos, mesh)), load_speakers(videos)
     if not found:
         searched = " and ".join(SPLITS)
         raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")

@@ -10,7 +10,7 @@ from preprocessing.faces.mesh import lower_face, opening
 from wav2lip.lip_motion.rest_map import RestMap, rest_error
 from wav2lip.lip_motion.training_set import Example
 
-LARGEST_REST = 2.5  # maximum gap in units between the inner lips of a mouth at rest
+MAX_REST_GAP = 2.5  # maximum gap in units between the inner lips of a mouth at rest
 
 
 def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -20,7 +20,7 @@ def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarra
     """
     people: dict[str, list[Example]] = {}
     for item in items:
-        if opening(item.clip.motion.rest) <= LARGEST_REST:
+        if opening(item.clip.motion.rest) <= MAX_REST_GAP:
             people.setdefault(item.clip.speaker, []).append(item)
     faces, rows = [], lower_face()
     for own in people.values():

@@ -17,7 +17,7 @@ from preprocessing.faces.mesh import (
 )  # fmt: skip
 
 LIPS_WEIGHT, DEPTH_WEIGHT = 3.0, 0.4  # coordinate weights: lips relative to skin, z relative to x and y
-ROWS_A_PERSON = 900  # so that no single person dominates the components
+MAX_FRAMES_PER_PERSON = 900  # so that no single person dominates the components
 
 
 def point_weights() -> np.ndarray:
@@ -51,7 +51,7 @@ class ShapeSpace:
         """Fits the space to each person's (T, P, 3) displacements and gain, using at most 900 frames per person."""
         rng, weights, rows = np.random.default_rng(seed), point_weights(), []
         for values, gain in zip(people, gains, strict=True):
-            chosen = rng.choice(len(values), min(len(values), ROWS_A_PERSON), replace=False)
+            chosen = rng.choice(len(values), min(len(values), MAX_FRAMES_PER_PERSON), replace=False)
             rows.append((values[chosen] * (weights / gain)).reshape(len(chosen), -1))
         every = np.concatenate(rows).astype(np.float64)
         variances, vectors = np.linalg.eigh(every.T @ every / len(every))

@@ -18,8 +18,8 @@ def speech_frames(samples: np.ndarray) -> np.ndarray:
     columns = speech_columns(samples)
     rate = AudioConfig().columns_per_second
     frames = np.arange(len(samples) * FPS // AudioConfig().sample_rate + 1)
-    place = frames * rate.numerator // (rate.denominator * FPS)
-    return columns[np.minimum(place, len(columns) - 1)]
+    position = frames * rate.numerator // (rate.denominator * FPS)
+    return columns[np.minimum(position, len(columns) - 1)]
 
 
 def talking_share(speech: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def talking_share(speech: np.ndarray) -> np.ndarray:
     return np.convolve(padded, ramp / ramp.sum(), "valid").astype(np.float32)
 
 
-def rested(
+def rest_in_silence(
     coefficients: np.ndarray, logits: np.ndarray, talking: np.ndarray, space: ShapeSpace, rest_gap: float
 ) -> np.ndarray:
     """Post-processes the network's output: rest in silence, and closed lips where closure is probable.

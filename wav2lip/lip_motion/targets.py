@@ -12,9 +12,9 @@ from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.mesh import MESH_INDICES, HeadPose, lower_face, rest_shape
 
 SMOOTHING = (0.125, 0.75, 0.125)  # temporal kernel against label jitter
-LEAP = 14.0  # units; larger head motion between frames is a cut
-GROWTH = 0.12  # larger change of the log head size between frames is a cut
-LEAST_FRAMES = 5
+MAX_HEAD_MOTION = 14.0  # units; larger head motion between frames is a cut
+MAX_LOG_GROWTH = 0.12  # larger change of the log head size between frames is a cut
+MIN_FRAMES = 5
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Displacements:
 def read_mesh(path: Path) -> MeshTrack:
     """Reads a mesh label file.
 
-    The .npz file contains `steps`: differences between frames in 1/8 pixel, int16, (3, 206, T), all low bytes before all
-    high bytes, LZMA-compressed; `frames`, the number T; `found` and `times`.
+    The .npz file contains `steps`: differences between frames in 1/8 pixel, int16, (3, 206, T), all low bytes before
+    all high bytes, LZMA-compressed; `frames`, the number T; `found` and `times`.
 
     Raises:
         UsageError: the file is missing, damaged or not a mesh label file.
@@ -75,29 +75,29 @@ def displacements(track: MeshTrack) -> Displacements:
         UsageError: fewer than five frames are usable.
     """
     known = track.found
-    if known.sum() < LEAST_FRAMES:
-        raise UsageError(f"a face was found in {known.sum()} frames, at least {LEAST_FRAMES} are needed")
+    if known.sum() < MIN_FRAMES:
+        raise UsageError(f"a face was found in {known.sum()} frames, at least {MIN_FRAMES} are needed")
     pose = HeadPose.of(track.points[known])
     shapes = np.zeros_like(track.points)
     shapes[known] = pose.unpose(track.points[known])
     valid = known.copy()
-    valid[known] = ~beside_cuts(pose, np.flatnonzero(known))
-    if valid.sum() < LEAST_FRAMES:
-        raise UsageError(f"{valid.sum()} frames are away from cuts, at least {LEAST_FRAMES} are needed")
+    valid[known] = ~near_cuts(pose, np.flatnonzero(known))
+    if valid.sum() < MIN_FRAMES:
+        raise UsageError(f"{valid.sum()} frames are away from cuts, at least {MIN_FRAMES} are needed")
     rest = rest_shape(shapes[valid])
     rows = lower_face()
-    values = smoothed(shapes[:, rows] - rest[rows], valid)
+    values = smooth(shapes[:, rows] - rest[rows], valid)
     return Displacements(values.astype(np.float32), valid, track.times, rest.astype(np.float32))
 
 
-def beside_cuts(pose: HeadPose, frames: np.ndarray) -> np.ndarray:
+def near_cuts(pose: HeadPose, frames: np.ndarray) -> np.ndarray:
     """(T,) bool: whether a frame is next to a jump of the head or a gap in `frames`, (T,) frame numbers."""
     moved = np.linalg.norm(np.diff(pose.translation[:, :2], axis=0), axis=1) / pose.scale[1:]
-    leaps = (moved > LEAP) | (np.abs(np.diff(np.log(pose.scale))) > GROWTH) | (np.diff(frames) > 1)
+    leaps = (moved > MAX_HEAD_MOTION) | (np.abs(np.diff(np.log(pose.scale))) > MAX_LOG_GROWTH) | (np.diff(frames) > 1)
     return np.append(leaps, False) | np.insert(leaps, 0, False)
 
 
-def smoothed(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Smooths (T, ...) values over adjacent frames; invalid neighbors are replaced by the frame itself."""
     side, middle, _ = SMOOTHING
     before, after = np.roll(values, 1, axis=0), np.roll(values, -1, axis=0)

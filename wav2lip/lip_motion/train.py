@@ -33,11 +33,11 @@ from wav2lip.lip_motion.corpus import Corpus
 from wav2lip.lip_motion.expert_training import open_expert, save_expert, train_expert
 from wav2lip.lip_motion.metrics import measure, predict, score
 from wav2lip.lip_motion.model import LipMotionNet
-from wav2lip.lip_motion.offsets import combined, find_offsets
+from wav2lip.lip_motion.offsets import combine_offsets, find_offsets
 from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.train_state import LipMotionTrainState, restore, start, state_dict, train_step, trained_motion
-from wav2lip.lip_motion.training_set import WindowDraw
+from wav2lip.lip_motion.training_set import WindowSampler
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,7 +63,7 @@ class LipMotionTrainOptions:
                 raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
 
 
-def repair(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFolder) -> dict[str, float]:
+def estimate_offsets(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFolder) -> dict[str, float]:
     """Estimates the recordings' offsets in frames with briefly trained models; cached in offsets.json."""
     path = run.folder / "offsets.json"
     if path.is_file():
@@ -73,9 +73,9 @@ def repair(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFold
         moved = corpus.shifted(offsets)
         motion = short_training(moved, recipe, fabric)
         items = moved.seen + moved.held_out
-        guesses = [predict(motion, corpus.space, item, recipe.encoder, closing=False) for item in items]
-        found = find_offsets(guesses, items, corpus.space)
-        offsets = combined(offsets, found)
+        predictions = [predict(motion, corpus.space, item, recipe.encoder, closing=False) for item in items]
+        found = find_offsets(predictions, items, corpus.space)
+        offsets = combine_offsets(offsets, found)
         values = {"clips_shifted": len(found), "shifted_in_all": len(offsets)}
         run.log(0, **values, **_held_out(motion, moved, recipe.encoder))
     if run.writes:
@@ -89,13 +89,13 @@ def short_training(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric) -> L
     """Trains a network for `repair_steps` steps without an expert; identical in all processes."""
     short = replace(recipe, steps=recipe.repair_steps, weights=replace(recipe.weights, sync=0.0))
     state = start(short, corpus, fabric)
-    draw = WindowDraw(corpus.seen, short.network, short.window, short.power, short.seed)
+    sampler = WindowSampler(corpus.seen, short.network, short.window, short.power, short.seed)
     for step in trange(short.steps, desc="offsets", unit="step", disable=None):
-        train_step(state, fabric.to_device(draw.batch(step, short.batch)))
+        train_step(state, fabric.to_device(sampler.batch(step, short.batch)))
     return state.average.cpu()
 
 
-def expert_of(corpus: Corpus, recipe: LipMotionRecipe, run: RunFolder) -> ShapeExpert | None:
+def load_or_train_expert(corpus: Corpus, recipe: LipMotionRecipe, run: RunFolder) -> ShapeExpert | None:
     """The expert of the sync loss, from the run folder if it exists there; None if the loss is off."""
     if not recipe.weights.sync:
         return None
@@ -119,8 +119,8 @@ def check(
         run.log(state.step, **values)
     motion = trained_motion(state, dict(about), rest)
     motion.save(run.folder / "lip_motion.safetensors")
-    if values and (worth := score(values)) > state.best:
-        state.best = worth
+    if values and (value := score(values)) > state.best:
+        state.best = value
         motion.save(run.folder / "best.safetensors", half=True)
     run.save_state(state_dict(state))
 
@@ -143,17 +143,17 @@ def train(clips: Path, recipe: LipMotionRecipe, flags: LipMotionTrainOptions, en
     run = RunFolder(flags.out, board=True, writes=fabric.is_global_zero)
     saved = run.load_state(asdict(recipe))
     run.write_config(asdict(recipe))
-    offsets = repair(raw, recipe, fabric, run)
+    offsets = estimate_offsets(raw, recipe, fabric, run)
     corpus = raw.shifted(offsets)
-    state, rest = start(recipe, corpus, fabric, expert_of(corpus, recipe, run)), corpus.rest_map()
+    state, rest = start(recipe, corpus, fabric, load_or_train_expert(corpus, recipe, run)), corpus.rest_map()
     if saved:
         restore(state, saved)
         run.truncate_log(state.step)
-    draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, recipe.seed)
+    sampler = WindowSampler(corpus.seen, recipe.network, recipe.window, recipe.power, recipe.seed)
     mine = slice(fabric.global_rank, None, fabric.world_size)
     quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
     for step in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
-        batch = {name: values[mine] for name, values in draw.batch(step, recipe.batch).items()}
+        batch = {name: values[mine] for name, values in sampler.batch(step, recipe.batch).items()}
         losses = train_step(state, fabric.to_device(batch))
         if due(state.step, flags.log_every):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})

@@ -19,7 +19,7 @@ from wav2lip.lip_motion.losses import Axes, motion_losses
 from wav2lip.lip_motion.model import LipMotionNet
 from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.training_set import inner_rows
+from wav2lip.lip_motion.training_set import center_rows
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -52,7 +52,7 @@ def start(
     rows = corpus.feature_rows(recipe.encoder)
     config = replace(recipe.network, features=rows.shape[1], components=corpus.space.components)
     network, average = LipMotionNet(config), LipMotionNet(config)
-    network.tower.normalise(rows)
+    network.tower.normalize(rows)
     network.scale.copy_(torch.from_numpy(corpus.space.deviations))
     average.load_state_dict(network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
@@ -64,7 +64,7 @@ def start(
 
 
 def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Runs one training step on a batch of `WindowDraw.batch`; returns the losses by name.
+    """Runs one training step on a batch of `WindowSampler.batch`; returns the losses by name.
 
     Raises:
         TrainingError: the loss is not finite; the network is unchanged.
@@ -77,8 +77,8 @@ def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[
     torch.manual_seed(int(drawn[0]))
     state.network.train()
     predicted, logits = state.forward(batch[recipe.encoder])
-    heard = inner_rows(batch[recipe.encoder], recipe.network, recipe.window)
-    losses = motion_losses(predicted, logits, batch, state.axes, state.expert, heard)
+    features = center_rows(batch[recipe.encoder], recipe.network, recipe.window)
+    losses = motion_losses(predicted, logits, batch, state.axes, state.expert, features)
     loss = total(losses, recipe.weights)
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from preprocessing.faces.mesh import LEFT_CORNER, LOWER_LIP, RIGHT_CORNER, UPPER_LIP, lower_face
 from wav2lip.lip_motion.clips import FPS, MotionClip
-from wav2lip.lip_motion.model import ROWS, MotionConfig, rows_around
+from wav2lip.lip_motion.model import ROWS_PER_FRAME, MotionConfig, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
 from wav2lip.lip_motion.silence import SILENT, talking_share
 from wav2lip.lip_motion.targets import at_times
 
 CLOSED = 0.12  # fraction of a clip's 95th percentile opening below which lips count as closed
-LEAST_SPOKEN = 100  # with fewer speech frames, a person's gain is computed over all frames
+MIN_SPEECH_FRAMES = 100  # with fewer speech frames, a person's gain is computed over all frames
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,22 @@ class Example:
         return float(self.clip.motion.rest[LOWER_LIP, 1] - self.clip.motion.rest[UPPER_LIP, 1])
 
 
-def sampled(clip: MotionClip, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def sample_displacements(clip: MotionClip, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """(T, P, 3) displacements at k / 25 s and (T,) whether known; `offset`: frames by which the video is late."""
     wanted = (np.arange(clip.frames) + offset) / FPS
     return at_times(clip.motion.values, clip.motion.valid, clip.motion.times, wanted)
 
 
-def gains_of(clips: Sequence[MotionClip]) -> dict[str, float]:
+def speaker_gains(clips: Sequence[MotionClip]) -> dict[str, float]:
     """Speaker → gain over all their speech frames."""
     frames: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for clip in clips:
-        values, known = sampled(clip)
+        values, known = sample_displacements(clip)
         frames.setdefault(clip.speaker, []).append((values[known], clip.speech[: len(known)][known]))
     gains = {}
     for speaker, parts in frames.items():
         values, spoken = (np.concatenate(part) for part in zip(*parts, strict=True))
-        gains[speaker] = gain_of(values[spoken] if spoken.sum() > LEAST_SPOKEN else values)
+        gains[speaker] = gain_of(values[spoken] if spoken.sum() > MIN_SPEECH_FRAMES else values)
     return gains
 
 
@@ -87,7 +87,7 @@ def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], component
     """Fits a shape space to the clips."""
     people: dict[str, list[np.ndarray]] = {}
     for clip in clips:
-        values, known = sampled(clip)
+        values, known = sample_displacements(clip)
         people.setdefault(clip.speaker, []).append(values[known])
     names = sorted(people)
     return ShapeSpace.fit(
@@ -96,8 +96,8 @@ def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], component
 
 
 def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.0) -> Example:
-    """A clip as an example in the shape space; see `sampled` for the offset."""
-    values, known = sampled(clip, offset)
+    """A clip as an example in the shape space; see `sample_displacements` for the offset."""
+    values, known = sample_displacements(clip, offset)
     shape = clip.motion.rest[lower_face()] + values
     lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
     opening = np.linalg.norm(shape[:, lower, :2] - shape[:, upper, :2], axis=-1)
@@ -112,7 +112,7 @@ def measured_rows() -> tuple[int, int, int, int]:
     return LOWER_LIP, UPPER_LIP, RIGHT_CORNER, LEFT_CORNER
 
 
-class WindowDraw:
+class WindowSampler:
     """Samples windows: people by duration to the power `power`, their clips by duration, window positions uniformly.
 
     A step's windows depend on the seed and the step only, so a resumed run equals an uninterrupted one.
@@ -137,22 +137,22 @@ class WindowDraw:
     def _window(self, item: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One window; beyond the end of a shorter clip, frames are marked unknown."""
         first = int(rng.integers(0, max(item.frames - self.window, 0) + 1))
-        place = np.arange(first, first + self.window)
-        inside = place < item.frames
-        place = np.minimum(place, item.frames - 1)
-        talking = item.talking[place]
+        position = np.arange(first, first + self.window)
+        inside = position < item.frames
+        position = np.minimum(position, item.frames - 1)
+        talking = item.talking[position]
         values = {
-            "coefficients": item.coefficients[place] * talking[:, None],
-            "known": (item.known[place] & inside).astype(np.float32),
-            "closed": (item.closed[place] | (talking < SILENT)).astype(np.float32),
-            "speech": item.speech[place].astype(np.float32),
+            "coefficients": item.coefficients[position] * talking[:, None],
+            "known": (item.known[position] & inside).astype(np.float32),
+            "closed": (item.closed[position] | (talking < SILENT)).astype(np.float32),
+            "speech": item.speech[position].astype(np.float32),
         }
         for name, rows in item.clip.features.items():
-            values[name] = rows_around(rows, first, self.window, self.config).astype(np.float32)
+            values[name] = context_rows(rows, first, self.window, self.config).astype(np.float32)
         return values
 
 
-def inner_rows(rows: Tensor, config: MotionConfig, frames: int) -> Tensor:
+def center_rows(rows: Tensor, config: MotionConfig, frames: int) -> Tensor:
     """Strips the context of (B, 2 (before + N + after) + 2, D) rows: (B, 2 N, D)."""
-    first = ROWS * config.before + 1
-    return rows[:, first : first + ROWS * frames]
+    first = ROWS_PER_FRAME * config.before + 1
+    return rows[:, first : first + ROWS_PER_FRAME * frames]

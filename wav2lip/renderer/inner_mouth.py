@@ -15,7 +15,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
 from wav2lip.renderer.lip_edges import lip_edges
 
-DEGREES = 0.08  # units of shape difference per degree of yaw or pitch
+UNITS_PER_DEGREE = 0.08  # units of shape difference per degree of yaw or pitch
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
 
 
@@ -27,7 +27,7 @@ def mouth_plane(pose: HeadPose) -> np.ndarray:
     return np.column_stack([linear, offset])
 
 
-def in_plane(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
+def to_mouth_plane(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
     """(..., 2 or 3) pixels → (..., 2) canonical units in the mouth plane."""
     return (points[..., :2] - plane[:, 2]) @ np.linalg.inv(plane[:, :2]).T
 
@@ -67,9 +67,9 @@ class InnerMouth:
         """Mean opening height, units."""
         return float(np.maximum(gaps(self.ring), 0).mean())
 
-    def place(self) -> np.ndarray:
+    def descriptor(self) -> np.ndarray:
         """(42,) descriptor: ring (RMS, in units) and weighted angles."""
-        return mouth_place(self.ring, self.angles)
+        return mouth_descriptor(self.ring, self.angles)
 
 
 def head_angles(pose: HeadPose) -> np.ndarray:
@@ -78,10 +78,10 @@ def head_angles(pose: HeadPose) -> np.ndarray:
     return np.stack([pose.yaw(), pitch], axis=-1)
 
 
-def mouth_place(ring: np.ndarray, angles: np.ndarray) -> np.ndarray:
+def mouth_descriptor(ring: np.ndarray, angles: np.ndarray) -> np.ndarray:
     """(..., 20, 2) rings and (..., 2) angles → (..., 42) descriptors, compared by Euclidean distance in units."""
     flat = ring.reshape(*ring.shape[:-2], 40) / np.sqrt(20)
-    return np.concatenate([flat, DEGREES * angles], axis=-1)
+    return np.concatenate([flat, UNITS_PER_DEGREE * angles], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -90,29 +90,29 @@ class BankConfig:
 
     Attributes:
         size: maximum number of entries.
-        apart: minimum distance between entries, units.
-        open_from: minimum mean opening of a mouth, units.
-        longest: maximum length of a crop's longer side, pixels; larger crops are downscaled.
+        min_distance: minimum distance between entries, units.
+        min_opening: minimum mean opening of a mouth, units.
+        max_side: maximum length of a crop's longer side, pixels; larger crops are downscaled.
     """
 
     size: int = 60
-    apart: float = 0.45
-    open_from: float = 1.0
-    longest: int = 480
+    min_distance: float = 0.45
+    min_opening: float = 1.0
+    max_side: int = 480
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.longest < 16:
-            raise UsageError(f"a bank needs size >= 1 and max_side >= 16, not {self.size} and {self.longest}")
+        if self.size < 1 or self.max_side < 16:
+            raise UsageError(f"a bank needs size >= 1 and max_side >= 16, not {self.size} and {self.max_side}")
 
 
 @dataclass
 class InnerMouthBank:
-    """Open mouths of diverse shape and pose: farthest-point sampling of a stream; near duplicates keep the sharper one."""
+    """Open mouths of diverse shape and pose: farthest-point sampling of a stream; near duplicates keep the sharper."""
 
     config: BankConfig = field(default_factory=BankConfig)
     entries: list[InnerMouth] = field(default_factory=list)
     seen: int = 0
-    _places: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
+    _descriptors: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
     _pair: tuple[float, int] | None = None  # cached result of `_closest`
 
     def observe(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None) -> bool:
@@ -120,22 +120,22 @@ class InnerMouthBank:
         self.seen += 1
         pose = pose or HeadPose.of(points)
         plane = mouth_plane(pose)
-        ring = in_plane(points[LIPS_INNER], plane)
-        if np.maximum(gaps(ring), 0).mean() < self.config.open_from:
+        ring = to_mouth_plane(points[LIPS_INNER], plane)
+        if np.maximum(gaps(ring), 0).mean() < self.config.min_opening:
             return False
-        distance = np.linalg.norm(self._places - mouth_place(ring, head_angles(pose)), axis=1)
+        distance = np.linalg.norm(self._descriptors - mouth_descriptor(ring, head_angles(pose)), axis=1)
         if len(self.entries) >= self.config.size and distance.min() < self._closest()[0]:
             return self._refresh(frame, points, pose, distance)
-        if len(distance) and distance.min() < self.config.apart:
+        if len(distance) and distance.min() < self.config.min_distance:
             return self._refresh(frame, points, pose, distance)
-        entry = cut_mouth(frame, points, pose, self.seen, self.config.longest)
+        entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side)
         if entry is None:
             return False
         if len(self.entries) >= self.config.size:
             self._replace(self._closest()[1], entry)
         else:
             self.entries.append(entry)
-            self._places = np.vstack([self._places, entry.place()])
+            self._descriptors = np.vstack([self._descriptors, entry.descriptor()])
             self._pair = None
         return True
 
@@ -146,30 +146,30 @@ class InnerMouthBank:
         return self._pair
 
     def _closest_pair(self) -> tuple[float, int]:
-        apart = np.linalg.norm(self._places[:, None] - self._places[None], axis=-1)
-        np.fill_diagonal(apart, np.inf)
-        one, other = divmod(int(apart.argmin()), len(apart))
-        return float(apart.min()), min(one, other, key=lambda entry: self.entries[entry].sharpness)
+        distances = np.linalg.norm(self._descriptors[:, None] - self._descriptors[None], axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        one, other = divmod(int(distances.argmin()), len(distances))
+        return float(distances.min()), min(one, other, key=lambda entry: self.entries[entry].sharpness)
 
     def _refresh(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, distance: np.ndarray) -> bool:
         """Replaces a near duplicate if the new mouth is clearly sharper."""
         twin = int(distance.argmin())
-        if distance[twin] > self.config.apart:
+        if distance[twin] > self.config.min_distance:
             return False
-        entry = cut_mouth(frame, points, pose, self.seen, self.config.longest)
+        entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side)
         if entry is None or entry.sharpness < 1.3 * self.entries[twin].sharpness:
             return False
         self._replace(twin, entry)
         return True
 
-    def _replace(self, place: int, entry: InnerMouth) -> None:
-        self.entries[place] = entry
-        self._places[place] = entry.place()
+    def _replace(self, index: int, entry: InnerMouth) -> None:
+        self.entries[index] = entry
+        self._descriptors[index] = entry.descriptor()
         self._pair = None
 
     def dark(self) -> np.ndarray | None:
         """(3,) BGR color of the darkest inner mouth observed; None with an empty bank."""
-        return min((entry.dark for entry in self.entries), key=lambda colour: float(colour.sum()), default=None)
+        return min((entry.dark for entry in self.entries), key=lambda color: float(color.sum()), default=None)
 
     @property
     def nbytes(self) -> int:
@@ -177,8 +177,8 @@ class InnerMouthBank:
         return sum(entry.pixels.nbytes for entry in self.entries)
 
 
-def cut_mouth(
-    frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, longest: int = 480
+def crop_mouth(
+    frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, max_side: int = 480
 ) -> InnerMouth | None:
     """Crops the mouth of a frame as a bank entry; None if it extends beyond the frame."""
     ring = points[LIPS_OUTER, :2]
@@ -187,7 +187,7 @@ def cut_mouth(
     if (low < 0).any() or high[0] > frame.shape[1] or high[1] > frame.shape[0]:
         return None
     pixels = frame[low[1] : high[1], low[0] : high[0]]
-    reduction = min(1.0, longest / max(pixels.shape[:2]))
+    reduction = min(1.0, max_side / max(pixels.shape[:2]))
     if reduction < 1:
         pixels = cv2.resize(pixels, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
     plane = mouth_plane(pose)
@@ -195,11 +195,11 @@ def cut_mouth(
     to_crop[:, 2] -= low
     to_crop *= reduction
     edges = lip_edges(frame, points)
-    inner = in_plane(edges, plane)
+    inner = to_mouth_plane(edges, plane)
     inside = np.zeros(pixels.shape[:2], np.uint8)
     polygon = (edges[:, :2] - low) * reduction
     cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
-    looks = _looks(pixels, inside > 0)
+    looks = _appearance(pixels, inside > 0)
     return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, _split(pixels, to_crop, inner))
 
 
@@ -208,20 +208,20 @@ def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:
     top, floor = ring[13:18, 1].mean(), ring[3:8, 1].mean()
     x = np.linspace(ring[3:8, 0].min(), ring[3:8, 0].max(), 24)
     y = np.linspace(top + 0.12 * (floor - top), floor - 0.12 * (floor - top), 32)
-    places = np.stack(np.meshgrid(x, y), -1) @ plane[:, :2].T + plane[:, 2]
-    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-    map_x, map_y = np.ascontiguousarray(np.moveaxis(places.astype(np.float32), -1, 0))
-    rows = cv2.remap(grey, map_x, map_y, cv2.INTER_LINEAR).mean(axis=1)
+    coordinates = np.stack(np.meshgrid(x, y), -1) @ plane[:, :2].T + plane[:, 2]
+    gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    map_x, map_y = np.ascontiguousarray(np.moveaxis(coordinates.astype(np.float32), -1, 0))
+    rows = cv2.remap(gray, map_x, map_y, cv2.INTER_LINEAR).mean(axis=1)
     rows = np.convolve(np.pad(rows, 2, mode="edge"), np.full(5, 0.2), "valid")
     dark = int(rows.argmin())
     above = rows[: dark + 1].max()
     return float(y[dark]) if floor - top > 2.5 and rows[dark] < 0.75 * above else np.inf
 
 
-def _looks(pixels: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
+def _appearance(pixels: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
     """Sharpness and darkest color inside the lips."""
     if inside.sum() < 8:
         return 0.0, np.median(pixels.reshape(-1, 3), axis=0) * 0.3
-    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-    dark = np.argsort(grey[inside], kind="stable")[: max(4, int(inside.sum()) // 10)]
-    return float(cv2.Laplacian(grey, cv2.CV_32F)[inside].var()), pixels[inside][dark].mean(axis=0)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    dark = np.argsort(gray[inside], kind="stable")[: max(4, int(inside.sum()) // 10)]
+    return float(cv2.Laplacian(gray, cv2.CV_32F)[inside].var()), pixels[inside][dark].mean(axis=0)

@@ -13,7 +13,7 @@ _RINGS = (
 )  # mesh rings between the inner and the outer lip ring, from the inside out
 LIPS_BETWEEN = tuple(np.array([POINT[index] for index in ring]) for ring in _RINGS)
 STEPS = 13  # samples from the inner to the outer edge of a lip
-FARTHEST = 0.55  # end of the search, as a fraction of the way to the outer edge
+MAX_SHARE = 0.55  # end of the search, as a fraction of the way to the outer edge
 CONTRAST = 6.0  # minimum difference of Lab a* between lip and inner mouth; below it the mesh is trusted
 
 
@@ -35,7 +35,7 @@ def lip_edges(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     return ring
 
 
-def with_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.ndarray:
+def with_lip_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.ndarray:
     """(206, 3) points with a new inner lip ring; the lip points behind it shift along. `amount` is 0 to 1."""
     shift = amount * (ring - points[LIPS_INNER])
     moved = points.copy()
@@ -47,9 +47,9 @@ def with_edges(points: np.ndarray, ring: np.ndarray, amount: float = 1.0) -> np.
 def _redness(frame: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
     """(9, STEPS) a* sampled from the inner to the outer lip edge."""
     shares = np.linspace(0, 1, STEPS)[:, None]
-    places = (inner[:, None, :2] + shares * (outer - inner)[:, None, :2]).astype(np.float32)
-    colours = cv2.remap(frame, places, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)[..., 1].astype(np.float64)
+    coordinates = (inner[:, None, :2] + shares * (outer - inner)[:, None, :2]).astype(np.float32)
+    colors = cv2.remap(frame, coordinates, np.empty(0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(colors, cv2.COLOR_BGR2LAB)[..., 1].astype(np.float64)
 
 
 def _first_red(redness: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def _first_red(redness: np.ndarray) -> np.ndarray:
     lip = np.median(redness[:, STEPS // 2 : STEPS - 3])
     inside = redness[:, :4].min(axis=1, keepdims=True)
     pale = redness < lip - 0.35 * (lip - inside)
-    end = round(FARTHEST * (STEPS - 1))
+    end = round(MAX_SHARE * (STEPS - 1))
     run = np.cumprod(pale[:, : end + 1], axis=1).sum(axis=1)
     share = np.where((lip - inside[:, 0] > CONTRAST) & (run <= end), run, 0) / (STEPS - 1)
     padded = np.pad(share, 1)

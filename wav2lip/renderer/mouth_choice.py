@@ -1,4 +1,4 @@
-"""Selects an inner mouth of the bank for each frame: the Viterbi path of minimum cost, which switches at closed lips."""
+"""Selects an inner mouth for each frame: the Viterbi path of minimum cost, which switches at closed lips."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from preprocessing.errors import UsageError
-from wav2lip.renderer.inner_mouth import DEGREES, InnerMouth, gaps
+from wav2lip.renderer.inner_mouth import UNITS_PER_DEGREE, InnerMouth, gaps
 from wav2lip.renderer.target import smoothstep
 
-UNCOVERED, COVERED = 3.0, 0.5  # weights of target area outside the entry's lips, and of entry area hidden by the target's lips
-SHARP = 0.4  # cost of a completely blurred entry
+UNCOVERED, COVERED = 3.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
+BLUR_COST = 0.4  # cost of a completely blurred entry
 SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: at closed lips, and per unit of opening
 
 
@@ -33,15 +33,17 @@ class MouthTarget:
 def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
     """(K,) mismatch of each entry in shape, pose and sharpness, units; scaled down for nearly closed targets."""
     rings = np.stack([entry.ring for entry in entries])
-    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher, so teeth would be missing
+    upper = (
+        rings[:, :10:-1, 1] - target.ring[:10:-1, 1]
+    )  # above 0: the target's upper lip is higher, so teeth would be missing
     lower = target.ring[1:10, 1] - rings[:, 1:10, 1]
     beyond = np.concatenate([upper, lower], axis=1)
     uneven = np.where(beyond > 0, UNCOVERED, COVERED) * beyond
     widths = (rings[:, 10, 0] - rings[:, 0, 0]) - (target.ring[10, 0] - target.ring[0, 0])
     shape = np.sqrt((uneven**2).mean(axis=1) + (0.3 * widths) ** 2)
-    turned = DEGREES * np.linalg.norm(np.stack([entry.angles for entry in entries]) - target.angles, axis=1)
+    turned = UNITS_PER_DEGREE * np.linalg.norm(np.stack([entry.angles for entry in entries]) - target.angles, axis=1)
     sharpness = np.array([entry.sharpness for entry in entries])
-    dull = SHARP * (1 - np.minimum(sharpness / max(np.median(sharpness), 1e-6), 1))
+    dull = BLUR_COST * (1 - np.minimum(sharpness / max(np.median(sharpness), 1e-6), 1))
     return (shape + turned + dull) * smoothstep(np.array(target.opening), 0.4, 2.0)
 
 
@@ -87,21 +89,21 @@ class MouthChooser:
     """Selects mouths in a stream, with bounded lookahead, from a bank that may change meanwhile.
 
     Attributes:
-        look_ahead: delay of `push` in frames; 0 for an immediate decision.
+        lookahead: delay of `push` in frames; 0 for an immediate decision.
     """
 
-    look_ahead: int = 0
+    lookahead: int = 0
     _waiting: deque[MouthTarget] = field(default_factory=deque)
     _current: InnerMouth | None = None
 
     def __post_init__(self) -> None:
-        if self.look_ahead < 0:
-            raise UsageError(f"look_ahead must be 0 frames or more, not {self.look_ahead}")
+        if self.lookahead < 0:
+            raise UsageError(f"lookahead must be 0 frames or more, not {self.lookahead}")
 
     def push(self, target: MouthTarget, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
         """Adds the next frame's target; returns the mouth of the frame that is now decided, if any."""
         self._waiting.append(target)
-        return [self._decide(entries)] if len(self._waiting) > self.look_ahead else []
+        return [self._decide(entries)] if len(self._waiting) > self.lookahead else []
 
     def flush(self, entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
         """Returns the remaining mouths at the end of the stream."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from wav2lip.renderer.inner_mouth import InnerMouth, gaps, in_plane
+from wav2lip.renderer.inner_mouth import InnerMouth, gaps, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
@@ -20,7 +20,7 @@ SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavity darkens; fraction of the lip color
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
-MOST_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
+MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
 GAP_EDGE = (-0.9, 0.9)  # units around the split over which the entry's halves fade into the dark
 SLIT = (1.0, 2.6)  # units; lower openings are only dark, since squeezed teeth would look like dots
 MIDDLE = slice(2, 7)  # of the nine opening heights
@@ -34,7 +34,7 @@ def coverage(ring: np.ndarray, width: int, height: int, finer: int = 4) -> np.nd
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _widened(ring: np.ndarray, by: float) -> np.ndarray:
+def _expanded(ring: np.ndarray, by: float) -> np.ndarray:
     """The ring with its upper points raised and its lower points lowered by `by` pixels."""
     wider = ring.copy()
     wider[1:10, 1] += by
@@ -60,7 +60,7 @@ def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) 
 
 
 def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
-    """The entry's dark color if it shows a dark gap; else a dark red, limited by the darkest observed color and the lips."""
+    """The entry's dark color if it has a dark gap, else a dark red, no lighter than the observed dark or the lips."""
     if mouth is not None and np.isfinite(mouth.split):
         return mouth.dark
     lightest = min(DARK.mean(), 0.3 * lips.mean(), np.inf if dark is None else dark.mean())
@@ -68,7 +68,7 @@ def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.nd
     return lightest * red / 2
 
 
-def fill_share(ring: np.ndarray, seen: np.ndarray) -> float:
+def fill_opacity(ring: np.ndarray, seen: np.ndarray) -> float:
     """Opacity, 0 to 1, of the fill over the frame's own pixels between the lips.
 
     Lips that are closed in the frame and stay closed keep their own lip line; (20, 2) rings in units.
@@ -90,7 +90,7 @@ def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.
     The upper half moves only if the entry shows too little below the upper lip; the lower half follows the lower lip.
     """
     lacking = (mouth.ring[:10:-1, 1] - ring[:10:-1, 1])[MIDDLE]
-    upper = down + float(np.clip(lacking.mean(), 0, MOST_SHIFT))
+    upper = down + float(np.clip(lacking.mean(), 0, MAX_SHIFT))
     if not np.isfinite(mouth.split):
         return upper, np.ones_like(upper)
     lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
@@ -98,10 +98,13 @@ def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.
     return lower + above * (upper - lower), np.maximum(above, below)  # wider open than the entry: a dark gap
 
 
-def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
+def retrieve_mouth(
+    ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: InnerMouth
+) -> tuple[np.ndarray, np.ndarray]:
     """Warps an entry's inner mouth into a frame.
 
-    Upper teeth stay with the head; the lower part follows the lower lip if the entry is open enough to separate the two.
+    Upper teeth stay with the head; the lower part follows the lower lip if the entry is open enough to separate
+    the two.
 
     Args:
         ring: (20, 2) target inner lip ring in the mouth plane.
@@ -113,7 +116,7 @@ def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: Inner
         (h, w, 3) float32 pixels and (h, w) float32 alpha mask.
     """
     x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
-    across, down = np.moveaxis(in_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
+    across, down = np.moveaxis(to_mouth_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
     there, known = _heights(down, ring, mouth)
     ceiling, floor = _curve(mouth.ring, across, True), _curve(mouth.ring, across, False)
     middle = (ceiling + floor) / 2
@@ -128,8 +131,8 @@ def retrieved(ring: np.ndarray, plane: np.ndarray, area: Rectangle, mouth: Inner
 
 def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     (a, b, c), (d, e, f) = mouth.plane
-    places = np.dstack([a * across + b * down + c, d * across + e * down + f])
-    return remap(mouth.pixels, places.astype(np.float32)).astype(np.float32)
+    coordinates = np.dstack([a * across + b * down + c, d * across + e * down + f])
+    return remap(mouth.pixels, coordinates.astype(np.float32)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -171,15 +174,15 @@ def paint_mouth(
     width, height = near.size
     if share <= 0 or min(width, height) < 2:
         return
-    units = in_plane(ring, plane)
+    units = to_mouth_plane(ring, plane)
     over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
-    cover = coverage(_widened(ring, over) - (near.left, near.top), width, height)
+    cover = coverage(_expanded(ring, over) - (near.left, near.top), width, height)
     view = pixels[near.within(area)]
     rim = cv2.dilate(cover, np.ones((2 * max(1, round(1.5 * scale)) + 1,) * 2)) - cover > 0.5
     lips = view[rim].mean(axis=0) if rim.any() else DARK
     fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale)
     if mouth is not None:
-        shown, alpha = retrieved(units, plane, near, mouth)
+        shown, alpha = retrieve_mouth(units, plane, near, mouth)
         fill += alpha[..., None] * (shown - fill)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
     blended = view + soft[..., None] * (fill - view)

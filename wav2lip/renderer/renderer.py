@@ -9,10 +9,10 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, HeadPose, Landmarks
-from wav2lip.renderer.inner_mouth import InnerMouth, InnerMouthBank, head_angles, in_plane, mouth_plane
-from wav2lip.renderer.lip_edges import lip_edges, with_edges
+from wav2lip.renderer.inner_mouth import InnerMouth, InnerMouthBank, head_angles, mouth_plane, to_mouth_plane
+from wav2lip.renderer.lip_edges import lip_edges, with_lip_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
-from wav2lip.renderer.mouth_fill import MouthPainter, Opening, fill_share, paint_mouth
+from wav2lip.renderer.mouth_fill import MouthPainter, Opening, fill_opacity, paint_mouth
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import warp_frame
@@ -24,7 +24,7 @@ PRESENT = 0.5  # faces with lower presence are not added to the bank
 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
     """The target mouth to match with the bank: the inner lips of (206, 3) target points under a head pose."""
-    return MouthTarget(in_plane(target[LIPS_INNER], mouth_plane(pose)), head_angles(pose))
+    return MouthTarget(to_mouth_plane(target[LIPS_INNER], mouth_plane(pose)), head_angles(pose))
 
 
 @dataclass
@@ -40,8 +40,8 @@ class MouthRenderer:
     painter: MouthPainter = paint_mouth
 
     def __post_init__(self) -> None:
-        if self.chooser.look_ahead:
-            raise UsageError(f"render selects mouths immediately: look_ahead must be 0, not {self.chooser.look_ahead}")
+        if self.chooser.lookahead:
+            raise UsageError(f"render selects mouths immediately: lookahead must be 0, not {self.chooser.lookahead}")
 
     def observe(self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None) -> None:
         """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, unoccluded and new."""
@@ -88,11 +88,11 @@ class MouthRenderer:
         if np.array_equal(moved, points):
             return result
         scale = float(pose.scale)
-        source = vertices_in_frame(with_edges(points, lip_edges(frame, points), amount), pose)
+        source = vertices_in_frame(with_lip_edges(points, lip_edges(frame, points), amount), pose)
         pixels, area = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
         plane = mouth_plane(pose)
-        share = amount * fill_share(wanted.ring, in_plane(points[LIPS_INNER], plane))
+        share = amount * fill_opacity(wanted.ring, to_mouth_plane(points[LIPS_INNER], plane))
         opening = Opening(moved[LIPS_INNER, :2], plane, scale, share)
         self.painter(pixels, area, opening, mouth, self.bank.dark())
-        area.of(result)[:] = pixels
+        area.view(result)[:] = pixels
         return result

@@ -16,7 +16,7 @@ from preprocessing.faces.mesh import JAW, LIPS_INNER, LIPS_OUTER, MESH_INDICES, 
 
 TOP = 58.0  # canonical y; points below it (from the middle of the nose down) are vertices
 STRETCH = 1.5  # y stretch before Delaunay, with which every segment of both lip rings becomes an edge
-CENTRE = (64.0, 80.0)  # center of the rings' enlargement, canonical units
+CENTER = (64.0, 80.0)  # center of the rings' enlargement, canonical units
 FOLLOWING, FIXED = 1.18, 1.45  # size of the rings relative to the jaw
 FOLLOW = 0.5  # fraction of the jaw motion that the inner ring follows
 OVAL = np.array([POINT[127], POINT[234], *JAW, POINT[454], POINT[356]])
@@ -49,7 +49,7 @@ class Triangulation:
 
 def _ring(size: float) -> np.ndarray:
     oval = canonical_face()[OVAL].copy()
-    oval[:, :2] = CENTRE + (oval[:, :2] - CENTRE) * size
+    oval[:, :2] = CENTER + (oval[:, :2] - CENTER) * size
     return oval
 
 
@@ -60,10 +60,10 @@ def triangulation() -> Triangulation:
     rows = np.flatnonzero(face[:, 1] > TOP)
     vertices = np.vstack([face[rows], _ring(FOLLOWING), _ring(FIXED)])
     triangles = Delaunay(vertices[:, :2] * (1, STRETCH)).simplices
-    place = np.full(len(MESH_INDICES), -1)
-    place[rows] = np.arange(len(rows))
-    inner = np.asarray(np.isin(triangles, place[LIPS_INNER]).all(axis=1))
-    return Triangulation(rows, vertices, triangles, inner, place[LIPS_OUTER], place[LIPS_INNER])
+    vertex = np.full(len(MESH_INDICES), -1)
+    vertex[rows] = np.arange(len(rows))
+    inner = np.asarray(np.isin(triangles, vertex[LIPS_INNER]).all(axis=1))
+    return Triangulation(rows, vertices, triangles, inner, vertex[LIPS_OUTER], vertex[LIPS_INNER])
 
 
 def vertices_in_frame(points: np.ndarray, pose: HeadPose, moved: np.ndarray | None = None) -> np.ndarray:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SKIN_SIGMA = 1.6  # canonical units; blur of the displacement away from the lips
-LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units; margin around the outer lip ring with exact displacement, and blur of its border
-STILL = 0.03  # pixels; smaller motion is ignored
+LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units; margin of exact displacement around the outer lip ring, and its blur
+MIN_MOTION = 0.03  # pixels; smaller motion is ignored
 GRID_UNITS = 1.0  # spacing in units of the coarse grid for skin
 LIP_GRID_UNITS = 0.2  # spacing of the fine grid for the lips
 _Array = TypeVar("_Array", np.ndarray, "Tensor")
@@ -48,7 +48,7 @@ class Rectangle:
         """Width and height."""
         return max(self.right - self.left, 0), max(self.bottom - self.top, 0)
 
-    def of(self, frame: np.ndarray) -> np.ndarray:
+    def view(self, frame: np.ndarray) -> np.ndarray:
         """View of this rectangle in a frame."""
         return frame[self.top : self.bottom, self.left : self.right]
 
@@ -114,14 +114,14 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
     sigma = scale / coarse
     skin = _blur(exact, SKIN_SIGMA * sigma) * _inside(ids, sigma)[..., None]
     keep = _lip_weight(target, area, coarse, scale)
-    field = _enlarge(np.dstack([skin, keep]), area, coarse)
+    field = _upsample(np.dstack([skin, keep]), area, coarse)
     lips = target[triangulation().outer_lips, :2]
     near = Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + coarse, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
     result = np.ascontiguousarray(field[..., :2])
     if min(near.size) > 0:
         part = near.within(area)
-        sharp = _enlarge(_exact(terms, target, near, area, fine, order)[0], near, fine)
+        sharp = _upsample(_exact(terms, target, near, area, fine, order)[0], near, fine)
         result[part] += field[part][..., 2:] * (sharp - result[part])
     return result
 
@@ -178,7 +178,7 @@ def lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndar
     return _blur(cv2.dilate(mask, np.ones((side, side), np.uint8)), LIP_SIGMA * scale)
 
 
-def _enlarge(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
+def _upsample(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
     width, height = area.size
     if step == 1:
         return grid[:height, :width]
@@ -187,12 +187,13 @@ def _enlarge(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
     )
 
 
-def remap(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+def remap(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """Samples an image at (h, w, 2) float32 coordinates, with cubic interpolation.
 
-    At sub-pixel shifts, cubic interpolation keeps about 0.8 to 0.9 of the Laplacian variance around a mouth, linear half.
+    At sub-pixel shifts, cubic interpolation keeps about 0.8 to 0.9 of the Laplacian variance around a mouth, linear
+    interpolation half of it.
     """
-    return cv2.remap(image, places, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(image, coordinates, np.empty(0), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float) -> tuple[np.ndarray, Rectangle]:
@@ -213,13 +214,13 @@ def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale:
         return frame[:0, :0], Rectangle(0, 0, 0, 0)
     area = Rectangle.around(reach, 2 * SKIN_SIGMA * scale, width, height)
     if min(area.size) == 0:
-        return area.of(frame).copy(), area
+        return area.view(frame).copy(), area
     field = displacement(source, target, scale, area)
     lengths = np.abs(field)
-    moving = np.maximum(lengths[..., 0], lengths[..., 1]) >= STILL
+    moving = np.maximum(lengths[..., 0], lengths[..., 1]) >= MIN_MOTION
     field[..., 0] += np.arange(area.left, area.right, dtype=np.float32)
     field[..., 1] += np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
-    pixels = area.of(frame).copy()
+    pixels = area.view(frame).copy()
     left, top, columns, rows = cv2.boundingRect(moving.view(np.uint8))
     if columns:
         part = np.s_[top : top + rows, left : left + columns]

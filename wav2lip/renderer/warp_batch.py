@@ -27,7 +27,9 @@ def displacement_batch(source: Tensor, target: Tensor, scale: float, width: int,
     ids, keep = _batch_masks(target, scale, width, height)
     a, b, c = affine_displacements(source[:, triangles, :2], target[:, triangles, :2])
     motion = (source - target)[:, triangles, :2]
-    terms = F.pad(torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1))  # the last one is for pixels outside
+    terms = F.pad(
+        torch.cat([a, b, c, motion.amin(2), motion.amax(2)], -1), (0, 0, 0, 1)
+    )  # the last one is for pixels outside
     terms = torch.stack([term[chosen] for term, chosen in zip(terms, ids, strict=True)])
     x = torch.arange(width, device=target.device, dtype=target.dtype)[:, None]
     y = torch.arange(height, device=target.device, dtype=target.dtype)[:, None, None]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from preprocessing.faces.landmarks.crops import SIDE, SIZE, Crops
-from preprocessing.faces.landmarks.model import NetworkConfig, mirror_rows, to_shares
+from preprocessing.faces.landmarks.model import NetworkConfig, mirror_rows, to_normalized
 from preprocessing.faces.landmarks.views import View, face_view, mouth_view, warp
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose
 
@@ -97,10 +97,10 @@ class ExampleMaker:
         image = warp(self.crops.images[row], matrix, size)
         hidden = self._cover(image, points, row, rng)
         presence = 1.0 if hidden < FREE else 0.0 if hidden > COVERED else -1.0
-        return self._example(disturb(image, given, rng), points, presence, 1.0 if hidden < COVERED else 0.3)
+        return self._example(degrade(image, given, rng), points, presence, 1.0 if hidden < COVERED else 0.3)
 
     def _example(self, image: np.ndarray, points: np.ndarray, presence: float, weight: float) -> Example:
-        shares = to_shares(points[self.rows], self.network.size).astype(np.float32)
+        shares = to_normalized(points[self.rows], self.network.size).astype(np.float32)
         return Example(image, shares, presence, weight)
 
     def _moved(self, view: View, rng: np.random.Generator) -> View:
@@ -122,7 +122,7 @@ class ExampleMaker:
             at = self.views[row]
             view = at.moved(far * [1.6, 1.6], rng.uniform(0.3, 0.6)) if self.network.part == "face" else at.moved(
                 far * [2.2, 2.6], rng.uniform(0.4, 1.2))  # fmt: skip
-        image = disturb(view.crop(source, size), self.augmentation, rng)
+        image = degrade(view.crop(source, size), self.augmentation, rng)
         return self._example(image, np.zeros((len(self.mirror), 3)), 0.0, 0.0)
 
     def _cover(self, image: np.ndarray, points: np.ndarray, row: int, rng: np.random.Generator) -> float:
@@ -169,7 +169,7 @@ def _blob(mask: np.ndarray, center: np.ndarray, radii: np.ndarray, rng: np.rando
     cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255)
 
 
-def disturb(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def degrade(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """Randomizes lighting, resolution, noise and compression of a uint8 image (S, S, 3)."""
     size = image.shape[0]
     if rng.random() < given.coarse:

@@ -12,15 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.labels import labelled_videos, load_labels, person_of, stills
+from preprocessing.faces.landmarks.labels import labeled_videos, load_labels, person_of, stills
 from preprocessing.faces.landmarks.views import FACE_CENTER, View, roll
 from preprocessing.faces.mesh import HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
 
 SIZE, SIDE = 240, 200.0  # side of a stored crop: pixels, and units of the canonical face
-LEAST_FRAMES = 10  # clips with fewer frames with a face are skipped
-LEAST_SCALE = 0.3  # pixels per unit; lips of smaller faces are not visible
+MIN_FRAMES = 10  # clips with fewer frames with a face are skipped
+MIN_SCALE = 0.3  # pixels per unit; lips of smaller faces are not visible
 BACKGROUND_SIZE, BACKGROUND_EVERY = 120, 6
 SEED = 0
 
@@ -54,7 +54,7 @@ def open_crops(folder: Path) -> Crops:
     return Crops(images, *(np.load(folder / f"{name}.npy") for name in ("points", "persons", "background")))
 
 
-def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictures: Path | None = None) -> None:
+def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, stills_file: Path | None = None) -> None:
     """Extracts up to `per_person` frames of each person, covering the range of mouth openings.
 
     Args:
@@ -62,7 +62,7 @@ def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictur
         labels: Folder of their label files.
         folder: Output folder of the arrays.
         per_person: Maximum number of frames per person.
-        pictures: File of labeled still images; all are used.
+        stills_file: File of labeled still images; all of them are used.
 
     Raises:
         UsageError: no video has labels.
@@ -70,12 +70,12 @@ def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, pictur
     folder.mkdir(parents=True, exist_ok=True)
     wanted = _choose(videos, labels, per_person)
     count = sum(len(rows) for rows in wanted.values())
-    total = count + (sum(1 for _ in stills(pictures)) if pictures else 0)
+    total = count + (sum(1 for _ in stills(stills_file)) if stills_file else 0)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (total, SIZE, SIZE, 3))
     points: list[np.ndarray] = []
     persons: list[str] = []
     background: list[np.ndarray] = []
-    for name, frame, mesh in _faces(wanted, labels, pictures):
+    for name, frame, mesh in _faces(wanted, labels, stills_file):
         view = crop_view(HeadPose.of(mesh))
         images[len(points)] = view.crop(frame, SIZE)
         points.append(view.to_crop(mesh, SIZE))
@@ -97,7 +97,7 @@ def crop_view(pose: HeadPose) -> View:
 def _choose(videos: Path, labels: Path, per_person: int) -> dict[Path, np.ndarray]:
     """Selects frames from each video."""
     clips = defaultdict(list)
-    for video, label in labelled_videos(videos, labels):
+    for video, label in labeled_videos(videos, labels):
         clips[person_of(video.stem)].append((video, label))
     rng, chosen = np.random.default_rng(SEED), {}
     for person in sorted(clips):
@@ -113,10 +113,10 @@ def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
     """Samples frames uniformly over mouth opening; sorted."""
     mesh = load_labels(label)
     rows = np.flatnonzero(mesh.found)
-    if len(rows) < LEAST_FRAMES:
+    if len(rows) < MIN_FRAMES:
         return rows[:0]
     pose = HeadPose.of(mesh.points[rows])
-    rows, open_ = rows[pose.scale > LEAST_SCALE], opening(pose.unpose(mesh.points[rows]))[pose.scale > LEAST_SCALE]
+    rows, open_ = rows[pose.scale > MIN_SCALE], opening(pose.unpose(mesh.points[rows]))[pose.scale > MIN_SCALE]
     if len(rows) <= count:
         return rows
     levels = rng.uniform(open_.min(), np.quantile(open_, 0.99), count // 2)
@@ -125,7 +125,7 @@ def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _faces(
-    wanted: dict[Path, np.ndarray], labels: Path, pictures: Path | None
+    wanted: dict[Path, np.ndarray], labels: Path, stills_file: Path | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields person, frame and points of every selected face."""
     for video, rows in tqdm(wanted.items(), disable=None, unit="video"):
@@ -138,8 +138,8 @@ def _faces(
                     break
                 if k in want:
                     yield person_of(video.stem), to_bgr(frame, frame.width, frame.height), mesh.points[k]
-    if pictures:
-        yield from stills(pictures)
+    if stills_file:
+        yield from stills(stills_file)
 
 
 def _background(frame: np.ndarray, view: View, seed: int) -> list[np.ndarray]:

@@ -14,8 +14,8 @@ from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 
 STEPS = 8  # quantization steps per pixel
-# MediaPipe measures from the pixel edge, we from the pixel center. Uncorrected, the half pixel is a shift that depends on the
-# face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
+# MediaPipe measures from the pixel edge, we from the pixel center. Uncorrected, the half pixel is a shift that depends
+# on the face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
 EDGE = np.array([0.5, 0.5, 0.0], np.float32)
 
 
@@ -63,7 +63,7 @@ def person_of(name: str) -> str:
     return name.split("__")[0]
 
 
-def labelled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
+def labeled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
     """Pairs each video of a folder with the label file of the same name.
 
     Raises:

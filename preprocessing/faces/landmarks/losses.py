@@ -39,10 +39,10 @@ class LandmarkLoss:
     """Computes the unweighted losses of a batch by name."""
 
     def __init__(self, network: NetworkConfig) -> None:
-        places = {int(row): k for k, row in enumerate(network.rows())}
-        self.lips = torch.tensor([places[row] for row in (*LIPS_OUTER, *LIPS_INNER)])
-        self.lower = torch.tensor([places[row] for row in LOWER])
-        self.upper = torch.tensor([places[row] for row in UPPER])
+        index = {int(row): k for k, row in enumerate(network.rows())}
+        self.lips = torch.tensor([index[row] for row in (*LIPS_OUTER, *LIPS_INNER)])
+        self.lower = torch.tensor([index[row] for row in LOWER])
+        self.upper = torch.tensor([index[row] for row in UPPER])
         self.units = (FACE_SIDE if network.part == "face" else MOUTH_SIDE) / 2
 
     def __call__(

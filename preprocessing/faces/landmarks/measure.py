@@ -2,10 +2,11 @@
 
     python -m preprocessing.faces.landmarks.measure VIDEOS --mesh LABELS
 
-Prints a line per video: the number of frames compared; the fraction of labeled frames with points; the mean error of all
-points and of the lips in percent of the eye distance, and the constant part of the lip error; the Pearson correlation of
-mouth opening and width; the jitter of the lips while the mouth is still, ours and the labels', in units of the canonical
-face (eyes 42 apart); the fraction of the labels' closures kept within one frame; milliseconds per frame.
+Prints a line per video: the number of frames compared; the fraction of labeled frames with points; the mean error of
+all points and of the lips in percent of the eye distance, and the constant part of the lip error; the Pearson
+correlation of mouth opening and width; the jitter of the lips while the mouth is still, ours and the labels', in units
+of the canonical face (eyes 42 apart); the fraction of the labels' closures kept within one frame; and milliseconds
+per frame.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from preprocessing.commands import Parser, run_command
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
-from preprocessing.faces.landmarks.labels import MeshLabels, labelled_videos, load_labels
+from preprocessing.faces.landmarks.labels import MeshLabels, labeled_videos, load_labels
 from preprocessing.faces.landmarks.losses import measure_points
 from preprocessing.faces.landmarks.predictor import LandmarkNetwork, load_landmarks
 from preprocessing.faces.landmarks.smoothing import SmoothingConfig
@@ -100,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--network", type=Path, help="checkpoint (default: the bundled one)")
     flags.add_argument("--yunet", type=Path, help="YuNet model file")
     flags.add_argument("--skip", default="", help="skip videos whose names start with this prefix")
-    flags.add_argument("--frames", type=int, default=0, help="compare only this many frames at the start of each video (default: all)")
+    flags.add_argument(
+        "--frames", type=int, default=0, help="compare only this many frames at the start of each video (default: all)"
+    )
     flags.add_argument("--raw", action="store_true", help="disable smoothing")
     return flags
 
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         network, detector = load_landmarks(given.network), load_detector(yunet=given.yunet)
         smoothing, rows = SmoothingConfig(reach=0) if given.raw else SmoothingConfig(), []
         cv2.setNumThreads(1)
-        for video, labels in labelled_videos(given.videos, given.mesh):
+        for video, labels in labeled_videos(given.videos, given.mesh):
             if given.skip and video.stem.startswith(given.skip):
                 continue
             truth = load_labels(labels).first(given.frames or None)

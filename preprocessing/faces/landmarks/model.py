@@ -102,24 +102,24 @@ class LandmarkNet(nn.Module):
         self.presence = nn.Linear(config.hidden, 1)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) BGR from 0 to 1 → points (B, P, 3), -1 to 1 across the crop, depth on the same scale; logits (B,)."""
+        """(B, 3, S, S) BGR from 0 to 1 → points (B, P, 3), -1 to 1 across the crop, depth to scale; logits (B,)."""
         hidden = self.hidden(self.features(crops * 2 - 1))
         return self.points(hidden).unflatten(-1, (-1, 3)), self.presence(hidden).squeeze(-1)
 
     @torch.no_grad()
-    def start_from(self, points: Tensor) -> None:
+    def init_output(self, points: Tensor) -> None:
         """Initializes the output to the mean points (P, 3)."""
         self.points.bias.copy_(points.flatten())
         self.points.weight.mul_(0.1)
 
 
-def to_shares(points: np.ndarray, size: int) -> np.ndarray:
+def to_normalized(points: np.ndarray, size: int) -> np.ndarray:
     """(..., 3) pixels of a crop → -1 to 1 across it."""
     return (points - _middle(size)) / (size / 2)
 
 
 def to_pixels(shares: np.ndarray, size: int) -> np.ndarray:
-    """Inverse of `to_shares`."""
+    """Inverse of `to_normalized`."""
     return shares * (size / 2) + _middle(size)
 
 

@@ -18,7 +18,7 @@ from training.checkpoint import Checkpoint
 
 KIND = "landmarks"
 WEIGHTS = "weights/landmarks.safetensors"
-LOOKS = 3  # prediction passes from a detector box to an upright crop of the right size
+PASSES = 3  # prediction passes from a detector box to an upright crop of the right size
 
 
 class LandmarkNetwork(Protocol):
@@ -38,13 +38,13 @@ class MeshLandmarks:
     def __call__(self, frame: np.ndarray, near: np.ndarray | Landmarks) -> Landmarks:
         """The points of the face at `near`; presence tells whether a face with an unoccluded mouth is there."""
         if isinstance(near, Landmarks):
-            return self.look(frame, face_view(HeadPose.of(near.points)))
+            return self.predict_view(frame, face_view(HeadPose.of(near.points)))
         view = box_view(near)
-        for _ in range(LOOKS - 1):
+        for _ in range(PASSES - 1):
             view = face_view(HeadPose.of(self._points(self.face, frame, view)[0]))
-        return self.look(frame, view)
+        return self.predict_view(frame, view)
 
-    def look(self, frame: np.ndarray, view: View) -> Landmarks:
+    def predict_view(self, frame: np.ndarray, view: View) -> Landmarks:
         """The points of the face in the view."""
         points, presence = self._points(self.face, frame, view)
         if self.mouth is not None:

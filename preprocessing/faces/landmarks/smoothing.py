@@ -2,13 +2,13 @@
 
 Head pose and face shape jitter and move differently, so they are smoothed separately: the pose, and with the pose
 removed, the lips and the rest of the face. Each is averaged over a few frames before and after with weights that
-decrease with the difference between frames: a temporal bilateral filter (Tomasi and Manduchi, "Bilateral filtering for
-gray and color images", ICCV 1998). The difference is the mean distance over all points of the group; noise averages out
-in that mean, a mouth that closes for one frame does not.
+decrease with the difference between frames: a temporal bilateral filter (Tomasi and Manduchi, "Bilateral filtering
+for gray and color images", ICCV 1998). The difference is the mean distance over all points of the group; noise averages
+out in that mean, a mouth that closes for one frame does not.
 
-Measured on the labels of five videos with 0.35 units of noise added (lips=0.6): jitter fell from 0.58 to 0.22 units, and
-0.94 of the closures were kept within a frame; a one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which uses past
-frames only, left 0.26 and kept 0.86. Our network has less jitter, so the default width for the lips is lower, too.
+Measured on the labels of five videos with 0.35 units of noise added (lips=0.6): jitter fell from 0.58 to 0.22 units,
+and 0.94 of the closures were kept within a frame; a one-euro filter (Casiez, Roussel and Vogel, CHI 2012), which uses
+past frames only, left 0.26 and kept 0.86. Our network has less jitter, so the default width for the lips is lower, too.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ class LandmarkSmoother:
         """Pushes a frame's points; returns those of the frame `reach` earlier, once available."""
         pose = HeadPose.of(found.points)
         self._seen.append((found, pose.unpose(found.points), pose.repose(canonical_face())))
-        return [self._give()] if len(self._seen) > self._now + self.config.reach else []
+        return [self._emit()] if len(self._seen) > self._now + self.config.reach else []
 
     def finish(self) -> list[Landmarks]:
         """Returns the remaining points and resets for the next shot."""
-        rest = [self._give() for _ in range(len(self._seen) - self._now)]
+        rest = [self._emit() for _ in range(len(self._seen) - self._now)]
         self._seen.clear()
         self._now = 0
         return rest
 
-    def _give(self) -> Landmarks:
+    def _emit(self) -> Landmarks:
         """Smoothed points of the frame at `_now`; advances `_now`."""
         first, last = max(0, self._now - self.config.reach), self._now + self.config.reach + 1
         frames = list(self._seen)[first:last]
         found, middle = self._seen[self._now][0], self._now - first
-        shapes, places = np.stack([frame[1] for frame in frames]), np.stack([frame[2] for frame in frames])
+        shapes, poses = np.stack([frame[1] for frame in frames]), np.stack([frame[2] for frame in frames])
         shape = np.empty_like(shapes[0])
         for rows, width in ((self._lips, self.config.lips), (~self._lips, self.config.face)):
             shape[rows] = self._average(shapes[:, rows], middle, width)
         unit = float(HeadPose.of(found.points).scale)
-        pose = HeadPose.of(self._average(places, middle, self.config.pose * unit, STABLE))
+        pose = HeadPose.of(self._average(poses, middle, self.config.pose * unit, STABLE))
         self._now += 1
         while self._now > self.config.reach:
             self._seen.popleft()
@@ -88,7 +88,7 @@ class LandmarkSmoother:
     def _average(
         self, frames: np.ndarray, middle: int, width: float, rows: np.ndarray | slice = slice(None)
     ) -> np.ndarray:
-        """Weighted mean of (N, P, 3) frames around the one at `middle`; differences are measured on the points of `rows`."""
+        """Weighted mean of (N, P, 3) frames around `middle`; differences are measured on the points of `rows`."""
         away = ((frames - frames[middle])[:, rows, :2] ** 2).sum(-1).mean(-1)
         lag = np.arange(len(frames)) - middle
         weights = np.exp(-((lag / self.config.width) ** 2) / 2 - away / (2 * width**2))

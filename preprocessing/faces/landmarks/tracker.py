@@ -17,8 +17,8 @@ from preprocessing.faces.mesh import HeadPose, Landmarks, canonical_face
 from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
 
 SAME_FACE = 0.5  # minimum intersection over the smaller box
-LARGEST_STEP = 0.4  # maximum motion between frames, as a fraction of the face height
-LARGEST_GROWTH = 1.35  # maximum size ratio between frames
+MAX_STEP = 0.4  # maximum motion between frames, as a fraction of the face height
+MAX_GROWTH = 1.35  # maximum size ratio between frames
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,16 @@ class LandmarkTrackerConfig:
     def __post_init__(self) -> None:
         parse_select(self.select)
         if self.every < 1 or self.retry < 1 or self.detect_side < 32 or not 0 <= self.least_presence <= 1:
-            raise UsageError("landmark tracking needs every >= 1, retry >= 1, detect_side >= 32 and least_presence from 0 to 1")
+            raise UsageError(
+                "landmark tracking needs every >= 1, retry >= 1, detect_side >= 32 and least_presence from 0 to 1"
+            )
 
 
 class LandmarkTracker:
     """Tracks the mesh points of one person in constant memory, with a delay of up to `max_lag` frames.
 
-    The detector runs at the start of a shot, when presence drops or points jump, and every `every` frames; if its box is
-    elsewhere, tracking restarts there.
+    The detector runs at the start of a shot, when presence drops or points jump, and every `every` frames; if its box
+    is elsewhere, tracking restarts there.
 
     Args:
         network: predicts points near a position.
@@ -112,8 +114,8 @@ class LandmarkTracker:
         if self._since < self.config.retry and self.detections:
             return None
         boxes = self._detect(frame)
-        place = choose(boxes, self._select, (frame.shape[1], frame.shape[0]))
-        return None if place < 0 else self._network(frame, boxes[place])
+        index = choose(boxes, self._select, (frame.shape[1], frame.shape[0]))
+        return None if index < 0 else self._network(frame, boxes[index])
 
     def _follow(self, frame: np.ndarray, last: Landmarks) -> Landmarks | None:
         """Predicts points from the last ones, verified by the detector when needed."""
@@ -157,4 +159,4 @@ def _leap(last: Landmarks, found: Landmarks) -> bool:
     height = (before[2:] - before[:2]).max()
     growth = (after[2:] - after[:2]).max() / max(height, 1e-6)
     step = np.abs(before - after).max() / max(height, 1e-6)
-    return not (1 / LARGEST_GROWTH < growth < LARGEST_GROWTH and step < LARGEST_STEP)
+    return not (1 / MAX_GROWTH < growth < MAX_GROWTH and step < MAX_STEP)

@@ -3,9 +3,9 @@
     python -m preprocessing.faces.landmarks.train --config configs/landmarks-face.yaml \\
         --videos VIDEOS --mesh LABELS --out runs/landmarks-face
 
-Writes to the run folder: network.safetensors (the averaged weights), log.jsonl, config.json and state.pt, from which the
-same command resumes. Crops are extracted once and cached in --cache. Exit code: 0 on success, 1 if training failed, 2
-for wrong usage, 130 if interrupted.
+Writes to the run folder: network.safetensors (the averaged weights), log.jsonl, config.json and state.pt, from which
+the same command resumes. Crops are extracted once and cached in --cache. Exit code: 0 on success, 1 if training failed,
+2 for wrong usage, 130 if interrupted.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path |
     """
     torch.manual_seed(recipe.seed)
     network = LandmarkNet(recipe.network)
-    network.start_from(torch.from_numpy(mean))
+    network.init_output(torch.from_numpy(mean))
     if init:
         saved = Checkpoint.load(init, f"landmarks-{recipe.network.part}")
         if network_config(saved.config["network"]) != recipe.network:

@@ -1,4 +1,4 @@
-"""Talking heads that are made up: their lips follow the first of a few speech features."""
+"""Synthetic talking heads whose lips follow the first of a few speech features."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LOWER_INNER = np.isin(lower_face(), LIPS_INNER[1:10])  # the lower lip's inner r
 
 
 def closed_face() -> np.ndarray:
-    """(206, 3) the canonical face with closed lips."""
+    """(206, 3) canonical face with closed lips."""
     face = canonical_face().copy()
     face[LIPS_INNER[1:10], 1] = face[LIPS_INNER[19:10:-1], 1] + 0.1
     return face
 
 
 def opened(amount: np.ndarray) -> np.ndarray:
-    """(T,) units → (T, P, 3) displacement: the inner rim of the lower lip falls by so much, the corners come in."""
+    """(T,) units → (T, P, 3) displacement: lowers the inner rim of the lower lip, moves the corners inwards."""
     moved = np.zeros((len(amount), len(lower_face()), 3), np.float32)
     moved[:, LOWER_INNER, 1] = amount[:, None]
     moved[:, :, 0] -= 0.1 * amount[:, None] * np.sign(canonical_face()[lower_face(), 0] - 64)
@@ -30,26 +30,26 @@ def opened(amount: np.ndarray) -> np.ndarray:
 
 
 def talk(name: str, frames: int = 120, speaker: str = "a", split: str = "train", late: float = 0.0) -> MotionClip:
-    """A clip whose lips open where the first feature is high; `late`: frames by which the picture is."""
+    """A clip whose lips open where the first feature is high; `late`: frames by which the video is late."""
     rng = np.random.default_rng(abs(hash_of(name)))
     curve = np.convolve(rng.standard_normal(2 * frames + 101), np.hanning(13), "valid")[: 2 * frames + 61]
     features = rng.standard_normal((2 * frames + 1, FEATURES)).astype(np.float32)
     features[:, 0] = curve[30 : 30 + len(features)]
     times = np.arange(frames) / 25
-    heard = np.interp(np.arange(frames) - late, np.arange(-15, frames + 15), curve[::2][: frames + 30])
-    amount = np.maximum(heard, 0) * 2
+    shifted = np.interp(np.arange(frames) - late, np.arange(-15, frames + 15), curve[::2][: frames + 30])
+    amount = np.maximum(shifted, 0) * 2
     rest = closed_face().astype(np.float32)
     motion = Displacements(opened(amount), np.ones(frames, bool), times, rest)
     return MotionClip(name, speaker, split, motion, np.ones(frames, bool), {"hama": features, "mel": features})
 
 
 def hash_of(name: str) -> int:
-    """A number that depends on the name alone, in every process."""
+    """A hash of the name that is the same in every process."""
     return int.from_bytes(name.encode()[-4:], "little")
 
 
 def write_talks(folder: Path, seconds: int = 5) -> Path:
-    """Clips of three people to learn from and of one who is held out."""
+    """Writes clips of three training people and one held-out person."""
     folder.mkdir()
     for name, split in (("ann", "train"), ("bob", "train"), ("cleo", "train"), ("dan", "val")):
         talk(f"{name}__1", seconds * 25, name, split).save(folder / f"{name}__1.safetensors")
@@ -57,7 +57,7 @@ def write_talks(folder: Path, seconds: int = 5) -> Path:
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """(3, 3) from degrees."""
+    """(3, 3) rotation from degrees."""
     about = []
     for axis, angle in ((1, yaw), (0, pitch), (2, roll)):
         (c, s), (i, j) = (np.cos(np.radians(angle)), np.sin(np.radians(angle))), [k for k in range(3) if k != axis]
@@ -68,7 +68,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def turning_head(amount: np.ndarray) -> np.ndarray:
-    """(T,) units of opening → (T, 206, 3) pixels of a head that turns, nods, comes nearer and moves away."""
+    """(T,) units of opening → (T, 206, 3) pixels of a head that turns, nods and moves closer and away."""
     shapes = np.repeat(closed_face()[None], len(amount), axis=0)
     shapes[:, lower_face()] += opened(amount)
     assert shapes.shape[1] == len(MESH_INDICES)

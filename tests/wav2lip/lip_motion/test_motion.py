@@ -1,4 +1,4 @@
-"""Motion at inference: any frame rate, any length, silence, strength, closure; the spaces and maps behind it."""
+"""Motion inference: frame rates, length, silence, strength and closure; shape space and rest map."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.wav2lip.lip_motion.test_speech_encoder import needs_hama
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.losses import correlation_loss
 from wav2lip.lip_motion.metrics import pearson
-from wav2lip.lip_motion.model import LipMotionNet, MotionConfig, close_lips, rows_around
-from wav2lip.lip_motion.motion import LipMotionModel, _Continued
+from wav2lip.lip_motion.model import LipMotionNet, MotionConfig, close_lips, context_rows
+from wav2lip.lip_motion.motion import LipMotionModel, _MirrorPadded
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of, point_weights
 from wav2lip.lip_motion.speech.mel import MelEncoder
@@ -55,7 +55,7 @@ def test_frame_rates_agree_where_their_times_do(model, speech):
     for values, fps in zip(frames, rates, strict=True):
         for number in (0, 5, 17, 60):
             np.testing.assert_allclose(values[number], motion.at(number / fps), atol=1e-6)
-    for number in range(0, 50, 5):  # 25 and 60 meet every 0.2 s
+    for number in range(0, 50, 5):  # 25 and 60 fps coincide every 0.2 s
         np.testing.assert_allclose(frames[0][number], frames[2][number * 12 // 5], atol=1e-6)
     np.testing.assert_allclose(motion.at(Fraction(1001, 3000)), frames[1][10], atol=1e-6)
     halfway = (motion.at(0.4) + motion.at(0.44)) / 2
@@ -89,12 +89,12 @@ def test_gain_and_strength_scale_what_is_not_closed(model, speech):
 
 
 def test_sound_is_continued_by_its_mirror_image():
-    heard, samples = _Continued(np.arange(100)), np.arange(100)
-    edge = (len(heard) - 100) // 2
-    np.testing.assert_array_equal(heard[edge : edge + 100], samples)
-    np.testing.assert_array_equal(heard[edge - 3 : edge + 2], [3, 2, 1, 0, 1])
-    np.testing.assert_array_equal(heard[edge + 98 : edge + 102], [98, 99, 98, 97])
-    assert len(_Continued(np.arange(1))[0:5]) == 5
+    padded, samples = _MirrorPadded(np.arange(100)), np.arange(100)
+    edge = (len(padded) - 100) // 2
+    np.testing.assert_array_equal(padded[edge : edge + 100], samples)
+    np.testing.assert_array_equal(padded[edge - 3 : edge + 2], [3, 2, 1, 0, 1])
+    np.testing.assert_array_equal(padded[edge + 98 : edge + 102], [98, 99, 98, 97])
+    assert len(_MirrorPadded(np.arange(1))[0:5]) == 5
 
 
 def test_lips_that_are_surely_closed_meet(space):
@@ -132,13 +132,13 @@ def test_a_frame_depends_on_what_it_may(lookahead):
 
     def motion(values: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return network(torch.from_numpy(rows_around(values, 0, 49, config))[None])[0][0].numpy()
+            return network(torch.from_numpy(context_rows(values, 0, 49, config))[None])[0][0].numpy()
 
     changed = rows.copy()
     changed[2 * 30 :] += 1
     moved = np.flatnonzero(np.abs(motion(changed) - motion(rows)).max(1) > 1e-6)
     assert motion(rows).shape == (49, 2)
-    assert moved[0] == 30 - config.after - 1  # the stem hears one frame ahead
+    assert moved[0] == 30 - config.after - 1  # the stem sees one frame ahead
     assert config.before + config.after == 8
 
 

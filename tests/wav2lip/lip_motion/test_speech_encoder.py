@@ -1,4 +1,4 @@
-"""Speech encoders: rows do not depend on what else is asked for; the recogniser is the package's."""
+"""Speech encoders: rows do not depend on the requested range; the recognizer matches the package's."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution

@@ -1,4 +1,4 @@
-"""Mesh points → displacements, on a head whose motion is known."""
+"""Mesh points → displacements, on a head with known motion."""
 
 import lzma
 
@@ -8,7 +8,7 @@ import pytest
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 from tests.wav2lip.lip_motion.material import closed_face, opened, turning_head
-from wav2lip.lip_motion.targets import MeshTrack, at_times, beside_cuts, displacements, read_mesh, smoothed
+from wav2lip.lip_motion.targets import MeshTrack, at_times, displacements, near_cuts, read_mesh, smooth
 
 FRAMES = 60
 AMOUNT = np.maximum(0, 6 * np.sin(np.arange(FRAMES) / 4))
@@ -23,13 +23,13 @@ def test_a_turning_head_gives_back_the_planted_displacement():
     motion = displacements(track(turning_head(AMOUNT)))
     assert motion.valid.all()
     np.testing.assert_allclose(motion.rest, closed_face(), atol=1e-4)
-    expected = smoothed(opened(AMOUNT), motion.valid)
+    expected = smooth(opened(AMOUNT), motion.valid)
     np.testing.assert_allclose(motion.values, expected, atol=1e-3)
 
 
 def test_smoothing_by_hand_and_not_across_gaps():
     values = np.array([0.0, 8.0, 0.0, 100.0])
-    np.testing.assert_allclose(smoothed(values, np.array([True, True, True, False])), [1, 6, 1, 87.5])
+    np.testing.assert_allclose(smooth(values, np.array([True, True, True, False])), [1, 6, 1, 87.5])
 
 
 def test_frames_beside_a_cut_and_without_a_face_are_masked():
@@ -80,4 +80,4 @@ def test_a_leap_is_a_cut_and_a_step_is_none():
 
     where = np.array([[0, 0, 0], [1, 0, 0], [30, 0, 0], [31, 0, 0]], float)
     pose = HeadPose(np.ones(4), np.repeat(np.eye(3)[None], 4, 0), where)
-    assert beside_cuts(pose, np.arange(4)).tolist() == [False, True, True, False]
+    assert near_cuts(pose, np.arange(4)).tolist() == [False, True, True, False]

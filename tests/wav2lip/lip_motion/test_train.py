@@ -1,4 +1,4 @@
-"""The trainer of lip motion on made-up heads: a step, going on after a stop, offsets, the shipped recipe."""
+"""Lip motion training on synthetic heads: steps, resuming, offsets, the bundled recipe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from wav2lip.lip_motion.corpus import Corpus
 from wav2lip.lip_motion.evaluate import evaluate
 from wav2lip.lip_motion.expert_training import main as train_judge
 from wav2lip.lip_motion.model import MotionConfig
-from wav2lip.lip_motion.offsets import LAGS, best_lag, combined, find_offsets
+from wav2lip.lip_motion.offsets import LAGS, best_lag, combine_offsets, find_offsets
 from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.train import LipMotionTrainOptions, main, train
 from wav2lip.lip_motion.train_state import LipMotionTrainState, start, train_step
-from wav2lip.lip_motion.training_set import WindowDraw
+from wav2lip.lip_motion.training_set import WindowSampler
 
 ROOT = Path(__file__).parents[3]
 CPU = Engine(accelerator="cpu", precision="32-true")
@@ -37,7 +37,7 @@ TINY = LipMotionRecipe(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Sums in another order would round otherwise."""
+    """Keeps the order of sums, and so rounding, fixed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -68,7 +68,7 @@ def test_a_clip_comes_back_from_its_file(tmp_path):
 def test_steps_lower_the_losses(corpus):
     recipe = replace(TINY, steps=60, lr=1e-2)
     state = start(recipe, corpus, CPU.launch())
-    draw = WindowDraw(corpus.seen, recipe.network, recipe.window, recipe.power, 0)
+    draw = WindowSampler(corpus.seen, recipe.network, recipe.window, recipe.power, 0)
     found = [train_step(state, draw.batch(step, 8)) for step in range(60)]
     for name in ("position", "closure", "correlation"):
         first, last = (float(np.mean([losses[name] for losses in part])) for part in (found[:5], found[-5:]))
@@ -77,7 +77,7 @@ def test_steps_lower_the_losses(corpus):
 
 
 def test_windows_depend_on_seed_and_step_alone(corpus):
-    draw, again = (WindowDraw(corpus.seen, TINY.network, 16, 0.6, 5) for _ in range(2))
+    draw, again = (WindowSampler(corpus.seen, TINY.network, 16, 0.6, 5) for _ in range(2))
     draw.batch(0, 4)
     one, other = draw.batch(7, 4), again.batch(7, 4)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -86,7 +86,7 @@ def test_windows_depend_on_seed_and_step_alone(corpus):
 
 def test_a_loss_that_is_no_number_stops_the_training(corpus):
     state = start(TINY, corpus, CPU.launch())
-    batch = WindowDraw(corpus.seen, TINY.network, 16, 0.6, 5).batch(0, 4)
+    batch = WindowSampler(corpus.seen, TINY.network, 16, 0.6, 5).batch(0, 4)
     batch["hama"][0, 0] = torch.nan
     with pytest.raises(TrainingError, match="nan at step 0"):
         train_step(state, batch)
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(clips, tmp_path, monkeyp
     monkeypatch.setattr(wav2lip.lip_motion.train, "train_step", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(clips, TINY, flags["stopped"], CPU)
-    torch.manual_seed(99)  # another process starts with other random numbers
+    torch.manual_seed(99)  # a new process starts with a different random state
     monkeypatch.setattr(wav2lip.lip_motion.train, "train_step", real)
     train(clips, TINY, flags["stopped"], CPU)
     whole, again = (torch.load(flag.out / "state.pt", weights_only=True) for flag in flags.values())
@@ -141,7 +141,7 @@ def test_late_and_early_pictures_are_found():
     lags = {"ann__1": 3.0, "bob__1": -2.5, "cleo__1": 0.0, "dan__1": 0.5}
     clips = [talk(name, 200, name, late=lag) for name, lag in lags.items()]
     corpus = Corpus.of(clips, 3, 0)
-    true = Corpus.of([talk(name, 200, name) for name in lags], 3, 0)  # what a perfect model hears
+    true = Corpus.of([talk(name, 200, name) for name in lags], 3, 0)  # predictions of a perfect model
     found = find_offsets([item.coefficients for item in true.seen], corpus.seen, corpus.space)
     assert found == {"ann__1": 3.0, "bob__1": -2.5}
     moved = corpus.shifted(found).seen
@@ -154,9 +154,9 @@ def test_a_lag_must_be_clear():
     curve = np.exp(-(((LAGS - 4) / 3) ** 2))
     assert best_lag(curve) == 4.0
     assert best_lag(0.3 * curve) == 0.0  # too weak
-    assert best_lag(0.9 + 0.01 * curve) == 0.0  # no better than none
+    assert best_lag(0.9 + 0.01 * curve) == 0.0  # no better than no lag
     assert best_lag(np.full(len(LAGS), np.nan)) == 0.0
-    assert combined({"a": 1.0, "b": 2.0}, {"a": -1.0, "c": 1.5}) == {"b": 2.0, "c": 1.5}
+    assert combine_offsets({"a": 1.0, "b": 2.0}, {"a": -1.0, "c": 1.5}) == {"b": 2.0, "c": 1.5}
 
 
 def test_the_shipped_recipe_is_the_default_and_trains(clips, tmp_path):
@@ -169,19 +169,19 @@ def test_the_shipped_recipe_is_the_default_and_trains(clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("flags", "expected"),
     [
         (["--weights.sync", "-1"], "weights.sync must be 0 or more, not -1"),
-        (["--expert-steps", "0"], "expert_steps 0 leaves no expert"),
+        (["--expert-steps", "0"], "expert_steps is 0, so there is no expert"),
         (["--network.kernel", "4"], "kernel must be odd, not 4"),
-        (["--network.lookahead", "99"], "lookahead must be -1 or up to 8, not 99"),
-        (["--batch", "3", "--devices", "2"], "batch 3 cannot be shared out among 2 devices"),
-        ([], "holds no motion clips"),
+        (["--network.lookahead", "99"], "lookahead must be from -1 to 8, not 99"),
+        (["--batch", "3", "--devices", "2"], "batch 3 is not divisible by 2 devices"),
+        ([], "contains no motion clips"),
     ],
 )
-def test_wrong_usage_is_one_line(words, said, tmp_path, capsys):
-    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "run"), *words]) == 2
+def test_wrong_usage_is_one_line(flags, expected, tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "run"), *flags]) == 2
     message = capsys.readouterr().err
-    assert said in message
+    assert expected in message
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Faces to move: the canonical face in a textured frame."""
+"""Test faces: the canonical face in a textured frame."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frame(width: int = 480, height: int = 440, seed: int = 0) -> np.ndarray:
 
 
 def opened(by: float) -> np.ndarray:
-    """(206, 3) displacement in units: the lower lip falls by `by`, the jaw with it."""
+    """(206, 3) displacement in units that lowers the lower lip by `by`, and the jaw with it."""
     face = canonical_face()
     moved = np.zeros_like(face)
     lip = face[LIPS_OUTER[5], 1]

@@ -1,4 +1,4 @@
-"""The bank of inner mouths and what is shown of it."""
+"""The bank of inner mouths and the mouth fill."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import pytest
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, HeadPose, canonical_face
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
-from wav2lip.renderer.inner_mouth import BankConfig, InnerMouthBank, cut_mouth, gaps, in_plane, mouth_plane
+from wav2lip.renderer.inner_mouth import BankConfig, InnerMouthBank, crop_mouth, gaps, mouth_plane, to_mouth_plane
 from wav2lip.renderer.mouth_fill import cavity, coverage
 
 
 def fill(bank: InnerMouthBank, count: int = 80, seed: int = 0, scale: float = 1.0) -> InnerMouthBank:
     rng = np.random.default_rng(seed)
-    picture = frame(round(200 * scale), round(190 * scale))
+    image = frame(round(200 * scale), round(190 * scale))
     for _ in range(count):
         head = pose(scale, 10 * scale, 10 * scale, yaw=rng.uniform(-20, 20))
-        bank.observe(picture, head.repose(shut_face() + opened(rng.uniform(0, 15))))
+        bank.observe(image, head.repose(shut_face() + opened(rng.uniform(0, 15))))
     return bank
 
 
@@ -26,7 +26,7 @@ def test_the_bank_is_bounded_and_deterministic() -> None:
 
 
 def test_memory_is_bounded_for_great_pictures() -> None:
-    bank = fill(InnerMouthBank(BankConfig(size=4, longest=64)), count=12, scale=4.0)
+    bank = fill(InnerMouthBank(BankConfig(size=4, max_side=64)), count=12, scale=4.0)
     assert len(bank.entries) == 4
     assert bank.nbytes <= 4 * 64 * 64 * 3
 
@@ -40,9 +40,9 @@ def test_shut_mouths_are_not_kept() -> None:
 
 def test_a_stream_keeps_the_extremes() -> None:
     bank = InnerMouthBank(BankConfig(size=4))
-    picture = frame()
+    image = frame()
     for height in [5.0, 5.6, 6.2, 6.8, 7.4, 14.0, 2.0]:
-        bank.observe(picture, pose().repose(shut_face() + opened(height)))
+        bank.observe(image, pose().repose(shut_face() + opened(height)))
     heights = [entry.opening for entry in bank.entries]
     assert max(heights) > 10
     assert min(heights) < 3
@@ -50,14 +50,14 @@ def test_a_stream_keeps_the_extremes() -> None:
 
 def test_a_mouth_beyond_the_edge_is_refused() -> None:
     points = pose(x=-130).repose(canonical_face())
-    assert cut_mouth(frame(), points, HeadPose.of(points)) is None
+    assert crop_mouth(frame(), points, HeadPose.of(points)) is None
 
 
 def test_the_plane_is_fixed_to_the_head() -> None:
     face = shut_face() + opened(6)
     rings = []
     for head in (pose(), pose(1.7, 20, 30), pose(2.0, 90, 10, yaw=8)):
-        rings.append(in_plane(head.repose(face), mouth_plane(head)))
+        rings.append(to_mouth_plane(head.repose(face), mouth_plane(head)))
     np.testing.assert_allclose(rings[0], rings[1], atol=1e-9)
     assert np.abs(rings[0] - rings[2]).max() < 10  # points off the plane shift when the head turns
 
@@ -65,7 +65,7 @@ def test_the_plane_is_fixed_to_the_head() -> None:
 def test_gaps_of_a_ring() -> None:
     face = shut_face() + opened(6)
     head = pose()
-    ring = in_plane(head.repose(face)[LIPS_INNER], mouth_plane(head))
+    ring = to_mouth_plane(head.repose(face)[LIPS_INNER], mouth_plane(head))
     np.testing.assert_allclose(gaps(ring), 6.3, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_the_cavity_is_darkest_in_its_depth_and_smooth() -> None:
     assert np.abs(np.diff(shade[15:45, 40], axis=0)).max() < 45
 
 
-@pytest.mark.parametrize("values", [{"size": 0}, {"longest": 4}])
+@pytest.mark.parametrize("values", [{"size": 0}, {"max_side": 4}])
 def test_a_bank_without_room_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="a bank needs"):
         BankConfig(**values)

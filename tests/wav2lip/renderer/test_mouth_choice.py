@@ -1,4 +1,4 @@
-"""The path through the bank."""
+"""Mouth selection: the path through the bank."""
 
 import itertools
 
@@ -8,16 +8,16 @@ import pytest
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import HeadPose
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
-from wav2lip.renderer.inner_mouth import InnerMouth, cut_mouth
+from wav2lip.renderer.inner_mouth import InnerMouth, crop_mouth
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths, viterbi
 from wav2lip.renderer.renderer import mouth_target
 
-HEIGHTS = [8, 10, 8, 4, 0, 0, 3, 4, 3, 0, 0, 9, 10]  # units; shut in frames 4, 5, 9, 10
+HEIGHTS = [8, 10, 8, 4, 0, 0, 3, 4, 3, 0, 0, 9, 10]  # units; closed in frames 4, 5, 9, 10
 
 
 def entry(height: float, number: int) -> InnerMouth:
     points = pose().repose(shut_face() + opened(height))
-    made = cut_mouth(frame(), points, HeadPose.of(points), number)
+    made = crop_mouth(frame(), points, HeadPose.of(points), number)
     assert made is not None
     return made
 
@@ -50,7 +50,7 @@ def test_mouths_switch_where_lips_are_shut() -> None:
 
 def test_a_long_look_ahead_chooses_as_the_whole_sequence_does() -> None:
     entries = [entry(10, 1), entry(4, 2)]
-    chooser, stream = MouthChooser(look_ahead=len(HEIGHTS)), []
+    chooser, stream = MouthChooser(lookahead=len(HEIGHTS)), []
     for target in targets():
         stream += chooser.push(target, entries)
     stream += chooser.flush(entries)
@@ -62,7 +62,7 @@ def test_a_long_look_ahead_chooses_as_the_whole_sequence_does() -> None:
 
 
 def test_push_lags_by_the_look_ahead() -> None:
-    chooser, entries = MouthChooser(look_ahead=3), [entry(10, 1)]
+    chooser, entries = MouthChooser(lookahead=3), [entry(10, 1)]
     counts = [len(chooser.push(target, entries)) for target in targets()]
     assert counts == [0] * 3 + [1] * (len(HEIGHTS) - 3)
     assert len(chooser.flush(entries)) == 3
@@ -80,5 +80,5 @@ def test_without_a_bank_there_is_no_mouth() -> None:
 
 
 def test_a_negative_look_ahead_is_refused() -> None:
-    with pytest.raises(UsageError, match="look_ahead"):
-        MouthChooser(look_ahead=-1)
+    with pytest.raises(UsageError, match="lookahead"):
+        MouthChooser(lookahead=-1)

@@ -37,24 +37,24 @@ def test_coarse_grids_are_near_the_exact_field() -> None:
 
 
 def test_a_shift_moves_pixels_exactly() -> None:
-    picture, (source, _) = frame(), vertices()
+    image, (source, _) = frame(), vertices()
     target = source + np.array([3, 2, 0])
-    pixels, area = warp_frame(picture, source, target, SCALE)
+    pixels, area = warp_frame(image, source, target, SCALE)
     lips = Rectangle.around(target[triangulation().outer_lips, :2], 2, 480, 440)
     moved = pixels[lips.within(area)]
-    expected = picture[lips.top - 2 : lips.bottom - 2, lips.left - 3 : lips.right - 3]
+    expected = image[lips.top - 2 : lips.bottom - 2, lips.left - 3 : lips.right - 3]
     np.testing.assert_array_equal(moved, expected)
 
 
 def test_an_affine_motion_gives_its_affine_field_at_the_lips() -> None:
     source, _ = vertices()
-    centre = source[triangulation().outer_lips].mean(axis=0)
+    center = source[triangulation().outer_lips].mean(axis=0)
     target = source.copy()
-    target[:, :2] = centre[:2] + (source - centre)[:, :2] @ np.array([[1.1, 0.05], [-0.02, 1.2]])
+    target[:, :2] = center[:2] + (source - center)[:, :2] @ np.array([[1.1, 0.05], [-0.02, 1.2]])
     area = Rectangle(0, 0, 480, 440)
     field = displacement(source, target, SCALE, area)
     where = np.round(target[triangulation().outer_lips, :2]).astype(int)
-    back = (where - centre[:2]) @ np.linalg.inv([[1.1, 0.05], [-0.02, 1.2]]) + centre[:2] - where
+    back = (where - center[:2]) @ np.linalg.inv([[1.1, 0.05], [-0.02, 1.2]]) + center[:2] - where
     np.testing.assert_allclose(field[where[:, 1], where[:, 0]], back, atol=0.06)
 
 
@@ -72,8 +72,8 @@ def test_the_field_is_zero_outside_the_triangulation_and_nothing_jumps_at_its_bo
 def test_gradients_reach_both_sets_of_vertices() -> None:
     source, target = (torch.from_numpy(points)[None].requires_grad_() for points in vertices(scale=1.0))
     field = displacement_batch(source, target, 1.0, 200, 190)
-    picture = torch.linspace(0, 1, 190, dtype=torch.float64)[None, None, :, None].expand(1, 3, 190, 200)
-    warp_batch(picture, field).square().mean().backward()
+    image = torch.linspace(0, 1, 190, dtype=torch.float64)[None, None, :, None].expand(1, 3, 190, 200)
+    warp_batch(image, field).square().mean().backward()
     lips = triangulation().outer_lips
     assert source.grad is not None
     assert target.grad is not None

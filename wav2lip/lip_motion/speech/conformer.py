@@ -119,8 +119,8 @@ class Conformer(nn.Module):
         """(T, T) bool attention mask; None if every row may attend to all rows."""
         if self.reach is None or rows <= self.reach + 1:
             return None
-        place = torch.arange(rows, device=device)
-        return (place[:, None] - place[None, :]).abs() <= self.reach
+        position = torch.arange(rows, device=device)
+        return (position[:, None] - position[None, :]).abs() <= self.reach
 
     def forward(self, samples: Tensor) -> Tensor:
         """(B, n) → (B, 1 + n // 320, 288): the features."""

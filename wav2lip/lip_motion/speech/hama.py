@@ -59,25 +59,25 @@ def read_container(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"the speech encoder's weights {path} cannot be read ({error.strerror}): {INSTALL}") from None
     if not data.startswith(MAGIC) or hashlib.sha256(data).hexdigest() != SHA256:
         raise UsageError(f"{path} is not the file of hama {VERSION} (its SHA-256 differs): {INSTALL}")
-    (count,), place = struct.unpack_from("<I", data, 8), 12
+    (count,), position = struct.unpack_from("<I", data, 8), 12
     entries = []
     for _ in range(count):
-        entry, place = _entry(data, place)
+        entry, position = _entry(data, position)
         entries.append(entry)
-    start = (place + 15) // 16 * 16
+    start = (position + 15) // 16 * 16
     return {name: _tensor(data, kind, sides, start + offset) for name, kind, sides, offset in entries}
 
 
-def _entry(data: bytes, place: int) -> tuple[tuple[str, int, tuple[int, ...], int], int]:
-    """(name, type, dimensions, offset) of the entry at `place`, and the position of the next one."""
-    (length,) = struct.unpack_from("<H", data, place)
-    name = data[place + 2 : place + 2 + length].decode()
-    place += 2 + length
-    kind, rank = struct.unpack_from("<BB", data, place)
-    sides = struct.unpack_from(f"<{rank}I", data, place + 2)
-    place += 2 + 4 * rank
-    offset, _ = struct.unpack_from("<QQ", data, place)
-    return (name, kind, sides, offset), place + 16
+def _entry(data: bytes, position: int) -> tuple[tuple[str, int, tuple[int, ...], int], int]:
+    """(name, type, dimensions, offset) of the entry at `position`, and the position of the next one."""
+    (length,) = struct.unpack_from("<H", data, position)
+    name = data[position + 2 : position + 2 + length].decode()
+    position += 2 + length
+    kind, rank = struct.unpack_from("<BB", data, position)
+    sides = struct.unpack_from(f"<{rank}I", data, position + 2)
+    position += 2 + 4 * rank
+    offset, _ = struct.unpack_from("<QQ", data, position)
+    return (name, kind, sides, offset), position + 16
 
 
 def _tensor(data: bytes, kind: int, sides: tuple[int, ...], start: int) -> Tensor:
@@ -103,7 +103,7 @@ def conformer_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _block_weights(tensors: dict[str, Tensor], prefix: str, product: int, convolution: int) -> dict[str, Tensor]:
-    """Weights of one block; the exporter numbered the matrices: `product` is the first, `convolution` the depthwise one."""
+    """Weights of one block; exported matrices are numbered: `product` is the first, `convolution` the depthwise."""
     numbers = {
         "ffn1.fc1": 0,
         "ffn1.fc2": 1,

@@ -1,4 +1,4 @@
-"""A real face whose mesh points are known: NASA's portrait of Eileen Collins, which comes with scikit-image."""
+"""A real face with known mesh points: NASA's portrait of Eileen Collins, bundled with scikit-image."""
 
 import cv2
 import numpy as np
@@ -9,15 +9,15 @@ from preprocessing.faces.mesh import POINT
 
 SIZE = (512, 512)
 BOX = np.array([180.0, 64.0, 267.0, 180.0])
-# Mesh index → where MediaPipe FaceMesh 0.10.21 sees the point: eye corners, mouth corners, lips' middles, chin.
+# Mesh index → point of MediaPipe FaceMesh 0.10.21: eye corners, mouth corners, lip midpoints, chin.
 TRUTH = {
     33: (195.2, 100.9), 133: (213.3, 103.7), 362: (237.0, 104.9), 263: (255.8, 104.3), 61: (201.8, 139.2),
     291: (245.0, 141.0), 0: (223.6, 140.5), 13: (223.5, 143.2), 14: (223.0, 150.1), 17: (222.7, 154.6),
     152: (221.3, 177.4),
 }  # fmt: skip
 ROWS = np.array([POINT[index] for index in TRUTH])
-PLACES = np.array(list(TRUTH.values())) - 0.5  # MediaPipe counts from a pixel's edge
-EYES = 42.0  # pixels between the eyes' middles
+PLACES = np.array(list(TRUTH.values())) - 0.5  # MediaPipe measures from the pixel edge
+EYES = 42.0  # pixels between the eye centers
 
 
 def portrait() -> np.ndarray:
@@ -26,7 +26,7 @@ def portrait() -> np.ndarray:
 
 
 def turned(angle: float, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray]:
-    """The portrait turned about the face by degrees, scaled and shifted; and the map (2, 3) that did it."""
+    """The portrait rotated about the face in degrees, scaled and shifted; and the (2, 3) matrix."""
     matrix = cv2.getRotationMatrix2D((222.0, 125.0), -angle, scale)
     matrix[:, 2] += shift
     return cv2.warpAffine(portrait(), matrix, SIZE, borderMode=cv2.BORDER_REPLICATE), matrix
@@ -37,7 +37,7 @@ def moved(places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 class PortraitDetector:
-    """Finds the face of a portrait that was moved by the next of the given maps, for frames at full size."""
+    """Detects the face of a portrait transformed by the first of the given matrices, for full-size frames."""
 
     def __init__(self, matrices: list[np.ndarray]) -> None:
         self.matrices, self.asked = matrices, 0

@@ -1,11 +1,11 @@
-"""Mesh labels: what the labelling script packs is what is loaded, and it keeps the points that are ours."""
+"""Mesh labels: packed labels round-trip, and the labeling script keeps our points."""
 
 import numpy as np
 import pytest
 
 from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.landmarks import label
-from preprocessing.faces.landmarks.labels import labelled_videos, load_labels, person_of
+from preprocessing.faces.landmarks.labels import labeled_videos, load_labels, person_of
 from preprocessing.faces.mesh import MESH_INDICES
 
 
@@ -20,7 +20,7 @@ def test_packed_points_come_back(tmp_path):
     points[~found] = 0
     np.savez(tmp_path / "a.npz", steps=label.pack(points), found=found, times=np.arange(20) / 25, frames=20)
     loaded = load_labels(tmp_path / "a.npz")
-    expected = np.where(found[:, None, None], points - [0.5, 0.5, 0], 0)  # MediaPipe counts from a pixel's edge
+    expected = np.where(found[:, None, None], points - [0.5, 0.5, 0], 0)  # MediaPipe measures from the pixel edge
     assert np.abs(loaded.points - expected).max() <= 0.5 / label.STEPS + 1e-4
     assert (loaded.found == found).all()
     assert loaded.times[-1] == pytest.approx(0.76)
@@ -37,9 +37,9 @@ def test_other_files_are_refused(tmp_path):
 def test_videos_are_those_with_labels(tmp_path):
     for name in ("ann__1.mp4", "ben__1.mp4", "ann__1.npz", "cat.npz"):
         (tmp_path / name).touch()
-    assert [video.stem for video, _ in labelled_videos(tmp_path, tmp_path)] == ["ann__1"]
+    assert [video.stem for video, _ in labeled_videos(tmp_path, tmp_path)] == ["ann__1"]
     with pytest.raises(UsageError, match="make them with"):
-        labelled_videos(tmp_path, tmp_path / "none")
+        labeled_videos(tmp_path, tmp_path / "none")
     assert (person_of("ann__1__b"), person_of("cat")) == ("ann", "cat")
 
 

@@ -11,8 +11,8 @@ from preprocessing.faces.landmarks.model import (
     NetworkConfig,
     mirror_rows,
     mouth_rows,
+    to_normalized,
     to_pixels,
-    to_shares,
 )
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, POINT, canonical_face
 
@@ -27,7 +27,7 @@ def test_points_and_logits(part, count):
 def test_a_new_network_says_the_mean_face():
     network = LandmarkNet(NetworkConfig("face", 64, (4, 8, 8, 8), (1, 1, 1), 4, 16)).eval()
     mean = torch.rand(206, 3)
-    network.start_from(mean)
+    network.init_output(mean)
     assert (network(torch.rand(1, 3, 64, 64))[0][0] - mean).abs().max() < 0.2
 
 
@@ -47,15 +47,15 @@ def test_the_mirror_swaps_the_sides():
 
 
 def test_shares_are_of_the_crop():
-    assert np.allclose(to_shares(np.array([-0.5, 111.5, 56.0]), 112), [-1, 1, 1])
-    assert np.allclose(to_pixels(to_shares(np.array([3.0, 5.0, 7.0]), 96), 96), [3, 5, 7])
+    assert np.allclose(to_normalized(np.array([-0.5, 111.5, 56.0]), 112), [-1, 1, 1])
+    assert np.allclose(to_pixels(to_normalized(np.array([3.0, 5.0, 7.0]), 96), 96), [3, 5, 7])
 
 
 def test_losses_of_a_known_error():
     network = NetworkConfig("face", 64, (4, 8, 8, 8), (1, 1, 1), 4, 16)
     truth = torch.zeros(1, 206, 3)
     points = truth.clone()
-    points[..., 0] = 2 / 81  # everything lies two units to the right
+    points[..., 0] = 2 / 81  # all points are two units to the right
     one = torch.ones(1)
     losses = LandmarkLoss(network)(points, torch.zeros(1), truth, one, one)
     expected = {"points": 2 / 3, "lips": 2 / 3, "gap": 0.0, "presence": np.log(2)}

@@ -1,4 +1,4 @@
-"""The shipped network on a real face that it never saw: points, presence, and a video in which the face turns."""
+"""The bundled network on an unseen real face: points, presence, and a video of a turning face."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from tests.preprocessing.faces.landmarks.portrait import (
 )
 from training.checkpoint import Checkpoint
 
-FAR = 0.08  # of the eyes' distance, in the mean
+FAR = 0.08  # maximum mean error relative to the eye distance
 SHUT = 0.3
 
 
@@ -30,16 +30,16 @@ def network() -> MeshLandmarks:
 
 
 def away(found: Landmarks, matrix: np.ndarray | None = None, scale: float = 1.0) -> float:
-    """Mean distance from the known points over that of the eyes."""
+    """Mean distance from the known points relative to the eye distance."""
     truth = PLACES if matrix is None else moved(PLACES, matrix)
     return float(np.linalg.norm(found.points[ROWS, :2] - truth, axis=1).mean() / (EYES * scale))
 
 
 def covered(found: Landmarks) -> np.ndarray:
-    """The portrait with a hand-colored disc before the mouth."""
-    picture, lips = portrait(), found.points[LIPS_OUTER, :2]
-    cv2.circle(picture, tuple(int(x) for x in lips.mean(0)), 30, (120, 150, 200), -1)
-    return cv2.GaussianBlur(picture, (0, 0), 0.8)
+    """The portrait with a skin-colored disc over the mouth."""
+    image, lips = portrait(), found.points[LIPS_OUTER, :2]
+    cv2.circle(image, tuple(int(x) for x in lips.mean(0)), 30, (120, 150, 200), -1)
+    return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 
 def test_points_lie_where_they_are_known_to(network):
@@ -48,9 +48,9 @@ def test_points_lie_where_they_are_known_to(network):
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_whatever_the_size_of_the_face(network, scale):
-    picture = cv2.resize(portrait(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    image = cv2.resize(portrait(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     matrix = np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]])
-    assert away(network(picture, BOX * scale), matrix, scale) < 1.3 * FAR
+    assert away(network(image, BOX * scale), matrix, scale) < 1.3 * FAR
 
 
 def test_a_rough_box_and_the_last_points_lead_to_the_same_place(network):
@@ -75,7 +75,7 @@ def test_a_moving_turning_face_is_tracked(network):
     scales = [float(np.sqrt(np.linalg.det(matrix[:, :2]))) for _, matrix in course]
     detector = PortraitDetector([matrix for _, matrix in course])
     tracker = LandmarkTracker(network, detector)
-    found = list(tracker(picture for picture, _ in course))
+    found = list(tracker(image for image, _ in course))
     errors = [away(one, matrix, scale) for one, (_, matrix), scale in zip(found, course, scales, strict=True)]
     assert max(errors) < 2 * FAR
     assert np.mean(errors) < 1.3 * FAR

@@ -1,4 +1,4 @@
-"""Smoothing: jitter goes, one frame's closure stays, nothing is late, and the weights are the bilateral filter's."""
+"""Smoothing: removes jitter, keeps closures of one frame, adds no lag; weights match the bilateral filter."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def smoothed(points: np.ndarray, **values: float) -> np.ndarray:
 
 
 def shifted(gaps: list[float]) -> np.ndarray:
-    """Faces whose lower lips lie so many units lower."""
+    """Faces with the lower lip lowered by `gaps` units."""
     face = np.stack([canonical_face()] * len(gaps))
     face[:, LOWER, 1] += np.array(gaps)[:, None]
     return face

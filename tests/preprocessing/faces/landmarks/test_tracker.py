@@ -1,4 +1,4 @@
-"""The tracker: when the detector is asked, what a cut and a lost face do, and that nothing is given out of order."""
+"""The tracker: detector calls, cuts, lost faces, and output order."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ def face_at(x: float, y: float, scale: float = 0.8) -> Landmarks:
 
 
 class Scene:
-    """Frames of plain grey that say by their level which frame they are; a face that moves; a network that finds it
-    where it is if it is asked near it, and a detector that counts."""
+    """Gray frames with the frame number in one pixel; a moving face; a network that finds the face if started near it,
+    and a detector that records its calls."""
 
     def __init__(self, places: list[tuple[float, float] | None], presence: float = 1.0) -> None:
         self.places, self.presence = places, presence
@@ -77,7 +77,7 @@ def test_frames_without_a_face_give_none_and_it_is_taken_up_again():
 
 def test_a_drifted_face_is_taken_up_where_the_detector_sees_it():
     scene = Scene([(150.0, 120.0)] * 45)
-    scene.drift = np.array([50.0, 0])  # the network always finds it too far right, as a background that holds it would
+    scene.drift = np.array([50.0, 0])  # the network always predicts too far right, as if stuck on the background
     found = scene.track(every=20)
     assert np.allclose(middles(found)[20], (150, 120), atol=4)
 

@@ -1,5 +1,5 @@
-"""Training: crops are cut where the labels say, a few steps reduce the loss, and a resumed run equals an uninterrupted
-one. The material is a video of the portrait with the shipped network's points for labels."""
+"""Training: crops match the labels, a few steps reduce the loss, and a resumed run equals an uninterrupted one. The
+material is a video of the portrait labeled by the bundled network."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def run(material: Path, out: Path, *flags: str) -> int:
 
 
 def stopping_at(step: int) -> Callable:
-    """`train_step` as a user stops it."""
+    """`train_step`, interrupted at a step."""
     real = train.train_step
 
     def stopped(state: train.LandmarkTrainState, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Views: a point of the frame is where the crop shows it, at any size, turn and reduction."""
+"""Views: points map to the right crop position at any size, rotation and reduction."""
 
 import cv2
 import numpy as np
