@@ -65,7 +65,7 @@ def mouth_box(job: MeshJob) -> tuple[slice, slice]:
 def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, sound):
     job = start(engine, portrait, sound)
     assert job.has_face()
-    assert job.spoken == FRAMES
+    assert job.speech_frames == FRAMES
     box = mouth_box(job)
     mouths = np.stack([frame[box] for frame in rendered(job)]).astype(float)
     motion = np.abs(np.diff(mouths, axis=0)).mean(axis=(1, 2, 3))
