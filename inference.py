@@ -1,4 +1,4 @@
-"""The user's door: `python inference.py --face video.mp4 --audio speech.wav`."""
+"""Command-line entry point: `python inference.py --face video.mp4 --audio speech.wav`."""
 
 import sys
 

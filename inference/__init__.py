@@ -1,1 +1,1 @@
-"""Puts generated lips back into a video."""
+"""Lip-syncs a video or photo to speech."""

@@ -1,4 +1,4 @@
-"""What makes a mouth speak, as a job sees it: an engine starts a job, the job renders frames."""
+"""Interface of the lip-sync engines: an engine starts a job, the job renders frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 
 AnalysisProgress = Callable[[str, int, int], None]
-"""Called, before the first frame is rendered, with the unit ("frame", "step"), how many are done, and their total."""
+"""Called before the first frame is rendered, with the unit ("frame", "step"), the number done and the total."""
 
 
 @dataclass(frozen=True)
 class JobInput:
-    """What a job works on.
+    """Input of a job.
 
     Attributes:
-        source: the face's frames.
+        source: the frames of the face video.
         audio: the file with the speech.
-        clock: takes the seconds of each stage.
+        clock: collects the seconds of each stage.
     """
 
     source: FaceSource
@@ -37,12 +37,12 @@ class JobInput:
 
 @dataclass(frozen=True)
 class RenderedFrame:
-    """A finished frame.
+    """A rendered frame.
 
     Attributes:
-        source: (H, W, 3) uint8 BGR, as the face's video has it.
-        result: (H, W, 3) uint8 BGR, as it is shown.
-        changed: whether it got a new mouth.
+        source: (H, W, 3) uint8 BGR, the input frame.
+        result: (H, W, 3) uint8 BGR, the output frame.
+        changed: whether the mouth was generated.
     """
 
     source: np.ndarray
@@ -51,22 +51,22 @@ class RenderedFrame:
 
 
 class RenderJob(Protocol):
-    """A job that an engine has started."""
+    """A job started by an engine."""
 
-    spoken: int
-    """Frames that the speech lasts."""
+    speech_frames: int
+    """Length of the speech in frames."""
 
     def has_face(self) -> bool: ...
 
     def render(
         self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
     ) -> Generator[RenderedFrame, None, None]:
-        """Renders numbered source frames in the order in which they are shown.
+        """Renders source frames in output order.
 
         Args:
-            frames: numbers within the source, and frames; the same number may come again.
-            total: how many there will be, as far as the files' headers tell.
-            depth: frames that may wait between two threads.
+            frames: (index within the source, frame) pairs; an index may repeat.
+            total: expected number of frames, from the files' headers.
+            depth: maximum number of frames queued between two threads.
         """
         ...
 
@@ -76,17 +76,17 @@ class RenderJob(Protocol):
 
 
 class Engine(Protocol):
-    """Loaded networks, for any number of jobs, also concurrent ones in threads."""
+    """Loaded networks, for any number of jobs, which may run concurrently in threads."""
 
     def provenance(self) -> tuple[list[Path], str] | None:
-        """The files that its results depend on, and what it runs on; None if that is not known."""
+        """The weight files and the device that the results depend on; None if unknown."""
         ...
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> RenderJob:
-        """Reads the speech and whatever must be known before the first frame can be rendered."""
+        """Reads the speech and runs all analysis needed before the first frame can be rendered."""
         ...
 
 
 def job_detector(options: Options, device: str = "cpu") -> FaceDetector:
-    """The face detector that the options name."""
+    """The face detector chosen by the options."""
     return load_detector(options.detector, device, yunet=options.yunet, sfd=options.s3fd)

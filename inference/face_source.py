@@ -1,4 +1,4 @@
-"""The face's pictures in the order in which they are shown: forward, and on when the speech is longer."""
+"""Frames of the face video in output order, which continues past its end if the speech is longer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from preprocessing.errors import MediaError, UsageError
 from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 SYNC_MODES = ("bounce", "loop", "freeze", "cut")
-BACKWARD_BYTES = 128 * 2**20  # of frames that are held at once while a video is played backwards
+BACKWARD_BYTES = 128 * 2**20  # of frames buffered at once during reverse playback
 
 
 @dataclass(frozen=True)
 class Framing:
-    """What is done to each picture before anything else, in the original's order.
+    """Resizing, rotation and crop of each input frame, in the order of the original Wav2Lip.
 
     Attributes:
         resize_factor: width and height are divided by it.
-        rotate: a quarter turn clockwise.
-        crop: first and one-past-last row, first and one-past-last column; -1 is the picture's edge.
+        rotate: by 90 degrees clockwise.
+        crop: first and one-past-last row, first and one-past-last column; -1 is the far edge.
     """
 
     resize_factor: int = 1
@@ -35,40 +35,40 @@ class Framing:
         """(H, W, 3) uint8 to (H', W', 3).
 
         Raises:
-            UsageError: nothing is left of the picture.
+            UsageError: the crop is empty or not inside the frame, or `resize_factor` is less than 1.
         """
         if self.resize_factor < 1:
-            raise UsageError(f"--resize-factor is a whole number from 1 on, not {self.resize_factor}")
+            raise UsageError(f"--resize-factor must be an integer of at least 1, not {self.resize_factor}")
         if self.resize_factor > 1:
             size = (max(1, frame.shape[1] // self.resize_factor), max(1, frame.shape[0] // self.resize_factor))
             frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         if self.rotate:
             frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
         if self.crop != (0, -1, 0, -1):
-            frame = self._cut(frame)
+            frame = self._crop(frame)
         return frame
 
-    def _cut(self, frame: np.ndarray) -> np.ndarray:
+    def _crop(self, frame: np.ndarray) -> np.ndarray:
         height, width = frame.shape[:2]
         top, bottom, left, right = self.crop
         bottom, right = (height if bottom == -1 else bottom), (width if right == -1 else right)
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise UsageError(
-                f"--crop {' '.join(map(str, self.crop))} (top bottom left right) does not lie inside the picture of "
+                f"--crop {' '.join(map(str, self.crop))} (top bottom left right) is not inside the frame of "
                 f"{width}x{height} pixels"
             )
         return np.ascontiguousarray(frame[top:bottom, left:right])
 
 
 class FaceSource:
-    """A video or photo as numbered pictures at a constant rate.
+    """A video or photo as indexed frames at a constant rate.
 
     Attributes:
-        info: what the file says; for a photo, fps is the one asked for.
-        fps: pictures in a second.
+        info: properties of the file; for a photo, fps is the requested one.
+        fps: frame rate.
         size: width and height after framing.
-        still: whether there is one picture only (a photo, or `static`).
-        count: number of pictures as the file announces it; a damaged file gives fewer.
+        still: whether there is only one frame (a photo, or `static`).
+        count: number of frames by the file's header; a damaged file has fewer.
     """
 
     def __init__(
@@ -84,29 +84,29 @@ class FaceSource:
         self.start, self.end = (0.0, None) if self.info.is_image else (start, end)
         last = self.info.duration if self.end is None else min(self.end, self.info.duration)
         if not self.info.is_image and self.start >= last:
-            raise UsageError(f"--start {start:g} lies after the video's end at {self.info.duration:.2f} s")
+            raise UsageError(f"--start {start:g} is after the video's end at {self.info.duration:.2f} s")
         self.count = 1 if self.still else max(1, round((last - self.start) * self.fps))
         first = next(self.frames(0), None)
         if first is None:
-            raise MediaError(f"{path} holds no picture that can be decoded")
+            raise MediaError(f"{path} has no decodable frame")
         self.size = (first.shape[1], first.shape[0])
 
     def frames(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Pictures `first` to `stop` (one past the last; None: to the end)."""
+        """Frames `first` to `stop` (exclusive; None: to the end)."""
         if self.info.is_image:
-            pictures = read_frames(self.path)
+            frames = read_frames(self.path)
         else:
             begin = self.start + float(first / self.fps)
-            pictures = read_frames(self.path, fps=self.fps, start=begin, end=self.end)
-        for number, frame in enumerate(pictures, first):
+            frames = read_frames(self.path, fps=self.fps, start=begin, end=self.end)
+        for number, frame in enumerate(frames, first):
             if (stop is not None and number >= stop) or (self.still and number >= 1):
                 return
             yield self.framing.apply(frame)
 
     def play(self, total: int, mode: str) -> Iterator[tuple[int, np.ndarray]]:
-        """`total` pictures with their numbers; how it goes on after the last one is `mode`'s choice.
+        """Up to `total` (index, frame) pairs; `mode` says how the sequence continues after the last frame.
 
-        bounce plays back and forth, loop starts again, freeze holds the last picture, cut ends there.
+        bounce plays back and forth, loop restarts, freeze repeats the last frame, cut ends there.
         """
         number, frame = -1, None
         for number, frame in enumerate(self.frames(0, total)):
@@ -114,13 +114,13 @@ class FaceSource:
         count = number + 1
         if frame is None or (mode == "cut" and not self.still):
             return
-        held = self.still or mode == "freeze" or count == 1
-        order = self._freeze(count - 1, frame) if held else self._on(count, mode)
+        frozen = self.still or mode == "freeze" or count == 1
+        order = self._freeze(count - 1, frame) if frozen else self._repeat(count, mode)
         for _, item in zip(range(total - count), order, strict=False):
             yield item
 
     def order(self, total: int, mode: str, count: int) -> Iterator[int]:
-        """The numbers of the frames that `play` gives, where the source holds `count` frames."""
+        """The frame indices of `play`, for a source of `count` frames, without decoding."""
         for shown in range(total):
             after = shown - count
             if after < 0:
@@ -139,17 +139,17 @@ class FaceSource:
         while True:
             yield number, frame
 
-    def _on(self, count: int, mode: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Endless pictures after the first pass of `count` pictures."""
+    def _repeat(self, count: int, mode: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Endless frames after the first pass of `count` frames."""
         while True:
             if mode == "bounce":
-                yield from self._backwards(count - 1)
+                yield from self._reverse(count - 1)
             yield from enumerate(self.frames(1 if mode == "bounce" else 0, count), 1 if mode == "bounce" else 0)
 
-    def _backwards(self, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Pictures stop - 1 down to 0, read in pieces that fit into BACKWARD_BYTES."""
-        piece = max(2, BACKWARD_BYTES // (self.size[0] * self.size[1] * 3))
+    def _reverse(self, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Frames stop - 1 down to 0, read in chunks of at most BACKWARD_BYTES."""
+        chunk = max(2, BACKWARD_BYTES // (self.size[0] * self.size[1] * 3))
         while stop > 0:
-            first = max(0, stop - piece)
+            first = max(0, stop - chunk)
             yield from reversed(list(enumerate(self.frames(first, stop), first)))
             stop = first

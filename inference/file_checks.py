@@ -1,4 +1,4 @@
-"""The files of one job: what cannot be used is refused before anything slow begins."""
+"""Checks the files of a job before anything slow starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from preprocessing.media.video_reader import open_media
 
 
 def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
-    """Looks at every file that a job reads or writes, but for what is in them.
+    """Checks every file that a job reads or writes, except for its content.
 
     Raises:
-        MediaError: an input is missing or no medium, or an output cannot be written.
-        UsageError: an output is also an input or another output, or of an unknown container.
+        MediaError: an input is missing or not a media file, or an output cannot be written.
+        UsageError: an output is also an input or another output, or its container is unsupported.
     """
     for path in (face, audio):
         with open_media(path):
@@ -30,11 +30,11 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
     inputs = [face, audio, checkpoint, options.load_track, options.yunet, options.s3fd]
     for output in outputs:
         _check_output(output)
-        for given in inputs:
-            if given is not None and _same(output, Path(given)):
-                raise UsageError(f"the output {display_path(output)} is also an input: give it another name")
+        for path in inputs:
+            if path is not None and _same(output, Path(path)):
+                raise UsageError(f"the output {display_path(output)} is also an input: choose another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
-        raise UsageError(f"two outputs have the name {display_path(outputs[1])}: give each its own")
+        raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
     if outfile.suffix.lower() not in COPIED_CODECS:
         raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}")
 
@@ -44,12 +44,12 @@ def _check_output(path: Path) -> None:
     if path.is_dir():
         raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     if path.exists() and not path.is_file():
-        raise MediaError(f"{display_path(path)} is not a regular file and cannot be written over")
+        raise MediaError(f"{display_path(path)} is not a regular file and cannot be overwritten")
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise MediaError(f"{display_path(path)} cannot be written: {display_path(folder)} {what}")
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise MediaError(f"{display_path(path)} cannot be written: {display_path(folder)} {problem}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise MediaError(f"{display_path(path)} cannot be written: its folder may not be written to")
+        raise MediaError(f"{display_path(path)} cannot be written: no write permission for its folder")
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -1,4 +1,4 @@
-"""How one job is done, and what it reports."""
+"""Options and report of a job."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from preprocessing.faces.identity import parse_select
 
 @dataclass(frozen=True)
 class Options:
-    """How one job is done; `inference.cli` has a flag of the same name for each.
+    """Options of a job; each has a flag of the same name in `inference.cli`.
 
     Attributes:
-        fps: pictures in a second of a photo, as a fraction or any other number.
-        static: use the video's first picture only.
-        start, end: the part of the face's video that is used, in seconds.
-        pads: pixels added to the detector's box: top, bottom, left, right ("box" geometry only).
-        box: a constant face box (top, bottom, left, right) instead of a detector.
+        fps: frame rate of the output if the face is a photo; a fraction or any other number.
+        static: use only the first frame of the video.
+        start, end: the used part of the face video, in seconds.
+        pads: pixels added around the detected box: top, bottom, left, right ("box" geometry only).
+        box: a constant face box (top, bottom, left, right) instead of detection.
         resize_factor, rotate, crop: see `inference.face_source.Framing`.
-        nosmooth: take the face's place as it is detected.
-        batch_size: faces that the generator sees at once.
-        face_det_batch_size: without effect: key pictures are looked at one at a time.
-        detector, yunet, s3fd: who finds faces, and the model files of two detectors.
-        detect_every: look for faces in every n-th frame and follow them in between; None: 50, with a generator 5.
-        select: largest, left, right, center or "X,Y": whom to follow.
-        face_id: follow the n-th person to appear instead, from 0 on.
-        sync_mode: what the picture does when the speech is longer: bounce, loop, freeze or cut.
-        tail: when the video is longer: "cut" it, or "keep" the rest as it is.
+        nosmooth: do not smooth the face track.
+        batch_size: faces per generator batch.
+        face_det_batch_size: no effect: detection runs on one frame at a time.
+        detector, yunet, s3fd: the face detector, and the model files of two of them.
+        detect_every: detect faces in every n-th frame and track them in between; None: 50, or 5 with a generator.
+        select: face to track: largest, left, right, center or pixel "X,Y".
+        face_id: track the n-th person to appear instead, counting from 0.
+        sync_mode: how the video continues if the speech is longer: bounce, loop, freeze or cut.
+        tail: if the video is longer: "cut" it, or "keep" the rest unchanged.
         blend: feather, multiband, poisson or none.
-        keep_audio: level (1: as it is) at which the video's own sound stays under the speech; 0: not at all.
-        rest: bring the mouth to rest where the speech is silent.
-        strength: factor of the lip motion, 0 to 1.5; not of a generator.
-        crf: quality of H.264, 0 (lossless) to 51.
-        save_track, load_track: file that keeps where the face is, for a second take.
-        preview: number of pictures, before and after, on a contact sheet beside the video.
-        adapt: teach the generator this person first, from the face's video and its own sound; for this job only.
-        adapt_steps: steps of that training.
+        keep_audio: gain with which the video's own audio is mixed in; 1: unchanged, 0: none.
+        rest: bring the mouth to rest in silence.
+        strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
+        crf: H.264 quality, 0 (lossless) to 51.
+        save_track, load_track: face track file (JSON), written or used instead of detection.
+        preview: number of frames, before and after, on a contact sheet next to the video.
+        adapt: fine-tune the generator on the face video and its own audio first; for this job only.
+        adapt_steps: training steps of the fine-tuning.
     """
 
     fps: Fraction = Fraction(25)
@@ -77,41 +77,41 @@ class Options:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        legal = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
-        for name, values in legal:
+        choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
+        for name, values in choices:
             if getattr(self, name) not in values:
-                raise UsageError(f"{name} is one of {', '.join(values)}, not {getattr(self, name)!r}")
+                raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
                                 ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
                                 ("strength", 0, 1.5), ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
                                 ("face_id", 0, 1e6), ("adapt_steps", 1, 1e5)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} lies between {low:g} and {high:g}, not at {value}")
+                raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")
         if self.end is not None and self.end <= self.start:
-            raise UsageError(f"end must lie after start ({self.start:g} s), not at {self.end:g} s")
+            raise UsageError(f"end must be after start ({self.start:g} s), not {self.end:g} s")
         parse_select(self.select)
         self._check_adapt()
-        object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 is exactly that
+        object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
 
     def _check_adapt(self) -> None:
-        """What is learnt from is the video as it is, with the face that a detector finds."""
+        """Fine-tuning reads the unmodified video and needs the detector's face."""
         for name in ("resize_factor", "rotate", "crop", "box", "load_track") if self.adapt else ():
             if getattr(self, name) != getattr(Options, name):
-                raise UsageError(f"adapt looks for the face in the video as it is: it does not go with {name}")
+                raise UsageError(f"adapt detects the face in the unmodified video and cannot be combined with {name}")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a job did.
+    """The result of a job.
 
     Attributes:
         outfile: the video.
-        frames: its pictures.
-        faces: in how many of them the face was found and given its mouth; the others are as they were.
-        fps: pictures in a second.
-        seconds: by stage, how long it was busy; stages overlap. "total" is the whole job's.
-        preview: the contact sheet, if one was asked for.
+        frames: number of frames.
+        faces: number of frames that got a generated mouth; the others are unchanged.
+        fps: frame rate.
+        seconds: busy time by stage; stages overlap. "total" is the wall time of the whole job.
+        preview: the contact sheet, if requested.
     """
 
     outfile: Path
@@ -125,19 +125,19 @@ class Report:
 _NUMBER = (int, float, Fraction)
 _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
-    "int": ((int,), "a whole number"),
+    "int": ((int,), "an integer"),
     "float": (_NUMBER, "a number"),
     "Fraction": (_NUMBER, "a number"),
-    "str": ((str,), "a text"),
+    "str": ((str,), "a string"),
     "Path": ((str, Path), "a path"),
 }
 
 
 def _check_types(options: Options) -> None:
-    """Refuses a value of the wrong type, as a call from Python may give it.
+    """Checks the types of all options, which a call from Python may get wrong.
 
     Raises:
-        UsageError: naming the option, what it takes and what it got.
+        UsageError: an option has the wrong type; names it, the expected type and the value.
     """
     for item in fields(options):
         value, kind = getattr(options, item.name), str(item.type)
@@ -145,10 +145,10 @@ def _check_types(options: Options) -> None:
             continue
         kind = kind.removesuffix(" | None")
         if kind.startswith("tuple"):
-            whole = isinstance(value, Sequence) and all(isinstance(x, int) for x in value)
-            if isinstance(value, str) or not whole or len(value) != 4:
-                raise UsageError(f"{item.name} takes four whole numbers: top, bottom, left, right; not {value!r}")
+            integers = isinstance(value, Sequence) and all(isinstance(x, int) for x in value)
+            if isinstance(value, str) or not integers or len(value) != 4:
+                raise UsageError(f"{item.name} must be four integers (top, bottom, left, right), not {value!r}")
             continue
         accepted, text = _ACCEPTED[kind]
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
-            raise UsageError(f"{item.name} takes {text}, not {value!r}")
+            raise UsageError(f"{item.name} must be {text}, not {value!r}")

@@ -1,4 +1,4 @@
-"""One job: a face and a speech recording in, a video of that face speaking out. Stages stream into one another."""
+"""Runs a job: a face and speech in, a lip-synced video out. The stages run concurrently as a stream of frames."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from preprocessing.media.audio_mux import AudioSource
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.media.video_writer import VideoWriter
 
-QUEUE_BYTES = 48 * 2**20  # of frames that wait between two stages
+QUEUE_BYTES = 48 * 2**20  # of frames queued between two stages
 
-MARK = "AI-generated: the lips of this video were made by software (Wav2Lip) to fit another speech."
+MARK = "AI-generated: the lip movements in this video were synthesized by software (Wav2Lip) to match other speech."
 METADATA = {"comment": MARK, "description": MARK, "synopsis": MARK, "keywords": "AI-generated, synthetic, lip sync"}
 
 Progress = Callable[[int, int], None]
 
 
 class LipSync:
-    """Loaded networks, for any number of jobs, also concurrent ones in threads. Nothing is global."""
+    """Loaded networks, for any number of jobs, which may run concurrently in threads. There is no global state."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -42,12 +42,12 @@ class LipSync:
         cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto",
         adapter: Adapter | None = None,
     ) -> LipSync:  # fmt: skip
-        """The default, which moves the person's own pixels (`MeshEngine`), or a generator that paints them.
+        """Loads the default engine, which warps the person's own pixels (`MeshEngine`), or a generator.
 
         Args:
-            checkpoint: a generator, ours (.safetensors) or a released one (.pth); None: the default.
-            device, backend: what a generator runs on; the default runs on the CPU.
-            adapter: for jobs with the option `adapt`, see `GeneratorEngine`.
+            checkpoint: a generator, ours (.safetensors) or a released one (.pth); None: the default engine.
+            device, backend: where a generator runs; the default engine runs on the CPU.
+            adapter: fine-tunes the generator in jobs with the option `adapt`, see `GeneratorEngine`.
 
         Raises:
             MediaError: the file is missing or not a generator.
@@ -61,11 +61,11 @@ class LipSync:
         self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
         analysis_progress: AnalysisProgress | None = None, **options: object,
     ) -> Report:  # fmt: skip
-        """Makes the face in a video or photo speak the audio.
+        """Lip-syncs the face in a video or photo to the audio.
 
         Args:
-            progress: called with the number of frames done and their expected total.
-            analysis_progress: called the same way, with a unit, for what comes before the first frame.
+            progress: called with the number of frames done and the expected total.
+            analysis_progress: called during analysis, before the first frame is rendered; see `AnalysisProgress`.
             options: see `Options`.
 
         Raises:
@@ -75,15 +75,15 @@ class LipSync:
         known = {f.name for f in fields(Options)}
         if unknown := sorted(options.keys() - known):
             raise UsageError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        given = Options(**options)  # type: ignore[arg-type]
-        return run_job(self.engine, Path(face), Path(audio), Path(outfile), given, progress, analysis_progress)
+        job_options = Options(**options)  # type: ignore[arg-type]
+        return run_job(self.engine, Path(face), Path(audio), Path(outfile), job_options, progress, analysis_progress)
 
 
 def lipsync(
     face: Path | str, audio: Path | str, outfile: Path | str, *, checkpoint: Path | str | None = None,
     device: str = "auto", backend: str = "auto", progress: Progress | None = None, **options: Any,
 ) -> Report:  # fmt: skip
-    """One job with networks loaded for it; see `LipSync`."""
+    """Loads the networks and runs one job; see `LipSync`."""
     return LipSync.load(checkpoint, device, backend)(face, audio, outfile, progress=progress, **options)
 
 
@@ -91,20 +91,20 @@ def run_job(
     engine: Engine, face: Path, audio: Path, outfile: Path, options: Options, progress: Progress | None = None,
     analysis_progress: AnalysisProgress | None = None,
 ) -> Report:  # fmt: skip
-    """The stages of a job, in order; see `LipSync.__call__` for the arguments."""
+    """Runs the stages of a job; see `LipSync.__call__` for the arguments."""
     clock = StageClock()
     with clock("total"):
         check_files(face, audio, outfile, options)
         source = open_source(face, options)
         with closing(engine.start(JobInput(source, audio, options, clock), analysis_progress)) as job:
             if not job.has_face():
-                raise MediaError(f"{display_path(source.path)} shows no face that can be found in any frame")
-            total = expected_frames(source, job.spoken, options)
+                raise MediaError(f"{display_path(source.path)} shows no face in any frame")
+            total = expected_frames(source, job.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
             decoded = Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode)), depth)
             with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
-                outfile, *source.size, source.fps, sounds=job_sounds(audio, source, options), crf=options.crf,
+                outfile, *source.size, source.fps, sounds=audio_sources(audio, source, options), crf=options.crf,
                 source=output_format(source, options), metadata=METADATA,
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
@@ -113,11 +113,11 @@ def run_job(
 
 
 def open_source(face: Path, options: Options) -> FaceSource:
-    """The face's frames, framed by the options.
+    """Opens the face video with the framing of the options.
 
     Raises:
-        MediaError: the file holds no frame.
-        UsageError: `start` or `box` lies outside.
+        MediaError: the file has no frames.
+        UsageError: `start` is after the end, or `box` outside the frame.
     """
     framing = Framing(options.resize_factor, options.rotate, options.crop)
     source = FaceSource(face, framing, fps=options.fps, static=options.static, start=options.start, end=options.end)
@@ -125,33 +125,33 @@ def open_source(face: Path, options: Options) -> FaceSource:
         top, bottom, left, right = options.box
         if not (0 <= top < bottom <= source.size[1] and 0 <= left < right <= source.size[0]):
             raise UsageError(
-                f"box {' '.join(map(str, options.box))} (top bottom left right) does not lie inside the frame of "
+                f"box {' '.join(map(str, options.box))} (top bottom left right) is not inside the frame of "
                 f"{source.size[0]}x{source.size[1]} pixels"
             )
     return source
 
 
-def expected_frames(source: FaceSource, spoken: int, options: Options) -> int:
-    """Frames of the result, as far as the files' headers tell; `spoken`: those that the speech lasts."""
+def expected_frames(source: FaceSource, speech_frames: int, options: Options) -> int:
+    """Number of output frames, from the files' headers; `speech_frames`: length of the speech in frames."""
     if source.still:
-        return spoken
-    longer = source.count > spoken
-    if (longer and options.tail == "keep") or (not longer and options.sync_mode == "cut"):
+        return speech_frames
+    video_longer = source.count > speech_frames
+    if (video_longer and options.tail == "keep") or (not video_longer and options.sync_mode == "cut"):
         return source.count
-    return spoken
+    return speech_frames
 
 
-def job_sounds(audio: Path, source: FaceSource, options: Options) -> list[AudioSource]:
-    """The speech and, where it is to be kept, the video's own sound."""
-    sounds = [AudioSource(audio)]
+def audio_sources(audio: Path, source: FaceSource, options: Options) -> list[AudioSource]:
+    """The speech and, with `keep_audio`, the video's own audio."""
+    sources = [AudioSource(audio)]
     if options.keep_audio and source.info.has_audio:
         length = None if source.end is None else source.end - source.start
-        sounds.append(AudioSource(source.path, start=source.start, duration=length, gain=options.keep_audio))
-    return sounds
+        sources.append(AudioSource(source.path, start=source.start, duration=length, gain=options.keep_audio))
+    return sources
 
 
 def output_format(source: FaceSource, options: Options) -> VideoInfo:
-    """Colours and pixel shape of the result."""
+    """Color properties and pixel aspect ratio of the output."""
     info = source.info
     return replace(info, sample_aspect_ratio=1 / info.sample_aspect_ratio) if options.rotate else info
 
@@ -160,22 +160,22 @@ def write_frames(
     frames: Iterable[RenderedFrame], writer: VideoWriter, clock: StageClock, preview: Preview,
     progress: Progress | None, total: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """Encodes the frames; returns how many there were and how many got a new mouth."""
+    """Encodes the frames; returns the number of frames and the number with a generated mouth."""
     count = changed = 0
     for frame in frames:
         with clock("encode"):
             writer.write(frame.result)
-        preview.show(count, frame.source, frame.result)
+        preview.add(count, frame.source, frame.result)
         count, changed = count + 1, changed + frame.changed
         if progress:
             progress(count, total)
     if progress and count != total:
-        progress(count, count)  # a damaged file holds less than it announces
+        progress(count, count)  # a damaged file has fewer frames than its header says
     return count, changed
 
 
 def finish(writer: VideoWriter, job: RenderJob, preview: Preview, outfile: Path, options: Options) -> Path | None:
-    """Writes the files that were asked for next to the video, then gives the video its name: all of them or none."""
+    """Writes the requested side files, then renames the video to its final name: all of them or none."""
     written: list[Path] = []
     sheet = None
     try:

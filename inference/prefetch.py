@@ -1,4 +1,4 @@
-"""A stage of the pipeline: an iterator that works ahead in a thread of its own, a bounded number of items far."""
+"""Pipeline stages: an iterator that prefetches in its own thread, and a clock for the time spent per stage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _END = object()
 
 
 class Prefetcher(Iterator[Item]):
-    """Iterates `items` in a thread, at most `depth` items ahead of its reader.
+    """Iterates `items` in a thread, at most `depth` items ahead of the consumer.
 
-    An exception in the thread is raised where its item would have come. `close` ends the thread, waiting for the item
-    at hand; a generator behind it is closed in its own thread.
+    An exception in the thread is re-raised in place of the failed item. `close` stops the thread after its current
+    item; if `items` is a generator, it is closed in that thread.
     """
 
     def __init__(self, items: Iterable[Item], depth: int) -> None:
@@ -53,20 +53,20 @@ class Prefetcher(Iterator[Item]):
     def __next__(self) -> Item:
         item = self._queue.get()
         if item is _END:
-            self._queue.put(_END)  # for whoever asks again
+            self._queue.put(_END)  # for further calls
             if self._error is not None:
                 raise self._error
             raise StopIteration
         return item
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread and waits for it."""
         self._stop.set()
         self._thread.join()
 
 
 class StageClock:
-    """Seconds that each stage was busy."""
+    """Busy time of each stage, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -80,7 +80,7 @@ class StageClock:
             self.seconds[stage] += time.perf_counter() - begin
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with the time that it takes to make each one counted for `stage`."""
+        """Yields the items and adds the time spent producing them to `stage`."""
         iterator = iter(items)
         try:
             while True:

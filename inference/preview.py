@@ -1,4 +1,4 @@
-"""A contact sheet: some pictures before and after, to be looked at."""
+"""A contact sheet: frames before and after, for visual inspection."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ import numpy as np
 
 from preprocessing.errors import MediaError, display_path
 
-WIDTH = 320  # pixels of one picture on the sheet
+THUMBNAIL_WIDTH = 320  # pixels
 COLUMNS = 8
 
 
 def sheet_path(video: Path) -> Path:
-    """Where the contact sheet of a video lies: NAME.preview.png beside it."""
+    """Path of a video's contact sheet: NAME.preview.png in the same folder."""
     return video.with_name(video.stem + ".preview.png")
 
 
 class Preview:
-    """Collects `count` pictures, evenly over a video of `total`."""
+    """Collects `count` frames, evenly spaced over a video of `total` frames."""
 
     def __init__(self, count: int, total: int) -> None:
-        self._wanted = set(np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist())
+        self._selected = set(np.linspace(0, max(total - 1, 0), count).round().astype(int).tolist())
         self._columns: list[np.ndarray] = []
 
-    def show(self, number: int, before: np.ndarray, after: np.ndarray) -> None:
-        """Takes picture `number` if it is one of those wanted; both are (H, W, 3) uint8."""
-        if number not in self._wanted:
+    def add(self, number: int, before: np.ndarray, after: np.ndarray) -> None:
+        """Adds frame `number` if it is selected; `before` and `after` are (H, W, 3) uint8 BGR."""
+        if number not in self._selected:
             return
-        height = max(1, round(before.shape[0] * WIDTH / before.shape[1]))
-        small = [cv2.resize(x, (WIDTH, height), interpolation=cv2.INTER_AREA) for x in (before, after)]
-        self._columns.append(np.vstack(small))
+        height = max(1, round(before.shape[0] * THUMBNAIL_WIDTH / before.shape[1]))
+        thumbnails = [cv2.resize(x, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA) for x in (before, after)]
+        self._columns.append(np.vstack(thumbnails))
 
     def sheet(self) -> np.ndarray:
-        """Each picture above as it was and below as it is, in rows of COLUMNS: (H, W, 3) uint8."""
+        """The contact sheet, (H, W, 3) uint8 BGR: input frames above output frames, COLUMNS to a row."""
         rows = [self._columns[i : i + COLUMNS] for i in range(0, len(self._columns), COLUMNS)]
         blank = np.zeros_like(self._columns[0])
-        wide = min(COLUMNS, len(self._columns))
-        return np.vstack([np.hstack(row + [blank] * (wide - len(row))) for row in rows])
+        width = min(COLUMNS, len(self._columns))
+        return np.vstack([np.hstack(row + [blank] * (width - len(row))) for row in rows])
 
     def save(self, video: Path) -> Path:
-        """Writes the sheet beside `video`, whole or not at all. Raises MediaError when that is impossible."""
+        """Writes the contact sheet next to `video`, atomically.
+
+        Raises:
+            MediaError: it cannot be written.
+        """
         path = sheet_path(video)
         data = cv2.imencode(".png", self.sheet())[1]
         try:
             with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
-                part = Path(folder, "sheet.png")  # not a temporary file itself: those only their owner may read
+                part = Path(folder, "sheet.png")  # not a NamedTemporaryFile, which would get mode 0600
                 part.write_bytes(data.tobytes())
                 os.replace(part, path)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The speech of a job: its mel-spectrogram and how many frames of video it lasts."""
+"""The speech of a job: its mel spectrogram and its length in video frames."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from preprocessing.media.audio import (
     speech_columns,
 )
 
-SHORTEST = 0.1  # seconds
+MIN_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A recording as the generator takes it.
+    """Speech as generator input.
 
     Attributes:
         mel: (80, T) float32, -4 to 4.
-        frames: video frames that it lasts.
-        fps: of the video.
-        config: how the mel was computed.
+        frames: length in video frames.
+        fps: frame rate of the video.
+        config: parameters of the mel spectrogram.
     """
 
     mel: np.ndarray
@@ -40,13 +40,13 @@ class Speech:
 
     @classmethod
     def load(cls, path: Path, fps: Fraction, config: AudioConfig, rest: bool = True) -> Speech:
-        """Reads any sound or video file.
+        """Reads an audio or video file.
 
         Args:
-            rest: replace background noise between the words by silence, so that the mouth comes to rest.
+            rest: replace background noise between words with silence, so that the mouth comes to rest.
 
         Raises:
-            MediaError: the file has no sound, or less than 0.1 s of it.
+            MediaError: the file has no audio, or less than 0.1 s.
         """
         samples = read_speech(path, config)
         mel = mel_spectrogram(samples, config)
@@ -60,13 +60,13 @@ class Speech:
 
 
 def read_speech(path: Path, config: AudioConfig = AudioConfig()) -> np.ndarray:
-    """(n,) float32 mono samples at the configured rate, -1 to 1, of any sound or video file.
+    """Reads an audio or video file as (n,) float32 mono samples at the configured rate, -1 to 1.
 
     Raises:
-        MediaError: the file has no sound, or less than 0.1 s of it.
+        MediaError: the file has no audio, or less than 0.1 s.
     """
     samples = load_audio(path, config)
-    if len(samples) < SHORTEST * config.sample_rate:
+    if len(samples) < MIN_SECONDS * config.sample_rate:
         length = len(samples) / config.sample_rate
-        raise MediaError(f"{display_path(path)} lasts {length:.2f} s: at least {SHORTEST} s of speech are needed")
+        raise MediaError(f"{display_path(path)} is {length:.2f} s long: at least {MIN_SECONDS} s of speech are needed")
     return samples

@@ -212,7 +212,7 @@ def test_another_opencv_failure_is_shown_not_swapped(checkout: Path):
 def test_missing_python_is_one_line(checkout: Path):
     failed = run_make(checkout, "PYTHON=no-such-python", "demo")
     assert failed.returncode != 0
-    assert "Python 3.11 or newer is needed" in failed.stderr
+    assert "Python 3.11 or newer is required" in failed.stderr
     assert len(failed.stderr.splitlines()) == 2  # ours and make's own
     assert not (checkout / ".venv").exists()
 

@@ -1,1 +1,1 @@
-"""The published way: a generator paints the lower half of a face crop."""
+"""The published method: a generator inpaints the lower half of a face crop."""

@@ -1,4 +1,4 @@
-"""Fine-tunes a generator to the person in a video before a job; see `wav2lip.adapt`."""
+"""Fine-tunes a generator on the face video before a job; see `wav2lip.adapt`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def adapt_to_face(
     face: Path, checkpoint: Path | str | None, options: Options, detector: FaceDetector,
     progress: AnalysisProgress | None,
 ) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:  # fmt: skip
-    """The generator of `checkpoint` (None: the embedded one), fine-tuned on the face's own video.
+    """The generator of `checkpoint` (None: the embedded one), fine-tuned on the face video.
 
     Raises:
-        MediaError: the video has no sound, or too little of a face.
+        MediaError: the video has no audio, or too few frames with the face.
     """
     part = VideoPart(options.start, options.end, options.select, options.face_id, options.detect_every or 5)
     with tempfile.TemporaryDirectory() as folder:

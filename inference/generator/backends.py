@@ -1,4 +1,4 @@
-"""The same generator, as fast as the machine allows: torch on any device, OpenVINO on CPUs."""
+"""Inference backends of the generator: torch on any device, OpenVINO on CPUs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from wav2lip.generator.unet import AnyGenerator
 BACKENDS = ("auto", "torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# How far half precision may move a pixel (0 to 1) of `_probe`; with the released shape fp16 moves one by 0.0055.
-# bfloat16 would by 0.03, and by 0.007 even where only the decoder's residual branches are computed in it.
+# Maximum pixel error (0 to 1) of half precision on `_probe`. For the released architecture fp16 has 0.0055;
+# bfloat16 has 0.03, and 0.007 even if only the decoder's residual branches use it.
 _BOUND = 6e-3
 
 _Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -33,14 +33,14 @@ _Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass
 class Backend:
-    """A generator ready to run, for one thread at a time; any number of them work side by side.
+    """A generator ready for inference, for one thread at a time; backends are independent of each other.
 
     Attributes:
         name: "torch" or "openvino".
-        device: where it computes.
+        device: compute device.
         precision: "fp32" or "fp16", the precision of the convolutions.
-        run: the computation.
-        max_batch: the largest batch that fits into the device's memory, as far as `run_batched` knows; None: any.
+        run: the forward pass.
+        max_batch: largest batch that fits into device memory, as found by `run_batched`; None: no limit known.
     """
 
     name: str
@@ -52,71 +52,71 @@ class Backend:
     def __call__(self, mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Generates from mel (B, 1, 80, 16) and faces (B, 6, S, S), float32; returns float32 (B, 3 or 6, S, S).
 
-        For ranges and channels see `Generator.forward`. Raises torch.cuda.OutOfMemoryError where B faces do not fit.
+        For ranges and channels see `Generator.forward`. Raises torch.cuda.OutOfMemoryError if B faces do not fit.
         """
         return self.run(mel, faces)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the first present of cuda, mps and cpu.
+    """The device of that name; "auto" is the first available of cuda, mps and cpu.
 
-    Raises UsageError for a name not in DEVICES and for a device that this machine lacks.
+    Raises UsageError for a name not in DEVICES and for an unavailable device.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name not in DEVICES:
         raise UsageError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
     if name == "auto":
-        name = next(device for device, here in present.items() if here)
-    if not present[name]:
-        here = ", ".join(device for device in present if present[device])
-        raise UsageError(f"device {name!r} is not available to torch on this machine: choose auto or one of {here}")
+        name = next(device for device, usable in available.items() if usable)
+    if not available[name]:
+        names = ", ".join(device for device in available if available[device])
+        raise UsageError(f"device {name!r} is not available to torch on this machine: choose auto or one of {names}")
     return torch.device(name)
 
 
 def load_backend(
     generator: AnyGenerator, name: str = "auto", device: str = "auto", threads: int | None = None
 ) -> Backend:
-    """Makes `generator` ready to run; the generator itself stays as it is.
+    """Prepares `generator` for inference; the generator itself is not modified.
 
-    "auto" is OpenVINO on a CPU where it is installed, torch otherwise. Half precision is used only on GPUs with
-    CUDA and, by OpenVINO, on CPUs with AMX-FP16, and only while a probe stays within 6e-3 of full precision.
+    "auto" is OpenVINO on a CPU if it is installed, torch otherwise. Half precision is used only on GPUs with
+    CUDA and, by OpenVINO, on CPUs with AMX-FP16, and only if a probe stays within 6e-3 of full precision.
 
     Args:
         generator: on any device, in any mode.
         name: one of BACKENDS.
         device: one of DEVICES.
-        threads: CPU threads, at least 1; None leaves the choice to the engine (one a core). With torch on a CPU
-            this counts for the whole process.
+        threads: CPU threads, at least 1; None: the engine's default (one per core). With torch on a CPU this
+            applies to the whole process.
 
     Raises:
-        UsageError: unknown name, absent device, OpenVINO not installed or asked to run elsewhere than on a CPU.
+        UsageError: unknown name, unavailable device, OpenVINO not installed or requested on a device other than a CPU.
     """
     if name not in BACKENDS:
         raise UsageError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}, but must be at least 1")
-    place = choose_device("cpu" if name == "openvino" and device == "auto" else device)
-    engine = _openvino() if name != "torch" and place.type == "cpu" else None
-    if name == "openvino" and place.type != "cpu":
-        raise UsageError(f"the openvino backend runs on the CPU, not on {place.type}: choose device cpu, or torch")
+    target = choose_device("cpu" if name == "openvino" and device == "auto" else device)
+    engine = _openvino() if name != "torch" and target.type == "cpu" else None
+    if name == "openvino" and target.type != "cpu":
+        raise UsageError(f"the openvino backend runs on the CPU, not on {target.type}: choose device cpu, or torch")
     if name == "openvino" and engine is None:
         raise UsageError("the openvino backend is not installed: pip install openvino, or choose the torch backend")
-    folded = fold_batch_norm(generator).to(place, torch.float32)
+    folded = fold_batch_norm(generator).to(target, torch.float32)
     if engine is not None:
         return _openvino_backend(engine, folded, threads)
-    return _torch_backend(folded, place, threads)
+    return _torch_backend(folded, target, threads)
 
 
 def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size: int) -> np.ndarray:
-    """Runs B inputs (see `Backend`) in batches of at most `batch_size`, and of fewer where the GPU's memory is short.
+    """Runs B inputs (see `Backend`) in batches of at most `batch_size`, fewer if GPU memory runs out.
 
-    A batch that did not fit is halved and tried again; `backend.max_batch` remembers. Returns all B outputs. Raises
-    ValueError for no inputs or a batch size below 1, and MemoryError when not even one face fits.
+    A batch that does not fit is halved and retried; `backend.max_batch` keeps the limit. Returns all B outputs. Raises
+    UsageError for no inputs or a batch size below 1, and OutOfMemoryError if not even one face fits.
     """
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}, but must be at least 1")
     if not len(mel):
-        raise UsageError("there is nothing to generate: the batch is empty")
+        raise UsageError("nothing to generate: the batch is empty")
     outputs: list[np.ndarray] = []
     start = 0
     while start < len(mel):
@@ -127,7 +127,7 @@ def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size
             start = stop
         elif stop - start == 1:
             raise OutOfMemoryError(
-                f"the memory of {backend.device} is too small for one face: free some, or use device cpu"
+                f"the memory of {backend.device} is too small for one face: free some memory, or use device cpu"
             )
         else:
             backend.max_batch = (stop - start) // 2
@@ -135,30 +135,30 @@ def run_batched(backend: Backend, mel: np.ndarray, faces: np.ndarray, batch_size
 
 
 def _attempt(backend: Backend, mel: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
-    """The output, or None where the GPU's memory ran out; by then the attempt's own memory is free again."""
+    """The output, or None if GPU memory ran out; memory used by the attempt is freed."""
     try:
         return backend(mel, faces)
     except torch.cuda.OutOfMemoryError:
-        pass  # the error's traceback holds the attempt's tensors until this clause ends
+        pass  # the traceback keeps the tensors alive until this clause ends
     torch.cuda.empty_cache()
     return None
 
 
 def fold_batch_norm(generator: AnyGenerator) -> AnyGenerator:
-    """A frozen copy in eval mode whose batch norms live in the convolutions before them: the same function."""
+    """A frozen copy in eval mode with batch norms folded into the preceding convolutions; same outputs."""
     folded = copy.deepcopy(generator).eval().requires_grad_(False)
     for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
-        for place, (layer, norm) in enumerate(pairwise(sequence)):
+        for index, (layer, norm) in enumerate(pairwise(sequence)):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
                 transposed = isinstance(layer, nn.ConvTranspose2d)
-                sequence[place] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
-                sequence[place + 1] = nn.Identity()
+                sequence[index] = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+                sequence[index + 1] = nn.Identity()
     return folded
 
 
 def _torch_backend(folded: AnyGenerator, device: torch.device, threads: int | None) -> Backend:
     if device.type == "cpu":
-        torch.set_flush_denormal(True)  # holds for this thread and those it starts; denormals cost up to 100 times more
+        torch.set_flush_denormal(True)  # for this thread and its children; denormals are up to 100 times slower
         if threads is not None:
             torch.set_num_threads(threads)
     if device.type != "mps":
@@ -176,19 +176,19 @@ def _torch_run(folded: AnyGenerator, device: torch.device, half: bool = False) -
 
     @torch.inference_mode()
     def run(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        sounds = torch.tensor(mel, device=device)
-        pictures = torch.tensor(faces, device=device).contiguous(memory_format=layout)
+        mel_batch = torch.tensor(mel, device=device)
+        face_batch = torch.tensor(faces, device=device).contiguous(memory_format=layout)
         with torch.autocast(device.type, torch.float16, enabled=half):
-            output = folded(sounds, pictures)
+            output = folded(mel_batch, face_batch)
         return output.float().cpu().contiguous().numpy()
 
     return run
 
 
 def _openvino() -> ModuleType | None:
-    """The engine where it is installed; imported only now, because that takes a quarter of a second."""
-    # Its import would report to its makers and leave files in the home folder. It does without where the package
-    # for that is absent, and a None makes it so.
+    """The openvino module if installed; imported lazily, because that takes a quarter of a second."""
+    # Importing openvino sends telemetry and writes to the home folder, unless its telemetry package is missing;
+    # None in sys.modules makes it look missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -212,13 +212,13 @@ def _has_amx_fp16() -> bool:
 
 
 def _convert(engine: ModuleType, folded: AnyGenerator) -> Any:
-    """The generator as an OpenVINO model with a free batch size; its weights must not be channels_last."""
+    """The generator as an OpenVINO model with a dynamic batch size; its weights must not be channels_last."""
     size = folded.config.size
     example = (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.export takes three times as long
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # group norm looks at its shape, which is fixed
-        traced = torch.jit.trace(folded, example, check_trace=False)  # in half the time that OpenVINO needs for it
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # from group norm, whose shape is fixed
+        traced = torch.jit.trace(folded, example, check_trace=False)  # takes half the time of OpenVINO's own tracing
     return engine.convert_model(traced, input=[engine.PartialShape([-1, *each.shape[1:]]) for each in example])
 
 
@@ -226,7 +226,7 @@ def _openvino_run(engine: ModuleType, model: Any, precision: str, threads: int |
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # a pinned thread waits for its core while the video encoder holds it
+        "ENABLE_CPU_PINNING": False,  # a pinned thread waits while the video encoder occupies its core
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -239,19 +239,19 @@ def _openvino_run(engine: ModuleType, model: Any, precision: str, threads: int |
 
 
 def _within_bound(reduced: _Run, full: _Run, generator: AnyGenerator) -> bool:
-    """Whether two ways to run a generator paint the same picture; one that overflows does not."""
+    """Whether two precisions of a generator give the same image within _BOUND; false on overflow."""
     mel, faces = _probe(generator.config.size)
-    first, second = (_picture(run(mel, faces), faces, generator) for run in (reduced, full))
+    first, second = (_frames(run(mel, faces), faces, generator) for run in (reduced, full))
     return bool((first - second).abs().max() <= _BOUND)
 
 
 def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Four made-up inputs: loud and soft sounds, smooth pictures over the whole range."""
+    """Four synthetic inputs: mel windows and smooth images over their whole ranges."""
     draw = torch.Generator().manual_seed(0)
     mel = torch.rand(4, 1, 80, 16, generator=draw) * 8 - 4
     faces = F.interpolate(torch.rand(4, 6, 6, 6, generator=draw), (size, size), mode="bilinear")
     return mel.numpy(), faces.numpy()
 
 
-def _picture(output: np.ndarray, faces: np.ndarray, generator: AnyGenerator) -> Tensor:
+def _frames(output: np.ndarray, faces: np.ndarray, generator: AnyGenerator) -> Tensor:
     return frames_from_output(torch.from_numpy(output), torch.from_numpy(faces), generator.config)

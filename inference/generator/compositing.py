@@ -1,4 +1,4 @@
-"""Putting a generated face crop back into its frame: the mask, the colour match and the blend."""
+"""Composites a generated face crop into its frame: mask, color matching and blending."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 BLENDS = ("feather", "multiband", "poisson", "none")
 
-# Masks are drawn in the units of a 96-pixel crop, where pixel j's centre lies at j.
+# Masks are drawn in the units of a 96-pixel crop, where the center of pixel j is at j.
 _UNITS = 96
 _PYRAMID_LEVELS = 5
-_PYRAMID_MARGIN = 16  # pixels around the mask, so that its Gaussian pyramid can fall off
-_MAX_ENLARGEMENT = 8.0  # of a crop before the warp; a coarser one is all blur anyway
-_MIN_POISSON_SIDE = 16  # pixels: seamlessClone erodes its mask, and of less nothing would be left
+_PYRAMID_MARGIN = 16  # pixels around the mask for its Gaussian pyramid to fall off
+_MAX_ENLARGEMENT = 8.0  # of a crop before the warp; beyond that it is blurred anyway
+_MIN_POISSON_SIDE = 16  # pixels; seamlessClone erodes its mask, and a smaller one would vanish
 
-_MATCH_SIDE = 48  # colours are measured on crops averaged down to this: there detail and noise are no contrast
+_MATCH_SIDE = 48  # colors are measured on crops downsampled to this size, so that detail and noise do not add contrast
 _MAX_GAIN = 1.25
 _MAX_SHIFT = 20.0  # levels of 255, at the ring's mean
-_STD_PRIOR = 2.0  # levels added to both deviations, so that a flat ring says "no gain" and not noise divided by noise
+_STD_PRIOR = 2.0  # levels added to both deviations, so that a flat ring gives a gain of 1, not a ratio of noise
 
 _INVERSE = cv2.WARP_INVERSE_MAP
 
@@ -36,18 +36,18 @@ _Blender = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.n
 
 @dataclass(frozen=True)
 class _Jaw:
-    """A superellipse around mouth, cheeks and chin; `top` is the first row that is generated (units of 96)."""
+    """A superellipse around mouth, cheeks and chin; `top` is the first generated row (units of 96)."""
 
     top: float
-    centre: tuple[float, float]
+    center: tuple[float, float]
     half_width: float
-    half_height: float  # measured from the centre down; the ellipse's upper half is cut off by `top`
+    half_height: float  # measured from the center down; the ellipse's upper half is cut off by `top`
     power: float
 
 
 _JAWS = {
-    "points": _Jaw(top=40.0, centre=(47.5, 54.0), half_width=38.0, half_height=41.0, power=2.0),
-    "box": _Jaw(top=50.0, centre=(47.5, 60.0), half_width=43.0, half_height=35.0, power=2.2),
+    "points": _Jaw(top=40.0, center=(47.5, 54.0), half_width=38.0, half_height=41.0, power=2.0),
+    "box": _Jaw(top=50.0, center=(47.5, 60.0), half_width=43.0, half_height=35.0, power=2.2),
 }
 
 
@@ -58,8 +58,8 @@ def _ramp(distance: np.ndarray, width: float) -> np.ndarray:
 
 def _depth(jaw: _Jaw, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Distance inside the jaw line, negative outside (first order: (1 - r) / |grad r| for the superellipse norm r)."""
-    u = np.abs(x - jaw.centre[0]) / jaw.half_width
-    v = np.abs(y - jaw.centre[1]) / jaw.half_height
+    u = np.abs(x - jaw.center[0]) / jaw.half_width
+    v = np.abs(y - jaw.center[1]) / jaw.half_height
     radius = np.maximum((u**jaw.power + v**jaw.power) ** (1 / jaw.power), 1e-6)
     along_x = (u / radius) ** (jaw.power - 1) / jaw.half_width
     along_y = (v / radius) ** (jaw.power - 1) / jaw.half_height
@@ -89,15 +89,15 @@ def crop_mask(kind: str, size: int, feather: float = 0.1) -> np.ndarray:
     return mask.astype(np.float32)
 
 
-class ColourMatcher:
-    """Gives a generated crop the colours of the original, as they are on the ring around the mask.
+class ColorMatcher:
+    """Matches the colors of a generated crop to the original, measured on a ring around the mask.
 
-    There both pictures show the same skin. Each channel gets one gain and one offset (Reinhard et al. 2001, "Color
-    Transfer between Images", in BGR), averaged over time so that nothing flickers. Call `reset` at a cut.
+    Both images show the same skin there. Each channel gets one gain and one offset (Reinhard et al. 2001, "Color
+    Transfer between Images", in BGR), averaged over time to avoid flicker. Call `reset` at a cut.
     """
 
     def __init__(self, mask: np.ndarray, momentum: float = 0.9) -> None:
-        """`mask` is float32 (S, S) in 0..1; `momentum` in [0, 1) is the share of the past in the running average."""
+        """`mask` is float32 (S, S) in 0..1; `momentum` in [0, 1) is the weight of the past in the running average."""
         if not 0.0 <= momentum < 1.0:
             raise UsageError(f"momentum is {momentum}, but must be at least 0 and below 1")
         self._side = min(_MATCH_SIDE, mask.shape[0])
@@ -106,15 +106,15 @@ class ColourMatcher:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the past: the next crop is the first of its shot."""
+        """Discards the running average: the next crop is the first of its shot."""
         self._seen = 0
         self._gain = np.ones(3)
         self._offset = np.zeros(3)
 
     def match(self, generated: np.ndarray, original: np.ndarray) -> np.ndarray:
-        """Colour-matched `generated`; all three are float32 (S, S, 3), BGR, 0..255 (the result may go beyond)."""
+        """Color-matched `generated`; all three are float32 (S, S, 3), BGR, 0..255 (the result may exceed the range)."""
         gain, offset = self._measure(generated, original)
-        # A plain mean for the first frames, so that the first one, noise and all, does not weigh 1 / (1 - momentum).
+        # A plain mean over the first frames, so that the first, noisy one is not overweighted by 1 / (1 - momentum).
         rate = max(1.0 - self._momentum, 1.0 / (self._seen + 1))
         self._gain += rate * (gain - self._gain)
         self._offset += rate * (offset - self._offset)
@@ -122,11 +122,11 @@ class ColourMatcher:
         return cv2.transform(generated, np.column_stack([np.diag(self._gain), self._offset]))
 
     def _measure(self, generated: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gain (3,) and offset (3,) that bring the ring's mean and deviation to the original's, within the limits."""
+        """Gain (3,) and offset (3,) that match the ring's mean and deviation to the original's, within the limits."""
         source = _reduce(generated, self._side)[self._ring]
         target = _reduce(original, self._side)[self._ring]
-        same = _inliers(source - target)
-        source, target = source[same], target[same]
+        inliers = _inliers(source - target)
+        source, target = source[inliers], target[inliers]
         gain = (target.std(axis=0) + _STD_PRIOR) / (source.std(axis=0) + _STD_PRIOR)
         gain = np.clip(gain, 1 / _MAX_GAIN, _MAX_GAIN)
         mean = source.mean(axis=0)
@@ -139,7 +139,7 @@ def _reduce(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _ring(mask: np.ndarray) -> np.ndarray:
-    """Where the mask falls from 1 to 0 and two pixels beyond, but not above it: those rows may be the original's."""
+    """The mask's soft edge and two pixels around it, except above it, where rows may be the original's."""
     inside = mask > 0.02
     near = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     ring = near & (mask < 0.98)
@@ -148,30 +148,30 @@ def _ring(mask: np.ndarray) -> np.ndarray:
 
 
 def _inliers(difference: np.ndarray) -> np.ndarray:
-    """Which of the (N, 3) differences agree with the rest (3 robust deviations): a moved chin or hair edge does not."""
+    """(N,) bool: differences (N, 3) within 3 robust deviations of the median; excludes a moved chin or hair edge."""
     distance = np.abs(difference - np.median(difference, axis=0))
     limit = 3 * 1.4826 * np.median(distance, axis=0) + 1.0
-    agree = (distance <= limit).all(axis=1)
-    return agree if agree.sum() >= 0.25 * len(agree) else np.ones_like(agree)
+    inliers = (distance <= limit).all(axis=1)
+    return inliers if inliers.sum() >= 0.25 * len(inliers) else np.ones_like(inliers)
 
 
 def composite(
     frame: np.ndarray, generated: np.ndarray, matrix: np.ndarray, mask: np.ndarray, blend: str = "feather"
 ) -> np.ndarray:
-    """A new frame, uint8 (H, W, 3), with the generated crop set in; where the mask is 0 it equals `frame` bit for bit.
+    """Composites a crop into a new frame, uint8 (H, W, 3), bit-identical to `frame` wherever the mask is 0.
 
     `generated` is float32 (S, S, 3), BGR, 0..255; `mask` float32 (S, S) in 0..1, 0 on its border. `matrix`, 2x3, takes
-    frame coordinates to crop coordinates (pixel centres at whole numbers) and may rotate and scale x and y apart.
-    What falls outside the frame is ignored. `blend` is one of BLENDS:
+    frame coordinates to crop coordinates (pixel centers at integers) and may rotate and scale x and y independently.
+    Parts outside the frame are ignored. `blend` is one of BLENDS:
 
-    * feather: weighted mean with the mask as weight.
-    * multiband: Laplacian pyramids (Burt and Adelson 1983); low frequencies mix over a wider edge than detail.
+    * feather: alpha blending with the mask.
+    * multiband: Laplacian pyramids (Burt and Adelson 1983); low frequencies are blended over a wider edge than detail.
     * poisson: gradients of the crop, brightness of the frame (Perez et al. 2003, cv2.seamlessClone). Falls back to
-      feather where the masked region touches the frame's border or is under 16 pixels.
-    * none: the whole square, hard-edged, for comparison; here all outside the crop's quadrilateral is untouched.
+      feather if the masked region touches the frame's border or is under 16 pixels.
+    * none: the whole square with hard edges, for comparison; only pixels outside the crop's quadrilateral are kept.
 
     Multiband and Poisson change pixels beyond the mask; they fade back to the frame with 1 - (1 - mask)^2.
-    Raises UsageError for an unknown blend, a mask of another size than the crop or a matrix without an inverse.
+    Raises UsageError for an unknown blend, a mask whose size differs from the crop's, or a singular matrix.
     """
     _check(generated, matrix, mask, blend)
     if blend == "none":
@@ -194,13 +194,15 @@ def _check(generated: np.ndarray, matrix: np.ndarray, mask: np.ndarray, blend: s
     if blend not in BLENDS:
         raise UsageError(f"unknown blend {blend!r}: choose one of {', '.join(BLENDS)}")
     if generated.shape[:2] != mask.shape:
-        raise UsageError(f"the mask is {mask.shape} but the generated crop {generated.shape[:2]}: they must be equal")
+        raise UsageError(
+            f"the mask is {mask.shape} but the generated crop {generated.shape[:2]}: their sizes must match"
+        )
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :2])) < 1e-9:
-        raise UsageError(f"the crop's matrix has no inverse: {np.asarray(matrix).tolist()}")
+        raise UsageError(f"the crop matrix is singular: {np.asarray(matrix).tolist()}")
 
 
 def _area(matrix: np.ndarray, mask: np.ndarray, shape: tuple[int, ...], margin: int) -> tuple[slice, slice] | None:
-    """The frame's rows and columns that the mask's non-zero part can reach, and a margin; None if there are none."""
+    """Bounding rows and columns of the non-zero mask in the frame, plus a margin; None if outside the frame."""
     x, y, width, height = cv2.boundingRect((mask > 0).astype(np.uint8))
     left, top, right, bottom = x - 1, y - 1, x + width, y + height  # interpolation reaches one crop pixel further
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) - matrix[:, 2]
@@ -214,11 +216,11 @@ def _area(matrix: np.ndarray, mask: np.ndarray, shape: tuple[int, ...], margin: 
 def _to_frame(
     part: np.ndarray, generated: np.ndarray, matrix: np.ndarray, mask: np.ndarray, hard: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop (h, w, 3) and mask (h, w), float32, resampled at `part`'s pixels; beyond the crop stands `part` itself."""
+    """Crop (h, w, 3) and mask (h, w), float32, resampled at `part`'s pixels; outside the crop the result is `part`."""
     size = part.shape[1::-1]
     alpha = cv2.warpAffine(mask, matrix, size, flags=_INVERSE | (cv2.INTER_NEAREST if hard else cv2.INTER_LINEAR))
     generated, matrix, sampling = _to_scale(generated, matrix)
-    # TRANSPARENT also leaves out the outermost half pixel of the crop, where every soft mask is 0.
+    # TRANSPARENT also skips the outermost half pixel of the crop, where every soft mask is 0.
     border = cv2.BORDER_REPLICATE if hard else cv2.BORDER_TRANSPARENT
     patch = part.astype(np.float32)
     cv2.warpAffine(generated, matrix, size, dst=patch, flags=_INVERSE | sampling, borderMode=border)
@@ -226,10 +228,10 @@ def _to_frame(
 
 
 def _to_scale(generated: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The crop resized to the frame's scale, its matrix, and the warp that is left to do.
+    """The crop resized to the frame's scale, its matrix, and the interpolation for the remaining warp.
 
-    A finer crop is averaged down, against aliasing. A coarser one is enlarged here, where positions are exact:
-    warpAffine rounds them to 1/32 of a pixel, which should be one of the frame's.
+    A finer crop is area-averaged to avoid aliasing. A coarser one is enlarged by cv2.resize, whose positions are exact:
+    warpAffine rounds them to 1/32 pixel, which should be a pixel of the frame, not of the crop.
     """
     scale = np.linalg.norm(np.linalg.inv(matrix[:, :2]), axis=0)  # frame pixels per crop pixel, along x and y
     if scale.min() > 2 / 3 and scale.max() < 1.5:
@@ -238,13 +240,13 @@ def _to_scale(generated: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np
     side = generated.shape[0]
     width, height = (max(round(side * min(s, _MAX_ENLARGEMENT)), 1) for s in scale)
     resized = cv2.resize(generated, (width, height), interpolation=cv2.INTER_CUBIC if enlarge else cv2.INTER_AREA)
-    half = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]])  # a pixel's centre lies half a pixel from its corner
+    half = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]])  # from a pixel's center to its corner
     matrix = (matrix + half) * np.array([[width / side], [height / side]]) - half
     return resized, matrix, cv2.INTER_LINEAR if enlarge else cv2.INTER_CUBIC
 
 
 def _fade(alpha: np.ndarray) -> np.ndarray:
-    """Weight of a blend that spills over the mask: near 1 from the middle of the edge on, 0 where the mask is 0."""
+    """Weight of a blend that extends beyond the mask: near 1 from the middle of the edge on, 0 where the mask is 0."""
     return alpha * (2.0 - alpha)
 
 
@@ -255,7 +257,7 @@ def _feather(part: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> tuple[np
 def _multiband(part: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Collapses the Laplacian pyramid of the change, each level weighted by the mask's Gaussian pyramid.
 
-    The pyramids are linear, so the blend of two pictures is the first plus the weighted pyramid of their difference.
+    The pyramids are linear, so the blend of two images is the first plus the weighted pyramid of their difference.
     """
     change = patch - part
     bands: list[np.ndarray] = []
@@ -288,16 +290,16 @@ _BLENDERS: dict[str, _Blender] = {"feather": _feather, "multiband": _multiband, 
 
 
 class FaceCompositor:
-    """Puts generated faces back into their frames, with the colours of the frame."""
+    """Composites generated faces into their frames, with color matching."""
 
     def __init__(self, kind: str, blend: str) -> None:
-        """`kind`: of the crop geometry; `blend`: one of BLENDS."""
+        """`kind` is the crop geometry's, "points" or "box"; `blend` is one of BLENDS."""
         self._kind, self._blend = kind, blend
-        self._matcher = ColourMatcher(_mask(kind, 96))
+        self._matcher = ColorMatcher(_mask(kind, 96))
         self._shot = -1
 
     def composite(self, item: GeneratedFrame) -> np.ndarray:
-        """The frame as it is shown, (H, W, 3) uint8 BGR."""
+        """The output frame, (H, W, 3) uint8 BGR."""
         if item.crop is None or item.face is None:
             return item.frame
         if item.shot != self._shot:

@@ -1,4 +1,4 @@
-"""The published way: a generator paints the lower half of a face crop from the mel-spectrogram (Wav2Lip, 2020)."""
+"""The published method (Wav2Lip, 2020): a generator inpaints the lower half of a face crop from a mel spectrogram."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from wav2lip.generator.checkpoints import EMBEDDED, AnyGenerator, load_generator
 
 LoadedGenerator = tuple[AnyGenerator, AudioConfig, CropGeometry]
 Adapter = Callable[[Path, Path | str | None, Options, FaceDetector, AnalysisProgress | None], LoadedGenerator]
-"""Fine-tunes a checkpoint to a face's own video: `inference.generator.adaptation.adapt_to_face`."""
+"""Fine-tunes a checkpoint on the face video: `inference.generator.adaptation.adapt_to_face`."""
 
 
 @dataclass(frozen=True)
 class ModelOrigin:
-    """The checkpoint that a generator was loaded from, and what it runs on."""
+    """The checkpoint of a generator, and the device and backend it runs on."""
 
     checkpoint: Path | str | None
     device: str
@@ -44,8 +44,8 @@ class GeneratorEngine:
     """A generator and its audio front-end, for any number of jobs.
 
     Attributes:
-        origin, adapter: for jobs with the option `adapt`.
-        lock: the backend computes for one thread at a time.
+        origin, adapter: needed for jobs with the option `adapt`.
+        lock: serializes calls of the backend.
     """
 
     generator: FaceGenerator
@@ -58,7 +58,7 @@ class GeneratorEngine:
     def load(
         cls, checkpoint: Path | str | None, device: str = "auto", backend: str = "auto", adapter: Adapter | None = None
     ) -> GeneratorEngine:  # fmt: skip
-        """Opens a generator: one of ours (.safetensors) or a released one (.pth); None: the one that comes along.
+        """Loads a generator: one of ours (.safetensors) or a released one (.pth); None: the embedded one.
 
         Raises:
             MediaError: the file is missing or not a generator.
@@ -68,23 +68,24 @@ class GeneratorEngine:
         return cls(*_face_generator(load_generator(checkpoint), origin), origin, adapter)
 
     def provenance(self) -> tuple[list[Path], str] | None:
-        """The checkpoint, and what it runs on; None for a generator that was not loaded from a file."""
+        """The checkpoint and where it runs; None for a generator not loaded from a file."""
         if self.origin is None:
             return None
         return [Path(self.origin.checkpoint or EMBEDDED)], f"{self.origin.backend} on {self.origin.device}"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> GeneratorJob:
-        """Loads the speech and begins to look for the face.
+        """Loads the speech and starts tracking the face.
 
         Raises:
-            MediaError: the speech has no sound. UsageError: the job asks to adapt what cannot be adapted.
+            MediaError: the speech file has no audio.
+            UsageError: the job has the option `adapt`, but there is no `origin` or `adapter`.
         """
         with job.clock("sound"):
             speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest)
-        return GeneratorJob(job, speech, self._for_job(job, progress), self.lock)
+        return GeneratorJob(job, speech, self._job_generator(job, progress), self.lock)
 
-    def _for_job(self, job: JobInput, progress: AnalysisProgress | None) -> FaceGenerator:
-        """The generator, fine-tuned if asked for, with the job's padding of boxes."""
+    def _job_generator(self, job: JobInput, progress: AnalysisProgress | None) -> FaceGenerator:
+        """The generator with the job's box padding, fine-tuned if requested."""
         generator = self.generator
         if job.options.adapt:
             if self.origin is None or self.adapter is None:
@@ -98,27 +99,27 @@ class GeneratorEngine:
 
 
 class GeneratorJob:
-    """One job of a `GeneratorEngine`: tracks the face while the frames before are generated already."""
+    """One job of a `GeneratorEngine`; tracking runs in a thread, ahead of generation."""
 
     def __init__(self, job: JobInput, speech: Speech, generator: FaceGenerator, lock: threading.Lock) -> None:
         self._job, self._speech, self._generator, self._lock = job, speech, generator, lock
-        self._track = FaceTrackBuffer(self._find_faces(), job.source.size)
-        self.spoken = speech.frames
+        self._track = FaceTrackBuffer(self._faces(), job.source.size)
+        self.speech_frames = speech.frames
 
     def has_face(self) -> bool:
-        """Whether any frame shows the face; waits for the first that does."""
+        """Whether any frame has the face; waits for the first one that does."""
         return self._track.first_found() is not None
 
     def track(self) -> FaceTrack:
-        """Where the face is in all frames; waits until they are known."""
+        """The face track of all frames; waits for the tracker to finish."""
         return self._track.track()
 
     def close(self) -> None:
-        """Ends the tracker's thread."""
+        """Stops the tracker thread."""
         self._track.close()
 
-    def _find_faces(self) -> Iterator[TrackedFace]:
-        """The face in each frame that will be shown."""
+    def _faces(self) -> Iterator[TrackedFace]:
+        """The face in each frame to be shown."""
         source, options = self._job.source, self._job.options
         count = source.count if options.save_track else min(source.count, self._speech.frames)
         if options.box is not None:
@@ -135,7 +136,7 @@ class GeneratorJob:
     def render(
         self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
     ) -> Generator[RenderedFrame, None, None]:
-        """Numbered frames with new mouths; generation runs in a thread, at most `depth` frames ahead."""
+        """Renders the mouths; generation runs in a thread, at most `depth` frames ahead; see `RenderJob.render`."""
         compositor = FaceCompositor(self._generator.geometry.kind, self._job.options.blend)
         with closing(Prefetcher(self._generate(frames, total, depth), depth)) as generated:
             for item in generated:
@@ -144,34 +145,34 @@ class GeneratorJob:
                 yield RenderedFrame(item.frame, frame, item.crop is not None)
 
     def _generate(self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int) -> Iterator[GeneratedFrame]:
-        """Generates a mouth for each frame that shows the face, a batch at a time."""
+        """Generates the face of each frame that has one, batch by batch."""
         options, config = self._job.options, self._generator.config
         batch_size = min(options.batch_size, max(4, depth))
         silence = -self._speech.config.max_abs_value if options.rest else -np.inf
         selector = ReferenceSelector(config.mask_row, silence, hold=config.output == "warp")
         for batch in _batches(enumerate(frames), batch_size):
-            crops, references, mels, made = [], [], [], []
-            for shown_at, (number, frame) in batch:
-                face, presence = self._face(shown_at, number, total)
+            crops, references, mels, generated = [], [], [], []
+            for position, (number, frame) in batch:
+                face, presence = self._face(position, number, total)
                 if face is None or presence <= 0:
-                    made.append(GeneratedFrame(shown_at, frame))
+                    generated.append(GeneratedFrame(position, frame))
                     continue
                 with self._job.clock("crop"):
                     crops.append(self._generator.crop(frame, face))
-                mels.append(self._speech.window(shown_at))
+                mels.append(self._speech.window(position))
                 references.append(selector.reference(crops[-1], mels[-1], face.shot))
-                made.append(GeneratedFrame(shown_at, frame, crops[-1], None, presence, face.shot))
+                generated.append(GeneratedFrame(position, frame, crops[-1], None, presence, face.shot))
             with self._lock, self._job.clock("generate"):
                 faces = iter(self._generator.generate(crops, references, np.stack(mels), batch_size) if crops else ())
-            for item in made:
+            for item in generated:
                 yield item if item.crop is None else replace(item, face=next(faces))
 
-    def _face(self, shown_at: int, number: int, total: int) -> tuple[TrackedFace | None, float]:
-        """The face of a frame, and how much of the generated mouth is shown in it."""
-        face = self._track.face(number) if shown_at < self.spoken else None
+    def _face(self, position: int, number: int, total: int) -> tuple[TrackedFace | None, float]:
+        """The face in a frame, and the weight of its generated mouth."""
+        face = self._track.face(number) if position < self.speech_frames else None
         presence = self._track.presence(number) if face else 0.0
-        if total > self.spoken:  # the rest of the video follows: the mouth must not snap back to it
-            presence = min(presence, (self.spoken - shown_at) / FADE)
+        if total > self.speech_frames:  # the rest of the video follows: fade out, so that the mouth does not snap back
+            presence = min(presence, (self.speech_frames - position) / FADE)
         return face, presence
 
 

@@ -1,4 +1,4 @@
-"""Where the face is in each picture, known while the pictures are still being looked at."""
+"""A face track that can be read while it is still being computed, and tracks from a box or a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceTrack, TrackedFace, estimate_points
 
-FADE = 4  # pictures over which the generated mouth fades in or out where the face comes and goes within a shot
+FADE = 4  # frames over which the generated mouth fades in or out where the face appears or disappears within a shot
 
 
 class FaceTrackBuffer:
-    """One person's face by picture number. Asking for a picture that the tracker has not reached waits for it."""
+    """One person's face by frame. Reading a frame that the tracker has not reached blocks until it has."""
 
     def __init__(self, faces: Iterable[TrackedFace], size: tuple[int, int]) -> None:
         self.size = size
@@ -24,10 +24,10 @@ class FaceTrackBuffer:
         self._done = False
         self._stop = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._follow, args=(faces,), daemon=True)
+        self._thread = threading.Thread(target=self._collect, args=(faces,), daemon=True)
         self._thread.start()
 
-    def _follow(self, faces: Iterable[TrackedFace]) -> None:
+    def _collect(self, faces: Iterable[TrackedFace]) -> None:
         try:
             for face in faces:
                 with self._changed:
@@ -45,12 +45,12 @@ class FaceTrackBuffer:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the tracker's thread."""
+        """Stops the tracker thread."""
         self._stop = True
         self._thread.join()
 
     def face(self, number: int) -> TrackedFace | None:
-        """The face in picture `number`; None beyond the last picture."""
+        """The face in frame `number`; None beyond the last frame."""
         with self._changed:
             self._changed.wait_for(lambda: self._done or len(self._faces) > number)
             if len(self._faces) > number:
@@ -60,7 +60,7 @@ class FaceTrackBuffer:
         return None
 
     def first_found(self) -> TrackedFace | None:
-        """The first picture's face that is there at all; None when no picture has it."""
+        """The face in the first frame that has it; None if no frame does."""
         number = 0
         while (face := self.face(number)) is not None:
             if face.found:
@@ -69,9 +69,9 @@ class FaceTrackBuffer:
         return None
 
     def presence(self, number: int) -> float:
-        """How much of the generated mouth is shown in picture `number`, 0 to 1.
+        """Weight of the generated mouth in frame `number`, 0 to 1.
 
-        0 without a face; less than 1 within FADE pictures of one without a face in the same shot.
+        0 without a face; below 1 within FADE frames of one without a face in the same shot.
         """
         face = self.face(number)
         if face is None or not face.found:
@@ -84,7 +84,7 @@ class FaceTrackBuffer:
         return distance / FADE
 
     def track(self) -> FaceTrack:
-        """The whole path, when the tracker is done with it."""
+        """The whole track; waits for the tracker to finish."""
         with self._changed:
             self._changed.wait_for(lambda: self._done)
         if self._error is not None:
@@ -97,27 +97,27 @@ class FaceTrackBuffer:
 
 
 def constant_track(box: tuple[int, int, int, int], count: int) -> Iterator[TrackedFace]:
-    """The same box in every picture, as `--box` gives it: top, bottom, left, right."""
+    """The same box (top, bottom, left, right) in every frame, as given by `--box`."""
     top, bottom, left, right = box
-    place = np.array([left, top, right, bottom], np.float32)
-    points = estimate_points(place)
+    corners = np.array([left, top, right, bottom], np.float32)
+    points = estimate_points(corners)
     for number in range(count):
-        yield TrackedFace(number, place, points, True, 0)
+        yield TrackedFace(number, corners, points, True, 0)
 
 
 def loaded_track(file: Path, size: tuple[int, int], count: int) -> Iterator[TrackedFace]:
-    """A path saved earlier.
+    """Loads a saved face track.
 
     Raises:
-        UsageError: the file is no track, or one of another video.
+        UsageError: the file is not a face track, or belongs to another video.
     """
     track = FaceTrack.load(file)
     if track.size is not None and tuple(track.size) != size:
         raise UsageError(
-            f"{file} was made for pictures of {track.size[0]}x{track.size[1]} pixels, these have {size[0]}x{size[1]}"
+            f"{file} was saved for frames of {track.size[0]}x{track.size[1]} pixels, but these have {size[0]}x{size[1]}"
         )
     if len(track) < count:
-        raise UsageError(f"{file} holds {len(track)} pictures, but {count} are needed: make it anew with --save-track")
+        raise UsageError(f"{file} has {len(track)} frames, but {count} are needed: save it again with --save-track")
     return (
         TrackedFace(i, track.boxes[i], track.points[i], bool(track.found[i]), int(track.shot[i]))
         for i in range(len(track))

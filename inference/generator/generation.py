@@ -1,4 +1,4 @@
-"""From a picture with a face to that face with another mouth: crop, network, picture at the face's own resolution."""
+"""Generates faces: crops them from frames, runs the generator, and renders at the frame's own resolution."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import TrackedFace
 from wav2lip.generator.model import GeneratorConfig, flow_ramp, mask_and_stack
 
-FINEST = 8  # times the network's resolution at most; beyond it a face is rendered coarser than it is filmed
+MAX_SCALE = 8  # render size relative to the network's; larger faces are rendered below their own resolution
 
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """A face cut out of a picture.
+    """A face cropped from a frame.
 
     Attributes:
-        pixels: (S, S, 3) uint8 BGR, the network's square.
-        matrix: (2, 3) from picture to square.
-        fine: (F, F, 3) uint8, the same square at about the picture's own resolution (the square itself for a
+        pixels: (S, S, 3) uint8 BGR, the crop at network resolution.
+        matrix: (2, 3) from frame to crop coordinates.
+        fine: (F, F, 3) uint8 BGR, the same crop at about the frame's own resolution (equal to `pixels` for a
             network that paints).
-        fine_matrix: (2, 3) from picture to fine square.
+        fine_matrix: (2, 3) from frame to fine crop coordinates.
     """
 
     pixels: np.ndarray
@@ -37,15 +37,15 @@ class FaceCrop:
 
 @dataclass(frozen=True)
 class GeneratedFrame:
-    """A frame and the face generated for it, not yet composited; `crop` is None where there is no face.
+    """A frame and its generated face before compositing; `crop` and `face` are None if it has no face.
 
     Attributes:
-        number: of the frame in the result.
-        frame: (H, W, 3) uint8 BGR, the source's.
-        crop: where the face was taken from.
-        face: (F, F, 3) float32 BGR, 0 to 255.
-        presence: 0 to 1, how much of the generated mouth is shown.
-        shot: of the source; colours are matched anew in each.
+        number: index in the output.
+        frame: (H, W, 3) uint8 BGR, the input frame.
+        crop: the face in the input frame.
+        face: (F, F, 3) float32 BGR, 0 to 255, generated.
+        presence: weight of the generated mouth, 0 to 1.
+        shot: index in the source; color matching restarts at each shot.
     """
 
     number: int
@@ -63,14 +63,14 @@ class FaceGenerator:
         self.backend, self.config, self.geometry = backend, config, geometry
 
     def crop(self, frame: np.ndarray, face: TrackedFace) -> FaceCrop:
-        """The square around the face of a (H, W, 3) uint8 picture."""
+        """Crops the square around a face from a (H, W, 3) uint8 BGR frame."""
         size = self.config.size
         matrix = self.geometry.matrix(face.box, face.points, (frame.shape[1], frame.shape[0]))
         pixels = crop(frame, matrix, size)
         if self.config.output == "paint":
             return FaceCrop(pixels, matrix, pixels, matrix)
         scale = max(1.0, 1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6))
-        side = min(int(np.ceil(scale * size / 32)) * 32, FINEST * size)
+        side = min(int(np.ceil(scale * size / 32)) * 32, MAX_SCALE * size)
         fine_matrix = matrix.copy()
         fine_matrix[:, 2] += 0.5
         fine_matrix *= side / size
@@ -78,77 +78,82 @@ class FaceGenerator:
         return FaceCrop(pixels, matrix, crop(frame, fine_matrix, side), fine_matrix)
 
     def generate(
-        self, cuts: Sequence[FaceCrop], references: Sequence[FaceCrop], mels: np.ndarray, batch_size: int
+        self, crops: Sequence[FaceCrop], references: Sequence[FaceCrop], mels: np.ndarray, batch_size: int
     ) -> list[np.ndarray]:
-        """The cuts with the mouths that belong to the sounds.
+        """Generates the faces with mouths that match the audio.
 
         Args:
-            references: whose skin and mouth each cut is given, usually its own.
+            references: crop that supplies the pixels of each face, usually its own.
             mels: (B, 1, 80, 16) float32.
 
         Returns:
-            B pictures (F, F, 3) float32 BGR, 0 to 255, of the fine squares' sizes.
+            B faces (F, F, 3) float32 BGR, 0 to 255, of the sizes of the fine crops.
         """
-        squares = np.stack([cut.pixels for cut in cuts])
-        faces = mask_and_stack(squares, np.stack([cut.pixels for cut in references]), self.config.mask_row)
-        made = run_batched(self.backend, mels, faces, batch_size).transpose(0, 2, 3, 1)
+        squares = np.stack([item.pixels for item in crops])
+        faces = mask_and_stack(squares, np.stack([item.pixels for item in references]), self.config.mask_row)
+        outputs = run_batched(self.backend, mels, faces, batch_size).transpose(0, 2, 3, 1)
         if self.config.output == "paint":
-            return [np.ascontiguousarray(picture) * np.float32(255) for picture in made]
-        fine = [_sized(other.fine, cut.fine.shape[0]) for cut, other in zip(cuts, references, strict=True)]
-        return [render_fine(fields, picture, self.config) for fields, picture in zip(made, fine, strict=True)]
+            return [np.ascontiguousarray(face) * np.float32(255) for face in outputs]
+        fine = [_resized(source.fine, item.fine.shape[0]) for item, source in zip(crops, references, strict=True)]
+        return [render_fine(fields, source, self.config) for fields, source in zip(outputs, fine, strict=True)]
 
 
-def _sized(picture: np.ndarray, side: int) -> np.ndarray:
-    return picture if picture.shape[0] == side else cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    return image if image.shape[0] == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 class ReferenceSelector:
-    """Chooses whose pixels each face is made of, so that its own mouth does not move the new one.
+    """Chooses the reference crop of each face, so that the original mouth motion does not leak into the generated one.
 
-    A mouth is told what to say by the sound, but made of the reference's pixels: where the person in the video goes on
-    talking, some of that shows through. A generator that warps can take any picture of the same head, so one is held as
-    long as the head stays, and the pictures that were held before are taken again when the head comes back. One that
-    paints is trained on box crops that jump; it gets each face's own picture, and holds one only in silence.
+    The audio drives the generated mouth, but its pixels come from the reference: if the person in the video is talking,
+    some of that motion shows through. A generator that warps can use any crop of the same head, so a reference is held
+    while the head stays still, and earlier references are reused when the head returns. A generator that paints is
+    trained on jittering box crops; each face is its own reference, and one is held only in silence.
     """
 
-    MOVED = 8.0  # levels of 255, mean difference of the part above the mask, beyond which another picture is taken
-    MOVED_IN_SILENCE = 12.0  # in which every change is seen
-    ALIKE = 0.7  # share of MOVED within which an earlier picture will do
-    KEPT = 16  # earlier pictures
+    MAX_CHANGE = 8.0  # levels of 255; mean difference above the mask beyond which the reference is replaced
+    MAX_CHANGE_IN_SILENCE = 12.0  # higher, because a change of reference is more visible in silence
+    REUSE_SHARE = 0.7  # of MAX_CHANGE, within which an earlier reference is reused
+    MAX_KEPT = 16  # earlier references
 
     def __init__(self, mask_row: int, silence: float, hold: bool) -> None:
-        """`silence`: the mel's level up to which nothing is said; `hold`: whether pictures are held in speech, too."""
+        """
+        Args:
+            mask_row: first masked row of the crop.
+            silence: mel level up to which a window counts as silent.
+            hold: whether references are also held during speech.
+        """
         self._row, self._silence, self._hold = mask_row, silence, hold
         self._held: FaceCrop | None = None
-        self._kept: deque[FaceCrop] = deque(maxlen=self.KEPT)
+        self._kept: deque[FaceCrop] = deque(maxlen=self.MAX_KEPT)
         self._shot = -1
 
-    def reference(self, cut: FaceCrop, mel: np.ndarray, shot: int) -> FaceCrop:
-        """Whose pixels the face of `cut` is made of; `mel` is its window (1, 80, 16)."""
+    def reference(self, crop: FaceCrop, mel: np.ndarray, shot: int) -> FaceCrop:
+        """The reference of `crop`, whose mel window is `mel` (1, 80, 16)."""
         silent = mel.max() <= self._silence
         if not (silent or self._hold):
             self._held = None
-            return cut
+            return crop
         if shot != self._shot:
             self._held, self._shot = None, shot
             self._kept.clear()
-        limit = self.MOVED_IN_SILENCE if silent else self.MOVED
-        if self._held is None or self._moved(cut, self._held) > limit:
-            self._held = self._again(cut)
+        limit = self.MAX_CHANGE_IN_SILENCE if silent else self.MAX_CHANGE
+        if self._held is None or self._change(crop, self._held) > limit:
+            self._held = self._reuse_or_keep(crop)
         return self._held
 
-    def _again(self, cut: FaceCrop) -> FaceCrop:
-        """An earlier picture of the head held alike, or else this one."""
+    def _reuse_or_keep(self, crop: FaceCrop) -> FaceCrop:
+        """An earlier reference with a similar head pose if there is one, else this crop."""
         if self._hold and self._kept:
-            nearest = min(self._kept, key=lambda kept: self._moved(cut, kept))
-            if self._moved(cut, nearest) <= self.ALIKE * self.MOVED:
+            nearest = min(self._kept, key=lambda kept: self._change(crop, kept))
+            if self._change(crop, nearest) <= self.REUSE_SHARE * self.MAX_CHANGE:
                 return nearest
-        self._kept.append(cut)
-        return cut
+        self._kept.append(crop)
+        return crop
 
-    def _moved(self, cut: FaceCrop, held: FaceCrop) -> float:
+    def _change(self, crop: FaceCrop, held: FaceCrop) -> float:
         above = slice(0, self._row)
-        return float(cv2.absdiff(cut.pixels[above], held.pixels[above]).mean())
+        return float(cv2.absdiff(crop.pixels[above], held.pixels[above]).mean())
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -156,7 +161,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def render_fine(fields: np.ndarray, reference: np.ndarray, config: GeneratorConfig) -> np.ndarray:
-    """What `wav2lip.generator.model.render` does, at the reference's own resolution: the flow moves full-size pixels.
+    """Applies a warping generator's output at the reference's own resolution, like `wav2lip.generator.model.render`.
 
     Args:
         fields: (S, S, 6) float32, a warping generator's raw output.

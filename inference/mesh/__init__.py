@@ -1,1 +1,1 @@
-"""The default way: mesh points moved to the shape that the speech asks for."""
+"""The default engine: moves face mesh points to the lip shape predicted from speech."""

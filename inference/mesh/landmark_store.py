@@ -1,4 +1,4 @@
-"""Mesh points by frame number, kept in a temporary file so that hours of video cost no memory."""
+"""Landmarks by frame, stored in a temporary file so that memory does not grow with the length of the video."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from preprocessing.faces.mesh import (
     rest_shape,
 )
 
-PRESENT = 0.4  # presence below which the face counts as lost or its mouth as covered
-MAX_YAW = 60.0  # degrees: beyond it half of the mouth is out of sight
-REST_YAW = 30.0  # degrees up to which a frame tells what the face at rest is like
-REST_FRAMES = 400  # looked at for the face at rest, at most
-FADE = 5  # frames over which the new mouth fades in or out where a face comes or goes
-_RECORD = 1 + 3 * len(MESH_INDICES)
+MIN_PRESENCE = 0.4  # below this the face counts as lost, or its mouth as covered
+MAX_YAW = 60.0  # degrees; beyond it half of the mouth is hidden
+REST_YAW = 30.0  # degrees; limit for frames used for the rest shape
+REST_FRAMES = 400  # maximum number of frames used for the rest shape
+FADE = 5  # frames over which the generated mouth fades in or out where the face appears or disappears
+_RECORD_LENGTH = 1 + 3 * len(MESH_INDICES)
 
 
 class LandmarkStore:
-    """The followed face of each frame, in the order of the frames; close it to remove its file."""
+    """Landmarks of the tracked face, appended frame by frame; `close` removes the temporary file."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="wav2lip-landmarks-")  # noqa: SIM115  closed by close()
@@ -40,14 +40,14 @@ class LandmarkStore:
         return len(self._usable)
 
     def append(self, found: Landmarks | None) -> None:
-        """The next frame's face; None where there is none."""
-        record = np.zeros(_RECORD, np.float32)
+        """Appends the next frame's landmarks; None if it has no face."""
+        record = np.zeros(_RECORD_LENGTH, np.float32)
         usable, gap = False, np.inf
         if found is not None:
             record[0], record[1:] = found.presence, found.points.ravel()
             pose = HeadPose.of(found.points)
             yaw = abs(float(pose.yaw()))
-            usable = found.presence >= PRESENT and yaw <= MAX_YAW
+            usable = found.presence >= MIN_PRESENCE and yaw <= MAX_YAW
             if usable and yaw <= REST_YAW:
                 gap = float(opening(pose.unpose(found.points)))
         self._usable.append(usable)
@@ -56,42 +56,41 @@ class LandmarkStore:
         self._file.flush()
 
     def landmarks(self, number: int) -> Landmarks | None:
-        """The face of a frame; None where it is lost, covered or turned away, and beyond the last frame."""
+        """Landmarks of a frame; None if the face is lost, covered or turned away, and beyond the last frame."""
         if not (number < len(self) and self._usable[number]):
             return None
         return self._read(number)
 
     def amount(self, number: int) -> float:
-        """How much of the new mouth a frame shows, 0 to 1: less within FADE frames of one without a usable face."""
+        """Weight of the generated mouth in a frame, 0 to 1: below 1 within FADE frames of one without a usable face."""
         if not (number < len(self) and self._usable[number]):
             return 0.0
-        near = range(1, FADE)
-        gaps = [
-            step for step in near for other in (number - step, number + step)
+        distances = [
+            step for step in range(1, FADE) for other in (number - step, number + step)
             if 0 <= other < len(self) and not self._usable[other]
         ]  # fmt: skip
-        return min(gaps, default=FADE) / FADE
+        return min(distances, default=FADE) / FADE
 
     def any_face(self) -> bool:
         """Whether any frame has a usable face."""
         return any(self._usable)
 
     def rest_shape(self) -> np.ndarray:
-        """The face at rest, (206, 3) units: the median of the least open frames, those that face the camera.
+        """Rest shape, (206, 3) mesh units: median of the frames with the smallest mouth opening that face the camera.
 
         Raises:
             ValueError: no frame has a usable face.
         """
-        open_to_closed = np.array(self._openings)
-        frames = np.flatnonzero(np.isfinite(open_to_closed))
+        openings = np.array(self._openings)
+        frames = np.flatnonzero(np.isfinite(openings))
         if not len(frames):  # all are turned away
             frames = np.flatnonzero(np.frombuffer(self._usable, np.uint8))
-        spread = frames[np.linspace(0, len(frames) - 1, min(REST_FRAMES, len(frames))).astype(int)]
-        points = np.stack([self._read(int(number)).points for number in spread])
+        sampled = frames[np.linspace(0, len(frames) - 1, min(REST_FRAMES, len(frames))).astype(int)]
+        points = np.stack([self._read(int(number)).points for number in sampled])
         return rest_shape(HeadPose.of(points).unpose(points))
 
     def boxes_and_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For a saved track: (N, 4) boxes, (N, 5, 2) eyes, nose and mouth corners, (N,) whether there is a face."""
+        """For a saved track: (N, 4) boxes, (N, 5, 2) eyes, nose and mouth corners, (N,) bool found."""
         count = len(self)
         boxes, points = np.full((count, 4), np.nan, np.float32), np.full((count, 5, 2), np.nan, np.float32)
         for number in np.flatnonzero(np.frombuffer(self._usable, np.uint8)):
@@ -108,6 +107,6 @@ class LandmarkStore:
         self._file.close()
 
     def _read(self, number: int) -> Landmarks:
-        size = 4 * _RECORD
+        size = 4 * _RECORD_LENGTH
         record = np.frombuffer(os.pread(self._file.fileno(), size, number * size), np.float32)
         return Landmarks(record[1:].reshape(-1, 3).copy(), float(record[0]))

@@ -1,4 +1,4 @@
-"""Fixtures for whole jobs: files to work on, jobs that need no network, and somebody who expects a refusal."""
+"""Fixtures for whole jobs: media files, jobs with a stub network, and checks of error exits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.inference.command import one_line, run
-from tests.inference.stub import Sees, stub
+from tests.inference.stub import StubDetector, stub
 from tests.material import BOX, moving_photo, photo, write_generator, write_photo, write_speech, write_video
 
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory) -> Path:
-    """A folder with face.png, face.mp4 (10 pictures, with sound), swaying.mp4 (30 pictures, numbered), speech.wav
+    """A folder with face.png, face.mp4 (10 frames, with audio), swaying.mp4 (30 frames, numbered), speech.wav
     (0.4 s), longer.wav (0.8 s) and generator.safetensors.
     """
     folder = tmp_path_factory.mktemp("media")
@@ -29,7 +29,7 @@ def media(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def out(tmp_path, monkeypatch) -> Path:
-    """An empty folder for outputs, which is also the working directory."""
+    """An empty output folder, set as the working directory."""
     folder = tmp_path / "out"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -38,21 +38,21 @@ def out(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def refuse(capfd, out) -> Callable[..., str]:
-    """Runs the command in process, which must refuse with that code; gives back its one line."""
+    """Runs the command in process, checks its exit code and leftover files, and returns its one-line error."""
 
     def check(code: int, argv: list[str], left: tuple[str, ...] = ()) -> str:
         assert run(argv) == code
-        told = capfd.readouterr()
-        assert told.out == ""
+        printed = capfd.readouterr()
+        assert printed.out == ""
         assert sorted(p.name for p in out.iterdir()) == sorted(left)
-        return one_line(told.err)
+        return one_line(printed.err)
 
     return check
 
 
 @pytest.fixture
 def job(media, tmp_path) -> Callable:
-    """Runs a job with the stub into out.mp4, with a constant box if nothing else is said."""
+    """Runs a job with the stub into out.mp4, by default with a constant box."""
 
     def run(**options):
         model = options.pop("model", None) or stub()
@@ -66,8 +66,8 @@ def job(media, tmp_path) -> Callable:
 
 
 @pytest.fixture
-def detector(monkeypatch) -> Sees:
-    """Takes the place of every detector."""
-    sees = Sees()
-    monkeypatch.setattr("inference.engine.load_detector", lambda *_, **__: sees)
-    return sees
+def detector(monkeypatch) -> StubDetector:
+    """Replaces every detector by a stub."""
+    stub_detector = StubDetector()
+    monkeypatch.setattr("inference.engine.load_detector", lambda *_, **__: stub_detector)
+    return stub_detector

@@ -1,4 +1,4 @@
-"""A generator and a detector whose answers are known, and how a picture's mouth is looked at."""
+"""A stub generator and a stub detector with known outputs, and measurements of the mouth region."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from preprocessing.media.audio import AudioConfig
 from tests.material import BOX
 from wav2lip.generator.model import GeneratorConfig
 
-MOUTH = (slice(66, 84), slice(70, 94))  # rows and columns in the middle of what is changed
+MOUTH = (slice(66, 84), slice(70, 94))  # rows and columns inside the generated region
 
 
 def loud_mouth(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The face as it is, with a mouth that is the brighter the louder the sound: for what no untrained one does."""
-    made = faces[:, 3:].copy()
-    made[:, :, 58:86, 28:68] = (mel.mean(axis=(1, 2, 3)).reshape(-1, 1, 1, 1) + 4) / 8
-    return made
+    """The unchanged face with a mouth whose brightness follows the loudness; an untrained network would not react."""
+    output = faces[:, 3:].copy()
+    output[:, :, 58:86, 28:68] = (mel.mean(axis=(1, 2, 3)).reshape(-1, 1, 1, 1) + 4) / 8
+    return output
 
 
 def stub(run: Callable = loud_mouth, kind: str = "box") -> LipSync:
@@ -32,27 +32,27 @@ def stub(run: Callable = loud_mouth, kind: str = "box") -> LipSync:
     return LipSync(GeneratorEngine(FaceGenerator(backend, GeneratorConfig(), CropGeometry(kind)), AudioConfig()))
 
 
-def mouth(picture: np.ndarray) -> np.ndarray:
-    return picture[MOUTH].astype(float)
+def mouth(frame: np.ndarray) -> np.ndarray:
+    return frame[MOUTH].astype(float)
 
 
-def unchanged(made: np.ndarray, source: np.ndarray) -> bool:
-    """Whether the mouth is as it was, but for the coding."""
-    return bool(np.abs(mouth(made) - mouth(source)).mean() < 4)
+def unchanged(result: np.ndarray, source: np.ndarray) -> bool:
+    """Whether the mouth is unchanged up to coding error."""
+    return bool(np.abs(mouth(result) - mouth(source)).mean() < 4)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2)))
 
 
-class Sees:
-    """A detector that finds the face unless the block at the top right is white."""
+class StubDetector:
+    """Detects the face unless the block at the top right is white."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.frames_seen = 0
 
     def __call__(self, frames):
-        self.looks += len(frames)
+        self.frames_seen += len(frames)
         top, bottom, left, right = BOX
         face = Detection(np.array([left, top, right, bottom], np.float32), 0.9)
         return [[] if frame[4:12, -12:-4].mean() > 128 else [face] for frame in frames]

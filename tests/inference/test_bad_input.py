@@ -1,4 +1,4 @@
-"""Bad input: each is refused with one line and an exit code, and leaves nothing behind."""
+"""Bad input: one-line error, exit code, and no files left behind."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from training.checkpoint import Checkpoint
 pytest_plugins = ["tests.inference.bench"]
 
 
-# What is wrong with a file ------------------------------------------------------------------------------------------
+# Input files --------------------------------------------------------------------------------------------------------
 
 
-def grey_png(side: int) -> bytes:
-    """A valid square of black pixels, one bit each."""
+def black_png(side: int) -> bytes:
+    """A valid black square, one bit per pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -48,7 +48,7 @@ def grey_png(side: int) -> bytes:
 
 
 def without_index(path: Path) -> Path:
-    """An mp4 whose index (moov) lies at its end and is cut off."""
+    """An mp4 whose index (moov) is at the end and cut off."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
@@ -86,7 +86,7 @@ def test_folder(refuse, media, tmp_path):
 def test_no_medium_inside(refuse, media, tmp_path, content, message):
     video = tmp_path / "video.mp4"
     video.write_bytes(content)
-    write_video(tmp_path / "face.mp4", [photo()] * 3)  # what the playlists name is really there
+    write_video(tmp_path / "face.mp4", [photo()] * 3)  # the file named in the playlists exists
     assert message in refuse(1, command(media, face=video))
     assert message in refuse(1, command(media, audio=video))
 
@@ -128,12 +128,12 @@ def test_sound_from_a_silent_film(refuse, media, tmp_path):
 
 def test_too_little_sound(refuse, media, tmp_path):
     short = write_speech(tmp_path / "short.wav", 0.05)
-    assert "lasts 0.05 s: at least 0.1 s of speech are needed" in refuse(1, command(media, audio=short))
+    assert "is 0.05 s long: at least 0.1 s of speech are needed" in refuse(1, command(media, audio=short))
 
 
 @pytest.mark.parametrize(("side", "message"), [(1, "1x1: each side must have at least"), (8000, "8000x8000: at most")])
 def test_sizes_that_cannot_be_worked_on(refuse, media, tmp_path, side, message):
-    (tmp_path / "square.png").write_bytes(grey_png(side))
+    (tmp_path / "square.png").write_bytes(black_png(side))
     assert message in refuse(1, command(media, face=tmp_path / "square.png"))
 
 
@@ -145,34 +145,34 @@ def test_no_face_anywhere(refuse, media, tmp_path):
     assert "shows no face" in refuse(1, command(media, face=video))
 
 
-# What is wrong with a flag ------------------------------------------------------------------------------------------
+# Flags --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--box 0 500 0 100", "does not lie inside the picture of 160x160"),
-        ("--box -5 100 0 100", "does not lie inside"),
-        ("--box 100 20 10 90", "does not lie inside"),
-        ("--box 20 100 90 10", "does not lie inside"),
+        ("--box 0 500 0 100", "is not inside the frame of 160x160"),
+        ("--box -5 100 0 100", "is not inside"),
+        ("--box 100 20 10 90", "is not inside"),
+        ("--box 20 100 90 10", "is not inside"),
         ("--box 20 100 20", "--box"),
         ("--box a b c d", "--box"),
-        ("--crop 0 500 0 -1", "does not lie inside"),
+        ("--crop 0 500 0 -1", "is not inside"),
         ("--nonsense", "unrecognized arguments: --nonsense"),
         ("--preview", "--preview"),
         ("--sync-mode backwards", "choose from"),
-        ("--fps 1/0", "'1/0' is no number such as 25"),
-        ("--fps nan", "is no number"),
-        ("--fps 0", "fps lies between 1 and 240"),
-        ("--batch-size 0", "batch_size lies between"),
-        ("--crf 60", "crf lies between 0 and 51"),
-        ("--start nan", "start lies between"),
-        ("--end nan", "end lies between"),
-        ("--start 3 --end 2", "end must lie after start (3 s)"),
-        ("--face-id -1", "face_id lies between"),
+        ("--fps 1/0", "'1/0' is not a number (examples: 25"),
+        ("--fps nan", "is not a number"),
+        ("--fps 0", "fps must be between 1 and 240"),
+        ("--batch-size 0", "batch_size must be between"),
+        ("--crf 60", "crf must be between 0 and 51"),
+        ("--start nan", "start must be between"),
+        ("--end nan", "end must be between"),
+        ("--start 3 --end 2", "end must be after start (3 s)"),
+        ("--face-id -1", "face_id must be between"),
         ("--select somebody", "select must be one of largest"),
-        ("--keep-audio=-1", "keep_audio lies between"),
-        ("--resize-factor 0", "resize_factor lies between"),
+        ("--keep-audio=-1", "keep_audio must be between"),
+        ("--resize-factor 0", "resize_factor must be between"),
         ("--load-track nothing.json", "no face track at nothing.json"),
     ],
 )
@@ -188,7 +188,7 @@ def test_nothing_asked_for(refuse):
     assert "required: --face, --audio" in refuse(2, [])
 
 
-# What is wrong with the output --------------------------------------------------------------------------------------
+# Output files -------------------------------------------------------------------------------------------------------
 
 
 def test_folder_that_is_missing_or_a_file(refuse, media, tmp_path):
@@ -237,7 +237,7 @@ def test_other_outputs_do_not_replace_inputs_or_each_other(refuse, media, out):
 
 @pytest.mark.parametrize("stage", ["picture", "joined"])
 def test_full_disk(refuse, media, tmp_path, monkeypatch, stage):
-    """An ffmpeg that may write no more than a few hundred bytes, while it encodes or while it joins the sound."""
+    """An ffmpeg limited to a few hundred bytes of output, while encoding or while muxing the audio."""
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "ffmpeg"
     limit = f'trap "" XFSZ\ncase "$*" in *{stage}.mp4*) ulimit -f 1;; esac\n'
@@ -258,29 +258,29 @@ def test_an_older_output_survives_a_failure(refuse, media, out):
     assert (out / "out.mp4").read_bytes() == b"an earlier result"
 
 
-# What is wrong with the checkpoint ----------------------------------------------------------------------------------
+# Checkpoints --------------------------------------------------------------------------------------------------------
 
 
-class Malice:
-    """Makes a folder while it is unpickled."""
+class MaliciousObject:
+    """Creates a folder when unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.marker),)
 
 
 def test_malicious_pickle_is_not_run(refuse, media, tmp_path):
-    mark = tmp_path / "the-pickle-was-run"
+    marker = tmp_path / "pickle-executed"
     with open(tmp_path / "old.pth", "wb") as file:
-        pickle.dump({"state_dict": Malice(mark)}, file)
-    torch.save({"state_dict": {"x": torch.zeros(1)}, "global_step": Malice(mark)}, tmp_path / "new.pth")
+        pickle.dump({"state_dict": MaliciousObject(marker)}, file)
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "global_step": MaliciousObject(marker)}, tmp_path / "new.pth")
     for name in ("old.pth", "new.pth"):
         assert "refused" in refuse(1, command(media, checkpoint_path=tmp_path / name))
-        assert not mark.exists()
+        assert not marker.exists()
     pickle.loads((tmp_path / "old.pth").read_bytes())
-    assert mark.exists()  # it would have done so
+    assert marker.exists()  # the payload does work
 
 
 @pytest.mark.parametrize(
@@ -309,8 +309,8 @@ def test_truncated_checkpoint(refuse, media, tmp_path):
 
 def test_expert_instead_of_a_generator(refuse, media, tmp_path):
     torch.save({"state_dict": SyncNet().state_dict()}, tmp_path / "expert.pth")
-    told = refuse(1, command(media, checkpoint_path=tmp_path / "expert.pth"))
-    assert "holds a SyncNet expert, not a generator" in told
+    error = refuse(1, command(media, checkpoint_path=tmp_path / "expert.pth"))
+    assert "holds a SyncNet expert, not a generator" in error
     Checkpoint("syncnet", {}, {}, {}, {"x": torch.zeros(1)}).save(tmp_path / "expert.safetensors")
-    told = refuse(1, command(media, checkpoint_path=tmp_path / "expert.safetensors"))
-    assert "'syncnet', where 'generator' is needed" in told
+    error = refuse(1, command(media, checkpoint_path=tmp_path / "expert.safetensors"))
+    assert "'syncnet', where 'generator' is needed" in error

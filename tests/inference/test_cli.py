@@ -1,4 +1,4 @@
-"""The command: what it accepts, and how it ends as a process of its own."""
+"""The command line: accepted flags, and termination as a separate process."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_original_flags(media, out, capfd):
-    """The original's spellings, with a box that means none, into the default folder."""
-    lying = write_video(out / "lying.mp4", [cv2.rotate(photo(), cv2.ROTATE_90_COUNTERCLOCKWISE)] * 3)
+    """Spellings of the original Wav2Lip, its "no box" value, and the default output folder."""
+    rotated = write_video(out / "rotated.mp4", [cv2.rotate(photo(), cv2.ROTATE_90_COUNTERCLOCKWISE)] * 3)
     flags = """--face_det_batch_size 4 --wav2lip_batch_size 16 --resize_factor 1 --nosmooth --static --fps 25
                --pads 0 10 0 0 --crop 0 -1 0 -1 --box -1 -1 -1 -1 --rotate"""
-    assert run([*command(media, outfile=None, face=lying), *flags.split()]) == 0
+    assert run([*command(media, outfile=None, face=rotated), *flags.split()]) == 0
     made = out / "results" / "result_voice.mp4"
     assert len(pictures_of(made)) == 10
-    told = capfd.readouterr()
-    assert told.out.startswith("results/result_voice.mp4: 10 frames, 0.40 s")
-    assert told.err == ""
+    printed = capfd.readouterr()
+    assert printed.out.startswith("results/result_voice.mp4: 10 frames, 0.40 s")
+    assert printed.err == ""
 
 
 STRANGE = ["two words", 'it\'s "quoted"', "a; rm $(pwd) `id` & |x", "%d%s{}*?[a]\\b", "-dash", "😀 émoji", "new\nline"]
@@ -41,7 +41,7 @@ STRANGE = ["two words", 'it\'s "quoted"', "a; rm $(pwd) `id` & |x", "%d%s{}*?[a]
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_names(media, out, capfd, name):
-    """The names of every file, inputs and outputs; relative, so that a leading dash really leads."""
+    """Unusual names for all input and output files; paths are relative, so that a dash comes first."""
     (out / f"{name}.png").write_bytes((media / "face.png").read_bytes())
     (out / f"{name}.wav").write_bytes((media / "speech.wav").read_bytes())
     (out / f"{name}.safetensors").write_bytes((media / "generator.safetensors").read_bytes())
@@ -63,12 +63,12 @@ def test_dash_after_a_folder(media, out, capfd):
 
 
 def test_pictures_without_a_face_are_counted(media, out, capfd):
-    """A wall for most of the video: its pictures stay as they are, and the summary says how many."""
+    """Half of the video shows a wall: its frames are unchanged, and the summary counts them."""
     wall = cv2.resize(cv2.cvtColor(brick(), cv2.COLOR_GRAY2BGR), (SIDE, SIDE))
     video = write_video(out / "in.mp4", [photo()] * 10 + [wall] * 10)
     audio = write_speech(out / "in.wav", 0.8)
     assert run(command(media, face=video, audio=audio)) == 0
-    assert "10 of them show no face" in capfd.readouterr().out
+    assert "10 of them unchanged" in capfd.readouterr().out
 
 
 def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, capfd):
@@ -83,12 +83,12 @@ def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, c
     change = np.abs(np.subtract(*(cv2.cvtColor(x, cv2.COLOR_BGR2GRAY).astype(float) for x in (made[2], photo()))))
     top, bottom, left, right = BOX
     assert (change[top:bottom, left:right] > 30).mean() > 0.2
-    change[top - 4 : bottom + 4, left - 4 : right + 4] = 0  # the coding blurs the box's edge
+    change[top - 4 : bottom + 4, left - 4 : right + 4] = 0  # the codec blurs the edge of the box
     assert change.max() < 16
 
 
 def start(argv: list[str], folder: Path) -> subprocess.Popen[str]:
-    """The real command, in a process group of its own."""
+    """Starts the real command in its own process group."""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "inference.py"), *argv], cwd=folder, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -99,43 +99,43 @@ def start(argv: list[str], folder: Path) -> subprocess.Popen[str]:
 def test_help_is_a_manual_page_and_imports_no_engine():
     code = "import sys; sys.argv[0] = 'inference.py'; from inference.cli import main\ntry: main(['--help'])\n"
     code += "except SystemExit: print('torch' in sys.modules, 'cv2' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert told.stdout.endswith("False False\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False False\n")
     for part in ("usage: inference.py", "examples:", "exit codes:", "--checkpoint-path FILE", "--keep-audio [LEVEL]"):
-        assert part in told.stdout
-    assert "--checkpoint_path" not in told.stdout  # the other spelling would double every line
-    assert max(len(line) for line in told.stdout.splitlines()) <= 120
+        assert part in done.stdout
+    assert "--checkpoint_path" not in done.stdout  # listing both spellings would double every line
+    assert max(len(line) for line in done.stdout.splitlines()) <= 120
 
 
 def test_a_refusal_through_the_real_command(media, out):
     for code, argv in ((1, command(media, face="nowhere.mp4")), (2, ["--what"])):
         process = start(argv, out)
-        told = process.communicate(timeout=60)
-        assert (process.returncode, told[0]) == (code, "")
-        one_line(told[1])
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (code, "")
+        one_line(stderr)
     assert list(out.iterdir()) == []
 
 
 def wait_for_encoder(process: subprocess.Popen[str]) -> int:
-    """The number of the command's ffmpeg that encodes the picture, a moment after its start."""
+    """Process ID of the command's video encoder (ffmpeg), shortly after its start."""
     for _ in range(2400):
         assert process.poll() is None, process.communicate()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 started = parent == process.pid and b"picture.mp4" in (folder / "cmdline").read_bytes()
-            except OSError:  # it has just ended
+            except OSError:  # the process has exited
                 continue
             if started:
                 time.sleep(0.3)
                 return int(folder.name)
         time.sleep(0.05)
-    raise AssertionError("no encoder was started")
+    raise AssertionError("the encoder did not start")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
 def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
-    """All for the same output. One loses its encoder, one gets Ctrl-C, both in the middle of 14,400 pictures."""
+    """All write the same output. One loses its encoder, one gets Ctrl-C, both in the middle of 14,400 frames."""
     minute = write_speech(tmp_path / "minute.wav", 60)
     long = [*command(media, audio=minute, fps=240, preview=2, save_track="track.json"), *BOX_FLAG]
     short = [*command(media, preview=1), *BOX_FLAG]
@@ -143,33 +143,33 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
     try:
         os.kill(wait_for_encoder(runs[0]), signal.SIGKILL)
         wait_for_encoder(runs[1])
-        os.killpg(runs[1].pid, signal.SIGINT)  # a terminal tells the whole group
-        told = [process.communicate(timeout=120) for process in runs]
+        os.killpg(runs[1].pid, signal.SIGINT)  # a terminal signals the whole group
+        outputs = [process.communicate(timeout=120) for process in runs]
     finally:
         for process in runs:
             process.kill()
-    assert [process.returncode for process in runs] == [-signal.SIGKILL, 130, 0], told
-    assert [told[0][0], told[1][0], told[2][1]] == ["", "", ""]
-    assert "out.mp4 cannot be written: ffmpeg was killed (SIGKILL)" in one_line(told[0][1])
-    assert "interrupted: no output was written" in one_line(told[1][1])
-    assert told[2][0].startswith("out.mp4: 10 frames, 0.40 s")
+    assert [process.returncode for process in runs] == [-signal.SIGKILL, 130, 0], outputs
+    assert [outputs[0][0], outputs[1][0], outputs[2][1]] == ["", "", ""]
+    assert "out.mp4 cannot be written: ffmpeg was killed (SIGKILL)" in one_line(outputs[0][1])
+    assert "interrupted: no output was written" in one_line(outputs[1][1])
+    assert outputs[2][0].startswith("out.mp4: 10 frames, 0.40 s")
     assert len(pictures_of(out / "out.mp4")) == 10
     assert {p.name for p in out.iterdir()} == {"out.mp4", "out.preview.png"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to find the command's children")
 def test_terminated_in_the_middle(media, tmp_path, out):
-    """As by kill: only the command is told, not its encoder."""
+    """SIGTERM to the command only, not to its encoder."""
     minute = write_speech(tmp_path / "minute.wav", 60)
     process = start([*command(media, audio=minute, fps=240, preview=2), *BOX_FLAG], out)
     try:
         wait_for_encoder(process)
         process.terminate()
-        told = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, told[0]) == (130, "")
-    assert "interrupted: no output was written" in one_line(told[1])
+    assert (process.returncode, stdout) == (130, "")
+    assert "interrupted: no output was written" in one_line(stderr)
     assert not list(out.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The face's pictures in the order in which they are shown."""
+"""Frames of the face video in output order."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ from preprocessing.media.video_writer import VideoWriter
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
-    """Ten pictures of 64x48; picture k is grey with the level 20 k."""
+    """Ten frames of 64x48; frame k is gray with level 20 k."""
     path = tmp_path_factory.mktemp("video") / "ten.mp4"
     with VideoWriter(path, 64, 48, Fraction(25), crf=4) as writer:
         for k in range(10):
@@ -21,14 +21,14 @@ def video(tmp_path_factory) -> Path:
     return path
 
 
-def seen(items) -> list[int]:
-    """Which picture each one really is, by its level."""
-    numbers, pictures = [], []
+def frame_numbers(items) -> list[int]:
+    """Frame numbers, checked against the gray levels."""
+    numbers, levels = [], []
     for number, frame in items:
         numbers.append(number)
-        pictures.append(round(float(frame.mean()) / 20))
-    assert numbers == pictures
-    return pictures
+        levels.append(round(float(frame.mean()) / 20))
+    assert numbers == levels
+    return levels
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def seen(items) -> list[int]:
     ],
 )
 def test_speech_longer_than_video(video, mode, rest, monkeypatch):
-    monkeypatch.setattr(source, "BACKWARD_BYTES", 3 * 64 * 48 * 3)  # three pictures at once
-    assert seen(FaceSource(video, Framing()).play(23, mode)) == [*range(10), *rest]
+    monkeypatch.setattr(source, "BACKWARD_BYTES", 3 * 64 * 48 * 3)  # three frames at once
+    assert frame_numbers(FaceSource(video, Framing()).play(23, mode)) == [*range(10), *rest]
 
 
 def test_video_longer_than_speech(video):
-    assert seen(FaceSource(video, Framing()).play(4, "bounce")) == [0, 1, 2, 3]
+    assert frame_numbers(FaceSource(video, Framing()).play(4, "bounce")) == [0, 1, 2, 3]
 
 
 def test_static_is_one_picture(video):
     face = FaceSource(video, Framing(), static=True)
     assert face.count == 1
-    assert seen(face.play(5, "cut")) == [0] * 5
+    assert frame_numbers(face.play(5, "cut")) == [0] * 5
 
 
 def test_start_and_end(video):
@@ -69,15 +69,15 @@ def test_start_after_the_end_is_refused(video):
 
 def test_framing_in_the_originals_order():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    turned = Framing(rotate=True, crop=(0, 2, 1, -1)).apply(frame)
-    assert turned.shape == (2, 5, 3)
-    assert (turned == np.rot90(frame, -1)[0:2, 1:]).all()
+    rotated = Framing(rotate=True, crop=(0, 2, 1, -1)).apply(frame)
+    assert rotated.shape == (2, 5, 3)
+    assert (rotated == np.rot90(frame, -1)[0:2, 1:]).all()
     assert Framing(resize_factor=2).apply(frame).shape == (3, 4, 3)
 
 
 @pytest.mark.parametrize("crop", [(4, 2, 0, -1), (0, 7, 0, -1), (0, -1, -3, 4), (0, -1, 0, 9)])
 def test_crop_outside_is_refused(crop):
-    with pytest.raises(ValueError, match="does not lie inside the picture of 8x6"):
+    with pytest.raises(ValueError, match="is not inside the frame of 8x6"):
         Framing(crop=crop).apply(np.zeros((6, 8, 3), np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Whole jobs as they run: batches, several at once, what a failure leaves, and how much they hold in memory."""
+"""Running jobs: batching, concurrency, cleanup after failures, and memory use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from inference.face_source import Framing
 from inference.generator import compositing
 from inference.generator.face_track_buffer import FaceTrackBuffer
 from inference.pipeline import LipSync
-from tests.inference.stub import Sees, loud_mouth, stub
+from tests.inference.stub import StubDetector, loud_mouth, stub
 from tests.material import moving_photo, pictures_of, write_speech, write_video
 
 pytest_plugins = ["tests.inference.bench"]
@@ -48,28 +48,28 @@ def test_batches_are_as_large_as_asked_for_and_the_last_smaller(job):
 
 
 def run_at_once(*jobs: Callable) -> list:
-    """What the jobs give back, each run in a thread of its own; an error in one is raised here."""
+    """Runs each job in its own thread and returns the results; errors are re-raised."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def test_two_models_at_once_with_one_output(job, media, tmp_path):
-    """Either may win; the file is whole, and as it is when a job is alone."""
+    """Either may finish last; the file is complete, and the same as from a single job."""
     models = [LipSync.load(media / "generator.safetensors", "cpu", "torch") for _ in range(2)]
-    alone = pictures_of(job(model=models[0], face=media / "swaying.mp4", outfile=tmp_path / "alone.mp4").outfile)
+    single = pictures_of(job(model=models[0], face=media / "swaying.mp4", outfile=tmp_path / "single.mp4").outfile)
     run_at_once(*(partial(job, model=model, face=media / "swaying.mp4", preview=2) for model in models))
     made = pictures_of(tmp_path / "out.mp4")
-    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(made, alone, strict=True)) <= 1
-    assert {p.name for p in tmp_path.iterdir()} == {"alone.mp4", "out.mp4", "out.preview.png"}
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(made, single, strict=True)) <= 1
+    assert {p.name for p in tmp_path.iterdir()} == {"single.mp4", "out.mp4", "out.preview.png"}
 
 
 def test_one_model_computes_for_one_of_its_jobs_at_a_time(job, media, tmp_path):
-    turn = threading.Lock()
+    running = threading.Lock()
 
     def run(mel, faces):
-        assert turn.acquire(blocking=False), "two at once"
+        assert running.acquire(blocking=False), "concurrent calls"
         time.sleep(0.02)
-        turn.release()
+        running.release()
         return loud_mouth(mel, faces)
 
     model, outfiles = stub(run), [tmp_path / "one.mp4", tmp_path / "other.mp4"]
@@ -81,11 +81,11 @@ def test_one_model_computes_for_one_of_its_jobs_at_a_time(job, media, tmp_path):
 
 
 class BreakdownError(Exception):
-    """Something that nobody expects."""
+    """An unexpected error."""
 
 
 def breaks_at(count: int, real: Callable) -> Callable:
-    """The function, which fails at its `count`-th call."""
+    """Wraps a function so that its `count`-th call fails."""
     calls = []
 
     def broken(*args, **kwargs):
@@ -102,37 +102,37 @@ STAGES = ["detect", "decode", "generate", "composite", "encode", "progress", "pr
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, tmp_path, monkeypatch, stage):
-    places = {
-        "detect": (Sees, "__call__", 2), "decode": (Framing, "apply", 25), "composite": (compositing, "composite", 6),
-        "encode": (pipeline.VideoWriter, "write", 6), "preview": (pipeline.Preview, "save", 1),
-        "track": (FaceTrackBuffer, "track", 1),
+    failures = {
+        "detect": (StubDetector, "__call__", 2), "decode": (Framing, "apply", 25),
+        "composite": (compositing, "composite", 6), "encode": (pipeline.VideoWriter, "write", 6),
+        "preview": (pipeline.Preview, "save", 1), "track": (FaceTrackBuffer, "track", 1),
     }  # fmt: skip
     options = {"progress": lambda *_: None, "model": stub()}
-    if stage in places:
-        owner, name, count = places[stage]
+    if stage in failures:
+        owner, name, count = failures[stage]
         monkeypatch.setattr(owner, name, breaks_at(count, getattr(owner, name)))
     elif stage == "progress":
         options["progress"] = breaks_at(6, options["progress"])
     else:
         options["model"] = stub(breaks_at(3, loud_mouth))
-    before, there = set(threading.enumerate()), {p.name for p in tmp_path.iterdir()}
+    threads, files = set(threading.enumerate()), {p.name for p in tmp_path.iterdir()}
     with pytest.raises(BreakdownError):
         job(
             face=media / "swaying.mp4", detector="auto", batch_size=4, preview=3, save_track=tmp_path / "track.json",
             **options,
         )  # fmt: skip
-    assert set(threading.enumerate()) == before
-    assert {p.name for p in tmp_path.iterdir()} == there
+    assert set(threading.enumerate()) == threads
+    assert {p.name for p in tmp_path.iterdir()} == files
 
 
 def test_unknown_and_wrong_options(job, media, tmp_path):
-    with pytest.raises(ValueError, match="unknown option 'colour'; known: adapt, adapt_steps, batch_size, blend"):
-        job(colour="red")
-    with pytest.raises(ValueError, match="tail is one of cut, keep, not 'both'"):
+    with pytest.raises(ValueError, match="unknown option 'color'; known: adapt, adapt_steps, batch_size, blend"):
+        job(color="red")
+    with pytest.raises(ValueError, match="tail must be one of cut, keep, not 'both'"):
         job(tail="both")
-    with pytest.raises(ValueError, match="batch_size lies between 1 and 4096, not at 0"):
+    with pytest.raises(ValueError, match="batch_size must be between 1 and 4096, not 0"):
         job(batch_size=0)
-    with pytest.raises(ValueError, match="box takes four whole numbers"):
+    with pytest.raises(ValueError, match="box must be four integers"):
         job(box=(1, 2, 3))
     assert not (tmp_path / "out.mp4").exists()
 
@@ -141,25 +141,25 @@ def test_unknown_and_wrong_options(job, media, tmp_path):
 
 
 def test_a_bounded_number_of_pictures_is_alive(job, detector, tmp_path, monkeypatch):
-    """Counted where they come into the pipeline, while its end waits so that everything before it fills up."""
-    monkeypatch.setattr(pipeline, "QUEUE_BYTES", 1)  # the shortest queues
+    """Frames are counted where they enter the pipeline, while its last stage stalls so that all queues fill up."""
+    monkeypatch.setattr(pipeline, "QUEUE_BYTES", 1)  # the shortest possible queues
     video = write_video(tmp_path / "in.mp4", [cv2.resize(p, (96, 96)) for p in moving_photo(40)] * 5)
     lock, alive, most = threading.Lock(), 0, 0
     real = Framing.apply
 
-    def gone() -> None:
+    def released() -> None:
         nonlocal alive
         with lock:
             alive -= 1
 
     def counted(self, frame):
         nonlocal alive, most
-        picture = real(self, frame).copy()
+        image = real(self, frame).copy()
         with lock:
             alive += 1
             most = max(most, alive)
-        weakref.finalize(picture, gone)
-        return picture
+        weakref.finalize(image, released)
+        return image
 
     monkeypatch.setattr(Framing, "apply", counted)
     report = job(

@@ -1,4 +1,4 @@
-"""Whole jobs: what comes out of a face and a sound. The network is a stub whose mouth answers to the sound."""
+"""Output of whole jobs. The network is a stub whose mouth brightness follows the audio."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytest_plugins = ["tests.inference.bench"]
     ("fps", "count"), [("25", 26), ("30000/1001", 31), ("30", 31), ("50", 52)], ids=["25", "29.97", "30", "50"]
 )
 def test_as_many_pictures_as_the_sound_lasts(job, tmp_path, fps, count):
-    """1.03 s are 25.75, 30.87, 30.9 and 51.5 pictures."""
+    """1.03 s are 25.75, 30.87, 30.9 and 51.5 frames."""
     audio = write_speech(tmp_path / "speech.wav", 1.03)
     report = job(face=write_video(tmp_path / "in.mp4", moving_photo(10), Fraction(fps)), audio=audio)
     made = pictures_of(report.outfile)
@@ -68,7 +68,7 @@ def test_sound_is_the_one_given_and_in_time(job, tmp_path):
     assert np.abs(copied - samples).max() < 1e-4
 
 
-# What is changed, and what is not -----------------------------------------------------------------------------------
+# Changed and unchanged pixels ---------------------------------------------------------------------------------------
 
 
 def test_only_the_mouth_is_changed_and_it_follows_the_sound(job, media):
@@ -78,15 +78,15 @@ def test_only_the_mouth_is_changed_and_it_follows_the_sound(job, media):
     outside[BOX[0] - 4 : BOX[1] + 14, BOX[2] - 4 : BOX[3] + 4] = False  # the pads are 10 pixels below
     assert min(psnr(a[outside], b[outside]) for a, b in zip(made, source, strict=False)) > 40
     assert np.mean([unchanged(a, b) for a, b in zip(made, source, strict=False)]) < 0.3
-    assert np.std([mouth(picture).mean() for picture in made]) > 5
+    assert np.std([mouth(frame).mean() for frame in made]) > 5
 
 
 def test_a_real_picture_by_the_default_ways(tmp_path):
-    """512x512 as a camera's coder leaves it, a cascade, a warping generator: the rest keeps more than 40 dB."""
-    turns = [np.array([[1, 0, 6 * np.sin(k / 4)], [0, 1, 0]]) for k in range(6)]
+    """512x512 video coded like a camera's, a cascade, a warping generator: pixels outside the face keep over 40 dB."""
+    shifts = [np.array([[1, 0, 6 * np.sin(k / 4)], [0, 1, 0]]) for k in range(6)]
     with VideoWriter(tmp_path / "in.mp4", 512, 512, Fraction(25), crf=18) as writer:
-        for turn in turns:
-            writer.write(cv2.warpAffine(astronaut()[:, :, ::-1], turn, (512, 512), borderMode=cv2.BORDER_REPLICATE))
+        for shift in shifts:
+            writer.write(cv2.warpAffine(astronaut()[:, :, ::-1], shift, (512, 512), borderMode=cv2.BORDER_REPLICATE))
     report = lipsync(
         tmp_path / "in.mp4", write_speech(tmp_path / "speech.wav", 0.24), tmp_path / "out.mp4", detector="haar",
         checkpoint=write_generator(tmp_path / "warp.safetensors", output="warp"), backend="torch", device="cpu",
@@ -96,26 +96,26 @@ def test_a_real_picture_by_the_default_ways(tmp_path):
     outside[50:210, 165:290] = False  # the face
     source, made = pictures_of(tmp_path / "in.mp4"), pictures_of(report.outfile)
     assert min(psnr(a[outside], b[outside]) for a, b in zip(made, source, strict=True)) > 40
-    assert min(psnr(a[~outside], b[~outside]) for a, b in zip(made, source, strict=True)) > 30  # a copy, nearly
+    assert min(psnr(a[~outside], b[~outside]) for a, b in zip(made, source, strict=True)) > 30  # nearly a copy
 
 
 def test_the_mouth_answers_to_the_sound_at_its_time(job, tmp_path):
-    """A tone from 0.6 s to 1 s: the windows of 0.2 s from 40 ms before a picture on meet it from 0.44 s to 1.04 s."""
+    """A tone from 0.6 s to 1 s: 0.2 s windows that start 40 ms before a frame overlap it from 0.44 s to 1.04 s."""
     time_ = np.arange(24000) / 16000
     tone = 0.5 * np.sin(2 * np.pi * 700 * time_) * ((time_ > 0.6) & (time_ < 1))
     made = pictures_of(job(audio=write_sound(tmp_path / "tone.wav", tone)).outfile)
-    level = np.array([mouth(picture).mean() for picture in made])
+    level = np.array([mouth(frame).mean() for frame in made])
     open_ = level > level[0] + 3
     assert abs(int(np.argmax(open_)) - 0.44 * 25) <= 1.5
     assert abs(len(open_) - int(np.argmax(open_[::-1])) - 1.04 * 25) <= 1.5
     assert open_[13:25].all()
 
 
-def hidden(pictures: list[np.ndarray], first: int, last: int) -> list[np.ndarray]:
-    """The detector does not see the face in pictures `first` to `last`."""
-    for picture in pictures[first:last]:
-        picture[:16, -16:] = 255
-    return pictures
+def hidden(frames: list[np.ndarray], first: int, last: int) -> list[np.ndarray]:
+    """Hides the face from the stub detector in frames `first` to `last` (exclusive)."""
+    for frame in frames[first:last]:
+        frame[:16, -16:] = 255
+    return frames
 
 
 def test_pictures_without_a_face_pass_through_and_are_counted(job, detector, tmp_path):
@@ -137,12 +137,12 @@ def test_a_short_gap_is_filled(job, detector, tmp_path):
 
 
 def test_a_cut_to_somewhere_else(job, detector, tmp_path):
-    """The wall after the cut shows no face: nothing of the mouth may be carried over, nor fade out before."""
+    """The wall after the cut has no face: the mouth must not carry over to it, nor fade out before it."""
     wall = [np.full((SIDE, SIDE, 3), 90, np.uint8)] * 10
     pictures = hidden(moving_photo(10) + wall, 10, 20)
     report = job(face=write_video(tmp_path / "in.mp4", pictures), detector="auto")
     assert (report.frames, report.faces) == (20, 10)
-    assert all(np.ptp(mouth(picture)) < 6 for picture in pictures_of(report.outfile)[10:])
+    assert all(np.ptp(mouth(frame)) < 6 for frame in pictures_of(report.outfile)[10:])
 
 
 def test_no_face_is_an_error(job, detector, tmp_path):
@@ -152,7 +152,7 @@ def test_no_face_is_an_error(job, detector, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-# Which pictures are shown -------------------------------------------------------------------------------------------
+# Frame order --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_pictures_in_their_order(job, media, tmp_path, options, shown):
     report = job(
         face=media / "swaying.mp4", audio=audio, progress=lambda done, total: steps.append((done, total)), **options
     )
-    assert [number_of(picture) for picture in pictures_of(report.outfile)] == shown
+    assert [number_of(frame) for frame in pictures_of(report.outfile)] == shown
     assert steps == [(k, len(shown)) for k in range(1, len(shown) + 1)]
     assert report.faces == report.frames == len(shown)
 
@@ -187,13 +187,13 @@ def test_the_rest_of_the_video_is_cut_or_kept_as_it_is(job, media):
     assert min(psnr(a, b) for a, b in zip(made[20:], source[20:], strict=True)) > 40
     change = [np.abs(mouth(a) - mouth(b)).mean() for a, b in zip(made, source, strict=True)]
     assert min(change[:16]) > 20
-    assert change[16] > change[17] > change[18] > change[19] > change[20]  # it does not snap back
+    assert change[16] > change[17] > change[18] > change[19] > change[20]  # the mouth does not snap back
     assert change[19] < change[16] / 2
     assert abs(len(sound_of(report.outfile)) / 16000 - 0.8) <= 0.04
 
 
 def test_a_video_that_holds_less_than_it_announces(job, media, tmp_path):
-    """The progress still ends at its total."""
+    """Progress still ends at its total."""
     noise = np.random.default_rng(0).integers(0, 60, (40, SIDE, SIDE, 3), np.uint8)
     data = write_video(tmp_path / "whole.mp4", [photo() // 2 + grain for grain in noise]).read_bytes()
     (tmp_path / "in.mp4").write_bytes(data[: len(data) * 6 // 10])
@@ -207,7 +207,7 @@ def test_a_video_that_holds_less_than_it_announces(job, media, tmp_path):
     assert steps[-1] == (report.frames, report.frames)
 
 
-# Sound --------------------------------------------------------------------------------------------------------------
+# Audio --------------------------------------------------------------------------------------------------------------
 
 
 def amplitude(samples: np.ndarray, hertz: float) -> float:
@@ -216,7 +216,7 @@ def amplitude(samples: np.ndarray, hertz: float) -> float:
 
 
 def test_the_videos_own_sound_stays_at_its_level(job, tmp_path):
-    """An 800 Hz tone at 0.4 in the video, 500 Hz at 0.3 as the speech."""
+    """An 800 Hz tone of amplitude 0.4 in the video, 500 Hz at 0.3 as speech."""
     seconds = np.arange(16000) / 16000
     own = write_sound(tmp_path / "own.wav", 0.4 * np.sin(2 * np.pi * 800 * seconds))
     given = write_sound(tmp_path / "given.wav", 0.3 * np.sin(2 * np.pi * 500 * seconds))
@@ -228,33 +228,33 @@ def test_the_videos_own_sound_stays_at_its_level(job, tmp_path):
 
 
 def test_the_mouth_rests_in_silence(job, tmp_path):
-    """Speech, and after 0.8 s a room's noise 50 dB below: without rest it moves the mouth."""
+    """Speech, then from 0.8 s on room noise 50 dB below it, which moves the mouth without `rest`."""
     samples, rate = speech(2.4)
     samples[round(0.8 * rate) :] = np.random.default_rng(0).normal(0, 1e-3, len(samples) - round(0.8 * rate))
     audio = write_sound(tmp_path / "speech.wav", samples, rate)
     spread = {}
     for rest in (True, False):
         made = pictures_of(job(audio=audio, rest=rest, crf=6).outfile)[27:]
-        spread[rest] = np.std([mouth(picture).mean() for picture in made])
+        spread[rest] = np.std([mouth(frame).mean() for frame in made])
     assert spread[True] < 0.2
     assert spread[False] > 3 * spread[True]
 
 
-# What lies beside the video -----------------------------------------------------------------------------------------
+# Side files and metadata --------------------------------------------------------------------------------------------
 
 
 def test_a_second_take_needs_no_detection(job, detector, media, tmp_path):
     track = tmp_path / "track.json"
     files = {"model": stub(kind="points"), "face": media / "swaying.mp4"}
     first = job(**files, detector="auto", save_track=track, outfile=tmp_path / "first.mp4")
-    looks = detector.looks
-    assert looks > 0
+    count = detector.frames_seen
+    assert count > 0
     assert first.seconds["detect"] > 0
     second = job(**files, load_track=track, outfile=tmp_path / "second.mp4")
-    assert detector.looks == looks
+    assert detector.frames_seen == count
     assert "detect" not in second.seconds
     for a, b in zip(pictures_of(first.outfile), pictures_of(second.outfile), strict=True):
-        assert psnr(a, b) > 45  # the file keeps hundredths of a pixel
+        assert psnr(a, b) > 45  # the file stores hundredths of a pixel
 
 
 def test_contact_sheet(job, media, tmp_path):
@@ -276,7 +276,7 @@ def test_contact_sheet(job, media, tmp_path):
 
 
 def test_contact_sheet_wants_no_more_pictures_than_there_are(job):
-    assert cv2.imread(str(job(preview=64).preview)).shape == (3 * 640, 8 * 320, 3)  # 20 pictures
+    assert cv2.imread(str(job(preview=64).preview)).shape == (3 * 640, 8 * 320, 3)  # 20 frames
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv"])
@@ -285,7 +285,7 @@ def test_the_file_says_that_it_is_generated(job, tmp_path, ending):
     with av.open(str(report.outfile)) as container:
         tags = {name.lower(): text for name, text in container.metadata.items()}
     assert tags["comment"].startswith("AI-generated")
-    if ending != ".mov":  # which knows no other field
+    if ending != ".mov":  # which has no other field
         assert tags["description"] == tags["comment"]
 
 

@@ -1,4 +1,4 @@
-"""Stages in threads, and the face's path that is asked for while it is still being found."""
+"""Prefetching in threads, and face tracks that are read while they are computed."""
 
 import threading
 import time
@@ -17,17 +17,17 @@ def face(index: int, found: bool = True, shot: int = 0) -> TrackedFace:
 
 
 def test_order_is_kept_and_depth_is_bounded():
-    made: list[int] = []
+    produced: list[int] = []
 
     def items():
         for k in range(50):
-            made.append(k)
+            produced.append(k)
             yield k
 
-    ahead = Prefetcher(items(), 3)
+    prefetcher = Prefetcher(items(), 3)
     time.sleep(0.3)
-    assert len(made) <= 5  # three wait, one is being put, one is being made
-    assert list(ahead) == list(range(50))
+    assert len(produced) <= 5  # three queued, one being put, one being produced
+    assert list(prefetcher) == list(range(50))
 
 
 def test_an_error_comes_where_its_item_would_have_come():
@@ -35,10 +35,10 @@ def test_an_error_comes_where_its_item_would_have_come():
         yield 1
         raise OSError("broken")
 
-    ahead = Prefetcher(items(), 4)
-    assert next(ahead) == 1
+    prefetcher = Prefetcher(items(), 4)
+    assert next(prefetcher) == 1
     with pytest.raises(OSError, match="broken"):
-        next(ahead)
+        next(prefetcher)
 
 
 def test_closing_ends_the_thread_and_the_generator():
@@ -51,11 +51,11 @@ def test_closing_ends_the_thread_and_the_generator():
         finally:
             closed.set()
 
-    ahead = Prefetcher(items(), 2)
-    assert next(ahead) == 0
-    ahead.close()
+    prefetcher = Prefetcher(items(), 2)
+    assert next(prefetcher) == 0
+    prefetcher.close()
     assert closed.is_set()
-    assert not ahead._thread.is_alive()
+    assert not prefetcher._thread.is_alive()
 
 
 def test_clock_counts_the_making_of_items():
@@ -79,12 +79,12 @@ def test_asking_waits_for_the_tracker():
         gate.wait()
         yield face(1)
 
-    path = FaceTrackBuffer(faces(), (8, 8))
-    assert path.face(0).index == 0
+    buffer = FaceTrackBuffer(faces(), (8, 8))
+    assert buffer.face(0).index == 0
     threading.Timer(0.1, gate.set).start()
-    assert path.face(1).index == 1
-    assert path.face(2) is None
-    assert len(path.track()) == 2
+    assert buffer.face(1).index == 1
+    assert buffer.face(2) is None
+    assert len(buffer.track()) == 2
 
 
 def test_the_trackers_error_is_raised_where_it_is_asked_for():
@@ -92,10 +92,10 @@ def test_the_trackers_error_is_raised_where_it_is_asked_for():
         yield face(0)
         raise ValueError("no detector")
 
-    path = FaceTrackBuffer(faces(), (8, 8))
-    assert path.face(0).found
+    buffer = FaceTrackBuffer(faces(), (8, 8))
+    assert buffer.face(0).found
     with pytest.raises(ValueError, match="no detector"):
-        path.face(1)
+        buffer.face(1)
 
 
 def test_first_found_and_none():
@@ -105,8 +105,8 @@ def test_first_found_and_none():
 
 def test_presence_fades_within_a_shot_and_not_at_a_cut():
     faces = [face(k) for k in range(8)] + [face(8, False)] + [face(9 + k, shot=1) for k in range(4)]
-    path = FaceTrackBuffer(iter(faces), (8, 8))
-    assert [path.presence(k) for k in range(13)] == [1, 1, 1, 1, 1, 3 / FADE, 2 / FADE, 1 / FADE, 0, 1, 1, 1, 1]
+    buffer = FaceTrackBuffer(iter(faces), (8, 8))
+    assert [buffer.presence(k) for k in range(13)] == [1, 1, 1, 1, 1, 3 / FADE, 2 / FADE, 1 / FADE, 0, 1, 1, 1, 1]
 
 
 def test_constant_box_is_top_bottom_left_right():
@@ -116,12 +116,12 @@ def test_constant_box_is_top_bottom_left_right():
 
 
 def test_a_saved_path_comes_back_and_a_foreign_one_is_refused(tmp_path):
-    path = FaceTrackBuffer(iter([face(0), face(1, False), face(2)]), (64, 48))
-    path.track().save(tmp_path / "track.json")
-    back = list(loaded_track(tmp_path / "track.json", (64, 48), 3))
-    assert [f.found for f in back] == [True, False, True]
+    buffer = FaceTrackBuffer(iter([face(0), face(1, False), face(2)]), (64, 48))
+    buffer.track().save(tmp_path / "track.json")
+    loaded = list(loaded_track(tmp_path / "track.json", (64, 48), 3))
+    assert [f.found for f in loaded] == [True, False, True]
     with pytest.raises(ValueError, match="64x48"):
         loaded_track(tmp_path / "track.json", (32, 48), 3)
-    with pytest.raises(ValueError, match="holds 3 pictures, but 9"):
+    with pytest.raises(ValueError, match="has 3 frames, but 9"):
         loaded_track(tmp_path / "track.json", (64, 48), 9)
     assert isinstance(FaceTrack.load(tmp_path / "track.json"), FaceTrack)

@@ -20,7 +20,7 @@ from evaluation.report.results import BASELINES, COPY, MATCHED, OURS, REAL, SILE
 from inference.generator.compositing import crop_mask
 from inference.generator.engine import ModelOrigin
 from preprocessing.errors import MediaError
-from tests.inference.stub import Sees, loud_mouth, mouth, psnr, stub
+from tests.inference.stub import StubDetector, loud_mouth, mouth, psnr, stub
 from tests.material import (
     BOX,
     moving_photo,
@@ -63,7 +63,7 @@ def trials(media) -> dict[str, Trial]:
 
 @pytest.fixture
 def maker(tmp_path) -> VideoMaker:
-    return VideoMaker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8})
+    return VideoMaker(tmp_path / "out", StubDetector(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8})
 
 
 def is_tone(path: Path) -> bool:
@@ -142,7 +142,7 @@ def talking(count: int, fps: int = 25) -> list[np.ndarray]:
 @pytest.mark.parametrize("fps", [25, 30])
 def test_a_held_mouth_moves_with_the_head_and_not_by_itself(tmp_path, fps):
     pictures = talking(36 * fps // 25, fps)  # at rates other than 25 fps, positions fall between the source's frames
-    source = open_source(write_video(tmp_path / "face.mp4", pictures, Fraction(fps)), Sees())
+    source = open_source(write_video(tmp_path / "face.mp4", pictures, Fraction(fps)), StubDetector())
     made = list(freeze_mouth(iter(pictures), Fraction(fps), source))
     assert len(made) == len(pictures)
     inside = crop_mask("points", SIDE) > 0.98
@@ -163,7 +163,7 @@ def test_pictures_beside_the_run_stay_as_they_are(tmp_path):
     pictures = moving_photo(45)
     for picture in (*pictures[:8], *pictures[40:]):
         picture[:16, -16:] = 255  # hides the face from the detector
-    source = open_source(write_video(tmp_path / "face.mp4", pictures), Sees())
+    source = open_source(write_video(tmp_path / "face.mp4", pictures), StubDetector())
     assert source.start > 0
     assert source.start + len(source.track) < 45
     made = list(freeze_mouth(iter(pictures), Fraction(25), source))
@@ -177,7 +177,7 @@ def test_faces_are_brought_to_one_rate_for_all_systems_alike(tmp_path, media, tr
     """12 frames in 1.2 s at 10 fps: at 25 fps each is repeated two or three times."""
     write_video(tmp_path / "slow.mp4", moving_photo(12), Fraction(10))
     trial = replace(trials[SWAPPED], face=tmp_path / "slow.mp4")
-    maker = VideoMaker(tmp_path / "out", Sees(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8}, 25)
+    maker = VideoMaker(tmp_path / "out", StubDetector(), {OURS: stub()}, 1.4, {"box": BOX, "crf": 8}, 25)
     real, ours = (pictures_of(maker.make(trial, system)) for system in (COPY, OURS))
     numbers = [number_of(picture) for picture in real]
     assert numbers == [number_of(picture) for picture in ours]
@@ -231,7 +231,7 @@ def test_a_video_is_taken_again_only_if_it_is_whole_and_of_the_same_inputs(maker
 
     def like(**changes: object) -> VideoMaker:
         values = {"out": maker.out, "seconds": 1.4, "options": maker.options} | changes
-        return VideoMaker(detector=Sees(), models=maker.models, **values)
+        return VideoMaker(detector=StubDetector(), models=maker.models, **values)
 
     assert not again(like())
     assert again(like(seconds=1.1))
@@ -312,15 +312,15 @@ def test_a_source_is_opened_once(maker, trials, monkeypatch):
 @pytest.mark.parametrize("name", [*BASELINES, "a b", "../x", "", "CON"])
 def test_names_that_a_generator_cannot_have(tmp_path, name):
     with pytest.raises(ValueError, match="invalid generator name"):
-        VideoMaker(tmp_path, Sees(), {name: stub()})
+        VideoMaker(tmp_path, StubDetector(), {name: stub()})
 
 
 def test_settings_that_cannot_be(tmp_path):
     for seconds in (0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be 1 or more"):
-            VideoMaker(tmp_path, Sees(), seconds=seconds)
+            VideoMaker(tmp_path, StubDetector(), seconds=seconds)
     with pytest.raises(ValueError, match="blend is one of"):
-        VideoMaker(tmp_path, Sees(), options={"blend": "glue"})
+        VideoMaker(tmp_path, StubDetector(), options={"blend": "glue"})
 
 
 # Existing videos -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every backend computes what the generator computes; a full GPU is told from a mistake."""
+"""Backends match the generator, and running out of GPU memory is distinguished from other errors."""
 
 import copy
 import functools
@@ -39,7 +39,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _calling_thread():
-    """Backends change how torch computes on the calling thread; the other tests get it back as it was."""
+    """Backends change torch settings of the calling thread; restores them for other tests."""
     threads = torch.get_num_threads()
     yield
     torch.set_flush_denormal(False)
@@ -48,7 +48,7 @@ def _calling_thread():
 
 @pytest.fixture(scope="module")
 def released(shared):
-    """The generator with the stand-in weights that made the golden data."""
+    """The generator with the synthetic weights behind the golden data."""
     spec = importlib.util.spec_from_file_location("reference_weights", shared / "reference/reference_weights.py")
     assert spec is not None
     assert spec.loader is not None
@@ -61,7 +61,7 @@ def released(shared):
 
 
 def inputs(batch, size=96, seed=0):
-    """Sounds over their whole range and smooth pictures."""
+    """Mel windows over their whole range and smooth images."""
     draw = torch.Generator().manual_seed(seed)
     mel = torch.rand(batch, 1, 80, 16, generator=draw) * 8 - 4
     coarse = torch.rand(batch, 6, 8, 8, generator=draw)
@@ -69,13 +69,13 @@ def inputs(batch, size=96, seed=0):
     return mel.numpy(), faces.numpy()
 
 
-def lively(config):
-    """A generator whose batch norms have seen data and whose output depends on every input, in train mode."""
-    return copy.deepcopy(_lively(config))
+def random_generator(config):
+    """A generator in train mode with initialized batch norms whose output depends on every input."""
+    return copy.deepcopy(_random_generator(config))
 
 
 @functools.cache
-def _lively(config):
+def _random_generator(config):
     torch.manual_seed(1)
     generator = Generator(config)
     for module in generator.modules():
@@ -97,8 +97,8 @@ def eager(generator, mel, faces):
 
 
 def overflowing():
-    """A feature of 1e6 between layers that undo it: fine in fp32, beyond fp16's 65,504."""
-    generator = lively(GeneratorConfig(width=4))
+    """A feature of 1e6 that later layers undo: representable in fp32, beyond fp16's 65,504."""
+    generator = random_generator(GeneratorConfig(width=4))
     first = generator.face_encoder_blocks[0][0].conv_block[1]
     readers = (generator.face_encoder_blocks[1][0].conv_block[0], generator.output_block[0].conv_block[0])
     with torch.no_grad():
@@ -113,7 +113,7 @@ def overflowing():
     ("engine", "config"), [("openvino", SHAPES[0]), ("openvino", SHAPES[2]), *(("torch", shape) for shape in SHAPES)]
 )
 def test_a_backend_computes_what_the_generator_computes(engine, config):
-    generator = lively(config)
+    generator = random_generator(config)
     before = copy.deepcopy(generator.state_dict())
     backend = load_backend(generator, engine, "cpu")
     assert (backend.name, backend.device) == (engine, torch.device("cpu"))
@@ -123,14 +123,14 @@ def test_a_backend_computes_what_the_generator_computes(engine, config):
         assert output.dtype == np.float32
         assert output.shape == (batch, 3 if config.output == "paint" else 6, config.size, config.size)
         assert output.flags.c_contiguous
-        assert np.ptp(expected, axis=(2, 3)).min() > 0.03  # a flat picture would prove nothing
-        bound = 2e-4 if backend.precision == "fp32" else 2e-2  # untrained networks amplify what rounding does
-        assert np.abs(pictures(output, faces, config) - pictures(expected, faces, config)).max() < bound
+        assert np.ptp(expected, axis=(2, 3)).min() > 0.03  # a flat image would prove nothing
+        bound = 2e-4 if backend.precision == "fp32" else 2e-2  # untrained networks amplify rounding errors
+        assert np.abs(images(output, faces, config) - images(expected, faces, config)).max() < bound
     assert generator.training
     assert all(torch.equal(weight, before[key]) for key, weight in generator.state_dict().items())
 
 
-def pictures(output, faces, config):
+def images(output, faces, config):
     if config.output == "paint":
         return output
     return render(torch.from_numpy(output), torch.from_numpy(faces), config).numpy()
@@ -145,7 +145,7 @@ def test_the_released_shape_stays_close_to_the_golden_pictures(shared, released,
 
 
 def test_folding_leaves_no_batch_norm_and_shares_no_weight():
-    generator = lively(GeneratorConfig(width=4))
+    generator = random_generator(GeneratorConfig(width=4))
     folded = fold_batch_norm(generator)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in generator.modules()) == 50
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -167,21 +167,21 @@ def test_folding_by_hand():
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_backends_do_not_disturb_each_other(engine):
-    first, second = lively(SHAPES[0]), lively(SHAPES[0])
+    first, second = random_generator(SHAPES[0]), random_generator(SHAPES[0])
     nn.init.constant_(second.output_block[1].bias, 3.0)
     one, two = load_backend(first, engine, "cpu"), load_backend(second, engine, "cpu")
     mel, faces = inputs(1)
     before = one(mel, faces)
     kept = before.copy()
     assert np.abs(two(mel, faces) - before).max() > 0.05
-    assert np.array_equal(before, kept)  # an answer is the caller's: later calls do not write into it
+    assert np.array_equal(before, kept)  # later calls must not overwrite a returned array
     assert np.allclose(one(mel, faces), before, atol=1e-6)
 
 
 def test_half_precision_is_dropped_where_the_network_overflows_it():
-    """The check behind every use of fp16, with torch's fp16 on the CPU."""
+    """The check that guards every use of fp16, with torch's fp16 on the CPU."""
     cpu, mel_and_faces = torch.device("cpu"), inputs(2)
-    for generator, fits in [(lively(SHAPES[0]), True), (overflowing(), False)]:
+    for generator, fits in [(random_generator(SHAPES[0]), True), (overflowing(), False)]:
         folded = fold_batch_norm(generator)
         full, half = backends._torch_run(folded, cpu), backends._torch_run(folded, cpu, half=True)
         assert np.abs(full(*mel_and_faces) - eager(generator, *mel_and_faces)).max() < 1e-4
@@ -193,7 +193,7 @@ def test_half_precision_is_dropped_where_the_network_overflows_it():
     [(True, 0.005, ["f16"], "fp16"), (True, 0.007, ["f16", "f32"], "fp32"), (False, 0.0, ["f32"], "fp32")],
 )
 def test_openvino_takes_half_precision_where_it_is_fast_and_close(monkeypatch, fast, error, tried, precision):
-    folded = fold_batch_norm(lively(SHAPES[0]))
+    folded = fold_batch_norm(random_generator(SHAPES[0]))
     full = backends._torch_run(folded, torch.device("cpu"))
     asked = []
 
@@ -211,16 +211,16 @@ def test_openvino_takes_half_precision_where_it_is_fast_and_close(monkeypatch, f
 def test_auto_is_openvino_on_a_cpu_and_torch_without_it(monkeypatch):
     answer = Backend("openvino", torch.device("cpu"), "fp32", lambda mel, faces: mel)
     monkeypatch.setattr(backends, "_openvino_backend", lambda *_: answer)
-    generator = lively(SHAPES[0])
+    generator = random_generator(SHAPES[0])
     assert load_backend(generator, "auto", "cpu") is answer
-    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "openvino", None)  # simulates a missing package
     assert load_backend(generator, "auto", "cpu").name == "torch"
     with pytest.raises(ValueError, match="pip install openvino"):
         load_backend(generator, "openvino", "cpu")
 
 
 def test_openvino_reports_to_nobody(tmp_path):
-    """Left alone it sends telemetry on import, and writes an identity into the home folder."""
+    """By default it sends telemetry on import and writes an ID into the home folder."""
     script = """
 import socket
 def refuse(*_): raise SystemExit("reached for the network")
@@ -230,15 +230,15 @@ from wav2lip.generator.model import Generator, GeneratorConfig
 assert load_backend(Generator(GeneratorConfig(width=4)), "openvino").name == "openvino"
 """
     home = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
-    home.pop("CI", None)  # there telemetry is off anyway
+    home.pop("CI", None)  # which turns telemetry off anyway
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, env=home, capture_output=True, text=True)
-    told = [line for line in done.stderr.splitlines() if not line.startswith("hwloc/")]  # where /sys is hidden
-    assert (done.returncode, done.stdout, told) == (0, "", [])
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("hwloc/")]  # where /sys is hidden
+    assert (done.returncode, done.stdout, errors) == (0, "", [])
     assert not list(tmp_path.iterdir())
 
 
 def test_the_number_of_threads_reaches_the_engine():
-    generator = lively(SHAPES[0])
+    generator = random_generator(SHAPES[0])
     load_backend(generator, "torch", "cpu", threads=1)
     assert torch.get_num_threads() == 1
     engine = MagicMock()
@@ -275,8 +275,8 @@ def test_what_does_not_exist_is_refused_in_one_line(monkeypatch):
         assert "\n" not in str(caught.value)
 
 
-def cramped(capacity, batches, error=torch.cuda.OutOfMemoryError):
-    """A backend for at most `capacity` faces; it answers mel's first value and notes every batch it was given."""
+def limited_backend(capacity, batches, error=torch.cuda.OutOfMemoryError):
+    """A backend for at most `capacity` faces that outputs mel's first value and records its batch sizes."""
 
     def run(mel, faces):
         batches.append(len(mel))
@@ -295,7 +295,7 @@ def numbered(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_full_gpu_halves_the_batch_and_remembers():
     batches: list[int] = []
-    backend = cramped(3, batches)
+    backend = limited_backend(3, batches)
     output = run_batched(backend, *numbered(10), 8)
     assert batches == [8, 4, 2, 2, 2, 2, 2]
     assert output.shape == (10, 3, 2, 2)
@@ -307,14 +307,14 @@ def test_a_full_gpu_halves_the_batch_and_remembers():
 
 def test_batches_are_left_alone_while_there_is_memory():
     batches: list[int] = []
-    run_batched(cramped(8, batches), *numbered(10), 8)
+    run_batched(limited_backend(8, batches), *numbered(10), 8)
     assert batches == [8, 2]
 
 
 def test_a_gpu_too_small_for_one_face_is_said_so():
     batches: list[int] = []
     with pytest.raises(MemoryError, match="too small for one face"):
-        run_batched(cramped(0, batches), *numbered(4), 4)
+        run_batched(limited_backend(0, batches), *numbered(4), 4)
     assert batches == [4, 2, 1]
 
 
@@ -322,20 +322,20 @@ def test_a_gpu_too_small_for_one_face_is_said_so():
 def test_no_other_error_is_taken_for_a_full_gpu(error):
     batches: list[int] = []
     with pytest.raises(error, match="out of memory"):
-        run_batched(cramped(0, batches, error), *numbered(4), 4)
+        run_batched(limited_backend(0, batches, error), *numbered(4), 4)
     assert batches == [4]
 
 
 def test_empty_work_and_empty_batches_are_refused():
     with pytest.raises(ValueError, match="batch size is 0"):
-        run_batched(cramped(8, []), *numbered(4), 0)
+        run_batched(limited_backend(8, []), *numbered(4), 0)
     with pytest.raises(ValueError, match="nothing to generate"):
-        run_batched(cramped(8, []), *numbered(0), 4)
+        run_batched(limited_backend(8, []), *numbered(0), 4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
 def test_half_precision_on_a_gpu_stays_within_the_bound():
-    generator = lively(SHAPES[0])
+    generator = random_generator(SHAPES[0])
     backend = load_backend(generator, "auto", "cuda")
     mel, faces = inputs(3)
     assert backend.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Whose pixels the mouth is made of, in speech and in silence."""
+"""Choice of the reference crop, in speech and in silence."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from inference.generator.generation import FaceCrop, ReferenceSelector
 SILENT, LOUD = np.full((1, 80, 16), -4, np.float32), np.zeros((1, 80, 16), np.float32)
 
 
-def cut(level: int) -> FaceCrop:
-    picture = np.full((96, 96, 3), level, np.uint8)
-    return FaceCrop(picture, np.eye(2, 3), picture, np.eye(2, 3))
+def crop(level: int) -> FaceCrop:
+    pixels = np.full((96, 96, 3), level, np.uint8)
+    return FaceCrop(pixels, np.eye(2, 3), pixels, np.eye(2, 3))
 
 
-def chosen(choice: ReferenceSelector, levels, sounds, shots=None) -> list[int]:
-    """The level of the picture that is chosen for each of pictures of one level."""
+def chosen(selector: ReferenceSelector, levels, mels, shots=None) -> list[int]:
+    """Gray level of the reference chosen for each of a sequence of flat crops."""
     shots = shots or [0] * len(levels)
-    cuts = [choice.reference(cut(k), mel, shot) for k, mel, shot in zip(levels, sounds, shots, strict=True)]
-    return [int(one.pixels[0, 0, 0]) for one in cuts]
+    references = [selector.reference(crop(k), mel, shot) for k, mel, shot in zip(levels, mels, shots, strict=True)]
+    return [int(one.pixels[0, 0, 0]) for one in references]
 
 
 def painting() -> ReferenceSelector:
@@ -32,8 +32,8 @@ def test_a_painter_gets_each_pictures_own_pixels():
 
 
 def test_silence_holds_the_first_picture_until_speech_comes_back():
-    sounds = [SILENT, SILENT, LOUD, SILENT, SILENT]
-    assert chosen(painting(), [100, 101, 102, 103, 104], sounds) == [100, 100, 102, 103, 103]
+    mels = [SILENT, SILENT, LOUD, SILENT, SILENT]
+    assert chosen(painting(), [100, 101, 102, 103, 104], mels) == [100, 100, 102, 103, 103]
 
 
 def test_a_moved_head_or_a_cut_takes_another_picture():
@@ -47,26 +47,30 @@ def test_without_rest_a_painter_holds_nothing():
 
 
 def test_a_warper_holds_a_picture_as_long_as_the_head_stays():
-    """Up to 8 levels in speech; 12 in silence, where every change is seen."""
+    """Up to 8 levels in speech; 12 in silence, where changes are more visible."""
     assert chosen(warping(), [100, 104, 108, 109, 110], [LOUD] * 5) == [100, 100, 100, 109, 109]
     assert chosen(warping(), [100, 109, 112, 113], [SILENT] * 4) == [100, 100, 100, 113]
 
 
 def test_a_warper_takes_an_earlier_picture_again_when_the_head_comes_back():
     assert chosen(warping(), [100, 130, 105, 100], [LOUD] * 4) == [100, 130, 100, 100]
-    assert chosen(warping(), [100, 130, 107], [LOUD] * 3) == [100, 130, 107]  # 7 is alike enough to hold, not to return
+    assert chosen(warping(), [100, 130, 107], [LOUD] * 3) == [
+        100,
+        130,
+        107,
+    ]  # a change of 7 is small enough to hold, not to reuse
     assert chosen(warping(), [100, 130, 100], [LOUD] * 3, [0, 0, 1]) == [100, 130, 100]
 
 
 def test_what_is_kept_is_bounded():
-    """After 16 others the first is forgotten, so the picture that is like it is taken itself."""
+    """After 16 others the first reference is dropped, so a crop similar to it becomes its own reference."""
     away = [10 * k for k in range(1, 18)]
     assert chosen(warping(), [0, *away[:15], 3], [LOUD] * 17)[-1] == 0
     assert chosen(warping(), [0, *away[:16], 3], [LOUD] * 18)[-1] == 3
 
 
 def test_only_the_part_above_the_mask_is_compared():
-    first, second = cut(100), cut(100)
+    first, second = crop(100), crop(100)
     second.pixels[40:] = 250
-    choice = warping()
-    assert choice.reference(first, LOUD, 0) is choice.reference(second, LOUD, 0)
+    selector = warping()
+    assert selector.reference(first, LOUD, 0) is selector.reference(second, LOUD, 0)

@@ -1,4 +1,4 @@
-"""Landmarks by frame: what fades, what the face at rest is, and what a saved track says."""
+"""Landmarks by frame: fading, rest shape and saved tracks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def face(gap: float = 1.0, presence: float = 1.0, yaw: float = 0.0) -> Landmarks
     shape = canonical_face().copy()
     shape[LOWER_LIP] = shape[UPPER_LIP] + [0, gap, 0]
     angle = np.radians(yaw)
-    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-    return Landmarks(HeadPose(POSE.scale, turn, POSE.translation).repose(shape).astype(np.float32), presence)
+    rotation = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return Landmarks(HeadPose(POSE.scale, rotation, POSE.translation).repose(shape).astype(np.float32), presence)
 
 
 @pytest.fixture
 def store():
-    with_file = LandmarkStore()
-    yield with_file
-    with_file.close()
+    store = LandmarkStore()
+    yield store
+    store.close()
 
 
 def test_what_was_stored_comes_back(store):

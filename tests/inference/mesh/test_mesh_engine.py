@@ -1,4 +1,4 @@
-"""The default engine on a real portrait: the mouth follows the speech, nothing else changes."""
+"""The default engine on a real portrait: the mouth follows the speech, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def portrait(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory) -> Path:
+def audio(tmp_path_factory) -> Path:
     """A second of speech, then a second of digital silence."""
     rate, samples = wavfile.read(SPEECH)
-    path = tmp_path_factory.mktemp("sound") / "speech.wav"
+    path = tmp_path_factory.mktemp("audio") / "speech.wav"
     wavfile.write(path, rate, np.concatenate([samples[rate // 2 : rate // 2 + rate], np.zeros(rate, samples.dtype)]))
     return path
 
 
-def start(engine: MeshEngine, face: Path, sound: Path, **options: object) -> MeshJob:
-    given = Options(**{"detector": "haar"} | options)
+def start(engine: MeshEngine, face: Path, audio: Path, **options: object) -> MeshJob:
+    chosen = Options(**{"detector": "haar"} | options)
     source = FaceSource(face, Framing(1, False, (0, -1, 0, -1)), fps=Fraction(25))
-    return engine.start(JobInput(source, sound, given, StageClock()))
+    return engine.start(JobInput(source, audio, chosen, StageClock()))
 
 
 def rendered(job: MeshJob) -> list[np.ndarray]:
@@ -62,10 +62,10 @@ def mouth_box(job: MeshJob) -> tuple[slice, slice]:
     return slice(top - 4, bottom + 5), slice(left - 4, right + 5)
 
 
-def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, sound):
-    job = start(engine, portrait, sound)
+def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, audio):
+    job = start(engine, portrait, audio)
     assert job.has_face()
-    assert job.spoken == FRAMES
+    assert job.speech_frames == FRAMES
     box = mouth_box(job)
     mouths = np.stack([frame[box] for frame in rendered(job)]).astype(float)
     motion = np.abs(np.diff(mouths, axis=0)).mean(axis=(1, 2, 3))
@@ -73,8 +73,8 @@ def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, sound)
     assert motion[32:].mean() < 0.15 * motion[:22].mean()
 
 
-def test_pixels_outside_the_lower_face_are_identical(engine, portrait, sound):
-    job = start(engine, portrait, sound)
+def test_pixels_outside_the_lower_face_are_identical(engine, portrait, audio):
+    job = start(engine, portrait, audio)
     points = job.store.landmarks(0).points
     source = photo()
     nose = int(points[:, 1].min() + 0.45 * (points[:, 1].max() - points[:, 1].min()))
@@ -83,16 +83,16 @@ def test_pixels_outside_the_lower_face_are_identical(engine, portrait, sound):
         assert np.array_equal(frame[:, :8], source[:, :8])
 
 
-def test_a_smile_closes_at_rest(engine, portrait, sound):
-    job = start(engine, portrait, sound)
+def test_a_smile_closes_at_rest(engine, portrait, audio):
+    job = start(engine, portrait, audio)
     seen = job.store.landmarks(0).points
     assert opening(HeadPose.of(seen).unpose(seen)) > 1.0
     assert opening(job.rest) < 0.6
     job.close()
 
 
-def test_strength_scales_the_motion(engine, portrait, sound):
-    jobs = {strength: start(engine, portrait, sound, strength=strength) for strength in (0.0, 0.5, 1.0)}
+def test_strength_scales_the_motion(engine, portrait, audio):
+    jobs = {strength: start(engine, portrait, audio, strength=strength) for strength in (0.0, 0.5, 1.0)}
     spans = {}
     for strength, job in jobs.items():
         plans = [job._plan(shown, 0, FRAMES) for shown in range(22)]
@@ -103,9 +103,9 @@ def test_strength_scales_the_motion(engine, portrait, sound):
     assert spans[0.0] < 0.7 * spans[0.5] < 0.7 * spans[1.0]
 
 
-def test_frames_without_a_face_pass_through_and_are_counted(engine, tmp_path, sound):
+def test_frames_without_a_face_pass_through_and_are_counted(engine, tmp_path, audio):
     path = tmp_path / "wall.png"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(100, 140, (240, 320, 3), np.uint8))
-    job = start(engine, path, sound)
+    job = start(engine, path, audio)
     assert not job.has_face()
     job.close()
