@@ -235,7 +235,7 @@ def test_other_outputs_do_not_replace_inputs_or_each_other(refuse, media, out):
     assert "is also an input" in refuse(2, argv, ("g.safetensors",))
 
 
-@pytest.mark.parametrize("stage", ["picture", "joined"])
+@pytest.mark.parametrize("stage", ["video", "joined"])
 def test_full_disk(refuse, media, tmp_path, monkeypatch, stage):
     """An ffmpeg limited to a few hundred bytes of output, while encoding or while muxing the audio."""
     (tmp_path / "bin").mkdir()
@@ -277,7 +277,7 @@ def test_malicious_pickle_is_not_run(refuse, media, tmp_path):
         pickle.dump({"state_dict": MaliciousObject(marker)}, file)
     torch.save({"state_dict": {"x": torch.zeros(1)}, "global_step": MaliciousObject(marker)}, tmp_path / "new.pth")
     for name in ("old.pth", "new.pth"):
-        assert "refused" in refuse(1, command(media, checkpoint_path=tmp_path / name))
+        assert "rejected" in refuse(1, command(media, checkpoint_path=tmp_path / name))
         assert not marker.exists()
     pickle.loads((tmp_path / "old.pth").read_bytes())
     assert marker.exists()  # the payload does work
@@ -313,4 +313,4 @@ def test_expert_instead_of_a_generator(refuse, media, tmp_path):
     assert "holds a SyncNet expert, not a generator" in error
     Checkpoint("syncnet", {}, {}, {}, {"x": torch.zeros(1)}).save(tmp_path / "expert.safetensors")
     error = refuse(1, command(media, checkpoint_path=tmp_path / "expert.safetensors"))
-    assert "'syncnet', where 'generator' is needed" in error
+    assert "of kind 'syncnet'; 'generator'" in error

@@ -123,7 +123,7 @@ def wait_for_encoder(process: subprocess.Popen[str]) -> int:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                started = parent == process.pid and b"picture.mp4" in (folder / "cmdline").read_bytes()
+                started = parent == process.pid and b"video.mp4" in (folder / "cmdline").read_bytes()
             except OSError:  # the process has exited
                 continue
             if started:

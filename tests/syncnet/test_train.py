@@ -255,7 +255,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "the following arguments are required: clips"),
+        ([], "arguments are required: out, clips"),
         (["clips"], "out"),
         (["clips", "--out", "run", "--network", "huge"], "'small', 'released'"),
         (["clips", "--out", "run", "--networc", "small"], "--networc"),

@@ -329,7 +329,7 @@ def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
 
 def test_the_best_is_the_least_difference_until_the_judge_has_a_say(clips, expert, tmp_path):
     state = create_state(replace(SMALL, sync_start=3, sync_ramp=1), CPU.launch(), expert)
-    folder = wav2lip.train.Run(tmp_path)
+    folder = wav2lip.train.RunFolder(tmp_path)
     kept = []
     for step, l1, judged in ((1, 0.2, 0.5), (2, 0.3, 0.6), (3, 0.1, 0.4), (4, 0.5, 0.1), (5, 0.4, 0.05), (6, 0.9, 0.2)):
         state.step = step
@@ -393,7 +393,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "the following arguments are required: clips"),
+        ([], "arguments are required: out, clips"),
         (["clips"], "out"),
         (["clips", "--out", "run", "--sync", "never"], "'log', 'bce', 'relative'"),
         (["clips", "--out", "run", "--wate", "1"], "--wate"),

@@ -163,7 +163,9 @@ def repaired(path: Path, clips: Sequence[Clip], expert: SyncExpert) -> tuple[lis
         MediaError: it is too large, or the lips do not move with the sound.
     """
     judged = [score_clip(expert, clip) for clip in clips]
-    distances, counted = (np.concatenate([getattr(each, name) for each in judged]) for name in ("distances", "heard"))
+    distances, counted = (
+        np.concatenate([getattr(each, name) for each in judged]) for name in ("distances", "windows_with_speech")
+    )
     score = sync_score(distances, counted)
     if LIMITS.verdict(score) != "pass":
         figures = f"offset {score.offset:+d} frames, confidence {score.confidence:.2f}"

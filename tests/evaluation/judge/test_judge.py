@@ -244,7 +244,7 @@ def test_the_command_judges_what_it_can_and_names_the_rest(tmp_path: Path, capsy
     captured = capsys.readouterr()
     assert code == 1
     assert captured.err.count("skipped") == 1
-    assert "text.mp4 is not a video" in captured.err
+    assert "text.mp4 is not a readable video" in captured.err
     assert "1 videos, 1 skipped" in captured.out
     assert "| **all shifts, all** | 1 |" in captured.out
     found = json.loads((tmp_path / "found.json").read_text())

@@ -100,4 +100,4 @@ def test_wrong_weights_are_named(tmp_path):
     assert f"1 missing ({missing})" in message
     assert f"1 of the wrong shape ({other} is (3,), not (320,))" in message
     assert "1 unexpected (layer4.weight)" in message
-    assert "not a checkpoint's dictionary" in refusal(tmp_path, [1, 2])
+    assert "not a checkpoint dictionary" in refusal(tmp_path, [1, 2])

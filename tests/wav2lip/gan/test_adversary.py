@@ -118,7 +118,7 @@ def test_the_turns_are_the_objectives():
 def test_real_generated_and_masked_are_augmented_alike(monkeypatch):
     seen: list[Tensor] = []
     monkeypatch.setattr(
-        PatchCritic, "inspect", lambda self, *given: seen.extend(given) or (self.head.bias[[0] * 20], [])
+        PatchCritic, "logits_and_features", lambda self, *given: seen.extend(given) or (self.head.bias[[0] * 20], [])
     )
     ours, (real, _, _) = adversary(replace(PATCH, spectral=False)), windows()
     seen.clear()

@@ -102,7 +102,10 @@ def test_another_network_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("listing", "name"),
-    [("s3fd", "the S3FD face detector, not a generator"), ("syncnet_python_S", "syncnet_python's network, which ")],
+    [
+        ("s3fd", "the S3FD face detector, not a generator"),
+        ("syncnet_python_S", "syncnet_python's network for LSE scores, not a generator"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["generator", None])
 def test_neighbouring_projects_files_are_named(tmp_path, shared, listing, name, kind):
@@ -123,7 +126,10 @@ def test_differences_are_summed_up(tmp_path):
     weights["output_block.1.bias"] = torch.zeros(6)
     weights["extra"] = torch.zeros(1)
     message = refusal(write(tmp_path / "a.pth", {"state_dict": weights}))
-    assert "holds a generator, but not the released one: 5 missing (face_encoder_blocks.2.0.conv_block.0" in message
+    assert (
+        "holds a generator, but not the released architecture: 5 missing (face_encoder_blocks.2.0.conv_block.0"
+        in message
+    )
     assert ", ...); 1 unexpected (extra); 1 of the wrong shape (output_block.1.bias is (6,), not (3,))" in message
 
 
