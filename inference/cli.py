@@ -256,7 +256,7 @@ def summary(report: Report) -> str:
 
     seconds, total = report.seconds, report.seconds["total"]
     length = report.frames / float(report.fps)
-    lines = [f"{display_path(report.outfile)}: {report.frames} frames, {length:.2f} s, made in {total:.1f} s"]
+    lines = [f"{display_path(report.outfile)}: {report.frames} frames, {length:.2f} s, rendered in {total:.1f} s"]
     if untouched := report.frames - report.faces:
         lines.append(f"{untouched} of them unchanged: without a face, or after the end of the speech")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")

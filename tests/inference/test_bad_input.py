@@ -113,20 +113,20 @@ def test_damaged_photo(refuse, media, tmp_path):
         refuse(1, command(media, face=tmp_path / f"cut{ending}"))
 
 
-def test_video_without_pictures(refuse, media):
+def test_video_without_frames(refuse, media):
     assert "has no video stream" in refuse(1, command(media, face=media / "speech.wav"))
 
 
-def test_sound_without_samples(refuse, media, tmp_path):
+def test_audio_without_samples(refuse, media, tmp_path):
     assert "empty audio track" in refuse(1, command(media, audio=write_sound(tmp_path / "none.wav", np.zeros(0))))
 
 
-def test_sound_from_a_silent_film(refuse, media, tmp_path):
+def test_audio_from_a_silent_film(refuse, media, tmp_path):
     assert "has no audio" in refuse(1, command(media, audio=write_video(tmp_path / "silent.mp4", [photo()] * 3)))
     assert "has no audio" in refuse(1, command(media, audio=media / "face.png"))
 
 
-def test_too_little_sound(refuse, media, tmp_path):
+def test_too_little_audio(refuse, media, tmp_path):
     short = write_speech(tmp_path / "short.wav", 0.05)
     assert "is 0.05 s long: at least 0.1 s of speech are needed" in refuse(1, command(media, audio=short))
 

@@ -29,8 +29,8 @@ def test_original_flags(media, out, capfd):
     flags = """--face_det_batch_size 4 --wav2lip_batch_size 16 --resize_factor 1 --nosmooth --static --fps 25
                --pads 0 10 0 0 --crop 0 -1 0 -1 --box -1 -1 -1 -1 --rotate"""
     assert run([*command(media, outfile=None, face=rotated), *flags.split()]) == 0
-    made = out / "results" / "result_voice.mp4"
-    assert len(pictures_of(made)) == 10
+    output = out / "results" / "result_voice.mp4"
+    assert len(pictures_of(output)) == 10
     printed = capfd.readouterr()
     assert printed.out.startswith("results/result_voice.mp4: 10 frames, 0.40 s")
     assert printed.err == ""
@@ -62,7 +62,7 @@ def test_dash_after_a_folder(media, out, capfd):
     assert len(pictures_of(out / "-y.mkv")) == 10
 
 
-def test_pictures_without_a_face_are_counted(media, out, capfd):
+def test_frames_without_a_face_are_counted(media, out, capfd):
     """Half of the video shows a wall: its frames are unchanged, and the summary counts them."""
     wall = cv2.resize(cv2.cvtColor(brick(), cv2.COLOR_GRAY2BGR), (SIDE, SIDE))
     video = write_video(out / "in.mp4", [photo()] * 10 + [wall] * 10)
@@ -78,9 +78,9 @@ def test_released_generator_works_with_the_detectors_box(media, tmp_path, out, c
     pads = ["--pads", "0", "0", "0", "0", "--blend", "none", "--crf", "4"]
     argv = command(media, checkpoint_path=tmp_path / "wav2lip.pth", audio=speech_file)
     assert run([*argv, *BOX_FLAG, *pads]) == 0
-    made = pictures_of(out / "out.mp4")
-    assert len(made) == 4
-    change = np.abs(np.subtract(*(cv2.cvtColor(x, cv2.COLOR_BGR2GRAY).astype(float) for x in (made[2], photo()))))
+    result = pictures_of(out / "out.mp4")
+    assert len(result) == 4
+    change = np.abs(np.subtract(*(cv2.cvtColor(x, cv2.COLOR_BGR2GRAY).astype(float) for x in (result[2], photo()))))
     top, bottom, left, right = BOX
     assert (change[top:bottom, left:right] > 30).mean() > 0.2
     change[top - 4 : bottom + 4, left - 4 : right + 4] = 0  # the codec blurs the edge of the box

@@ -49,7 +49,7 @@ def test_video_longer_than_speech(video):
     assert frame_numbers(FaceSource(video, Framing()).play(4, "bounce")) == [0, 1, 2, 3]
 
 
-def test_static_is_one_picture(video):
+def test_static_is_one_frame(video):
     face = FaceSource(video, Framing(), static=True)
     assert face.count == 1
     assert frame_numbers(face.play(5, "cut")) == [0] * 5
@@ -83,7 +83,7 @@ def test_crop_outside_is_refused(crop):
 
 @pytest.mark.parametrize("mode", ["bounce", "loop", "freeze", "cut"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_the_order_is_told_without_decoding(tmp_path, mode, count):
+def test_the_order_is_known_without_decoding(tmp_path, mode, count):
     path = tmp_path / "in.mp4"
     with VideoWriter(path, 64, 48, Fraction(25), crf=4) as writer:
         for k in range(count):

@@ -29,8 +29,8 @@ pytest_plugins = ["tests.inference.bench"]
 
 def test_the_size_of_the_batch_changes_nothing(job, media):
     model = LipSync.load(media / "generator.safetensors", "cpu", "torch")
-    made = [pictures_of(job(model=model, face=media / "swaying.mp4", batch_size=n).outfile) for n in (1, 8)]
-    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*made, strict=True)) <= 1
+    result = [pictures_of(job(model=model, face=media / "swaying.mp4", batch_size=n).outfile) for n in (1, 8)]
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(*result, strict=True)) <= 1
 
 
 def test_batches_are_as_large_as_asked_for_and_the_last_smaller(job):
@@ -58,8 +58,8 @@ def test_two_models_at_once_with_one_output(job, media, tmp_path):
     models = [LipSync.load(media / "generator.safetensors", "cpu", "torch") for _ in range(2)]
     single = pictures_of(job(model=models[0], face=media / "swaying.mp4", outfile=tmp_path / "single.mp4").outfile)
     run_at_once(*(partial(job, model=model, face=media / "swaying.mp4", preview=2) for model in models))
-    made = pictures_of(tmp_path / "out.mp4")
-    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(made, single, strict=True)) <= 1
+    result = pictures_of(tmp_path / "out.mp4")
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(result, single, strict=True)) <= 1
     assert {p.name for p in tmp_path.iterdir()} == {"single.mp4", "out.mp4", "out.preview.png"}
 
 
@@ -140,7 +140,7 @@ def test_unknown_and_wrong_options(job, media, tmp_path):
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bounded_number_of_pictures_is_alive(job, detector, tmp_path, monkeypatch):
+def test_a_bounded_number_of_frames_is_alive(job, detector, tmp_path, monkeypatch):
     """Frames are counted where they enter the pipeline, while its last stage stalls so that all queues fill up."""
     monkeypatch.setattr(pipeline, "QUEUE_BYTES", 1)  # the shortest possible queues
     video = write_video(tmp_path / "in.mp4", [cv2.resize(p, (96, 96)) for p in moving_photo(40)] * 5)

@@ -39,12 +39,12 @@ pytest_plugins = ["tests.inference.bench"]
 @pytest.mark.parametrize(
     ("fps", "count"), [("25", 26), ("30000/1001", 31), ("30", 31), ("50", 52)], ids=["25", "29.97", "30", "50"]
 )
-def test_as_many_pictures_as_the_sound_lasts(job, tmp_path, fps, count):
+def test_as_many_frames_as_the_audio_lasts(job, tmp_path, fps, count):
     """1.03 s are 25.75, 30.87, 30.9 and 51.5 frames."""
     audio = write_speech(tmp_path / "speech.wav", 1.03)
     report = job(face=write_video(tmp_path / "in.mp4", moving_photo(10), Fraction(fps)), audio=audio)
-    made = pictures_of(report.outfile)
-    assert (len(made), report.frames, report.faces, report.fps) == (count, count, count, Fraction(fps))
+    result = pictures_of(report.outfile)
+    assert (len(result), report.frames, report.faces, report.fps) == (count, count, count, Fraction(fps))
     with av.open(str(report.outfile)) as container:
         assert container.streams.video[0].average_rate == Fraction(fps)
     assert abs(len(sound_of(report.outfile)) / 16000 - 1.03) <= 1 / Fraction(fps)
@@ -55,7 +55,7 @@ def test_a_photo_gets_the_rate_that_is_asked_for(job):
     assert job(fps=29.97).fps == Fraction(2997, 100)
 
 
-def test_sound_is_the_one_given_and_in_time(job, tmp_path):
+def test_audio_is_the_one_given_and_in_time(job, tmp_path):
     samples, rate = speech(1.2)
     audio = write_sound(tmp_path / "speech.wav", samples, rate)
     coded = sound_of(job(audio=audio).outfile, rate)
@@ -71,17 +71,17 @@ def test_sound_is_the_one_given_and_in_time(job, tmp_path):
 # Changed and unchanged pixels ---------------------------------------------------------------------------------------
 
 
-def test_only_the_mouth_is_changed_and_it_follows_the_sound(job, media):
+def test_only_the_mouth_is_changed_and_it_follows_the_audio(job, media):
     report = job(face=media / "swaying.mp4", crf=8)
-    source, made = pictures_of(media / "swaying.mp4"), pictures_of(report.outfile)
+    source, result = pictures_of(media / "swaying.mp4"), pictures_of(report.outfile)
     outside = np.ones((SIDE, SIDE), bool)
     outside[BOX[0] - 4 : BOX[1] + 14, BOX[2] - 4 : BOX[3] + 4] = False  # the pads are 10 pixels below
-    assert min(psnr(a[outside], b[outside]) for a, b in zip(made, source, strict=False)) > 40
-    assert np.mean([unchanged(a, b) for a, b in zip(made, source, strict=False)]) < 0.3
-    assert np.std([mouth(frame).mean() for frame in made]) > 5
+    assert min(psnr(a[outside], b[outside]) for a, b in zip(result, source, strict=False)) > 40
+    assert np.mean([unchanged(a, b) for a, b in zip(result, source, strict=False)]) < 0.3
+    assert np.std([mouth(frame).mean() for frame in result]) > 5
 
 
-def test_a_real_picture_by_the_default_ways(tmp_path):
+def test_a_real_frame_by_the_default_ways(tmp_path):
     """512x512 video coded like a camera's, a cascade, a warping generator: pixels outside the face keep over 40 dB."""
     shifts = [np.array([[1, 0, 6 * np.sin(k / 4)], [0, 1, 0]]) for k in range(6)]
     with VideoWriter(tmp_path / "in.mp4", 512, 512, Fraction(25), crf=18) as writer:
@@ -94,17 +94,17 @@ def test_a_real_picture_by_the_default_ways(tmp_path):
     assert (report.frames, report.faces) == (6, 6)
     outside = np.ones((512, 512), bool)
     outside[50:210, 165:290] = False  # the face
-    source, made = pictures_of(tmp_path / "in.mp4"), pictures_of(report.outfile)
-    assert min(psnr(a[outside], b[outside]) for a, b in zip(made, source, strict=True)) > 40
-    assert min(psnr(a[~outside], b[~outside]) for a, b in zip(made, source, strict=True)) > 30  # nearly a copy
+    source, result = pictures_of(tmp_path / "in.mp4"), pictures_of(report.outfile)
+    assert min(psnr(a[outside], b[outside]) for a, b in zip(result, source, strict=True)) > 40
+    assert min(psnr(a[~outside], b[~outside]) for a, b in zip(result, source, strict=True)) > 30  # nearly a copy
 
 
-def test_the_mouth_answers_to_the_sound_at_its_time(job, tmp_path):
+def test_the_mouth_answers_to_the_audio_at_its_time(job, tmp_path):
     """A tone from 0.6 s to 1 s: 0.2 s windows that start 40 ms before a frame overlap it from 0.44 s to 1.04 s."""
     time_ = np.arange(24000) / 16000
     tone = 0.5 * np.sin(2 * np.pi * 700 * time_) * ((time_ > 0.6) & (time_ < 1))
-    made = pictures_of(job(audio=write_sound(tmp_path / "tone.wav", tone)).outfile)
-    level = np.array([mouth(frame).mean() for frame in made])
+    result = pictures_of(job(audio=write_sound(tmp_path / "tone.wav", tone)).outfile)
+    level = np.array([mouth(frame).mean() for frame in result])
     open_ = level > level[0] + 3
     assert abs(int(np.argmax(open_)) - 0.44 * 25) <= 1.5
     assert abs(len(open_) - int(np.argmax(open_[::-1])) - 1.04 * 25) <= 1.5
@@ -118,12 +118,12 @@ def hidden(frames: list[np.ndarray], first: int, last: int) -> list[np.ndarray]:
     return frames
 
 
-def test_pictures_without_a_face_pass_through_and_are_counted(job, detector, tmp_path):
-    pictures = hidden(moving_photo(45), 15, 35)
-    video, audio = write_video(tmp_path / "in.mp4", pictures), write_speech(tmp_path / "speech.wav", 1.8)
+def test_frames_without_a_face_pass_through_and_are_counted(job, detector, tmp_path):
+    frames = hidden(moving_photo(45), 15, 35)
+    video, audio = write_video(tmp_path / "in.mp4", frames), write_speech(tmp_path / "speech.wav", 1.8)
     report = job(face=video, audio=audio, detector="auto", detect_every=1)
-    made, source = pictures_of(report.outfile), pictures_of(video)
-    same = np.array([unchanged(a, b) for a, b in zip(made, source, strict=True)])
+    result, source = pictures_of(report.outfile), pictures_of(video)
+    same = np.array([unchanged(a, b) for a, b in zip(result, source, strict=True)])
     assert same[16:35].all()
     assert report.frames == 45
     assert report.faces == 25
@@ -139,8 +139,8 @@ def test_a_short_gap_is_filled(job, detector, tmp_path):
 def test_a_cut_to_somewhere_else(job, detector, tmp_path):
     """The wall after the cut has no face: the mouth must not carry over to it, nor fade out before it."""
     wall = [np.full((SIDE, SIDE, 3), 90, np.uint8)] * 10
-    pictures = hidden(moving_photo(10) + wall, 10, 20)
-    report = job(face=write_video(tmp_path / "in.mp4", pictures), detector="auto")
+    frames = hidden(moving_photo(10) + wall, 10, 20)
+    report = job(face=write_video(tmp_path / "in.mp4", frames), detector="auto")
     assert (report.frames, report.faces) == (20, 10)
     assert all(np.ptp(mouth(frame)) < 6 for frame in pictures_of(report.outfile)[10:])
 
@@ -168,7 +168,7 @@ def test_no_face_is_an_error(job, detector, tmp_path):
     ],
     ids=["bounce", "loop", "freeze", "cut", "static", "start-end", "start"],
 )
-def test_pictures_in_their_order(job, media, tmp_path, options, shown):
+def test_frames_in_their_order(job, media, tmp_path, options, shown):
     audio = write_speech(tmp_path / "speech.wav", 1.6)
     steps = []
     report = job(
@@ -182,10 +182,10 @@ def test_pictures_in_their_order(job, media, tmp_path, options, shown):
 def test_the_rest_of_the_video_is_cut_or_kept_as_it_is(job, media):
     assert job(face=media / "swaying.mp4").frames == 20
     report = job(face=media / "swaying.mp4", tail="keep", crf=8)
-    source, made = pictures_of(media / "swaying.mp4"), pictures_of(report.outfile)
-    assert (len(made), report.faces) == (30, 20)
-    assert min(psnr(a, b) for a, b in zip(made[20:], source[20:], strict=True)) > 40
-    change = [np.abs(mouth(a) - mouth(b)).mean() for a, b in zip(made, source, strict=True)]
+    source, result = pictures_of(media / "swaying.mp4"), pictures_of(report.outfile)
+    assert (len(result), report.faces) == (30, 20)
+    assert min(psnr(a, b) for a, b in zip(result[20:], source[20:], strict=True)) > 40
+    change = [np.abs(mouth(a) - mouth(b)).mean() for a, b in zip(result, source, strict=True)]
     assert min(change[:16]) > 20
     assert change[16] > change[17] > change[18] > change[19] > change[20]  # the mouth does not snap back
     assert change[19] < change[16] / 2
@@ -215,16 +215,16 @@ def amplitude(samples: np.ndarray, hertz: float) -> float:
     return float(2 * np.abs(np.mean(middle * np.exp(-2j * np.pi * hertz * np.arange(len(middle)) / 16000))))
 
 
-def test_the_videos_own_sound_stays_at_its_level(job, tmp_path):
+def test_the_videos_own_audio_stays_at_its_level(job, tmp_path):
     """An 800 Hz tone of amplitude 0.4 in the video, 500 Hz at 0.3 as speech."""
     seconds = np.arange(16000) / 16000
     own = write_sound(tmp_path / "own.wav", 0.4 * np.sin(2 * np.pi * 800 * seconds))
     given = write_sound(tmp_path / "given.wav", 0.3 * np.sin(2 * np.pi * 500 * seconds))
     video = write_video(tmp_path / "in.mp4", moving_photo(25), sound=own)
     for level in (0.0, 0.25):
-        made = sound_of(job(face=video, audio=given, keep_audio=level).outfile)
-        assert amplitude(made, 500) == pytest.approx(0.3, rel=0.05)
-        assert amplitude(made, 800) == pytest.approx(0.4 * level, abs=0.01)
+        result = sound_of(job(face=video, audio=given, keep_audio=level).outfile)
+        assert amplitude(result, 500) == pytest.approx(0.3, rel=0.05)
+        assert amplitude(result, 800) == pytest.approx(0.4 * level, abs=0.01)
 
 
 def test_the_mouth_rests_in_silence(job, tmp_path):
@@ -234,8 +234,8 @@ def test_the_mouth_rests_in_silence(job, tmp_path):
     audio = write_sound(tmp_path / "speech.wav", samples, rate)
     spread = {}
     for rest in (True, False):
-        made = pictures_of(job(audio=audio, rest=rest, crf=6).outfile)[27:]
-        spread[rest] = np.std([mouth(frame).mean() for frame in made])
+        result = pictures_of(job(audio=audio, rest=rest, crf=6).outfile)[27:]
+        spread[rest] = np.std([mouth(frame).mean() for frame in result])
     assert spread[True] < 0.2
     assert spread[False] > 3 * spread[True]
 
@@ -275,7 +275,7 @@ def test_contact_sheet(job, media, tmp_path):
     assert any(np.abs(a.astype(float) - b).max() > 20 for a, b in zip(cells[0], cells[1], strict=True))
 
 
-def test_contact_sheet_wants_no_more_pictures_than_there_are(job):
+def test_contact_sheet_wants_no_more_frames_than_there_are(job):
     assert cv2.imread(str(job(preview=64).preview)).shape == (3 * 640, 8 * 320, 3)  # 20 frames
 
 

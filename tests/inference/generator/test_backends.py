@@ -137,7 +137,7 @@ def images(output, faces, config):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_released_shape_stays_close_to_the_golden_pictures(shared, released, engine):
+def test_the_released_shape_stays_close_to_the_golden_frames(shared, released, engine):
     backend = load_backend(released, engine, "cpu")
     with np.load(shared / "reference/golden/generator.npz") as golden:
         difference = np.abs(backend(golden["mel"][:3], golden["face"][:3]) - golden["out"][:3]).max()

@@ -194,7 +194,7 @@ def test_a_face_half_outside_the_frame_is_composited_as_far_as_it_shows(frame, n
 
 
 @pytest.mark.parametrize("blend", ["feather", "none"])  # the others depend on all visible pixels
-def test_the_visible_part_is_as_it_were_in_a_larger_frame(frame, noise, blend):
+def test_the_visible_part_is_the_same_as_in_a_larger_frame(frame, noise, blend):
     generated, mask = cv2.GaussianBlur(noise, (0, 0), 3), crop_mask("points", SIDE)
     whole = composite(frame, generated, ROTATED, mask, blend)
     moved = ROTATED.copy()

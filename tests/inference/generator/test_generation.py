@@ -27,16 +27,16 @@ def warping() -> ReferenceSelector:
     return ReferenceSelector(40, -4.0, hold=True)
 
 
-def test_a_painter_gets_each_pictures_own_pixels():
+def test_a_painter_gets_each_frames_own_pixels():
     assert chosen(painting(), [100, 101], [LOUD, LOUD]) == [100, 101]
 
 
-def test_silence_holds_the_first_picture_until_speech_comes_back():
+def test_silence_holds_the_first_frame_until_speech_comes_back():
     mels = [SILENT, SILENT, LOUD, SILENT, SILENT]
     assert chosen(painting(), [100, 101, 102, 103, 104], mels) == [100, 100, 102, 103, 103]
 
 
-def test_a_moved_head_or_a_cut_takes_another_picture():
+def test_a_moved_head_or_a_cut_takes_another_frame():
     levels, shots = [100, 105, 120, 121], [0, 0, 0, 1]
     assert chosen(painting(), levels, [SILENT] * 4, shots) == [100, 100, 120, 121]
     assert chosen(warping(), levels, [SILENT] * 4, shots) == [100, 100, 120, 121]
@@ -46,13 +46,13 @@ def test_without_rest_a_painter_holds_nothing():
     assert chosen(ReferenceSelector(40, -np.inf, hold=False), [100, 101], [SILENT, SILENT]) == [100, 101]
 
 
-def test_a_warper_holds_a_picture_as_long_as_the_head_stays():
+def test_a_warper_holds_a_frame_as_long_as_the_head_stays():
     """Up to 8 levels in speech; 12 in silence, where changes are more visible."""
     assert chosen(warping(), [100, 104, 108, 109, 110], [LOUD] * 5) == [100, 100, 100, 109, 109]
     assert chosen(warping(), [100, 109, 112, 113], [SILENT] * 4) == [100, 100, 100, 113]
 
 
-def test_a_warper_takes_an_earlier_picture_again_when_the_head_comes_back():
+def test_a_warper_takes_an_earlier_frame_again_when_the_head_comes_back():
     assert chosen(warping(), [100, 130, 105, 100], [LOUD] * 4) == [100, 130, 100, 100]
     assert chosen(warping(), [100, 130, 107], [LOUD] * 3) == [
         100,
