@@ -30,8 +30,8 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
     inputs = [face, audio, checkpoint, options.load_track, options.yunet, options.s3fd]
     for output in outputs:
         _check_output(output)
-        for path in inputs:
-            if path is not None and _same(output, Path(path)):
+        for given in inputs:
+            if given is not None and _same(output, Path(given)):
                 raise UsageError(f"the output {display_path(output)} is also an input: choose another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
