@@ -298,12 +298,12 @@ def test_an_input_is_not_written_over(maker, trials):
 
 
 def test_a_source_is_opened_once(maker, trials, monkeypatch):
-    looks = maker.detector.looks
+    initial = maker.detector.frames_seen
     maker.make(trials[MATCHED], REAL)
-    seen = maker.detector.looks
-    assert seen > looks
+    seen = maker.detector.frames_seen
+    assert seen > initial
     maker.make(trials[SILENT], STATIC)
-    assert maker.detector.looks == seen
+    assert maker.detector.frames_seen == seen
     for _ in range(2):
         with pytest.raises(MediaError, match="does not exist"):
             maker.source(Path("absent.mp4"))
@@ -319,7 +319,7 @@ def test_settings_that_cannot_be(tmp_path):
     for seconds in (0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be 1 or more"):
             VideoMaker(tmp_path, StubDetector(), seconds=seconds)
-    with pytest.raises(ValueError, match="blend is one of"):
+    with pytest.raises(ValueError, match="blend must be one of"):
         VideoMaker(tmp_path, StubDetector(), options={"blend": "glue"})
 
 
