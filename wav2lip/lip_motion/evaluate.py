@@ -4,8 +4,8 @@ CLIPS is a folder of motion clips (python -m wav2lip.lip_motion.prepare). The ev
 who are not in "train". Audio-video offsets of the recordings are corrected first: as estimated by the model itself, or
 as given by --offsets. Prints medians over clips as one line of JSON; --each also prints a line per clip.
 
-With --judge, a sync expert not used in training (python -m wav2lip.lip_motion.expert_training), two more metrics give
-the fraction of clips in which it finds the predicted and the real lips within one frame of the audio.
+With --judge, a sync expert not used in training (python -m wav2lip.lip_motion.training.expert_training), two more
+metrics give the fraction of clips in which it finds the predicted and the real lips within one frame of the audio.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from preprocessing.commands import Parser, run_command
 from preprocessing.errors import UsageError
 from syncnet.shape_expert import ShapeExpert
 from wav2lip.lip_motion.checkpoint import TrainedMotion
-from wav2lip.lip_motion.clips import MotionClip, open_motion_clips
-from wav2lip.lip_motion.expert_training import open_expert
-from wav2lip.lip_motion.metrics import clip_metrics, judge_offset, predict, summarize
+from wav2lip.lip_motion.data.clips import MotionClip, open_motion_clips
+from wav2lip.lip_motion.data.training_set import Example, example, speaker_gains
 from wav2lip.lip_motion.motion import WEIGHTS
-from wav2lip.lip_motion.offsets import find_offsets
-from wav2lip.lip_motion.rest_errors import rest_errors
-from wav2lip.lip_motion.training_set import Example, example, speaker_gains
+from wav2lip.lip_motion.training.expert_training import open_expert
+from wav2lip.lip_motion.training.metrics import clip_metrics, judge_offset, predict, summarize
+from wav2lip.lip_motion.training.offsets import find_offsets
+from wav2lip.lip_motion.training.rest_errors import rest_errors
 
 TOLERANCE = 1  # frames
 

@@ -12,7 +12,7 @@ import torch
 
 from preprocessing.errors import UsageError
 from wav2lip.lip_motion.checkpoint import TrainedMotion
-from wav2lip.lip_motion.clips import FPS
+from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.model import ROWS_PER_FRAME
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rest_in_silence, speech_frames, talking_share

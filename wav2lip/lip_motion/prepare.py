@@ -18,10 +18,10 @@ from tqdm import tqdm
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio import load_audio
-from wav2lip.lip_motion.clips import MotionClip
+from wav2lip.lip_motion.data.clips import MotionClip
+from wav2lip.lip_motion.data.targets import displacements, read_mesh
 from wav2lip.lip_motion.silence import speech_frames
 from wav2lip.lip_motion.speech.speech_encoder import SpeechEncoder, encode, open_encoder
-from wav2lip.lip_motion.targets import displacements, read_mesh
 
 SPLITS = ("train", "val")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from preprocessing.media.audio import AudioConfig, speech_columns
-from wav2lip.lip_motion.clips import FPS
+from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.model import close_lips
 from wav2lip.lip_motion.shape_space import ShapeSpace
 

@@ -28,16 +28,23 @@ from syncnet.shape_expert import ShapeExpert
 from training.engine import Engine
 from training.options import parse_options
 from training.run import RESUMES, RunFolder, due
-from wav2lip.lip_motion.clips import open_motion_clips
-from wav2lip.lip_motion.corpus import Corpus
-from wav2lip.lip_motion.expert_training import open_expert, save_expert, train_expert
-from wav2lip.lip_motion.metrics import measure, predict, score
+from wav2lip.lip_motion.data.clips import open_motion_clips
+from wav2lip.lip_motion.data.corpus import Corpus
+from wav2lip.lip_motion.data.training_set import WindowSampler
 from wav2lip.lip_motion.model import LipMotionNet
-from wav2lip.lip_motion.offsets import combine_offsets, find_offsets
-from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.rest_map import RestMap
-from wav2lip.lip_motion.train_state import LipMotionTrainState, restore, start, state_dict, train_step, trained_motion
-from wav2lip.lip_motion.training_set import WindowSampler
+from wav2lip.lip_motion.training.expert_training import open_expert, save_expert, train_expert
+from wav2lip.lip_motion.training.metrics import measure, predict, score
+from wav2lip.lip_motion.training.offsets import combine_offsets, find_offsets
+from wav2lip.lip_motion.training.recipe import LipMotionRecipe
+from wav2lip.lip_motion.training.train_state import (
+    LipMotionTrainState,
+    restore,
+    start,
+    state_dict,
+    train_step,
+    trained_motion,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

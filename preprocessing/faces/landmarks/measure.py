@@ -25,11 +25,11 @@ import numpy as np
 from preprocessing.commands import Parser, run_command
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector
-from preprocessing.faces.landmarks.labels import MeshLabels, labeled_videos, load_labels
-from preprocessing.faces.landmarks.losses import measure_points
 from preprocessing.faces.landmarks.predictor import LandmarkNetwork, load_landmarks
 from preprocessing.faces.landmarks.smoothing import SmoothingConfig
 from preprocessing.faces.landmarks.tracker import LandmarkTracker
+from preprocessing.faces.landmarks.training.labels import MeshLabels, labeled_videos, load_labels
+from preprocessing.faces.landmarks.training.losses import measure_points
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from preprocessing.commands import run_command
 from preprocessing.errors import TrainingError, UsageError
-from preprocessing.faces.landmarks.augmentation import Augmentation, Example, ExampleMaker
-from preprocessing.faces.landmarks.crops import Crops, make_crops, open_crops
-from preprocessing.faces.landmarks.losses import LandmarkLoss, LossWeights, measure_points
 from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, network_config, to_pixels
+from preprocessing.faces.landmarks.training.augmentation import Augmentation, Example, ExampleMaker
+from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open_crops
+from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
 from training.checkpoint import Checkpoint
 from training.engine import Engine
@@ -87,7 +87,7 @@ class LandmarkTrainOptions:
 
     Attributes:
         videos: Folder of NAME__CLIP.mp4; the part before the underscores identifies the person.
-        mesh: Folder of their mesh labels (made by preprocessing/faces/landmarks/label.py).
+        mesh: Folder of their mesh labels (made by preprocessing/faces/landmarks/training/label.py).
         out: Run folder; an existing run in it is resumed.
         init: Checkpoint of the same network to initialize a new run.
         stills: File of labeled still images of more people.

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, MESH_INDICES, canonical_face, lower_face
-from wav2lip.lip_motion.clips import MotionClip
-from wav2lip.lip_motion.targets import Displacements
+from wav2lip.lip_motion.data.clips import MotionClip
+from wav2lip.lip_motion.data.targets import Displacements
 
 FEATURES = 6
 LOWER_INNER = np.isin(lower_face(), LIPS_INNER[1:10])  # the lower lip's inner rim

@@ -15,13 +15,13 @@ from tests.material import SPEECH
 from tests.wav2lip.lip_motion.material import closed_face, opened, turning_head
 from tests.wav2lip.lip_motion.test_speech_encoder import needs_hama
 from wav2lip.lip_motion.checkpoint import TrainedMotion
-from wav2lip.lip_motion.losses import correlation_loss
-from wav2lip.lip_motion.metrics import pearson
 from wav2lip.lip_motion.model import LipMotionNet, MotionConfig, close_lips, context_rows
 from wav2lip.lip_motion.motion import LipMotionModel, _MirrorPadded
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of, point_weights
 from wav2lip.lip_motion.speech.mel import MelEncoder
+from wav2lip.lip_motion.training.losses import correlation_loss
+from wav2lip.lip_motion.training.metrics import pearson
 
 CONFIG = MotionConfig(features=80, width=16, blocks=2, components=3)
 

@@ -16,16 +16,16 @@ from preprocessing.errors import TrainingError, UsageError
 from tests.wav2lip.lip_motion.material import talk, write_talks
 from training.engine import Engine
 from wav2lip.lip_motion.checkpoint import TrainedMotion
-from wav2lip.lip_motion.clips import MotionClip, open_motion_clips
-from wav2lip.lip_motion.corpus import Corpus
+from wav2lip.lip_motion.data.clips import MotionClip, open_motion_clips
+from wav2lip.lip_motion.data.corpus import Corpus
+from wav2lip.lip_motion.data.training_set import WindowSampler
 from wav2lip.lip_motion.evaluate import evaluate
-from wav2lip.lip_motion.expert_training import main as train_judge
 from wav2lip.lip_motion.model import MotionConfig
-from wav2lip.lip_motion.offsets import LAGS, best_lag, combine_offsets, find_offsets
-from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.train import LipMotionTrainOptions, main, train
-from wav2lip.lip_motion.train_state import LipMotionTrainState, start, train_step
-from wav2lip.lip_motion.training_set import WindowSampler
+from wav2lip.lip_motion.training.expert_training import main as train_judge
+from wav2lip.lip_motion.training.offsets import LAGS, best_lag, combine_offsets, find_offsets
+from wav2lip.lip_motion.training.recipe import LipMotionRecipe
+from wav2lip.lip_motion.training.train_state import LipMotionTrainState, start, train_step
 
 ROOT = Path(__file__).parents[3]
 CPU = Engine(accelerator="cpu", precision="32-true")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.losses import LandmarkLoss, measure_points
 from preprocessing.faces.landmarks.model import (
     LandmarkNet,
     NetworkConfig,
@@ -14,6 +13,7 @@ from preprocessing.faces.landmarks.model import (
     to_normalized,
     to_pixels,
 )
+from preprocessing.faces.landmarks.training.losses import LandmarkLoss, measure_points
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, POINT, canonical_face
 
 

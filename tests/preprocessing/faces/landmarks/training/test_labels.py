@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from preprocessing.errors import MediaError, UsageError
-from preprocessing.faces.landmarks import label
-from preprocessing.faces.landmarks.labels import labeled_videos, load_labels, person_of
+from preprocessing.faces.landmarks.training import label
+from preprocessing.faces.landmarks.training.labels import labeled_videos, load_labels, person_of
 from preprocessing.faces.mesh import MESH_INDICES
 
 

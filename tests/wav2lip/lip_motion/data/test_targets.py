@@ -8,7 +8,7 @@ import pytest
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import MESH_INDICES
 from tests.wav2lip.lip_motion.material import closed_face, opened, turning_head
-from wav2lip.lip_motion.targets import MeshTrack, at_times, displacements, near_cuts, read_mesh, smooth
+from wav2lip.lip_motion.data.targets import MeshTrack, at_times, displacements, near_cuts, read_mesh, smooth
 
 FRAMES = 60
 AMOUNT = np.maximum(0, 6 * np.sin(np.arange(FRAMES) / 4))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocessing.faces.mesh import lower_face, opening
+from wav2lip.lip_motion.data.training_set import Example
 from wav2lip.lip_motion.rest_map import RestMap, rest_error
-from wav2lip.lip_motion.training_set import Example
 
 MAX_REST_GAP = 2.5  # maximum gap in units between the inner lips of a mouth at rest
 

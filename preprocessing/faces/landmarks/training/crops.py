@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.labels import labeled_videos, load_labels, person_of, stills
+from preprocessing.faces.landmarks.training.labels import labeled_videos, load_labels, person_of, stills
 from preprocessing.faces.landmarks.views import FACE_CENTER, View, roll
 from preprocessing.faces.mesh import HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr

@@ -1,4 +1,4 @@
-"""Measures the effect of a short lookahead: `python -m wav2lip.lip_motion.lookahead CLIPS VIDEOS`.
+"""Measures the effect of a short lookahead: `python -m wav2lip.lip_motion.training.lookahead CLIPS VIDEOS`.
 
 CLIPS is a folder of motion clips, VIDEOS the folder that they were made from. The first seconds of each held-out
 person's first clip are predicted as in live use: every 0.2 s from the last two seconds of audio, for the frames that
@@ -16,13 +16,13 @@ import numpy as np
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.media.audio import load_audio
-from wav2lip.lip_motion.clips import FPS, open_motion_clips
+from wav2lip.lip_motion.data.clips import FPS, open_motion_clips
+from wav2lip.lip_motion.data.training_set import Example
 from wav2lip.lip_motion.evaluate import held_out
-from wav2lip.lip_motion.metrics import clip_metrics, summarize
 from wav2lip.lip_motion.motion import WEIGHTS, LipMotionModel
 from wav2lip.lip_motion.prepare import VIDEO_SUFFIXES
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
-from wav2lip.lip_motion.training_set import Example
+from wav2lip.lip_motion.training.metrics import clip_metrics, summarize
 
 HOP, PAST = 5, 50  # frames at 25 fps: between predictions, and of audio context before the predicted frames
 LOOKAHEADS = (1.0, 0.4, 0.2, 0.0)  # seconds
@@ -83,7 +83,7 @@ def with_audio(items: Sequence[Example], videos: Path, seconds: float) -> list[t
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser("wav2lip.lip_motion.lookahead", __doc__)
+    parser = Parser("wav2lip.lip_motion.training.lookahead", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("videos", type=Path, help="folder of the videos that they were made from")
     parser.add_argument(
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = {name: round(found[name], 3) for name in ("opening_r", "width_r", "closures_kept", "deviation")}
             print(json.dumps({"lookahead": ahead} | shown), flush=True)
 
-    return run_command("wav2lip.lip_motion.lookahead", job)
+    return run_command("wav2lip.lip_motion.training.lookahead", job)
 
 
 if __name__ == "__main__":

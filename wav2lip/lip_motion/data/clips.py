@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from preprocessing.errors import UsageError, display_path
-from wav2lip.lip_motion.targets import Displacements
+from wav2lip.lip_motion.data.targets import Displacements
 
 FORMAT, VERSION = "lip-motion-clip", "1"
 FPS = 25  # training frame rate: row k is at k / 25 s

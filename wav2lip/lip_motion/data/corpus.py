@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from preprocessing.errors import UsageError
-from wav2lip.lip_motion.clips import FPS, MotionClip
-from wav2lip.lip_motion.rest_errors import faces_at_rest
+from wav2lip.lip_motion.data.clips import FPS, MotionClip
+from wav2lip.lip_motion.data.training_set import Example, example, fit_space, speaker_gains
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.training_set import Example, example, fit_space, speaker_gains
+from wav2lip.lip_motion.training.rest_errors import faces_at_rest
 
 FEATURE_STRIDE = 7  # stride of the feature rows used for the mean and standard deviation
 

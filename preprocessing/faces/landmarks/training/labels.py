@@ -39,7 +39,7 @@ class MeshLabels:
 
 
 def load_labels(path: Path) -> MeshLabels:
-    """Loads labels written by `preprocessing.faces.landmarks.label`.
+    """Loads labels written by `preprocessing.faces.landmarks.training.label`.
 
     Raises:
         MediaError: the file is damaged or not a label file.

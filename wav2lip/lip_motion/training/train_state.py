@@ -14,12 +14,12 @@ from preprocessing.errors import TrainingError
 from syncnet.shape_expert import ShapeExpert
 from training.losses import total
 from wav2lip.lip_motion.checkpoint import TrainedMotion
-from wav2lip.lip_motion.corpus import Corpus
-from wav2lip.lip_motion.losses import Axes, motion_losses
+from wav2lip.lip_motion.data.corpus import Corpus
+from wav2lip.lip_motion.data.training_set import center_rows
 from wav2lip.lip_motion.model import LipMotionNet
-from wav2lip.lip_motion.recipe import LipMotionRecipe
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.training_set import center_rows
+from wav2lip.lip_motion.training.losses import Axes, motion_losses
+from wav2lip.lip_motion.training.recipe import LipMotionRecipe
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,10 +9,10 @@ import torch
 
 from preprocessing.faces.mesh import lower_face
 from syncnet.shape_expert import ShapeExpert, offset
+from wav2lip.lip_motion.data.training_set import CLOSED, Example, measured_rows
 from wav2lip.lip_motion.model import LipMotionNet, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rest_in_silence
-from wav2lip.lip_motion.training_set import CLOSED, Example, measured_rows
 
 MIN_FRAMES = 8  # in silence and in speech, to measure motion in silence
 

@@ -7,7 +7,7 @@ skipped. The part of the file name before two underscores identifies the person:
 MediaPipe needs a different numpy version, so this script is standalone and runs in a separate environment:
 
     python -m venv mesh && mesh/bin/pip install mediapipe==0.10.21 "numpy<2" av
-    mesh/bin/python preprocessing/faces/landmarks/label.py labels videos/*.mp4
+    mesh/bin/python preprocessing/faces/landmarks/training/label.py labels videos/*.mp4
 """
 
 from __future__ import annotations

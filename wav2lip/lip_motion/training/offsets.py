@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from wav2lip.lip_motion.data.targets import at_times
+from wav2lip.lip_motion.data.training_set import Example
 from wav2lip.lip_motion.shape_space import ShapeSpace
-from wav2lip.lip_motion.targets import at_times
-from wav2lip.lip_motion.training_set import Example
 
 MAX_LAG, LAG_STEP = 8, 0.5  # frames: search range and resolution
 LAGS = np.arange(-MAX_LAG, MAX_LAG + LAG_STEP / 2, LAG_STEP)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from preprocessing.errors import UsageError
-from wav2lip.lip_motion.losses import MotionLossWeights
 from wav2lip.lip_motion.model import MotionConfig
 from wav2lip.lip_motion.speech.speech_encoder import EncoderName
+from wav2lip.lip_motion.training.losses import MotionLossWeights
 
 
 @dataclass(frozen=True)

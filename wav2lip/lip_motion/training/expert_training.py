@@ -1,8 +1,8 @@
 """Trains a sync expert on lip shapes and speech features (syncnet.shape_expert).
 
 Lip motion training includes this stage. Use this command for an independent judge with another speech encoder:
-`python -m wav2lip.lip_motion.expert_training CLIPS JUDGE --motion MOTION --offsets OFFSETS`, where MOTION is the
-checkpoint to be judged and OFFSETS the offsets.json of its training run.
+`python -m wav2lip.lip_motion.training.expert_training CLIPS JUDGE --motion MOTION --offsets OFFSETS`, where MOTION is
+the checkpoint to be judged and OFFSETS the offsets.json of its training run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from syncnet.shape_expert import ShapeExpert, ShapeExpertConfig, shape_matching_
 from training.checkpoint import Checkpoint
 from training.run import RunFolder, due
 from wav2lip.lip_motion.checkpoint import CANONICAL, TrainedMotion
-from wav2lip.lip_motion.clips import open_motion_clips
-from wav2lip.lip_motion.corpus import Corpus
-from wav2lip.lip_motion.recipe import LipMotionRecipe
+from wav2lip.lip_motion.data.clips import open_motion_clips
+from wav2lip.lip_motion.data.corpus import Corpus
+from wav2lip.lip_motion.data.training_set import WindowSampler, center_rows
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
-from wav2lip.lip_motion.training_set import WindowSampler, center_rows
+from wav2lip.lip_motion.training.recipe import LipMotionRecipe
 
 KIND = "shape-expert"
 WEIGHT_DECAY = 0.05
@@ -79,7 +79,7 @@ def open_expert(path: Path) -> tuple[ShapeExpert, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser("wav2lip.lip_motion.expert_training", __doc__)
+    parser = Parser("wav2lip.lip_motion.training.expert_training", __doc__)
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("out", type=Path, help="checkpoint to write")
     parser.add_argument("--motion", type=Path, required=True, help="checkpoint of the lip motion model to judge")
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         corpus = corpus.shifted(json.loads(given.offsets.read_text()) if given.offsets else {})
         save_expert(train_expert(corpus, recipe, given.encoder, given.seed), given.encoder, given.steps, given.out)
 
-    return run_command("wav2lip.lip_motion.expert_training", job)
+    return run_command("wav2lip.lip_motion.training.expert_training", job)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from preprocessing.faces.mesh import LEFT_CORNER, LOWER_LIP, RIGHT_CORNER, UPPER_LIP, lower_face
-from wav2lip.lip_motion.clips import FPS, MotionClip
+from wav2lip.lip_motion.data.clips import FPS, MotionClip
+from wav2lip.lip_motion.data.targets import at_times
 from wav2lip.lip_motion.model import ROWS_PER_FRAME, MotionConfig, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
 from wav2lip.lip_motion.silence import SILENT, talking_share
-from wav2lip.lip_motion.targets import at_times
 
 CLOSED = 0.12  # fraction of a clip's 95th percentile opening below which lips count as closed
 MIN_SPEECH_FRAMES = 100  # with fewer speech frames, a person's gain is computed over all frames

@@ -1,0 +1,1 @@
+"""Labels, crops, augmentation and losses of the landmark trainer."""

@@ -1,0 +1,1 @@
+"""Videos and mesh labels to training sets of displacements and speech features."""

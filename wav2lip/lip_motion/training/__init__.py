@@ -1,0 +1,1 @@
+"""What the lip-motion trainer is made of: losses, recipe, offsets, metrics."""
