@@ -362,8 +362,8 @@ def test_adapting_and_speaking_in_one_go(made, out, temporary, capfd, monkeypatc
 
 def test_what_adapt_does_not_go_with(made, media, refuse):
     face = {"face": made / "talk.mp4", "checkpoint_path": made / "tiny.safetensors"}
-    assert "does not go with rotate" in refuse(2, [*command(media, **face), "--adapt", "--rotate"])
-    assert "does not go with box" in refuse(2, [*command(media, **face), "--adapt", "--box", "1", "9", "1", "9"])
+    assert "cannot be combined with rotate" in refuse(2, [*command(media, **face), "--adapt", "--rotate"])
+    assert "cannot be combined with box" in refuse(2, [*command(media, **face), "--adapt", "--box", "1", "9", "1", "9"])
     assert "adapt_steps must be between 1 and" in refuse(2, command(media, **face, adapt_steps=0))
     assert "is an image, not a video" in refuse(
         1, [*command(media, checkpoint_path=face["checkpoint_path"]), "--adapt"]
