@@ -74,7 +74,7 @@ def main() -> None:
                     command += ["--checkpoint-path", str(weights)] if shape == "released" else []
                     wall, cpu, memory, text = measure(command)
                     frames = int(re.search(r": (\d+) frames", text)[1])  # type: ignore[index]
-                    stages = text.split("which overlap: ")[1].splitlines()[0]
+                    stages = text.split("(stages overlap): ")[1].splitlines()[0]
                     row = [shape, size, f"{length:g}", frames, f"{wall:.1f}", f"{cpu:.1f}", f"{frames / wall:.1f}"]
                     print("| " + " | ".join(map(str, [*row, f"{memory:.0f}", stages])) + " |", flush=True)
 
