@@ -4,7 +4,7 @@
 
 The clip is looped to each length and scaled and padded to each size; the speech is assets/speech.wav, looped. Each job
 is a fresh `python inference.py` process, including start-up. "released" uses the released network's architecture with
-random weights, which cost the same; "embedded" is the bundled model.
+random weights, which cost the same; "default" is the default mouth.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, required=True, help="a video with a face")
     parser.add_argument("--lengths", type=float, nargs="+", default=[10, 60, 300], metavar="SECONDS")
     parser.add_argument("--sizes", nargs="+", default=["512x512", "1920x1080"], metavar="WxH")
-    parser.add_argument("--shapes", nargs="+", default=["released", "embedded"])
+    parser.add_argument("--shapes", nargs="+", default=["released", "default"])
     parser.add_argument("rest", nargs="*", help="further flags for inference.py, after --")
     args = parser.parse_args()
     print("| network | size | seconds | frames | wall s | CPU s | frames/s | peak MB | seconds by stage |")
