@@ -75,7 +75,7 @@ class RenderJob(Protocol):
     def close(self) -> None: ...
 
 
-class Engine(Protocol):
+class LipSyncEngine(Protocol):
     """Loaded networks, for any number of jobs, which may run concurrently in threads."""
 
     def provenance(self) -> tuple[list[Path], str] | None:

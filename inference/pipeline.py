@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.engine import AnalysisProgress, Engine, JobInput, RenderedFrame, RenderJob
+from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
 from inference.generator.engine import Adapter, GeneratorEngine
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 class LipSync:
     """Loaded networks, for any number of jobs, which may run concurrently in threads. There is no global state."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LipSyncEngine) -> None:
         self.engine = engine
 
     @classmethod
@@ -88,7 +88,7 @@ def lipsync(
 
 
 def run_job(
-    engine: Engine, face: Path, audio: Path, outfile: Path, options: Options, progress: Progress | None = None,
+    engine: LipSyncEngine, face: Path, audio: Path, outfile: Path, options: Options, progress: Progress | None = None,
     analysis_progress: AnalysisProgress | None = None,
 ) -> Report:  # fmt: skip
     """Runs the stages of a job; see `LipSync.__call__` for the arguments."""

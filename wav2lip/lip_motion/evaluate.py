@@ -22,7 +22,7 @@ from preprocessing.errors import UsageError
 from syncnet.shape_expert import ShapeExpert
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.data.clips import MotionClip, open_motion_clips
-from wav2lip.lip_motion.data.training_set import Example, example, speaker_gains
+from wav2lip.lip_motion.data.training_set import MotionExample, example, speaker_gains
 from wav2lip.lip_motion.motion import WEIGHTS
 from wav2lip.lip_motion.training.expert_training import open_expert
 from wav2lip.lip_motion.training.metrics import clip_metrics, judge_offset, predict, summarize
@@ -32,7 +32,9 @@ from wav2lip.lip_motion.training.rest_errors import rest_errors
 TOLERANCE = 1  # frames
 
 
-def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mapping[str, float] | None) -> list[Example]:
+def held_out(
+    clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mapping[str, float] | None
+) -> list[MotionExample]:
     """Examples of people who are not in "train", with offsets corrected.
 
     Raises:
@@ -51,7 +53,7 @@ def held_out(clips: Sequence[MotionClip], motion: TrainedMotion, offsets: Mappin
     return [example(item.clip, motion.space, item.gain, lag) for item, lag in zip(items, lags, strict=True)]
 
 
-def clip_scores(item: Example, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
+def clip_scores(item: MotionExample, motion: TrainedMotion, judge: tuple[ShapeExpert, str] | None) -> dict[str, float]:
     """Metrics of one clip by name; `judge`: a sync expert and the name of its speech encoder."""
     predicted = predict(motion.network, motion.space, item, motion.encoder)
     found = clip_metrics(motion.space, item, predicted)

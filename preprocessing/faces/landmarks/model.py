@@ -62,7 +62,7 @@ def mouth_rows() -> np.ndarray:
     return rows[away < MOUTH_SIDE / 2]
 
 
-class ResidualBlock(nn.Module):
+class LandmarkResidualBlock(nn.Module):
     """Two 3x3 convolutions with a residual shortcut (He et al., "Deep residual learning", CVPR 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -93,7 +93,9 @@ class LandmarkNet(nn.Module):
         self.config, widths = config, config.widths
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, 2, 2), nn.LeakyReLU(LEAK, inplace=True)]
         for inputs, outputs, depth in zip(widths, widths[1:], config.depths, strict=False):
-            layers += [ResidualBlock(inputs if k == 0 else outputs, outputs, 2 if k == 0 else 1) for k in range(depth)]
+            layers += [
+                LandmarkResidualBlock(inputs if k == 0 else outputs, outputs, 2 if k == 0 else 1) for k in range(depth)
+            ]
         layers += [nn.Conv2d(widths[-1], config.squeeze, 1), nn.LeakyReLU(LEAK, inplace=True), nn.Flatten()]
         self.features = nn.Sequential(*layers)
         cells = (config.size >> len(widths)) ** 2

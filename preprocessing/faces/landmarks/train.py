@@ -26,9 +26,9 @@ from tqdm import tqdm
 from preprocessing.commands import run_command
 from preprocessing.errors import TrainingError, UsageError
 from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, network_config, to_pixels
-from preprocessing.faces.landmarks.training.augmentation import Augmentation, Example, ExampleMaker
+from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation, LandmarkExample
 from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open_crops
-from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LossWeights, measure_points
+from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
 from training.checkpoint import Checkpoint
 from training.engine import Engine
@@ -59,8 +59,8 @@ class LandmarkRecipe:
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    weights: LossWeights = field(default_factory=LossWeights)
+    augmentation: LandmarkAugmentation = field(default_factory=LandmarkAugmentation)
+    weights: LandmarkLossWeights = field(default_factory=LandmarkLossWeights)
     steps: int = 6000
     batch_size: int = 32
     lr: float = 2e-3
@@ -161,7 +161,7 @@ def draw_batch(maker: ExampleMaker, shares: np.ndarray, recipe: LandmarkRecipe, 
     return collate([maker.draw(row, rng) for row in rows])
 
 
-def collate(examples: Sequence[Example]) -> list[Tensor]:
+def collate(examples: Sequence[LandmarkExample]) -> list[Tensor]:
     """Images (B, 3, S, S) from 0 to 1, points (B, P, 3), presence (B,), weights (B,)."""
     images = torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2)
     points = torch.from_numpy(np.stack([example.points for example in examples]))

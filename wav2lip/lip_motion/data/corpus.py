@@ -11,7 +11,7 @@ from torch import Tensor
 
 from preprocessing.errors import UsageError
 from wav2lip.lip_motion.data.clips import FPS, MotionClip
-from wav2lip.lip_motion.data.training_set import Example, example, fit_space, speaker_gains
+from wav2lip.lip_motion.data.training_set import MotionExample, example, fit_space, speaker_gains
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.training.rest_errors import faces_at_rest
@@ -30,8 +30,8 @@ class Corpus:
     """
 
     space: ShapeSpace
-    seen: list[Example]
-    held_out: list[Example]
+    seen: list[MotionExample]
+    held_out: list[MotionExample]
 
     @classmethod
     def of(
@@ -54,7 +54,7 @@ class Corpus:
     def shifted(self, offsets: Mapping[str, float]) -> Corpus:
         """A copy with recordings shifted in time by their offsets; see `find_offsets`."""
 
-        def moved(item: Example) -> Example:
+        def moved(item: MotionExample) -> MotionExample:
             lag = offsets.get(item.clip.name)
             return item if lag is None else example(item.clip, self.space, item.gain, lag)
 

@@ -22,7 +22,7 @@ MIN_SPEECH_FRAMES = 100  # with fewer speech frames, a person's gain is computed
 
 
 @dataclass(frozen=True)
-class Example:
+class MotionExample:
     """A clip for training or evaluation, at 25 fps.
 
     Attributes:
@@ -95,7 +95,7 @@ def fit_space(clips: Sequence[MotionClip], gains: Mapping[str, float], component
     )
 
 
-def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.0) -> Example:
+def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.0) -> MotionExample:
     """A clip as an example in the shape space; see `sample_displacements` for the offset."""
     values, known = sample_displacements(clip, offset)
     shape = clip.motion.rest[lower_face()] + values
@@ -104,7 +104,7 @@ def example(clip: MotionClip, space: ShapeSpace, gain: float, offset: float = 0.
     width = np.linalg.norm(shape[:, left, :2] - shape[:, right, :2], axis=-1)
     speech = clip.speech[: len(known)]
     coefficients = space.coefficients(values, gain)
-    return Example(clip, gain, coefficients, known, opening.astype(np.float32), width.astype(np.float32), speech)
+    return MotionExample(clip, gain, coefficients, known, opening.astype(np.float32), width.astype(np.float32), speech)
 
 
 def measured_rows() -> tuple[int, int, int, int]:
@@ -118,7 +118,9 @@ class WindowSampler:
     A step's windows depend on the seed and the step only, so a resumed run equals an uninterrupted one.
     """
 
-    def __init__(self, examples: Sequence[Example], config: MotionConfig, window: int, power: float, seed: int) -> None:
+    def __init__(
+        self, examples: Sequence[MotionExample], config: MotionConfig, window: int, power: float, seed: int
+    ) -> None:
         self.examples = [item for item in examples if item.frames > 8 and item.known.any()]
         self.config, self.window, self.seed = config, window, seed
         seconds: dict[str, float] = {}
@@ -134,7 +136,7 @@ class WindowSampler:
         drawn = [self._window(self.examples[index], rng) for index in chosen]
         return {name: torch.from_numpy(np.stack([item[name] for item in drawn])) for name in drawn[0]}
 
-    def _window(self, item: Example, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _window(self, item: MotionExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One window; beyond the end of a shorter clip, frames are marked unknown."""
         first = int(rng.integers(0, max(item.frames - self.window, 0) + 1))
         position = np.arange(first, first + self.window)

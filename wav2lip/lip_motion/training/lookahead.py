@@ -17,7 +17,7 @@ import numpy as np
 from preprocessing.commands import Parser, run_command
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.data.clips import FPS, open_motion_clips
-from wav2lip.lip_motion.data.training_set import Example
+from wav2lip.lip_motion.data.training_set import MotionExample
 from wav2lip.lip_motion.evaluate import held_out
 from wav2lip.lip_motion.motion import WEIGHTS, LipMotionModel
 from wav2lip.lip_motion.prepare import VIDEO_SUFFIXES
@@ -46,16 +46,16 @@ def live_coefficients(
     return np.concatenate(rows)[:frames]
 
 
-def truncated(item: Example, frames: int) -> Example:
+def truncated(item: MotionExample, frames: int) -> MotionExample:
     """The first frames of an example."""
     parts = {
         name: getattr(item, name)[:frames] for name in ("coefficients", "known", "opening", "width", "speech")
     }  # fmt: skip
-    return Example(item.clip, item.gain, **parts)
+    return MotionExample(item.clip, item.gain, **parts)
 
 
 def measure_lookahead(
-    model: LipMotionModel, items: Sequence[tuple[Example, np.ndarray]], ahead: float | None
+    model: LipMotionModel, items: Sequence[tuple[MotionExample, np.ndarray]], ahead: float | None
 ) -> dict[str, float]:  # fmt: skip
     """Median metrics over examples with their samples; `ahead` None predicts from the whole audio at once."""
     found = []
@@ -70,7 +70,7 @@ def measure_lookahead(
     return summarize(found)
 
 
-def with_audio(items: Sequence[Example], videos: Path, seconds: float) -> list[tuple[Example, np.ndarray]]:
+def with_audio(items: Sequence[MotionExample], videos: Path, seconds: float) -> list[tuple[MotionExample, np.ndarray]]:
     """Each person's first example and its samples, both truncated to `seconds`."""
     firsts = {item.clip.speaker: item for item in reversed(items)}
     paths = {path.stem: path for path in (videos / "val").iterdir() if path.suffix.lower() in VIDEO_SUFFIXES}

@@ -9,7 +9,7 @@ import torch
 
 from preprocessing.faces.mesh import lower_face
 from syncnet.shape_expert import ShapeExpert, offset
-from wav2lip.lip_motion.data.training_set import CLOSED, Example, measured_rows
+from wav2lip.lip_motion.data.training_set import CLOSED, MotionExample, measured_rows
 from wav2lip.lip_motion.model import LipMotionNet, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rest_in_silence
@@ -18,7 +18,7 @@ MIN_FRAMES = 8  # in silence and in speech, to measure motion in silence
 
 
 def predict(
-    network: LipMotionNet, space: ShapeSpace, item: Example, encoder: str = "hama", closing: bool = True
+    network: LipMotionNet, space: ShapeSpace, item: MotionExample, encoder: str = "hama", closing: bool = True
 ) -> np.ndarray:
     """Predicts (T, K) coefficients from a clip's audio; `closing` applies rest in silence and lip closure."""
     rows = context_rows(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)
@@ -30,7 +30,7 @@ def predict(
     return coefficients
 
 
-def openings(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def openings(space: ShapeSpace, item: MotionExample, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(T,) mouth opening and (T,) width of the person with that motion, units; overlapping lips count as closed."""
     shape = item.clip.motion.rest[lower_face()] + space.displacement(coefficients, item.gain)
     lower, upper, right, left = (lower_face().tolist().index(row) for row in measured_rows())
@@ -46,7 +46,7 @@ def pearson(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum() / size) if size > 1e-9 else 0.0
 
 
-def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> dict[str, float]:
+def clip_metrics(space: ShapeSpace, item: MotionExample, coefficients: np.ndarray) -> dict[str, float]:
     """Metrics of one clip by name; NaN where there are too few frames."""
     known, speech = item.known, item.speech
     opening, width = openings(space, item, coefficients)
@@ -62,7 +62,7 @@ def clip_metrics(space: ShapeSpace, item: Example, coefficients: np.ndarray) -> 
     }
 
 
-def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
+def _closures(opening: np.ndarray, item: MotionExample) -> dict[str, float]:
     """Recall of closures in speech within one frame, precision of the predicted ones, and recall at chance."""
     known, spoken = item.known, item.known & item.speech
     real = item.closed & spoken
@@ -76,7 +76,7 @@ def _closures(opening: np.ndarray, item: Example) -> dict[str, float]:
     }
 
 
-def _silence_motion(opening: np.ndarray, item: Example) -> dict[str, float]:
+def _silence_motion(opening: np.ndarray, item: MotionExample) -> dict[str, float]:
     """Mean speed of the opening in silence relative to that in speech, predicted and real."""
     both = item.known[1:] & item.known[:-1]
     silent, spoken = ~item.speech[1:] & both, item.speech[1:] & both
@@ -112,6 +112,8 @@ def score(values: Mapping[str, float]) -> float:
     return (values["opening_r"] + values["width_r"] + closures) / 3
 
 
-def measure(items: Sequence[Example], space: ShapeSpace, motion: Callable[[Example], np.ndarray]) -> dict[str, float]:
+def measure(
+    items: Sequence[MotionExample], space: ShapeSpace, motion: Callable[[MotionExample], np.ndarray]
+) -> dict[str, float]:
     """Median metrics over clips of the coefficients that `motion` predicts."""
     return summarize([clip_metrics(space, item, motion(item)) for item in items])

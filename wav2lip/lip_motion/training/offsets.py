@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wav2lip.lip_motion.data.targets import at_times
-from wav2lip.lip_motion.data.training_set import Example
+from wav2lip.lip_motion.data.training_set import MotionExample
 from wav2lip.lip_motion.shape_space import ShapeSpace
 
 MAX_LAG, LAG_STEP = 8, 0.5  # frames: search range and resolution
@@ -20,7 +20,7 @@ COMPARED = 6  # leading coefficients to compare
 MIN_FRAMES = 30
 
 
-def lag_curve(predicted: np.ndarray, item: Example, space: ShapeSpace) -> np.ndarray:
+def lag_curve(predicted: np.ndarray, item: MotionExample, space: ShapeSpace) -> np.ndarray:
     """(L,) correlation of a prediction (T, K) with the real motion `LAGS` frames later; NaN with too few frames."""
     position, axes = np.arange(item.frames, dtype=np.float64), slice(0, COMPARED)
     curve = np.full(len(LAGS), np.nan)
@@ -37,7 +37,9 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum() + 1e-9))
 
 
-def find_offsets(predictions: Sequence[np.ndarray], items: Sequence[Example], space: ShapeSpace) -> dict[str, float]:
+def find_offsets(
+    predictions: Sequence[np.ndarray], items: Sequence[MotionExample], space: ShapeSpace
+) -> dict[str, float]:
     """Recording → frames at 25 fps by which its video is late, for those that are off by a frame or more.
 
     A speaker's recordings share one offset if there are many of them.

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from preprocessing.faces.mesh import lower_face, opening
-from wav2lip.lip_motion.data.training_set import Example
+from wav2lip.lip_motion.data.training_set import MotionExample
 from wav2lip.lip_motion.rest_map import RestMap, rest_error
 
 MAX_REST_GAP = 2.5  # maximum gap in units between the inner lips of a mouth at rest
 
 
-def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def faces_at_rest(items: Sequence[MotionExample], frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each person's observed (T, P, 3) lower faces, about `frames` of them, and (P, 3) rest shape.
 
     Recordings in which the mouth never closes are excluded because they do not show it at rest.
     """
-    people: dict[str, list[Example]] = {}
+    people: dict[str, list[MotionExample]] = {}
     for item in items:
         if opening(item.clip.motion.rest) <= MAX_REST_GAP:
             people.setdefault(item.clip.speaker, []).append(item)
@@ -31,7 +31,7 @@ def faces_at_rest(items: Sequence[Example], frames: int) -> list[tuple[np.ndarra
     return faces
 
 
-def rest_errors(rest_map: RestMap, items: Sequence[Example], frames: int = 60) -> tuple[float, float]:
+def rest_errors(rest_map: RestMap, items: Sequence[MotionExample], frames: int = 60) -> tuple[float, float]:
     """RMS distance of the observed and of the mapped shapes from the rest shape, mean over people; units."""
     faces = faces_at_rest(items, frames)
     before = [rest_error(seen, rest) for seen, rest in faces]

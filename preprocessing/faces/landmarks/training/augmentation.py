@@ -16,7 +16,7 @@ COVERED, FREE = 0.6, 0.25  # occluded fraction of the lips: absent above, presen
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class LandmarkAugmentation:
     """Augmentation strength; standard deviations unless stated otherwise.
 
     Attributes:
@@ -53,7 +53,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Example:
+class LandmarkExample:
     """One training example.
 
     Attributes:
@@ -72,19 +72,19 @@ class Example:
 class ExampleMaker:
     """Draws training examples for one network; deterministic given the random generator."""
 
-    def __init__(self, crops: Crops, network: NetworkConfig, augmentation: Augmentation) -> None:
+    def __init__(self, crops: Crops, network: NetworkConfig, augmentation: LandmarkAugmentation) -> None:
         self.crops, self.network, self.augmentation = crops, network, augmentation
         self.rows, self.mirror = network.rows(), mirror_rows()
         view = face_view if network.part == "face" else mouth_view
         self.views = [view(HeadPose.of(points)) for points in crops.points]
 
-    def plain(self, row: int) -> Example:
+    def plain(self, row: int) -> LandmarkExample:
         """Crop `row` without augmentation."""
         view, size = self.views[row], self.network.size
         points = view.to_crop(self.crops.points[row], size)
         return self._example(view.crop(self.crops.images[row], size), points, 1.0, 1.0)
 
-    def draw(self, row: int, rng: np.random.Generator) -> Example:
+    def draw(self, row: int, rng: np.random.Generator) -> LandmarkExample:
         """Crop `row`, randomly augmented."""
         given, size = self.augmentation, self.network.size
         if len(self.crops.background) and rng.random() < given.background:
@@ -99,9 +99,9 @@ class ExampleMaker:
         presence = 1.0 if hidden < FREE else 0.0 if hidden > COVERED else -1.0
         return self._example(degrade(image, given, rng), points, presence, 1.0 if hidden < COVERED else 0.3)
 
-    def _example(self, image: np.ndarray, points: np.ndarray, presence: float, weight: float) -> Example:
+    def _example(self, image: np.ndarray, points: np.ndarray, presence: float, weight: float) -> LandmarkExample:
         shares = to_normalized(points[self.rows], self.network.size).astype(np.float32)
-        return Example(image, shares, presence, weight)
+        return LandmarkExample(image, shares, presence, weight)
 
     def _moved(self, view: View, rng: np.random.Generator) -> View:
         given = self.augmentation
@@ -110,7 +110,7 @@ class ExampleMaker:
         zoom, turn = np.exp(rng.normal(0, given.zoom * min(strength, 2))), rng.normal(0, given.turn * min(strength, 2))
         return view.moved(shift, float(zoom), float(turn))
 
-    def _without_face(self, rng: np.random.Generator) -> Example:
+    def _without_face(self, rng: np.random.Generator) -> LandmarkExample:
         """A negative example: background, or a view too far from the mouth to show it."""
         size = self.network.size
         if rng.random() < 0.6:
@@ -169,7 +169,7 @@ def _blob(mask: np.ndarray, center: np.ndarray, radii: np.ndarray, rng: np.rando
     cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255)
 
 
-def degrade(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def degrade(image: np.ndarray, given: LandmarkAugmentation, rng: np.random.Generator) -> np.ndarray:
     """Randomizes lighting, resolution, noise and compression of a uint8 image (S, S, 3)."""
     size = image.shape[0]
     if rng.random() < given.coarse:
@@ -184,7 +184,7 @@ def degrade(image: np.ndarray, given: Augmentation, rng: np.random.Generator) ->
     return image
 
 
-def _relit(image: np.ndarray, given: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def _relit(image: np.ndarray, given: LandmarkAugmentation, rng: np.random.Generator) -> np.ndarray:
     """Gain, tint and gamma by one lookup table per channel, then noise."""
     gain = np.exp(rng.normal(0, given.gain) + rng.normal(0, given.tint, 3))
     levels = (np.arange(256) / 255) ** np.exp(rng.normal(0, given.gamma))

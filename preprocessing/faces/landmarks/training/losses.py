@@ -19,7 +19,7 @@ UPPER = np.concatenate([LIPS_OUTER[:10:-1], LIPS_INNER[:10:-1]])
 
 
 @dataclass(frozen=True)
-class LossWeights:
+class LandmarkLossWeights:
     """Weights of the losses.
 
     Attributes:

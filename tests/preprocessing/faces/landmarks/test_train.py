@@ -17,7 +17,7 @@ from preprocessing.faces.landmarks.model import NetworkConfig, to_pixels
 from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.landmarks.train import LandmarkRecipe, draw_batch, main, person_shares
 from preprocessing.faces.landmarks.training import label
-from preprocessing.faces.landmarks.training.augmentation import Augmentation, ExampleMaker
+from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation
 from preprocessing.faces.landmarks.training.crops import SIZE as CROP
 from preprocessing.faces.landmarks.training.crops import make_crops, open_crops
 from preprocessing.faces.mesh import LIPS_OUTER
@@ -76,7 +76,7 @@ def test_crops_show_the_labelled_mouth_upright(material, tmp_path):
     corners = crops.points[:, LIPS_OUTER[[0, 10]], :2]
     across = corners[:, 1] - corners[:, 0]
     assert np.abs(np.degrees(np.arctan2(across[:, 1], across[:, 0]))).max() < 6
-    maker = ExampleMaker(crops, NetworkConfig("mouth", 96), Augmentation())
+    maker = ExampleMaker(crops, NetworkConfig("mouth", 96), LandmarkAugmentation())
     lips = np.stack([to_pixels(maker.plain(row).points, 96) for row in range(len(crops.points))])
     assert (np.abs(lips[..., :2].mean((0, 1)) - 48) < 12).all()
 
@@ -89,7 +89,7 @@ def test_an_unfinished_cache_is_refused(tmp_path):
 def test_the_same_step_draws_the_same_examples(material, tmp_path):
     make_crops(material, material, tmp_path, per_person=12)
     crops = open_crops(tmp_path)
-    maker = ExampleMaker(crops, NetworkConfig(), Augmentation(background=0.3, covered=0.5))
+    maker = ExampleMaker(crops, NetworkConfig(), LandmarkAugmentation(background=0.3, covered=0.5))
     shares = person_shares(crops.persons, 0.5)
     one, same, other = (draw_batch(maker, shares, LandmarkRecipe(batch_size=8), step) for step in (3, 3, 4))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
