@@ -91,6 +91,7 @@ def start(argv: list[str], folder: Path) -> subprocess.Popen[str]:
     """Starts the real command in its own process group."""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "inference.py"), *argv], cwd=folder, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
