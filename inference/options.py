@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -75,6 +75,21 @@ class Options:
     adapt: bool = False
     adapt_steps: int = 200
 
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> Options:
+        """Options from values by name, with underscores or dashes, as a JSON or YAML file or a table's cells give them.
+
+        Text is converted to the option's type ("0.2", "true", "0 10 0 0"); lists become tuples.
+
+        Raises:
+            UsageError: an option is unknown, of the wrong type or out of range; names it.
+        """
+        kinds = {item.name: str(item.type) for item in fields(cls)}
+        given = {str(name).replace("-", "_"): value for name, value in values.items()}
+        if unknown := sorted(given.keys() - kinds.keys()):
+            raise UsageError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(kinds))}")
+        return cls(**{name: _converted(value, kinds[name]) for name, value in given.items()})  # type: ignore[arg-type]
+
     def __post_init__(self) -> None:
         _check_types(self)
         choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
@@ -121,6 +136,18 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     preview: Path | None = None
 
+    def values(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {
+            "outfile": str(self.outfile), "frames": self.frames, "faces": self.faces, "fps": str(self.fps),
+            "duration": round(self.frames / float(self.fps), 3),
+            "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
+            "preview": None if self.preview is None else str(self.preview),
+        }  # fmt: skip
+
+
+PATH_OPTIONS = frozenset(item.name for item in fields(Options) if str(item.type).startswith("Path"))
+"""Options that name a file; a service must not take them from its clients."""
 
 _NUMBER = (int, float, Fraction)
 _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
@@ -131,6 +158,30 @@ _ACCEPTED: dict[str, tuple[tuple[type, ...], str]] = {
     "str": ((str,), "a string"),
     "Path": ((str, Path), "a path"),
 }
+
+
+_CONVERTERS: dict[str, Callable[[str], object]] = {
+    "int": int,
+    "float": float,
+    "Fraction": Fraction,
+    "bool": lambda text: {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()],
+    "Path": Path,
+}
+
+
+def _converted(value: object, kind: str) -> object:
+    """A value as the type `kind`; one that cannot be converted is returned unchanged, for `_check_types` to refuse."""
+    kind = kind.removesuffix(" | None")
+    if kind.startswith("tuple"):
+        parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        numbers = isinstance(parts, list | tuple)
+        return tuple(_converted(part, "int") for part in parts) if numbers else value  # type: ignore[union-attr]
+    if not isinstance(value, str) or kind not in _CONVERTERS:
+        return value
+    try:
+        return _CONVERTERS[kind](value.strip())
+    except (ValueError, KeyError, ZeroDivisionError):
+        return value
 
 
 def _check_types(options: Options) -> None:

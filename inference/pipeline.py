@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.prefetch import Prefetcher, StageClock
 from inference.preview import Preview
-from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.errors import CancelledError, MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import AudioSource
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.media.video_writer import VideoWriter
@@ -29,6 +29,8 @@ MARK = "AI-generated: the lip movements in this video were synthesized by softwa
 METADATA = {"comment": MARK, "description": MARK, "synopsis": MARK, "keywords": "AI-generated, synthetic, lip sync"}
 
 Progress = Callable[[int, int], None]
+Cancelled = Callable[[], bool]
+"""Asked for every frame; True ends the job."""
 
 
 class LipSync:
@@ -59,24 +61,25 @@ class LipSync:
 
     def __call__(
         self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
-        analysis_progress: AnalysisProgress | None = None, **options: object,
+        analysis_progress: AnalysisProgress | None = None, cancelled: Cancelled | None = None, **options: object,
     ) -> Report:  # fmt: skip
         """Lip-syncs the face in a video or photo to the audio.
 
         Args:
             progress: called with the number of frames done and the expected total.
             analysis_progress: called during analysis, before the first frame is rendered; see `AnalysisProgress`.
+            cancelled: asked for every frame, in any thread; if it returns True, the job ends and leaves no file.
             options: see `Options`.
 
         Raises:
+            CancelledError: `cancelled` returned True.
             MediaError: a file cannot be read or written, or no face is found.
             UsageError: an option is unknown, of the wrong type or out of range.
         """
-        known = {f.name for f in fields(Options)}
-        if unknown := sorted(options.keys() - known):
-            raise UsageError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        job_options = Options(**options)  # type: ignore[arg-type]
-        return run_job(self.engine, Path(face), Path(audio), Path(outfile), job_options, progress, analysis_progress)
+        return run_job(
+            self.engine, Path(face), Path(audio), Path(outfile), Options.of(options),
+            _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled),
+        )  # fmt: skip
 
 
 def lipsync(
@@ -110,6 +113,20 @@ def run_job(
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
                 sheet = finish(writer, job, preview, outfile, options)
     return Report(outfile, count, faces, source.fps, dict(clock.seconds), sheet)
+
+
+def _or_cancel(progress: Callable[..., None] | None, cancelled: Cancelled | None) -> Callable[..., None] | None:
+    """A progress callback that raises CancelledError once `cancelled` returns True."""
+    if cancelled is None:
+        return progress
+
+    def check(*done: object) -> None:
+        if cancelled():
+            raise CancelledError("the job was cancelled: no output was written")
+        if progress:
+            progress(*done)
+
+    return check
 
 
 def open_source(face: Path, options: Options) -> FaceSource:

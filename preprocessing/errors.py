@@ -22,6 +22,10 @@ class TrainingError(Wav2LipError, FloatingPointError):
     """A loss or weight is no longer finite. Commands exit with code 1."""
 
 
+class CancelledError(Wav2LipError):
+    """The caller cancelled the work; nothing was written."""
+
+
 class OutOfMemoryError(Wav2LipError, MemoryError):
     """Not even a single item fits in device memory. Commands exit with code 1."""
 

@@ -18,6 +18,7 @@ from inference.face_source import Framing
 from inference.generator import compositing
 from inference.generator.face_track_buffer import FaceTrackBuffer
 from inference.pipeline import LipSync
+from preprocessing.errors import CancelledError
 from tests.inference.stub import StubDetector, loud_mouth, stub
 from tests.material import moving_photo, pictures_of, write_speech, write_video
 
@@ -168,3 +169,23 @@ def test_a_bounded_number_of_frames_is_alive(job, detector, tmp_path, monkeypatc
     )  # fmt: skip
     assert report.frames == 200
     assert 5 <= most <= 30
+
+
+# Cancelling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", [1, 12, 27])
+def test_a_cancelled_job_stops_and_leaves_nothing(job, detector, media, tmp_path, when):
+    """Cancelled at the first frame, later, and at the end of the 30 frames."""
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(None)
+        return len(asked) >= when
+
+    threads = set(threading.enumerate())
+    with pytest.raises(CancelledError, match="cancelled"):
+        job(face=media / "swaying.mp4", detector="auto", save_track=tmp_path / "t.json", tail="keep", cancelled=cancelled)
+    assert len(asked) == when
+    assert set(threading.enumerate()) == threads
+    assert list(tmp_path.iterdir()) == []
