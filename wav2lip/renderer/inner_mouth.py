@@ -14,8 +14,10 @@ import numpy as np
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
 from wav2lip.renderer.lip_edges import lip_edges
+from wav2lip.renderer.mouth_look import sample_look
 
 UNITS_PER_DEGREE = 0.08  # units of shape difference per degree of yaw or pitch
+LIP_RIM = 1.5  # units of lip around the opening whose color tells the light
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
 
 
@@ -49,6 +51,8 @@ class InnerMouth:
         angles: (2,) yaw and pitch of the head, degrees.
         sharpness: variance of the Laplacian inside the lips.
         dark: (3,) mean BGR color of the darkest tenth of the pixels inside the lips.
+        lips: (3,) mean BGR color of the lips around the opening.
+        look: brightness on the grid of `mouth_look`.
         split: y in the mouth plane of the dark gap between upper and lower teeth; infinite if there is none, in which
             case everything visible moves with the head.
     """
@@ -60,6 +64,8 @@ class InnerMouth:
     angles: np.ndarray
     sharpness: float
     dark: np.ndarray
+    lips: np.ndarray
+    look: np.ndarray
     split: float = np.inf
 
     @property
@@ -200,7 +206,22 @@ def crop_mouth(
     polygon = (edges[:, :2] - low) * reduction
     cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
     looks = _appearance(pixels, inside > 0)
-    return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, _split(pixels, to_crop, inner))
+    lips = lip_color(pixels, inside, float(pose.scale) * reduction)
+    sampled = sample_look(pixels, to_crop, inner)
+    split = _split(pixels, to_crop, inner)
+    return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, lips, sampled, split)
+
+
+def lip_color(pixels: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarray:
+    """(3,) mean BGR color of the `LIP_RIM` units around a mouth opening.
+
+    Args:
+        pixels: (h, w, 3).
+        opening: (h, w) mask, 0 to 1.
+        scale: pixels per unit.
+    """
+    rim = cv2.dilate(opening, np.ones((2 * max(1, round(LIP_RIM * scale)) + 1,) * 2)) - opening > 0.5
+    return pixels[rim].mean(axis=0) if rim.any() else pixels.reshape(-1, 3).mean(axis=0)
 
 
 def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:

@@ -10,11 +10,14 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 from wav2lip.renderer.inner_mouth import UNITS_PER_DEGREE, InnerMouth, gaps
+from wav2lip.renderer.mouth_look import look_differences
 from wav2lip.renderer.target import smoothstep
 
-UNCOVERED, COVERED = 3.0, 0.5  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
+UNCOVERED, COVERED = 1.5, 0.8  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
+OFF = 0.3  # weight of the vertical distance between the middles of the two openings
 BLUR_COST = 0.4  # cost of a completely blurred entry
-SWITCH_SHUT, SWITCH_OPEN = 0.05, 3.0  # cost of a switch: at closed lips, and per unit of opening
+SWITCH_SHUT = 0.05  # cost of a switch at closed lips
+SWITCH_LEVEL = 0.01  # cost of a switch per unit of opening and per level that the mouths differ
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,28 @@ class MouthTarget:
 
 
 def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
-    """(K,) mismatch of each entry in shape, pose and sharpness, units; scaled down for nearly closed targets."""
+    """(K,) mismatch of each entry in shape, place, pose and sharpness, units; scaled down for nearly closed targets.
+
+    A ring that is only displaced fits well: half of that is noise of the head pose, and `align_mouth` takes it out.
+    """
     rings = np.stack([entry.ring for entry in entries])
-    upper = (
-        rings[:, :10:-1, 1] - target.ring[:10:-1, 1]
-    )  # above 0: the target's upper lip is higher, so teeth would be missing
-    lower = target.ring[1:10, 1] - rings[:, 1:10, 1]
-    beyond = np.concatenate([upper, lower], axis=1)
+    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher
+    lower = target.ring[1:10, 1] - rings[:, 1:10, 1]  # above 0: the target's lower lip is lower
+    off = (lower.mean(axis=1) - upper.mean(axis=1)) / 2
+    beyond = np.concatenate([upper + off[:, None], lower - off[:, None]], axis=1)
     uneven = np.where(beyond > 0, UNCOVERED, COVERED) * beyond
     widths = (rings[:, 10, 0] - rings[:, 0, 0]) - (target.ring[10, 0] - target.ring[0, 0])
-    shape = np.sqrt((uneven**2).mean(axis=1) + (0.3 * widths) ** 2)
+    shape = np.sqrt((uneven**2).mean(axis=1) + (0.3 * widths) ** 2) + OFF * np.abs(off)
     turned = UNITS_PER_DEGREE * np.linalg.norm(np.stack([entry.angles for entry in entries]) - target.angles, axis=1)
     sharpness = np.array([entry.sharpness for entry in entries])
     dull = BLUR_COST * (1 - np.minimum(sharpness / max(np.median(sharpness), 1e-6), 1))
     return (shape + turned + dull) * smoothstep(np.array(target.opening), 0.4, 2.0)
 
 
-def switch_cost(opening: float) -> float:
-    """Cost of switching to another mouth at a frame with this opening."""
-    return SWITCH_SHUT + SWITCH_OPEN * max(opening - 0.5, 0.0)
+def switch_costs(openings: np.ndarray, differences: np.ndarray) -> np.ndarray:
+    """(T, K, K) cost of a switch to another mouth at frames with (T,) openings; (K, K) `look_differences`."""
+    height = np.maximum(openings - 0.5, 0)[:, None, None]
+    return (SWITCH_SHUT + SWITCH_LEVEL * height * differences) * (1 - np.eye(len(differences)))
 
 
 def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
@@ -57,11 +63,13 @@ def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
 
     Args:
         costs: (T, K) cost of each state.
-        switches: (T,) cost of a state different from the previous frame's.
+        switches: (T, K, K) cost at each frame of coming from a state (row) to another (column).
     """
     total, back = costs[0].copy(), np.zeros(costs.shape, np.int64)
     for frame in range(1, len(costs)):
-        total, back[frame] = _advance(total, costs[frame], switches[frame])
+        reached = total[:, None] + switches[frame]
+        back[frame] = reached.argmin(axis=0)
+        total = costs[frame] + reached.min(axis=0)
     path = np.empty(len(costs), np.int64)
     path[-1] = total.argmin()
     for frame in range(len(costs) - 1, 0, -1):
@@ -69,10 +77,9 @@ def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
     return path
 
 
-def _advance(total: np.ndarray, costs: np.ndarray, switch: float) -> tuple[np.ndarray, np.ndarray]:
-    best = int(total.argmin())
-    stay = total <= total[best] + switch
-    return costs + np.where(stay, total, total[best] + switch), np.where(stay, np.arange(len(total)), best)
+def _switches(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> np.ndarray:
+    openings = np.array([target.opening for target in targets])
+    return switch_costs(openings, look_differences([entry.look for entry in entries]))
 
 
 def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
@@ -80,8 +87,7 @@ def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth])
     if not entries or not targets:
         return [None] * len(targets)
     costs = np.stack([fit_costs(target, entries) for target in targets])
-    switches = np.array([switch_cost(target.opening) for target in targets])
-    return [entries[state] for state in viterbi(costs, switches)]
+    return [entries[state] for state in viterbi(costs, _switches(targets, entries))]
 
 
 @dataclass
@@ -115,9 +121,9 @@ class MouthChooser:
             states.append(self._current)  # no longer in the bank but still shown
         if states:
             costs = np.stack([fit_costs(target, states) for target in self._waiting])
-            switches = np.array([switch_cost(target.opening) for target in self._waiting])
+            switches = _switches(self._waiting, states)
             if self._current is not None:
-                costs[0] += switches[0] * np.array([entry is not self._current for entry in states])
+                costs[0] += switches[0][next(k for k, entry in enumerate(states) if entry is self._current)]
             self._current = states[viterbi(costs, switches)[0]]
         self._waiting.popleft()
         return self._current

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from wav2lip.renderer.inner_mouth import InnerMouth, gaps, to_mouth_plane
+from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
@@ -21,8 +21,12 @@ TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavi
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
 MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
+ALIKE = (0.5, 2.0)  # units of height by which two openings differ: below they are alike, above they are not
+MAX_WIDENING = 1.25
+MAX_STRETCH = 1.4  # of an entry without a gap between its teeth
 GAP_EDGE = (-0.9, 0.9)  # units around the split over which the entry's halves fade into the dark
 SLIT = (1.0, 2.6)  # units; lower openings are only dark, since squeezed teeth would look like dots
+MAX_RELIGHT = 1.3
 MIDDLE = slice(2, 7)  # of the nine opening heights
 
 
@@ -87,15 +91,37 @@ def _curve(ring: np.ndarray, at: np.ndarray, upper: bool) -> np.ndarray:
 def _heights(down: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> tuple[np.ndarray, np.ndarray]:
     """Source y in the entry for each target y, and its validity: two rigid halves, separated at the dark gap.
 
-    The upper half moves only if the entry shows too little below the upper lip; the lower half follows the lower lip.
+    The upper half stays with the head unless the entry shows too little below the upper lip, or both openings are
+    equally high and only displaced; the lower half follows the lower lip.
     """
-    lacking = (mouth.ring[:10:-1, 1] - ring[:10:-1, 1])[MIDDLE]
-    upper = down + float(np.clip(lacking.mean(), 0, MAX_SHIFT))
+    lacking = float((mouth.ring[:10:-1, 1] - ring[:10:-1, 1])[MIDDLE].mean())
+    below = float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
+    alike = 1 - float(smoothstep(np.array(abs(lacking - below)), *ALIKE))
+    upper = down + np.clip(max(lacking, alike * lacking), -MAX_SHIFT, MAX_SHIFT)
     if not np.isfinite(mouth.split):
-        return upper, np.ones_like(upper)
-    lower = down + float((mouth.ring[1:10, 1] - ring[1:10, 1])[MIDDLE].mean())
-    above, below = smoothstep(upper - mouth.split, *GAP_EDGE[::-1]), smoothstep(lower - mouth.split, *GAP_EDGE)
-    return lower + above * (upper - lower), np.maximum(above, below)  # wider open than the entry: a dark gap
+        return _stretched(upper, mouth, below - lacking), np.ones_like(upper)
+    lower = down + below
+    above, under = smoothstep(upper - mouth.split, *GAP_EDGE[::-1]), smoothstep(lower - mouth.split, *GAP_EDGE)
+    return lower + above * (upper - lower), np.maximum(above, under)  # wider open than the entry: a dark gap
+
+
+def _aligned(across: np.ndarray, ring: np.ndarray, mouth: InnerMouth) -> np.ndarray:
+    """Source x in the entry for each target x: its middle under the target's, stretched a little if it is narrower."""
+    here, there = (ring[0, 0] + ring[10, 0]) / 2, (mouth.ring[0, 0] + mouth.ring[10, 0]) / 2
+    wider = (ring[10, 0] - ring[0, 0]) / max(mouth.ring[10, 0] - mouth.ring[0, 0], 1e-3)
+    shift = np.clip(there - here, -MAX_SHIFT, MAX_SHIFT)
+    return here + shift + (across - here) / np.clip(wider, 1, MAX_WIDENING)
+
+
+def _stretched(down: np.ndarray, mouth: InnerMouth, missing: float) -> np.ndarray:
+    """Source y, stretched away from the upper lip by up to `MAX_STRETCH` if the opening is higher than the entry's.
+
+    A little stretch is less visible than a dark arc above the lower lip. `missing` is below 0 by the units lacking.
+    """
+    height = max(float(gaps(mouth.ring)[MIDDLE].mean()), 1e-3)
+    stretch = np.clip((height - missing) / height, 1, MAX_STRETCH)
+    top = float(mouth.ring[:10:-1, 1][MIDDLE].mean())
+    return np.where(down > top, top + (down - top) / stretch, down)
 
 
 def retrieve_mouth(
@@ -117,13 +143,14 @@ def retrieve_mouth(
     """
     x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
     across, down = np.moveaxis(to_mouth_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
+    height = _curve(ring, across, False) - _curve(ring, across, True)
+    across = _aligned(across, ring, mouth)
     there, known = _heights(down, ring, mouth)
     ceiling, floor = _curve(mouth.ring, across, True), _curve(mouth.ring, across, False)
     middle = (ceiling + floor) / 2
     pixels = _sample(mouth, across, np.clip(there, np.minimum(ceiling + RIM, middle), np.maximum(floor - RIM, middle)))
     inside = np.minimum(there - ceiling, floor - there)
     sides = np.minimum(across - mouth.ring[0, 0], mouth.ring[10, 0] - across)
-    height = _curve(ring, across, False) - _curve(ring, across, True)
     thick = known * smoothstep(height, *SLIT)
     seen = smoothstep(inside, -BEYOND, 0) * smoothstep(sides, -BEYOND, BEYOND)
     return pixels, (thick * seen).astype(np.float32)
@@ -133,6 +160,11 @@ def _sample(mouth: InnerMouth, across: np.ndarray, down: np.ndarray) -> np.ndarr
     (a, b, c), (d, e, f) = mouth.plane
     coordinates = np.dstack([a * across + b * down + c, d * across + e * down + f])
     return remap(mouth.pixels, coordinates.astype(np.float32)).astype(np.float32)
+
+
+def relight(mouth: InnerMouth, lips: np.ndarray) -> np.ndarray:
+    """(3,) factors that bring an entry from its own light to that of a frame whose lips have this BGR color."""
+    return np.clip((lips + 8) / (mouth.lips + 8), 1 / MAX_RELIGHT, MAX_RELIGHT)
 
 
 @dataclass(frozen=True)
@@ -178,11 +210,11 @@ def paint_mouth(
     over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
     cover = coverage(_expanded(ring, over) - (near.left, near.top), width, height)
     view = pixels[near.within(area)]
-    rim = cv2.dilate(cover, np.ones((2 * max(1, round(1.5 * scale)) + 1,) * 2)) - cover > 0.5
-    lips = view[rim].mean(axis=0) if rim.any() else DARK
+    lips = lip_color(view, cover, scale)
     fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
+        shown = shown * relight(mouth, lips)
         fill += alpha[..., None] * (shown - fill)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
     blended = view + soft[..., None] * (fill - view)
