@@ -22,15 +22,18 @@ from inference.speech import read_speech
 from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.landmarks.predictor import WEIGHTS, LandmarkNetwork, load_landmarks
-from preprocessing.faces.mesh import HeadPose, lower_face
+from preprocessing.faces.mesh import HeadPose, lower_face, opening, rest_shape
 from preprocessing.media.audio import AudioConfig, frame_count
+from wav2lip.lip_motion.motion import REST_GAP, LipMotion, LipMotionModel
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
-from wav2lip.lip_motion.motion import LipMotion, LipMotionModel
+from wav2lip.lip_motion.shape_space import gain_of, personal_gain
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
 from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
 
 LANDMARK_WEIGHTS = Path(landmarks.__file__).parent / WEIGHTS
+MESH_GAP = 0.5  # units between the inner lips of a closed mouth in the mesh
+MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a face moves
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
 
 
@@ -73,19 +76,30 @@ class MeshEngine:
                         renderer.observe(frame, found)
                     if progress:
                         progress("frame", number, count)
-            rest = self._rest(store) if store.any_face() else None
+            shapes = store.shapes() if store.any_face() else None
+            rest = None if shapes is None else self._rest(shapes)
             with job.clock("motion"):
-                motion = self.motion.displacements(samples)
+                motion = self._motion(samples, shapes, rest)
         except BaseException:
             store.close()
             raise
         return MeshJob(job, speech_frames, store, renderer, motion, rest)
 
-    def _rest(self, store: LandmarkStore) -> np.ndarray:
+    def _rest(self, shapes: np.ndarray) -> np.ndarray:
         """The person's rest shape; for a photo, or if the mouth never closes, estimated from the observed shape."""
-        shape = store.rest_shape()
+        shape = rest_shape(shapes)
         rest_map = self.motion.trained.rest
         return shape if rest_map is None else rest_map.rest(shape)
+
+    def _motion(self, samples: np.ndarray, shapes: np.ndarray | None, rest: np.ndarray | None) -> LipMotion:
+        """The lip motion of the speech, as far as this person's mouth moves and opens at rest."""
+        if shapes is None or rest is None:
+            return self.motion.displacements(samples)
+        below = lower_face()
+        own = gain_of(shapes[:, below] - rest[below]) if len(shapes) >= MIN_GAIN_FRAMES else 0.0
+        gain = personal_gain(own, self.motion.gain)
+        rest_gap = max(float(opening(rest)) - MESH_GAP, REST_GAP)
+        return self.motion.displacements(samples, gain=gain, rest_gap=rest_gap)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from preprocessing.faces.mesh import (
     HeadPose,
     Landmarks,
     opening,
-    rest_shape,
 )
 
 MIN_PRESENCE = 0.4  # below this the face counts as lost, or its mouth as covered
@@ -75,19 +74,18 @@ class LandmarkStore:
         """Whether any frame has a usable face."""
         return any(self._usable)
 
-    def rest_shape(self) -> np.ndarray:
-        """Rest shape, (206, 3) mesh units: median of the frames with the smallest mouth opening that face the camera.
+    def shapes(self) -> np.ndarray:
+        """(N, 206, 3) unposed faces, mesh units: up to `REST_FRAMES` frames that face the camera.
 
         Raises:
             ValueError: no frame has a usable face.
         """
-        openings = np.array(self._openings)
-        frames = np.flatnonzero(np.isfinite(openings))
+        frames = np.flatnonzero(np.isfinite(self._openings))
         if not len(frames):  # all are turned away
             frames = np.flatnonzero(np.frombuffer(self._usable, np.uint8))
         sampled = frames[np.linspace(0, len(frames) - 1, min(REST_FRAMES, len(frames))).astype(int)]
         points = np.stack([self._read(int(number)).points for number in sampled])
-        return rest_shape(HeadPose.of(points).unpose(points))
+        return HeadPose.of(points).unpose(points)
 
     def boxes_and_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For a saved track: (N, 4) boxes, (N, 5, 2) eyes, nose and mouth corners, (N,) bool found."""

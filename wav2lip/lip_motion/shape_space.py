@@ -17,6 +17,8 @@ from preprocessing.faces.mesh import (
 )  # fmt: skip
 
 LIPS_WEIGHT, DEPTH_WEIGHT = 3.0, 0.4  # coordinate weights: lips relative to skin, z relative to x and y
+SILENT_GAIN = 0.5  # fraction of the usual gain; with less motion a person is not speaking
+MAX_PERSONAL = 1.3  # largest factor between a person's gain and the usual one
 MAX_FRAMES_PER_PERSON = 900  # so that no single person dominates the components
 
 
@@ -30,6 +32,17 @@ def point_weights() -> np.ndarray:
 def gain_of(displacements: np.ndarray) -> float:
     """How much a person's face moves: weighted RMS of (T, P, 3) displacements in speech, units."""
     return float(np.sqrt(np.mean((displacements * point_weights()) ** 2)))
+
+
+def personal_gain(own: float, usual: float) -> float:
+    """Gain for a person whose face moves by `own` units in their video: halfway, in logarithms, to that of others.
+
+    Someone who hardly moves in it is silent rather than lazy and gets the `usual` gain; nobody strays from it by more
+    than `MAX_PERSONAL`, since a few seconds of video tell little.
+    """
+    if own < SILENT_GAIN * usual:
+        return usual
+    return usual * float(np.clip(np.sqrt(own / usual), 1 / MAX_PERSONAL, MAX_PERSONAL))
 
 
 @dataclass(frozen=True)

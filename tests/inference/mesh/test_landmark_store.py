@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.mesh.landmark_store import FADE, LandmarkStore
-from preprocessing.faces.mesh import LOWER_LIP, UPPER_LIP, HeadPose, Landmarks, canonical_face, opening
+from preprocessing.faces.mesh import LOWER_LIP, UPPER_LIP, HeadPose, Landmarks, canonical_face, opening, rest_shape
 
 POSE = HeadPose(np.array(3.0), np.eye(3), np.array([100.0, 50.0, 0.0]))
 
@@ -57,14 +57,14 @@ def test_rest_is_the_median_of_the_least_open_frames_that_face_the_camera(store)
     for number in range(100):
         store.append(face(gap=1 + number % 10))
     store.append(face(gap=0.0, yaw=50))
-    rest = store.rest_shape()
+    rest = rest_shape(store.shapes())
     assert opening(rest) == pytest.approx(1.0, abs=0.02)
     assert np.abs(rest - canonical_face())[: UPPER_LIP - 2].max() < 0.01
 
 
 def test_a_turned_face_has_a_rest_as_well(store):
     store.append(face(gap=2.0, yaw=45))
-    assert opening(store.rest_shape()) == pytest.approx(2.0, abs=0.02)
+    assert opening(rest_shape(store.shapes())) == pytest.approx(2.0, abs=0.02)
 
 
 def test_a_track_has_boxes_around_the_faces(store):

@@ -18,7 +18,7 @@ from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.model import LipMotionNet, MotionConfig, close_lips, context_rows
 from wav2lip.lip_motion.motion import LipMotionModel, _MirrorPadded
 from wav2lip.lip_motion.rest_map import RestMap
-from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of, point_weights
+from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of, personal_gain, point_weights
 from wav2lip.lip_motion.speech.mel import MelEncoder
 from wav2lip.lip_motion.training.losses import correlation_loss
 from wav2lip.lip_motion.training.metrics import pearson
@@ -76,6 +76,11 @@ def test_pieces_of_a_long_sound_fit_together(model, speech, monkeypatch):
     np.testing.assert_allclose(pieces.coefficients, whole.coefficients, atol=1e-3)
     numbers = np.clip(np.rint(speech * 32768), -32768, 32767).astype(np.int16)
     np.testing.assert_allclose(model.displacements(numbers).coefficients, whole.coefficients, atol=0.05)
+
+
+@pytest.mark.parametrize(("own", "gain"), [(0.3, 2.0), (1.0, 2 / 1.3), (2.0, 2.0), (2.42, 2.2), (9.0, 2.6)])
+def test_a_persons_gain_lies_between_their_own_and_the_usual(own, gain):
+    assert personal_gain(own, usual=2.0) == pytest.approx(gain)
 
 
 def test_gain_and_strength_scale_what_is_not_closed(model, speech):
