@@ -5,7 +5,7 @@ Apart from the face tracks, memory grows by only 31 distances per frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -142,22 +142,25 @@ class ScoredTrack:
 
 
 def score_tracks(
-    path: Path, tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer, progress: Progress | None = None
+    frames: Path | Iterable[np.ndarray], tracks: Sequence[FaceTrack], samples: np.ndarray, scorer: Scorer,
+    progress: Progress | None = None,
 ) -> list[ScoredTrack | None]:  # fmt: skip
     """Scores each person in a single pass over the video; None for people who are visible too briefly.
 
     A person is a face track over all its shots. Windows never span a cut or a frame without the face.
 
     Args:
-        path: the video.
-        tracks: the face tracks, one entry per frame at 25 fps, in pixels of the video.
+        frames: the video, or its frames at 25 fps.
+        tracks: the face tracks, one entry per frame at 25 fps, in pixels of the frames.
         samples: (n,) int16 at 16 kHz, the audio.
         scorer: the expert.
         progress: called with the number of frames done and in total.
     """
     waiting = sorted(_runs(tracks, samples, scorer), key=lambda run: run.first, reverse=True)
     runs, active, end = list(waiting), list[_ActiveRun](), max((run.last for run in waiting), default=0)
-    for index, frame in enumerate(read_frames(path, fps=Fraction(CLIP_FPS)) if runs else ()):
+    if isinstance(frames, Path):
+        frames = read_frames(frames, fps=Fraction(CLIP_FPS)) if runs else ()
+    for index, frame in enumerate(frames):
         while waiting and waiting[-1].first <= index:
             active.append(waiting.pop())
         for run in active:

@@ -82,7 +82,7 @@ class IdentityAssigner:
     def update(self, index: int, boxes: Sequence[np.ndarray]) -> list[int]:
         """Assigns a number to each box in frame `index`; unknown faces get new numbers, left to right."""
         self.people = {n: p for n, p in self.people.items() if index - p.seen <= self._max_gap}
-        pairs = [(_step(p.box, box), n, i) for n, p in self.people.items() for i, box in enumerate(boxes)]
+        pairs = [(relative_step(p.box, box), n, i) for n, p in self.people.items() for i, box in enumerate(boxes)]
         numbers: dict[int, int] = {}
         for step, number, i in sorted(pairs):
             if step <= 1 and i not in numbers and number not in numbers.values():
@@ -95,8 +95,8 @@ class IdentityAssigner:
         return [numbers[i] for i in range(len(boxes))]
 
 
-def _step(before: np.ndarray, after: np.ndarray) -> float:
-    """Distance of two boxes relative to the allowed motion; above 1 they are different people."""
+def relative_step(before: np.ndarray, after: np.ndarray) -> float:
+    """Distance of two boxes (4,) relative to the allowed motion; above 1 they are different people."""
     sides = [float(np.sqrt(np.prod(box[2:] - box[:2]))) for box in (before, after)]
     if max(sides) > MAX_GROWTH * min(sides):
         return float("inf")

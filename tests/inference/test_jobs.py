@@ -185,7 +185,7 @@ def test_a_cancelled_job_stops_and_leaves_nothing(job, detector, media, tmp_path
 
     threads = set(threading.enumerate())
     with pytest.raises(CancelledError, match="cancelled"):
-        job(face=media / "swaying.mp4", detector="auto", save_track=tmp_path / "t.json", tail="keep", cancelled=cancelled)
+        job(face=media / "swaying.mp4", detector="auto", tail="keep", cancelled=cancelled)
     assert len(asked) == when
     assert set(threading.enumerate()) == threads
     assert list(tmp_path.iterdir()) == []
