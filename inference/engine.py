@@ -14,9 +14,39 @@ from inference.options import Options
 from inference.prefetch import StageClock
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
+from preprocessing.faces.people import Person
 
 AnalysisProgress = Callable[[str, int, int], None]
 """Called before the first frame is rendered, with the unit ("frame", "step"), the number done and the total."""
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """Speech that a person is to say.
+
+    Attributes:
+        audio: the file with the speech.
+        first, last: the output frames [first, last) in which it is said, from its beginning; None: to its end.
+        active: (n,) by source frame, 0 to 1: where this person says it; None: everywhere.
+    """
+
+    audio: Path
+    first: int = 0
+    last: int | None = None
+    active: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Role:
+    """A person whose mouth is generated.
+
+    Attributes:
+        utterances: what they say; no two at a time.
+        person: where they are; None: the face that the options choose.
+    """
+
+    utterances: tuple[Utterance, ...]
+    person: Person | None = None
 
 
 @dataclass(frozen=True)
@@ -27,12 +57,18 @@ class JobInput:
         source: the frames of the face video.
         audio: the file with the speech.
         clock: collects the seconds of each stage.
+        roles: who says what; if none are given, the face that the options choose says `audio`.
     """
 
     source: FaceSource
     audio: Path
     options: Options
     clock: StageClock
+    roles: tuple[Role, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.roles:
+            object.__setattr__(self, "roles", (Role((Utterance(self.audio),)),))
 
 
 @dataclass(frozen=True)
@@ -42,19 +78,22 @@ class RenderedFrame:
     Attributes:
         source: (H, W, 3) uint8 BGR, the input frame.
         result: (H, W, 3) uint8 BGR, the output frame.
-        changed: whether the mouth was generated.
+        changed: whether a mouth was generated.
+        mouth: the first generated mouth with some surroundings: top, bottom, left, right in pixels, possibly beyond
+            the frame; None if unknown.
     """
 
     source: np.ndarray
     result: np.ndarray
     changed: bool
+    mouth: tuple[int, int, int, int] | None = None
 
 
 class RenderJob(Protocol):
     """A job started by an engine."""
 
     speech_frames: int
-    """Length of the speech in frames."""
+    """Length of the speech in frames, from the beginning of the output."""
 
     def has_face(self) -> bool: ...
 

@@ -76,7 +76,8 @@ def _fill(row: np.ndarray, person: ScoredTrack, talking: np.ndarray, offset: int
     for starts, distances in zip(np.split(person.starts, edges), np.split(person.distances, edges), strict=True):
         centers, known = starts + WINDOW // 2, np.isfinite(distances)
         weight = talking[centers].astype(float)
-        averages = np.stack([_average(np.where(ok, d, 0), weight * ok) for d, ok in zip(distances.T, known.T)], 1)
+        columns = zip(distances.T, known.T, strict=True)
+        averages = np.stack([_average(np.where(ok, d, 0), weight * ok) for d, ok in columns], 1)
         depth = np.median(averages, axis=1) - averages[:, near].min(axis=1)
         depth *= _average(weight, np.ones(len(weight)))
         last = min(centers[-1] + WINDOW // 2 + 1, len(row))

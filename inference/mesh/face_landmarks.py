@@ -1,4 +1,4 @@
-"""Landmarks of the face in each frame, located by detection, a box, a saved track or a person's index."""
+"""Landmarks of the faces in each frame, located by detection, a box, a saved track or the people found before."""
 
 from __future__ import annotations
 
@@ -10,58 +10,85 @@ import numpy as np
 from inference.engine import JobInput, job_detector
 from inference.generator.face_track_buffer import loaded_track
 from preprocessing.faces.face_track import Detection, TrackedFace
+from preprocessing.faces.identity import overlap
 from preprocessing.faces.landmarks.predictor import LandmarkNetwork
 from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingConfig
-from preprocessing.faces.landmarks.tracker import LandmarkTracker, LandmarkTrackerConfig
+from preprocessing.faces.landmarks.tracker import LandmarkTracker, LandmarkTrackerConfig, face_box
 from preprocessing.faces.mesh import Landmarks
-from preprocessing.faces.tracking import stream_face_track
 
+LEFT_BOX = 0.3  # overlap of the landmarks' box with the known one, below which they belong to another face
 DETECT_EVERY = 50  # frames between checks by the detector
 
 
 def track_landmarks(
     job: JobInput, network: LandmarkNetwork, count: int
-) -> Iterator[tuple[np.ndarray, Landmarks | None]]:  # fmt: skip
-    """The first `count` frames with the landmarks of the face chosen by the options, None where it is not found.
+) -> Iterator[tuple[int, np.ndarray, Landmarks | None]]:  # fmt: skip
+    """The first `count` frames for each role: its index, the frame and the person's landmarks, None where not found.
 
-    A box, a saved track or `face_id` gives the location of the face; otherwise the landmark tracker finds it.
+    The frames are read once. A person found before, a box or a saved track gives the location of the face; otherwise
+    the landmark tracker finds it. Roles may run ahead of each other by what smoothing and shot detection need.
     """
     options, source = job.options, job.source
     smoothing = SmoothingConfig(reach=0) if options.nosmooth else SmoothingConfig()
-    frames = source.frames(0, count)
+    frames, people = source.frames(0, count), [role.person for role in job.roles]
     if options.load_track is not None:
-        return track_in_boxes(frames, loaded_track(options.load_track, source.size, count), network, smoothing)
-    if options.face_id is not None:
-        boxes = stream_face_track(
-            source.frames(0, count), job_detector(options), face_id=options.face_id,
-            every=options.detect_every or 5, fps=float(source.fps),
-        )  # fmt: skip
-        return track_in_boxes(frames, boxes, network, smoothing)
-    detector = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
-    config = LandmarkTrackerConfig(select=options.select, every=options.detect_every or DETECT_EVERY)
-    return _with_frames(frames, LandmarkTracker(network, detector, config, smoothing))
+        tracks = [loaded_track(options.load_track, source.size, count)]
+    elif None not in people:
+        tracks = [person.faces(count) for person in people if person is not None]
+    else:
+        detector = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
+        config = LandmarkTrackerConfig(select=options.select, every=options.detect_every or DETECT_EVERY)
+        return ((0, *found) for found in _with_frames(frames, LandmarkTracker(network, detector, config, smoothing)))
+    return track_people(frames, tracks, network, smoothing)
 
 
-def track_in_boxes(
-    frames: Iterable[np.ndarray], boxes: Iterable[TrackedFace], network: LandmarkNetwork, smoothing: SmoothingConfig
-) -> Iterator[tuple[np.ndarray, Landmarks | None]]:  # fmt: skip
-    """Frames with the landmarks of a face whose boxes are known; landmarks are smoothed within a shot."""
-    smoother, pending = LandmarkSmoother(smoothing), deque[np.ndarray]()
-    last: Landmarks | None = None
-    shot = -1
-    for frame, face in zip(frames, boxes, strict=False):
+def track_people(
+    frames: Iterable[np.ndarray], tracks: Sequence[Iterator[TrackedFace]], network: LandmarkNetwork,
+    smoothing: SmoothingConfig,
+) -> Iterator[tuple[int, np.ndarray, Landmarks | None]]:  # fmt: skip
+    """For each track of boxes: its index and each frame with the landmarks in it; smoothed within a shot."""
+    trackers = [_BoxedLandmarks(network, smoothing) for _ in tracks]
+    for frame, *faces in zip(frames, *tracks, strict=False):
+        for index, (tracker, face) in enumerate(zip(trackers, faces, strict=True)):
+            yield from ((index, *found) for found in tracker.push(frame, face))
+    for index, tracker in enumerate(trackers):
+        yield from ((index, *found) for found in tracker.finish())
+
+
+class _BoxedLandmarks:
+    """The landmarks of a face whose boxes are known."""
+
+    def __init__(self, network: LandmarkNetwork, smoothing: SmoothingConfig) -> None:
+        self._network, self._smoother = network, LandmarkSmoother(smoothing)
+        self._pending = deque[np.ndarray]()
+        self._last: Landmarks | None = None
+        self._shot = -1
+
+    def push(self, frame: np.ndarray, face: TrackedFace) -> list[tuple[np.ndarray, Landmarks | None]]:
+        """Adds the next frame; returns the frames that are now final, with their landmarks."""
         done: list[Landmarks | None] = []
-        if not face.found or face.shot != shot:
-            done += smoother.finish()
-            last, shot = None, face.shot
-        pending.append(frame)
+        if not face.found or face.shot != self._shot:
+            done += self._smoother.finish()
+            self._last, self._shot = None, face.shot
+        self._pending.append(frame)
         if face.found:
-            last = network(frame, face.box if last is None else last)
-            done += smoother.push(last)
+            self._last = self._follow(frame, face.box)
+            done += self._smoother.push(self._last)
         else:
             done.append(None)
-        yield from ((pending.popleft(), found) for found in done)
-    yield from ((pending.popleft(), found) for found in smoother.finish())
+        return [(self._pending.popleft(), found) for found in done]
+
+    def finish(self) -> list[tuple[np.ndarray, Landmarks | None]]:
+        """The remaining frames."""
+        return [(self._pending.popleft(), found) for found in self._smoother.finish()]
+
+    def _follow(self, frame: np.ndarray, box: np.ndarray) -> Landmarks:
+        """The landmarks near the last ones, or in the box if those have left it for another face."""
+        if self._last is not None:
+            found = self._network(frame, self._last)
+            if overlap(face_box(found), box) > LEFT_BOX:
+                return found
+        return self._network(frame, box)
 
 
 class BoxDetector:

@@ -57,7 +57,7 @@ def rendered(job: MeshJob) -> list[np.ndarray]:
 
 
 def mouth_box(job: MeshJob) -> tuple[slice, slice]:
-    ring = job.store.landmarks(0).points[[*LIPS_OUTER], :2]
+    ring = job.people[0].store.landmarks(0).points[[*LIPS_OUTER], :2]
     (left, top), (right, bottom) = ring.min(0).astype(int), np.ceil(ring.max(0)).astype(int)
     return slice(top - 4, bottom + 5), slice(left - 4, right + 5)
 
@@ -75,7 +75,7 @@ def test_the_mouth_moves_in_speech_and_rests_in_silence(engine, portrait, audio)
 
 def test_pixels_outside_the_lower_face_are_identical(engine, portrait, audio):
     job = start(engine, portrait, audio)
-    points = job.store.landmarks(0).points
+    points = job.people[0].store.landmarks(0).points
     source = photo()
     nose = int(points[:, 1].min() + 0.45 * (points[:, 1].max() - points[:, 1].min()))
     for frame in rendered(job):
@@ -85,9 +85,9 @@ def test_pixels_outside_the_lower_face_are_identical(engine, portrait, audio):
 
 def test_a_smile_closes_at_rest(engine, portrait, audio):
     job = start(engine, portrait, audio)
-    seen = job.store.landmarks(0).points
+    seen = job.people[0].store.landmarks(0).points
     assert opening(HeadPose.of(seen).unpose(seen)) > 1.0
-    assert opening(job.rest) < 0.6
+    assert opening(job.people[0].rest) < 0.6
     job.close()
 
 
@@ -95,7 +95,7 @@ def test_strength_scales_the_motion(engine, portrait, audio):
     jobs = {strength: start(engine, portrait, audio, strength=strength) for strength in (0.0, 0.5, 1.0)}
     spans = {}
     for strength, job in jobs.items():
-        plans = [job._plan(shown, 0, FRAMES) for shown in range(22)]
+        plans = [job.people[0].plan(shown, 0, FRAMES, Fraction(25)) for shown in range(22)]
         targets = np.stack([plan.pose.unpose(plan.target)[LIPS_INNER] for plan in plans])
         spans[strength] = np.ptp(targets[..., 1], axis=0).max()
         job.close()

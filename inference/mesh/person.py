@@ -1,0 +1,119 @@
+"""One person of a job: landmarks and mouths collected in the first pass, and the plan of each rendered frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+
+import numpy as np
+
+from inference.engine import Utterance
+from inference.mesh.landmark_store import FADE, LandmarkStore
+from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, Landmarks, lower_face
+from wav2lip.lip_motion.motion import LipMotion
+from wav2lip.renderer.inner_mouth import InnerMouth
+from wav2lip.renderer.mouth_choice import MouthTarget
+from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
+
+PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
+MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance with its lip motion; `last` is one past its last output frame."""
+
+    first: int
+    last: int
+    motion: LipMotion
+    active: np.ndarray | None = None
+
+    def amount(self, position: int, number: int, total: int) -> float:
+        """Weight of the mouth at an output position that shows source frame `number`; fades in and out inside."""
+        amount = 1.0 if self.active is None else float(self.active[min(number, len(self.active) - 1)])
+        if self.last < total:  # the rest of the video follows: fade out, so that the mouth does not snap back
+            amount = min(amount, (self.last - position) / FADE)
+        if self.first > 0:
+            amount = min(amount, (position - self.first + 1) / FADE)
+        return amount
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """How a person's mouth is rendered in one frame."""
+
+    number: int
+    points: np.ndarray
+    pose: HeadPose
+    target: np.ndarray
+    amount: float
+    mouth: MouthTarget
+
+    def mouth_box(self) -> tuple[int, int, int, int]:
+        """The mouth and some of its surroundings: top, bottom, left, right in pixels, possibly beyond the frame."""
+        ring = np.vstack([self.points[[*LIPS_OUTER], :2], self.target[[*LIPS_OUTER], :2]])
+        margin = MOUTH_MARGIN * float(np.ptp(ring[:, 0]))
+        (left, top), (right, bottom) = ring.min(0) - margin, ring.max(0) + margin
+        return round(top), round(bottom), round(left), round(right)
+
+
+@dataclass
+class MeshPerson:
+    """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances."""
+
+    utterances: Sequence[Utterance]
+    store: LandmarkStore = field(default_factory=LandmarkStore)
+    renderer: MouthRenderer = field(default_factory=MouthRenderer)
+    rest: np.ndarray | None = None
+    spoken: list[Spoken] = field(default_factory=list)
+    strength: float = 1.0
+
+    def observe(self, frame: np.ndarray, found: Landmarks | None) -> None:
+        """Adds the next frame, (H, W, 3) uint8, with the person's landmarks."""
+        self.store.append(found)
+        if found is not None and self.store.landmarks(len(self.store) - 1) is not None:
+            self.renderer.observe(frame, found)
+
+    def plans(
+        self, numbers: Iterator[int], total: int, fps: Fraction
+    ) -> Iterator[tuple[FramePlan, InnerMouth | None] | None]:  # fmt: skip
+        """The plan and inner mouth of each output frame, which show these source frames; None: left unchanged."""
+        output = enumerate(numbers)
+        while block := [self.plan(position, number, total, fps) for position, number in islice(output, PLAN_BLOCK)]:
+            mouths = iter(self.renderer.plan([plan.mouth for plan in block if plan is not None]))
+            for plan in block:
+                yield None if plan is None else (plan, next(mouths))
+
+    def plan(self, position: int, number: int, total: int, fps: Fraction) -> FramePlan | None:
+        """The plan of the output frame at `position` of `total`, which shows source frame `number`."""
+        said = next((part for part in self.spoken if part.first <= position < part.last), None)
+        if said is None or self.rest is None:
+            return None
+        found = self.store.landmarks(number)
+        amount = min(self.store.amount(number), said.amount(position, number, total))
+        if found is None or amount <= 0:
+            return None
+        points = found.points.astype(np.float64)
+        pose = HeadPose.of(points)
+        displacement = np.zeros_like(self.rest)
+        displacement[lower_face()] = said.motion.at(Fraction(position - said.first) / fps)
+        target = target_shape(points, self.rest, displacement, self.strength, pose)
+        return FramePlan(number, points, pose, target, amount, mouth_target(pose, target))
+
+    def render(self, frame: np.ndarray, plan: FramePlan, mouth: InnerMouth | None) -> np.ndarray:
+        """A new frame with this person's mouth."""
+        return self.renderer.render(frame, plan.points, plan.target, amount=plan.amount, pose=plan.pose, mouth=mouth)
+
+
+def merged(frame: np.ndarray, results: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
+    """One frame with what each result, rendered from the same `frame`, changed in it; results are made one by one."""
+    merged_frame = frame
+    for render in results:
+        result = render()
+        if merged_frame is frame:
+            merged_frame = result
+        else:
+            np.copyto(merged_frame, result, where=result != frame)
+    return merged_frame
