@@ -12,10 +12,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("preprocessing", "training", "syncnet", "wav2lip", "inference", "evaluation")
 # A module imports only from its own layer and from those before it. The longest prefix of its name says which is its.
 LAYERS = (
-    "preprocessing.errors", "preprocessing.commands", "training", "preprocessing.media", "preprocessing.faces",
-    "preprocessing.dataset", "preprocessing.build", "syncnet", "wav2lip.gan", "wav2lip.generator", "wav2lip",
-    "wav2lip.adapt", "inference", "evaluation.metrics", "evaluation.report", "evaluation.protocols", "evaluation.judge",
-    "evaluation",
+    "preprocessing.errors", "preprocessing.commands", "preprocessing.compiled_networks", "training",
+    "preprocessing.media", "preprocessing.faces", "preprocessing.dataset", "preprocessing.build", "syncnet",
+    "wav2lip.gan", "wav2lip.generator", "wav2lip", "wav2lip.adapt", "inference", "evaluation.metrics",
+    "evaluation.report", "evaluation.protocols", "evaluation.judge", "evaluation",
 )  # fmt: skip
 OUTSIDE = ("tests", "benchmarks")  # they may import every room, and no room may import them
 DYNAMIC = ("import_module", "__import__")

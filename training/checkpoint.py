@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from preprocessing.errors import UsageError
-
-FORMAT = "wav2lip-checkpoint"
-VERSION = "1"
-FIELDS = {"kind": str, "config": dict, "audio": dict, "crop": dict, "step": int}  # header fields and their types
+from training.checkpoint_header import FIELDS, FORMAT, VERSION, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,17 +62,8 @@ class Checkpoint:
         Raises:
             UsageError: the file is missing, damaged, not a checkpoint, or of another version or kind.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UsageError(f"checkpoint {path} {'is not a file' if path.exists() else 'does not exist'}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = _header(path, file.metadata() or {}, kind)
-                weights = {key: _to_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise UsageError(f"checkpoint {path} is truncated or not a safetensors file ({error})") from error
-        except OSError as error:
-            raise UsageError(f"checkpoint {path} cannot be read ({error})") from error
+        with open_checkpoint(path, kind, "pt") as (header, file):
+            weights = {key: _to_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
         return cls(weights=weights, **header)
 
 
@@ -106,20 +93,3 @@ def _write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # a crash after the rename must not leave an empty file under the final name
         os.replace(part, path)
-
-
-def _header(path: Path, metadata: dict[str, str], kind: str | None) -> dict[str, Any]:
-    """The validated header: `FIELDS` by name."""
-    if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path} is a safetensors file without the header of a {FORMAT}")
-    if metadata.get("version") != VERSION:
-        raise UsageError(f"{path} has format version {metadata.get('version')}; this program reads version {VERSION}")
-    try:
-        header = json.loads(metadata.get("header", ""))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"the header of checkpoint {path} is damaged ({error})") from error
-    if not isinstance(header, dict) or any(not isinstance(header.get(name), type_) for name, type_ in FIELDS.items()):
-        raise UsageError(f"the header of checkpoint {path} is damaged: it must contain {', '.join(FIELDS)}")
-    if kind is not None and header["kind"] != kind:
-        raise UsageError(f"checkpoint {path} holds a network of kind {header['kind']!r}; {kind!r} is needed")
-    return {name: header[name] for name in FIELDS}

@@ -44,7 +44,7 @@ class LandmarkStore:
         usable, gap = False, np.inf
         if found is not None:
             record[0], record[1:] = found.presence, found.points.ravel()
-            pose = HeadPose.of(found.points)
+            pose = found.pose
             yaw = abs(float(pose.yaw()))
             usable = found.presence >= MIN_PRESENCE and yaw <= MAX_YAW
             if usable and yaw <= REST_YAW:

@@ -74,7 +74,7 @@ class MeshPerson:
         """Adds the next frame, (H, W, 3) uint8, with the person's landmarks."""
         self.store.append(found)
         if found is not None and self.store.landmarks(len(self.store) - 1) is not None:
-            self.renderer.observe(frame, found)
+            self.renderer.observe(frame, found, found.pose)
 
     def plans(
         self, numbers: Iterator[int], total: int, fps: Fraction

@@ -8,7 +8,7 @@ has the 206 points of `MESH_INDICES` in that order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -77,6 +77,19 @@ class Landmarks:
     points: np.ndarray
     presence: float = 1.0
 
+    @cached_property
+    def pose(self) -> HeadPose:
+        """The head's pose, `HeadPose.of(points)`, fitted once."""
+        return HeadPose.of(self.points)
+
+
+@cache
+def _stable_points() -> tuple[np.ndarray, np.ndarray, float]:
+    """The canonical face's stable points around their mean, (17, 3), the mean, and the sum of their squares."""
+    points = canonical_face()[STABLE]
+    centred = points - points.mean(0)
+    return centred, points.mean(0), float((centred**2).sum())
+
 
 @dataclass(frozen=True)
 class HeadPose:
@@ -95,14 +108,20 @@ class HeadPose:
     @classmethod
     def of(cls, points: np.ndarray) -> HeadPose:
         """The least-squares pose (Umeyama, 1991) of (..., 206, 3) points, by those that speech does not move."""
-        source, target = canonical_face()[STABLE], np.asarray(points, np.float64)[..., STABLE, :]
-        centre, middle = source.mean(0), target.mean(-2)
-        source, target = source - centre, target - middle[..., None, :]
-        left, sizes, right = np.linalg.svd(np.swapaxes(target, -1, -2) @ source)
-        signs = np.ones(sizes.shape)
-        signs[..., 2] = np.sign(np.linalg.det(left @ right))  # a rotation, never a mirror image
-        rotation = (left * signs[..., None, :]) @ right
-        scale = (sizes * signs).sum(-1) / (source**2).sum()
+        return cls.of_stable(np.asarray(points)[..., STABLE, :])
+
+    @classmethod
+    def of_stable(cls, points: np.ndarray) -> HeadPose:
+        """The same from the stable points alone, (..., 17, 3)."""
+        source, centre, spread = _stable_points()
+        target = np.asarray(points, np.float64)
+        middle = target.sum(-2) / len(source)
+        products = np.swapaxes(target - middle[..., None, :], -1, -2) @ source
+        left, sizes, right = np.linalg.svd(products)
+        flip = np.where(_determinant(products) < 0, -1.0, 1.0)  # a rotation, never a mirror image
+        left[..., 2] *= flip[..., None]
+        rotation = left @ right
+        scale = (sizes[..., 0] + sizes[..., 1] + flip * sizes[..., 2]) / spread
         return cls(scale, rotation, middle - scale[..., None] * (rotation @ centre))
 
     def unpose(self, points: np.ndarray) -> np.ndarray:
@@ -118,6 +137,12 @@ class HeadPose:
     def yaw(self) -> np.ndarray:
         """(...,) degrees by which the head is turned to a side, 0 from the front."""
         return np.degrees(np.arcsin(np.clip(-self.rotation[..., 2, 0], -1, 1)))
+
+
+def _determinant(matrix: np.ndarray) -> np.ndarray:
+    """(..., 3, 3) → (...,); for a single matrix several times as fast as NumPy's."""
+    (a, b, c), (d, e, f), (g, h, i) = np.moveaxis(matrix, (-2, -1), (0, 1)) if matrix.ndim > 2 else matrix.tolist()
+    return np.asarray(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 
 
 def opening(shape: np.ndarray) -> np.ndarray:

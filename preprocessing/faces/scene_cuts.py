@@ -52,7 +52,9 @@ class SceneCutDetector:
         thumbnails = list(self._thumbnails)
         here = len(thumbnails) - 1 - ahead
         before, after = thumbnails[max(here - BEHIND, 0) : here], thumbnails[here:]
-        if not before or _least(_difference, before, after) < LEAST_DIFFERENCE:
+        if not before or _difference(before[-1], after[0]) < LEAST_DIFFERENCE:  # nearly always decided by this pair
+            return False
+        if _least(_difference, before, after) < LEAST_DIFFERENCE:
             return False
         color = _least(_color_difference, before, after)
         return color > LEAST_COLOR or (color > LEAST_SPIKE_COLOR and _spike(before, after) > LEAST_SPIKE)

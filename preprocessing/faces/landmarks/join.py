@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing.commands import Parser, run_command
-from preprocessing.faces.landmarks.model import PARTS
+from preprocessing.faces.landmarks.network_config import PARTS
 from preprocessing.faces.landmarks.predictor import KIND
 from preprocessing.faces.mesh import MESH_INDICES
 from training.checkpoint import Checkpoint

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import nn
 
+from preprocessing.compiled_networks import Network, load_network
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.model import PARTS, LandmarkNet, network_config, to_pixels
+from preprocessing.faces.landmarks.network_config import PARTS, NetworkConfig, network_config, to_pixels
 from preprocessing.faces.landmarks.views import View, box_view, face_view, mouth_view
 from preprocessing.faces.mesh import MESH_INDICES, HeadPose, Landmarks
-from training.checkpoint import Checkpoint
+from training.checkpoint_header import read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 KIND = "landmarks"
 WEIGHTS = "weights/landmarks.safetensors"
@@ -28,37 +31,49 @@ class LandmarkNetwork(Protocol):
     def __call__(self, frame: np.ndarray, near: np.ndarray | Landmarks) -> Landmarks: ...
 
 
+@dataclass(frozen=True)
+class PartNetwork:
+    """One of the two networks, compiled.
+
+    Attributes:
+        config: its architecture.
+        run: (1, S, S, 3) uint8 BGR crop → (1, P, 3) points, -1 to 1 across it, and (1,) presence, 0 to 1.
+    """
+
+    config: NetworkConfig
+    run: Network
+
+    def points(self, frame: np.ndarray, view: View) -> tuple[np.ndarray, float]:
+        """(P, 3) points in a frame, pixels, and presence, from the view's pixels."""
+        size = self.config.size
+        points, presence = self.run(view.crop(frame, size)[None])
+        return view.to_frame(to_pixels(points[0].astype(np.float64), size), size), float(presence[0])
+
+
 class MeshLandmarks:
     """Our `LandmarkNetwork`: predicts the whole face, then refines the lower face from a mouth crop."""
 
-    def __init__(self, face: LandmarkNet, mouth: LandmarkNet | None = None) -> None:
-        self.face = _fused(face)
-        self.mouth = None if mouth is None else _fused(mouth)
+    def __init__(self, face: PartNetwork, mouth: PartNetwork | None = None) -> None:
+        self.face, self.mouth = face, mouth
+        self._mouth_rows = None if mouth is None else mouth.config.rows()
 
     def __call__(self, frame: np.ndarray, near: np.ndarray | Landmarks) -> Landmarks:
         """The points of the face at `near`; presence tells whether a face with an unoccluded mouth is there."""
         if isinstance(near, Landmarks):
-            return self.predict_view(frame, face_view(HeadPose.of(near.points)))
+            return self.predict_view(frame, face_view(near.pose))
         view = box_view(near)
         for _ in range(PASSES - 1):
-            view = face_view(HeadPose.of(self._points(self.face, frame, view)[0]))
+            view = face_view(HeadPose.of(self.face.points(frame, view)[0]))
         return self.predict_view(frame, view)
 
     def predict_view(self, frame: np.ndarray, view: View) -> Landmarks:
         """The points of the face in the view."""
-        points, presence = self._points(self.face, frame, view)
+        points, presence = self.face.points(frame, view)
         if self.mouth is not None:
-            finer, seen = self._points(self.mouth, frame, mouth_view(HeadPose.of(points)))
-            points[self.mouth.config.rows()] = finer
+            finer, seen = self.mouth.points(frame, mouth_view(HeadPose.of(points)))
+            points[self._mouth_rows] = finer
             presence = min(presence, seen)
         return Landmarks(points.astype(np.float32), presence)
-
-    @torch.inference_mode()
-    def _points(self, network: LandmarkNet, frame: np.ndarray, view: View) -> tuple[np.ndarray, float]:
-        size = network.config.size
-        crop = torch.from_numpy(view.crop(frame, size))[None].permute(0, 3, 1, 2).float() / 255
-        points, logit = network(crop.contiguous(memory_format=torch.channels_last))
-        return view.to_frame(to_pixels(points[0].double().numpy(), size), size), float(torch.sigmoid(logit[0]))
 
 
 def load_landmarks(path: Path | None = None) -> MeshLandmarks:
@@ -67,35 +82,28 @@ def load_landmarks(path: Path | None = None) -> MeshLandmarks:
     Raises:
         UsageError: the file is missing, damaged, or a network of another kind or other points.
     """
-    source = path or Path(str(files(__package__).joinpath(WEIGHTS)))
-    saved = Checkpoint.load(source, KIND)
-    if saved.config.get("mesh") != list(MESH_INDICES):
+    source = path or Path(__file__).with_name("weights") / Path(WEIGHTS).name
+    config = read_header(source, KIND)["config"]
+    if config.get("mesh") != list(MESH_INDICES):
         raise UsageError(f"the landmark network {source} predicts a different set of points: use the bundled one")
-    return MeshLandmarks(*(_restore(saved, part) for part in PARTS))
+    return MeshLandmarks(*(_load_part(source, part, config) for part in PARTS))
 
 
-def _restore(saved: Checkpoint, part: str) -> LandmarkNet:
-    network = LandmarkNet(network_config(saved.config[part]))
-    start = f"{part}."
-    weights = {name[len(start) :]: value for name, value in saved.weights.items() if name.startswith(start)}
-    network.load_state_dict(weights)
-    return network
+def _load_part(source: Path, part: str, config: dict[str, Any]) -> PartNetwork:
+    network = network_config(config[part])
+    sources = (source, Path(__file__).with_name("model.py"))
+    shape = (1, network.size, network.size, 3)
+    return PartNetwork(network, load_network(f"landmarks-{part}", sources, partial(_build, source, network), [shape]))
 
 
-def _fused(network: LandmarkNet) -> LandmarkNet:
-    """An inference copy with batch norms folded into the preceding convolutions."""
-    copy = LandmarkNet(network.config)
-    copy.load_state_dict(network.state_dict())
-    copy.eval().requires_grad_(False)
-    for module in copy.modules():
-        body = getattr(module, "body", None)
-        if isinstance(body, nn.Sequential):
-            first, second = _folded(body[0], body[1]), _folded(body[3], body[4])
-            module.add_module("body", nn.Sequential(first, nn.ReLU(inplace=True), second))
-    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _build(source: Path, config: NetworkConfig) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The torch module of a part, for uint8 crops, and an example crop."""
+    import torch
 
+    from preprocessing.faces.landmarks.model import CropNetwork, LandmarkNet
+    from training.checkpoint import Checkpoint
 
-def _folded(convolution: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    assert isinstance(convolution, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    return torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
+    network, start = LandmarkNet(config), f"{config.part}."
+    weights = Checkpoint.load(source, KIND).weights
+    network.load_state_dict({name[len(start) :]: value for name, value in weights.items() if name.startswith(start)})
+    return CropNetwork(network).eval(), (torch.zeros(1, config.size, config.size, 3, dtype=torch.uint8),)

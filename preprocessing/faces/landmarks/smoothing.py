@@ -50,15 +50,17 @@ class LandmarkSmoother:
 
     def __init__(self, config: SmoothingConfig | None = None) -> None:
         self.config = config or SmoothingConfig()
-        self._lips = np.zeros(len(MESH_INDICES), bool)
-        self._lips[[*LIPS_OUTER, *LIPS_INNER]] = True
+        lips = np.zeros(len(MESH_INDICES), bool)
+        lips[[*LIPS_OUTER, *LIPS_INNER]] = True
+        self._group = (~lips).astype(int)  # of each point: 0 for the lips, 1 for the rest of the face
+        self._shares = np.stack([lips / lips.sum(), ~lips / (~lips).sum()], axis=1)
         self._seen: deque[tuple[Landmarks, np.ndarray, np.ndarray]] = deque()
         self._now = 0  # index in `_seen` of the next frame to return
 
     def push(self, found: Landmarks) -> list[Landmarks]:
         """Pushes a frame's points; returns those of the frame `reach` earlier, once available."""
-        pose = HeadPose.of(found.points)
-        self._seen.append((found, pose.unpose(found.points), pose.repose(canonical_face())))
+        pose = found.pose
+        self._seen.append((found, pose.unpose(found.points), pose.repose(canonical_face()[STABLE])))
         return [self._emit()] if len(self._seen) > self._now + self.config.reach else []
 
     def finish(self) -> list[Landmarks]:
@@ -74,22 +76,25 @@ class LandmarkSmoother:
         frames = list(self._seen)[first:last]
         found, middle = self._seen[self._now][0], self._now - first
         shapes, poses = np.stack([frame[1] for frame in frames]), np.stack([frame[2] for frame in frames])
-        shape = np.empty_like(shapes[0])
-        for rows, width in ((self._lips, self.config.lips), (~self._lips, self.config.face)):
-            shape[rows] = self._average(shapes[:, rows], middle, width)
-        unit = float(HeadPose.of(found.points).scale)
-        pose = HeadPose.of(self._average(poses, middle, self.config.pose * unit, STABLE))
+        widths = np.array([self.config.lips, self.config.face])
+        weights = self._weights(_distances(shapes, middle) @ self._shares, middle, widths)[:, self._group]
+        shape = (weights[..., None] * shapes).sum(0)
+        width = np.array([self.config.pose * float(found.pose.scale)])
+        weights = self._weights(_distances(poses, middle).mean(1, keepdims=True), middle, width)
+        pose = HeadPose.of_stable((weights[..., None] * poses).sum(0))
         self._now += 1
         while self._now > self.config.reach:
             self._seen.popleft()
             self._now -= 1
         return Landmarks(pose.repose(shape).astype(np.float32), found.presence)
 
-    def _average(
-        self, frames: np.ndarray, middle: int, width: float, rows: np.ndarray | slice = slice(None)
-    ) -> np.ndarray:
-        """Weighted mean of (N, P, 3) frames around `middle`; differences are measured on the points of `rows`."""
-        away = ((frames - frames[middle])[:, rows, :2] ** 2).sum(-1).mean(-1)
-        lag = np.arange(len(frames)) - middle
-        weights = np.exp(-((lag / self.config.width) ** 2) / 2 - away / (2 * width**2))
-        return np.tensordot(weights / weights.sum(), frames, 1)
+    def _weights(self, away: np.ndarray, middle: int, widths: np.ndarray) -> np.ndarray:
+        """(N, K) weights of the frames around `middle` from (N, K) mean squared distances; each column sums to 1."""
+        lag = (np.arange(len(away)) - middle)[:, None]
+        weights = np.exp(-((lag / self.config.width) ** 2) / 2 - away / (2 * widths**2))
+        return weights / weights.sum(0)
+
+
+def _distances(frames: np.ndarray, middle: int) -> np.ndarray:
+    """(N, P) squared distance in the picture plane of each point of (N, P, 3) frames from that of frame `middle`."""
+    return ((frames - frames[middle])[..., :2] ** 2).sum(-1)

@@ -13,7 +13,7 @@ from preprocessing.faces.face_track import FaceDetector, reduce_frame
 from preprocessing.faces.identity import choose, overlap, parse_select
 from preprocessing.faces.landmarks.predictor import LandmarkNetwork
 from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingConfig
-from preprocessing.faces.mesh import HeadPose, Landmarks, canonical_face
+from preprocessing.faces.mesh import Landmarks, canonical_face
 from preprocessing.faces.scene_cuts import AHEAD, SceneCutDetector
 
 SAME_FACE = 0.5  # minimum intersection over the smaller box
@@ -143,7 +143,7 @@ class LandmarkTracker:
 
 def face_box(found: Landmarks) -> np.ndarray:
     """The box (4,) x1 y1 x2 y2 of the posed canonical face, like a detector's, with the mouth closed."""
-    points = HeadPose.of(found.points).repose(canonical_face())[:, :2]
+    points = found.pose.repose(canonical_face())[:, :2]
     return np.concatenate([points.min(0), points.max(0)])
 
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from preprocessing.commands import run_command
 from preprocessing.errors import TrainingError, UsageError
-from preprocessing.faces.landmarks.model import LandmarkNet, NetworkConfig, network_config, to_pixels
+from preprocessing.faces.landmarks.model import LandmarkNet
+from preprocessing.faces.landmarks.network_config import NetworkConfig, network_config, to_pixels
 from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation, LandmarkExample
 from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open_crops
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points

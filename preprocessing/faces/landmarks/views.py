@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -32,9 +33,9 @@ class View:
 
     def matrix(self, size: int) -> np.ndarray:
         """The matrix (2, 3) from frame pixels to crop pixels; pixel centers have integer coordinates."""
-        cos, sin = np.cos(self.angle) * size / self.side, np.sin(self.angle) * size / self.side
-        turn = np.array([[cos, sin], [-sin, cos]])
-        return np.column_stack([turn, (size - 1) / 2 - turn @ self.center])
+        scale, (x, y) = size / self.side, self.center
+        cos, sin, middle = math.cos(self.angle) * scale, math.sin(self.angle) * scale, (size - 1) / 2
+        return np.array([[cos, sin, middle - cos * x - sin * y], [-sin, cos, middle + sin * x - cos * y]])
 
     def crop(self, frame: np.ndarray, size: int) -> np.ndarray:
         """The square as (size, size, 3) pixels; black outside the frame."""
@@ -48,9 +49,10 @@ class View:
 
     def to_frame(self, points: np.ndarray, size: int) -> np.ndarray:
         """Inverse of `to_crop`."""
-        matrix = self.matrix(size)
-        plane = (points[..., :2] - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-        return np.concatenate([plane, points[..., 2:] * self.side / size], -1)
+        matrix, scale = self.matrix(size), self.side / size
+        result = points * scale
+        result[..., :2] = (result[..., :2] - matrix[:, 2] * scale) @ (matrix[:, :2] * scale)  # a rotation's inverse
+        return result
 
     def moved(self, shift: np.ndarray, zoom: float = 1.0, turn: float = 0.0) -> View:
         """A view shifted by (2,) fractions of the side along its axes, scaled by `zoom` and rotated."""
@@ -61,7 +63,8 @@ class View:
 
 def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Warps a frame by a matrix (2, 3) to a (size, size, 3) crop; strong reductions are area-averaged first."""
-    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    (a, b, _), (c, d, _) = matrix.tolist()
+    scale = math.sqrt(abs(a * d - b * c))
     factor = int(1 / scale + 1 - SHRINK)
     if factor >= 2:
         frame, matrix = _reduced(frame, matrix, size, factor)

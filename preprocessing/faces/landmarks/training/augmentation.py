@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocessing.faces.landmarks.model import NetworkConfig, mirror_rows, to_normalized
+from preprocessing.faces.landmarks.model import mirror_rows
+from preprocessing.faces.landmarks.network_config import NetworkConfig, to_normalized
 from preprocessing.faces.landmarks.training.crops import SIDE, SIZE, Crops
 from preprocessing.faces.landmarks.views import View, face_view, mouth_view, warp
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from preprocessing.faces.landmarks.model import NetworkConfig
+from preprocessing.faces.landmarks.network_config import NetworkConfig
 from preprocessing.faces.landmarks.views import FACE_SIDE, MOUTH_SIDE
 from preprocessing.faces.mesh import LEFT_EYE, LIPS_INNER, LIPS_OUTER, RIGHT_EYE, mouth_width, opening
 

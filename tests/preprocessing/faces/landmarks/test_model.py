@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.model import (
-    LandmarkNet,
-    NetworkConfig,
-    mirror_rows,
-    mouth_rows,
-    to_normalized,
-    to_pixels,
-)
+from preprocessing.faces.landmarks.model import LandmarkNet, mirror_rows
+from preprocessing.faces.landmarks.network_config import NetworkConfig, mouth_rows, to_normalized, to_pixels
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, measure_points
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, POINT, canonical_face
 

@@ -13,7 +13,7 @@ import torch
 from preprocessing.errors import UsageError
 from preprocessing.faces.landmarks import train
 from preprocessing.faces.landmarks.join import join_parts
-from preprocessing.faces.landmarks.model import NetworkConfig, to_pixels
+from preprocessing.faces.landmarks.network_config import NetworkConfig, to_pixels
 from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.landmarks.train import LandmarkRecipe, draw_batch, main, person_shares
 from preprocessing.faces.landmarks.training import label
