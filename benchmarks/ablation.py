@@ -29,13 +29,12 @@ from syncnet.sync_expert import JUDGE, SyncExpert  # noqa: E402
 from wav2lip import train  # noqa: E402
 from wav2lip.generator.checkpoints import load_generator  # noqa: E402
 from wav2lip.generator.data import GeneratorBatch, collate  # noqa: E402
-from wav2lip.generator.model import frames_from_output  # noqa: E402
-from wav2lip.generator.unet import AnyGenerator  # noqa: E402
+from wav2lip.generator.model import Generator  # noqa: E402
 from wav2lip.generator.validation import MOUTH, HeldOutEvaluation  # noqa: E402
 
 BASE = (
     "--lr 5e-4 --schedule constant --warmup_steps 30 --ema 0.98 --windows_per_step 2 --sync_start 0 --sync_ramp 0 "
-    "--weights.sync 0.03 --weights.paint 0.04 --log_every 50 "
+    "--weights.sync 0.03 --log_every 50 "
     "--grid_every 100000 --validate_every 100000 --save_every 100000"
 )
 SPECTRAL = "--adversary.critic patch --adversary.region whole --weights.adversarial 0.3"  # spectral norm is the default
@@ -44,15 +43,12 @@ VARIANTS = {
     "all": "",
     "without sync": "--weights.sync 0",
     "without gradient": "--weights.gradient 0",
-    "without paint's price": "--weights.paint 0",
-    "without smoothness": "--weights.smooth 0",
-    "l1 alone": "--weights.sync 0 --weights.gradient 0 --weights.paint 0 --weights.smooth 0",
+    "l1 alone": "--weights.sync 0 --weights.gradient 0",
     "with laplacian 1": "--weights.laplacian 1",
     "with temporal 1": "--weights.temporal 1",
     "sync 0.1": "--weights.sync 0.1",
     "sync bce 0.03": "--sync bce",
     "sync relative 0.003": "--sync relative --weights.sync 0.003",
-    "sync may paint": "--sync_moves_only false",
     "references at random": "--sampling.reference random",
     "references that stand": "--sampling.moving 0",
     "no silence": "--sampling.silent 0",
@@ -87,9 +83,9 @@ def flicker(made: Tensor, real: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def image_metrics(model: AnyGenerator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
+def image_metrics(model: Generator, batch: GeneratorBatch) -> tuple[np.ndarray, np.ndarray]:
     """Sharpness relative to the real mouths, (5 B,), and flicker, (B,)."""
-    made = frames_from_output(model(batch.mels, batch.faces), batch.faces, model.config)
+    made = model(batch.mels, batch.faces)
     share = sharpness(made) / sharpness(batch.target).clamp_min(1e-8)
     return share.numpy(), flicker(made, batch.target).numpy()
 

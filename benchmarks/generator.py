@@ -1,6 +1,6 @@
 """Generators on clips of held-out people.
 
-    .venv/bin/python benchmarks/generator.py CLIPS [--split val] [--checkpoint FILE ...] [--json FILE]
+    .venv/bin/python benchmarks/generator.py CLIPS --checkpoint FILE ... [--split val] [--json FILE]
 
 Everything is measured on points crops of 128 pixels and compared with the real video, a copy of the generator's input,
 and a static mouth, that of the clip's first frame. The judge is a sync expert that took no part in training. Values are
@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path)
     parser.add_argument("--split", help="only the clips of this split, e.g. val (default: all)")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", default=[None], help="default: the embedded generator")
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="generators trained on points crops")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="sync expert (default: the embedded judge)")
     parser.add_argument("--seconds", type=float, default=5, help="max seconds per clip in inference (default: 5)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="device for the generators (default: auto)")

@@ -1,6 +1,6 @@
-"""Drive real clips with each other's speech and check the results: length, untouched area, contact sheet.
+"""Drive real clips with each other's speech by a generator and check: length, untouched area, contact sheet.
 
-    .venv/bin/python benchmarks/outputs.py FOLDER --out results/outputs [--count 10] [--detector NAME]
+    .venv/bin/python benchmarks/outputs.py FOLDER --checkpoint FILE --out results/outputs [--count 10] [--detector NAME]
 
 Clip k of the selection gets the audio of clip k + 1. The untouched area is everything outside the mask; its PSNR shows
 the cost of video encoding alone.
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--yunet", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     clips = sorted(args.folder.glob("*.mp4"))

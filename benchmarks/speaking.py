@@ -18,8 +18,8 @@ from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
 from preprocessing.errors import display_path
 from preprocessing.media.audio import AudioConfig, rest_in_silence
-from wav2lip.generator.checkpoints import EMBEDDED, load_generator
-from wav2lip.generator.unet import AnyGenerator
+from wav2lip.generator.checkpoints import load_generator
+from wav2lip.generator.model import Generator
 
 SIDE = 128  # pixels, resolution at which every system is measured
 BATCH = 16
@@ -59,7 +59,7 @@ class Cost:
     megabytes: float
 
 
-def cost(network: AnyGenerator) -> Cost:
+def cost(network: Generator) -> Cost:
     """Count the cost of a network; convolutions and matrix products only, as is customary."""
     size = network.config.size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -78,8 +78,8 @@ class Model:
     cost: Cost
 
     @classmethod
-    def load(cls, path: Path | None = None, device: str = "auto", backend: str = "auto") -> Model:
-        """Load a checkpoint, or the embedded one if None.
+    def load(cls, path: Path, device: str = "auto", backend: str = "auto") -> Model:
+        """Load a checkpoint.
 
         Raises:
             MediaError: the file is missing or not a generator.
@@ -87,28 +87,27 @@ class Model:
         """
         network, audio, geometry = load_generator(path)
         if geometry.kind != "points":
-            raise ValueError(f"{display_path(path or EMBEDDED)} uses crops of the kind {geometry.kind!r}, not 'points'")
-        AudioConfig().require(audio, display_path(path or EMBEDDED))
-        name = "embedded" if path is None else str(path)
+            raise ValueError(f"{display_path(path)} uses crops of the kind {geometry.kind!r}, not 'points'")
+        AudioConfig().require(audio, display_path(path))
         engine = load_backend(network, backend, device)
-        return cls(name, FaceGenerator(engine, network.config, geometry), cost(network))
+        return cls(str(path), FaceGenerator(engine, network.config, geometry), cost(network))
 
     def reconstruct(self, footage: Footage, frames: np.ndarray, reference: int, mels: np.ndarray) -> np.ndarray:
         """Generate frames (N,) from one reference frame at the network's resolution, resized to (N, SIDE, SIDE, 3)."""
         faces = footage.faces(self.generator.config.size)
-        shared = _as_crop(faces[reference], faces[reference])
-        crops = [_as_crop(faces[frame], faces[frame]) for frame in frames]
+        shared = _as_crop(faces[reference])
+        crops = [_as_crop(faces[frame]) for frame in frames]
         return self._finish(self.generator.generate(crops, [shared] * len(crops), mels, BATCH), footage.faces()[frames])
 
     def speak(self, footage: Footage, mels: np.ndarray, start: int = 0) -> np.ndarray:
         """Generate N frames from `start` on with N mel windows, as inference does before blending: (N, SIDE, SIDE, 3).
 
-        `ReferenceSelector` chooses the reference of each frame; a flow warps pixels at the full SIDE.
+        `ReferenceSelector` chooses the reference of each frame.
         """
         config = self.generator.config
         small, fine = (footage.faces(size)[start : start + len(mels)] for size in (config.size, SIDE))
-        crops = [_as_crop(pixels, large) for pixels, large in zip(small, fine, strict=True)]
-        selector, made = ReferenceSelector(config.mask_row, SILENT, hold=config.output == "warp"), []
+        crops = [_as_crop(pixels) for pixels in small]
+        selector, made = ReferenceSelector(config.mask_row, SILENT), []
         references = [selector.reference(crop, mel, 0) for crop, mel in zip(crops, mels, strict=True)]
         for first in range(0, len(crops), BATCH):
             batch = slice(first, first + BATCH)
@@ -125,9 +124,9 @@ class Model:
         return done
 
 
-def _as_crop(pixels: np.ndarray, fine: np.ndarray) -> FaceCrop:
+def _as_crop(pixels: np.ndarray) -> FaceCrop:
     """Wrap pixels as a crop; its position in the frame is irrelevant here."""
-    return FaceCrop(pixels, np.eye(2, 3), fine, np.eye(2, 3))
+    return FaceCrop(pixels, np.eye(2, 3))
 
 
 def freeze_mouth(faces: np.ndarray, mouth: np.ndarray) -> np.ndarray:

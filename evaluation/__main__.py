@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PROGRAM = "evaluation"
 KINDS = ("pairs", "lrs2", "lrs3", "lrw", "resynced")
 ORIGINAL_FPS = 25  # frame rate of the original Wav2Lip evaluation
+DEFAULT_ENGINE = Path("default")  # the word that stands for it in --checkpoint
 REQUIRED = ("torchmetrics", "matplotlib")
 EPILOG = """\
 PAIRS is a text file with a face path and an audio path per line, or a .csv with the columns face and audio and
@@ -54,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("systems")
     g.add_argument(
         "--checkpoint", nargs="+", default=[], metavar="[NAME=]FILE",
-        help="generators, ours (.safetensors) or released (.pth); default: the embedded one, unless --made is given",
+        help="generators, ours (.safetensors) or released (.pth), or the word default for the default engine, which is "
+        "also evaluated without this flag, unless --made is given",
     )  # fmt: skip
     g.add_argument("--made", nargs="+", default=[], metavar="[NAME=]FOLDER", help="existing videos of other systems")
     g = p.add_argument_group("input")
@@ -153,11 +155,11 @@ def _pairs(args: argparse.Namespace) -> list[Pair]:
 
 
 def _systems(checkpoints: Sequence[str], made: Sequence[str]) -> tuple[dict[str, Path | None], dict[str, Path]]:
-    """Checkpoints and video folders by system name; a checkpoint of None is the embedded one."""
+    """Checkpoints and video folders by system name; a checkpoint of None is the default engine."""
     found: dict[str, Path | None] = {}
     for given in checkpoints:
         name, path = _parse_named_path(given, "" if found else OURS)
-        _add(found, name, path)
+        _add(found, name, None if path == DEFAULT_ENGINE else path)
     if not checkpoints and not made:
         found[OURS] = None
     folders: dict[str, Path | None] = {}
@@ -179,11 +181,13 @@ def _parse_named_path(given: str, default: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _add(found: dict[str, Path | None], name: str, path: Path) -> None:
+def _add(found: dict[str, Path | None], name: str, path: Path | None) -> None:
     from evaluation.protocols.pairs import safe_name
 
     if name in BASELINES or not name or name != safe_name(name):
-        raise UsageError(f"invalid system name {name!r}: use letters, digits, . and -, as in NAME={path}")
+        raise UsageError(
+            f"invalid system name {name!r}: use letters, digits, . and -, as in NAME={path or DEFAULT_ENGINE}"
+        )
     if name in found:
         raise UsageError(f"two systems are named {name!r}: rename one with NAME=FILE")
     found[name] = path

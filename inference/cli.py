@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from preprocessing.commands import Parser, run_command
 
 if TYPE_CHECKING:
-    from inference.generator.engine import Adapter
     from inference.options import Report
 
 OUTFILE = Path("results/result_voice.mp4")
@@ -25,7 +24,6 @@ examples:
   python inference.py --face portrait.jpg --audio speech.mp3 --outfile results/portrait.mp4
   python inference.py --face interview.mp4 --audio answer.wav --select left --preview 8
   python inference.py --face talk.mp4 --audio dub.wav --checkpoint-path wav2lip_gan.pth
-  python inference.py --face talk.mp4 --audio dub.wav --adapt
 
 Frames without a detected face pass through unchanged; the command reports how many there are.
 Use it only with the consent of the person shown. The output's metadata marks it as AI-generated.
@@ -183,12 +181,6 @@ def _add_engine(p: _Parser) -> None:
         "--batch-size", "--wav2lip-batch-size", "--batch_size", "--wav2lip_batch_size", type=int, metavar="N",
         dest="batch_size", help="faces per generator batch (default: 8; halved if memory runs out)",
     )  # fmt: skip
-    p.flag(
-        g, "adapt", action="store_true",
-        help="first fine-tune the generator on the face video and its own audio; takes minutes on a CPU; to keep the "
-        "result for other jobs, use wav2lip.adapt",
-    )  # fmt: skip
-    p.flag(g, "adapt-steps", type=int, metavar="N", help="training steps of --adapt (default: 200)")
     p.flag(g, "quiet", action="store_true", default=False, help="no progress bar")
 
 
@@ -223,16 +215,9 @@ def _run(
     from training.progress import ProgressBars
 
     with ProgressBars(quiet) as bars:
-        model = LipSync.load(checkpoint_path, device, backend, _adapter() if options.get("adapt") else None)
+        model = LipSync.load(checkpoint_path, device, backend)
         show_frames = partial(bars.show, "frame")
         return model(face, audio, outfile, progress=show_frames, analysis_progress=bars.show, **options)
-
-
-def _adapter() -> Adapter:
-    """Imported only when needed, because it imports the training modules."""
-    from inference.generator.adaptation import adapt_to_face
-
-    return adapt_to_face
 
 
 @contextmanager

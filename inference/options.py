@@ -40,8 +40,6 @@ class Options:
         crf: H.264 quality, 0 (lossless) to 51.
         save_track, load_track: face track file (JSON), written or used instead of detection.
         preview: number of frames, before and after, on a contact sheet next to the video.
-        adapt: fine-tune the generator on the face video and its own audio first; for this job only.
-        adapt_steps: training steps of the fine-tuning.
     """
 
     fps: Fraction = Fraction(25)
@@ -72,8 +70,6 @@ class Options:
     save_track: Path | None = None
     load_track: Path | None = None
     preview: int = 0
-    adapt: bool = False
-    adapt_steps: int = 200
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Options:
@@ -99,21 +95,14 @@ class Options:
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
                                 ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
                                 ("strength", 0, 1.5), ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
-                                ("face_id", 0, 1e6), ("adapt_steps", 1, 1e5)):  # fmt: skip
+                                ("face_id", 0, 1e6)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")
         if self.end is not None and self.end <= self.start:
             raise UsageError(f"end must be after start ({self.start:g} s), not {self.end:g} s")
         parse_select(self.select)
-        self._check_adapt()
         object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
-
-    def _check_adapt(self) -> None:
-        """Fine-tuning reads the unmodified video and needs the detector's face."""
-        for name in ("resize_factor", "rotate", "crop", "box", "load_track") if self.adapt else ():
-            if getattr(self, name) != getattr(Options, name):
-                raise UsageError(f"adapt detects the face in the unmodified video and cannot be combined with {name}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
-from inference.generator.engine import Adapter, GeneratorEngine
+from inference.generator.engine import GeneratorEngine
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.prefetch import Prefetcher, StageClock
@@ -41,23 +41,21 @@ class LipSync:
 
     @classmethod
     def load(
-        cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto",
-        adapter: Adapter | None = None,
+        cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto"
     ) -> LipSync:  # fmt: skip
         """Loads the default engine, which warps the person's own pixels (`MeshEngine`), or a generator.
 
         Args:
             checkpoint: a generator, ours (.safetensors) or a released one (.pth); None: the default engine.
             device, backend: where a generator runs; the default engine runs on the CPU.
-            adapter: fine-tunes the generator in jobs with the option `adapt`, see `GeneratorEngine`.
 
         Raises:
             MediaError: the file is missing or not a generator.
             UsageError: no such device or backend.
         """
-        if checkpoint is None and adapter is None:
+        if checkpoint is None:
             return cls(MeshEngine.load())
-        return cls(GeneratorEngine.load(checkpoint, device, backend, adapter))
+        return cls(GeneratorEngine.load(checkpoint, device, backend))
 
     def __call__(
         self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,

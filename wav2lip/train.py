@@ -38,8 +38,7 @@ from training.losses import total
 from training.options import parse_options
 from training.run import RESUMES, RunFolder, due, save_atomic
 from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
-from wav2lip.generator.losses import gradient_norms, masked_l1, reconstruction_losses, sync_expert_loss, warp_losses
-from wav2lip.generator.model import frames_from_output
+from wav2lip.generator.losses import gradient_norms, masked_l1, reconstruction_losses, sync_expert_loss
 from wav2lip.generator.recipe import GeneratorRecipe
 from wav2lip.generator.train_state import (
     GeneratorTrainState,
@@ -58,7 +57,7 @@ class GeneratorTrainOptions:
 
     Attributes:
         out: Run folder; a run that exists there is resumed.
-        expert: Sync expert of the sync loss and, frozen, the generator's audio encoder.
+        expert: Sync expert of the sync loss.
         judge: A second sync expert, used for evaluation only.
         val: Folder of clips of held-out people; default: the "val" split of CLIPS.
         init: Checkpoint of a generator to start from.
@@ -157,11 +156,10 @@ def _backward(
 
     The loss "plain" is the masked L1, which decides when the sync loss starts.
     """
-    output = state.forward(batch.mels, batch.faces)
-    output = output.view_as(output)  # Fabric guards its module's output against other backward passes
-    generated = frames_from_output(output, batch.faces, state.config)
-    losses, weights = weighted_losses(state, batch, output, generated)
-    norms = gradient_norms(losses, weights, output) if measure else {}
+    generated = state.forward(batch.mels, batch.faces)
+    generated = generated.view_as(generated)  # Fabric guards its module's output against other backward passes
+    losses, weights = weighted_losses(state, batch, generated)
+    norms = gradient_norms(losses, weights, generated) if measure else {}
     loss = total(losses, weights)
     state.fabric.backward(share * loss)
     losses |= {"total": loss, "plain": masked_l1(generated, batch.target, state.config.mask_row)}
@@ -170,27 +168,23 @@ def _backward(
 
 
 def weighted_losses(
-    state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor, generated: Tensor
+    state: GeneratorTrainState, batch: GeneratorBatch, generated: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The losses of the generator's output for a batch, and this step's weights under the same names."""
-    recipe, config = state.recipe, state.config
+    """The losses of the generated frames of a batch, and this step's weights under the same names."""
+    recipe = state.recipe
     weights = asdict(recipe.weights) | {"sync": state.sync_weight}
-    losses = reconstruction_losses(generated, batch.target, state.weight, config.mask_row, recipe.weights)
-    if config.output == "warp":
-        losses |= warp_losses(output, config, recipe.weights)
+    losses = reconstruction_losses(generated, batch.target, state.weight, state.config.mask_row, recipe.weights)
     if state.sync_weight:
-        losses["sync"] = _sync_loss(state, batch, output)
+        losses["sync"] = _sync_loss(state, batch, generated)
     if adversary := state.active_adversary:
         losses |= adversary.generator_losses(*_critic_inputs(batch, generated), recipe.weights)
     return losses, {name: weights[name] for name in losses}
 
 
-def _sync_loss(state: GeneratorTrainState, batch: GeneratorBatch, output: Tensor) -> Tensor:
-    recipe = state.recipe
-    generated = frames_from_output(output, batch.faces, state.config, paint_gradient=not recipe.sync_moves_only)
+def _sync_loss(state: GeneratorTrainState, batch: GeneratorBatch, generated: Tensor) -> Tensor:
     right, down = divmod(state.step * 37 % 81, 9)  # cycles through all 81 shifts
     return sync_expert_loss(
-        state.expert, _windows(generated), batch.window_mel, (right - 4, down - 4), recipe.sync, batch.silent,
+        state.expert, _windows(generated), batch.window_mel, (right - 4, down - 4), state.recipe.sync, batch.silent,
         _windows(batch.target), _windows(batch.faces[:, 3:]),
     )  # fmt: skip
 

@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--audio", type=Path, metavar="FILE", help="driving audio")
     p.add_argument("--list", type=Path, metavar="FILE", help="custom hard inputs: CSV with the columns kind,face,audio")
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for inputs, videos and robustness.json")
-    p.add_argument("--checkpoint", type=Path, metavar="FILE", help="generator (default: the embedded one)")
+    p.add_argument("--checkpoint", type=Path, metavar="FILE", help="generator (default: the default engine)")
     add_detector_flags(p)
     return p
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from preprocessing.errors import OutOfMemoryError, UsageError
-from wav2lip.generator.model import frames_from_output
-from wav2lip.generator.unet import AnyGenerator
+from wav2lip.generator.model import Generator
 
 BACKENDS = ("auto", "torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -50,9 +49,9 @@ class Backend:
     max_batch: int | None = None
 
     def __call__(self, mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Generates from mel (B, 1, 80, 16) and faces (B, 6, S, S), float32; returns float32 (B, 3 or 6, S, S).
+        """Generates from mel (B, 1, 80, 16) and faces (B, 6, S, S), float32; returns float32 (B, 3, S, S).
 
-        For ranges and channels see `Generator.forward`. Raises torch.cuda.OutOfMemoryError if B faces do not fit.
+        For ranges see `Generator.forward`. Raises torch.cuda.OutOfMemoryError if B faces do not fit.
         """
         return self.run(mel, faces)
 
@@ -73,9 +72,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_backend(
-    generator: AnyGenerator, name: str = "auto", device: str = "auto", threads: int | None = None
-) -> Backend:
+def load_backend(generator: Generator, name: str = "auto", device: str = "auto", threads: int | None = None) -> Backend:
     """Prepares `generator` for inference; the generator itself is not modified.
 
     "auto" is OpenVINO on a CPU if it is installed, torch otherwise. Half precision is used only on GPUs with
@@ -144,7 +141,7 @@ def _attempt(backend: Backend, mel: np.ndarray, faces: np.ndarray) -> np.ndarray
     return None
 
 
-def fold_batch_norm(generator: AnyGenerator) -> AnyGenerator:
+def fold_batch_norm(generator: Generator) -> Generator:
     """A frozen copy in eval mode with batch norms folded into the preceding convolutions; same outputs."""
     folded = copy.deepcopy(generator).eval().requires_grad_(False)
     for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
@@ -156,7 +153,7 @@ def fold_batch_norm(generator: AnyGenerator) -> AnyGenerator:
     return folded
 
 
-def _torch_backend(folded: AnyGenerator, device: torch.device, threads: int | None) -> Backend:
+def _torch_backend(folded: Generator, device: torch.device, threads: int | None) -> Backend:
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # for this thread and its children; denormals are up to 100 times slower
         if threads is not None:
@@ -166,12 +163,12 @@ def _torch_backend(folded: AnyGenerator, device: torch.device, threads: int | No
     full = _torch_run(folded, device)
     if device.type == "cuda":
         half = _torch_run(folded, device, half=True)
-        if _within_bound(half, full, folded):
+        if _within_bound(half, full, folded.config.size):
             return Backend("torch", device, "fp16", half)
     return Backend("torch", device, "fp32", full)
 
 
-def _torch_run(folded: AnyGenerator, device: torch.device, half: bool = False) -> _Run:
+def _torch_run(folded: Generator, device: torch.device, half: bool = False) -> _Run:
     layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
 
     @torch.inference_mode()
@@ -197,11 +194,11 @@ def _openvino() -> ModuleType | None:
     return openvino
 
 
-def _openvino_backend(engine: ModuleType, folded: AnyGenerator, threads: int | None) -> Backend:
+def _openvino_backend(engine: ModuleType, folded: Generator, threads: int | None) -> Backend:
     model = _convert(engine, folded)
     if _has_amx_fp16():
         half = _openvino_run(engine, model, "f16", threads)
-        if _within_bound(half, _torch_run(folded, torch.device("cpu")), folded):
+        if _within_bound(half, _torch_run(folded, torch.device("cpu")), folded.config.size):
             return Backend("openvino", torch.device("cpu"), "fp16", half)
     return Backend("openvino", torch.device("cpu"), "fp32", _openvino_run(engine, model, "f32", threads))
 
@@ -211,7 +208,7 @@ def _has_amx_fp16() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_fp16"))
 
 
-def _convert(engine: ModuleType, folded: AnyGenerator) -> Any:
+def _convert(engine: ModuleType, folded: Generator) -> Any:
     """The generator as an OpenVINO model with a dynamic batch size; its weights must not be channels_last."""
     size = folded.config.size
     example = (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, size, size))
@@ -238,11 +235,10 @@ def _openvino_run(engine: ModuleType, model: Any, precision: str, threads: int |
     return run
 
 
-def _within_bound(reduced: _Run, full: _Run, generator: AnyGenerator) -> bool:
+def _within_bound(reduced: _Run, full: _Run, size: int) -> bool:
     """Whether two precisions of a generator give the same image within _BOUND; false on overflow."""
-    mel, faces = _probe(generator.config.size)
-    first, second = (_frames(run(mel, faces), faces, generator) for run in (reduced, full))
-    return bool((first - second).abs().max() <= _BOUND)
+    mel, faces = _probe(size)
+    return bool(np.abs(reduced(mel, faces) - full(mel, faces)).max() <= _BOUND)
 
 
 def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +247,3 @@ def _probe(size: int) -> tuple[np.ndarray, np.ndarray]:
     mel = torch.rand(4, 1, 80, 16, generator=draw) * 8 - 4
     faces = F.interpolate(torch.rand(4, 6, 6, 6, generator=draw), (size, size), mode="bilinear")
     return mel.numpy(), faces.numpy()
-
-
-def _frames(output: np.ndarray, faces: np.ndarray, generator: AnyGenerator) -> Tensor:
-    return frames_from_output(torch.from_numpy(output), torch.from_numpy(faces), generator.config)

@@ -305,11 +305,11 @@ class FaceCompositor:
         if item.shot != self._shot:
             self._shot = item.shot
             self._matcher.reset()
-        face = self._matcher.match(item.face, item.crop.fine.astype(np.float32))
+        face = self._matcher.match(item.face, item.crop.pixels.astype(np.float32))
         mask = _mask(self._kind, face.shape[0])
         if item.presence < 1:
             mask = mask * np.float32(item.presence)
-        return composite(item.frame, face, item.crop.fine_matrix, mask, self._blend)
+        return composite(item.frame, face, item.crop.matrix, mask, self._blend)
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,26 +15,20 @@ from inference.generator.backends import load_backend
 from inference.generator.compositing import FaceCompositor
 from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
-from inference.options import Options
 from inference.prefetch import Prefetcher
 from inference.speech import Speech
-from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
-from preprocessing.faces.face_track import FaceDetector, FaceTrack, TrackedFace
+from preprocessing.faces.face_track import FaceTrack, TrackedFace
 from preprocessing.faces.tracking import stream_face_track
 from preprocessing.media.audio import AudioConfig
-from wav2lip.generator.checkpoints import EMBEDDED, AnyGenerator, load_generator
-
-LoadedGenerator = tuple[AnyGenerator, AudioConfig, CropGeometry]
-Adapter = Callable[[Path, Path | str | None, Options, FaceDetector, AnalysisProgress | None], LoadedGenerator]
-"""Fine-tunes a checkpoint on the face video: `inference.generator.adaptation.adapt_to_face`."""
+from wav2lip.generator.checkpoints import load_generator
 
 
 @dataclass(frozen=True)
 class ModelOrigin:
     """The checkpoint of a generator, and the device and backend it runs on."""
 
-    checkpoint: Path | str | None
+    checkpoint: Path
     device: str
     backend: str
 
@@ -44,58 +38,44 @@ class GeneratorEngine:
     """A generator and its audio front-end, for any number of jobs.
 
     Attributes:
-        origin, adapter: needed for jobs with the option `adapt`.
+        origin: None for a generator not loaded from a file.
         lock: serializes calls of the backend.
     """
 
     generator: FaceGenerator
     audio: AudioConfig
     origin: ModelOrigin | None = None
-    adapter: Adapter | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def load(
-        cls, checkpoint: Path | str | None, device: str = "auto", backend: str = "auto", adapter: Adapter | None = None
-    ) -> GeneratorEngine:  # fmt: skip
-        """Loads a generator: one of ours (.safetensors) or a released one (.pth); None: the embedded one.
+    def load(cls, checkpoint: Path | str, device: str = "auto", backend: str = "auto") -> GeneratorEngine:
+        """Loads a generator: one of ours (.safetensors) or a released one (.pth).
 
         Raises:
             MediaError: the file is missing or not a generator.
             UsageError: no such device or backend.
         """
-        origin = ModelOrigin(checkpoint, device, backend)
-        return cls(*_face_generator(load_generator(checkpoint), origin), origin, adapter)
+        network, audio, geometry = load_generator(checkpoint)
+        generator = FaceGenerator(load_backend(network, backend, device), network.config, geometry)
+        return cls(generator, audio, ModelOrigin(Path(checkpoint), device, backend))
 
     def provenance(self) -> tuple[list[Path], str] | None:
         """The checkpoint and where it runs; None for a generator not loaded from a file."""
         if self.origin is None:
             return None
-        return [Path(self.origin.checkpoint or EMBEDDED)], f"{self.origin.backend} on {self.origin.device}"
+        return [self.origin.checkpoint], f"{self.origin.backend} on {self.origin.device}"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> GeneratorJob:
         """Loads the speech and starts tracking the face.
 
         Raises:
             MediaError: the speech file has no audio.
-            UsageError: the job has the option `adapt`, but there is no `origin` or `adapter`.
         """
         with job.clock("sound"):
             speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest)
-        return GeneratorJob(job, speech, self._job_generator(job, progress), self.lock)
-
-    def _job_generator(self, job: JobInput, progress: AnalysisProgress | None) -> FaceGenerator:
-        """The generator with the job's box padding, fine-tuned if requested."""
-        generator = self.generator
-        if job.options.adapt:
-            if self.origin is None or self.adapter is None:
-                raise UsageError("adapt needs a generator loaded with GeneratorEngine.load(..., adapter=adapt_to_face)")
-            with job.clock("adapt"):
-                detector = job_detector(job.options, generator.backend.device.type)
-                loaded = self.adapter(job.source.path, self.origin.checkpoint, job.options, detector, progress)
-                generator, _ = _face_generator(loaded, self.origin)
-        geometry = CropGeometry(generator.geometry.kind, generator.geometry.size, job.options.pads)
-        return FaceGenerator(generator.backend, generator.config, geometry)
+        geometry = CropGeometry(self.generator.geometry.kind, self.generator.geometry.size, job.options.pads)
+        generator = FaceGenerator(self.generator.backend, self.generator.config, geometry)
+        return GeneratorJob(job, speech, generator, self.lock)
 
 
 class GeneratorJob:
@@ -149,7 +129,7 @@ class GeneratorJob:
         options, config = self._job.options, self._generator.config
         batch_size = min(options.batch_size, max(4, depth))
         silence = -self._speech.config.max_abs_value if options.rest else -np.inf
-        selector = ReferenceSelector(config.mask_row, silence, hold=config.output == "warp")
+        selector = ReferenceSelector(config.mask_row, silence)
         for batch in _batches(enumerate(frames), batch_size):
             crops, references, mels, generated = [], [], [], []
             for position, (number, frame) in batch:
@@ -174,11 +154,6 @@ class GeneratorJob:
         if total > self.speech_frames:  # the rest of the video follows: fade out, so that the mouth does not snap back
             presence = min(presence, (self.speech_frames - position) / FADE)
         return face, presence
-
-
-def _face_generator(loaded: LoadedGenerator, origin: ModelOrigin) -> tuple[FaceGenerator, AudioConfig]:
-    network, audio, geometry = loaded
-    return FaceGenerator(load_backend(network, origin.backend, origin.device), network.config, geometry), audio
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:

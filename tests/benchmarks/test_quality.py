@@ -1,4 +1,4 @@
-"""The benchmark that writes docs/results.md: its pair list and its document."""
+"""The benchmark that writes a results document: its pair list and its document."""
 
 import csv
 

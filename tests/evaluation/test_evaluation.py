@@ -13,7 +13,6 @@ from evaluation.protocols.pairs import Pair
 from evaluation.report.results import BASELINES, OURS
 from preprocessing.faces.detectors import load_detector
 from tests.material import swaying_photo, write_generator, write_speech, write_talk, write_video
-from wav2lip.generator.checkpoints import EMBEDDED
 
 FRAMES = 30
 
@@ -111,14 +110,14 @@ def test_the_settings_say_what_the_figures_were_found_with(report):
 def test_systems_have_names(tmp_path):
     folder, file = tmp_path / "made=here", tmp_path / "b.safetensors"
     folder.mkdir()
-    assert _systems([], []) == ({OURS: None}, {})
+    assert _systems([], []) == _systems(["default"], []) == ({OURS: None}, {})
+    assert _systems(["a.pth", "new=default"], []) == ({OURS: Path("a.pth"), "new": None}, {})
     assert _systems([], [f"x={folder}"]) == ({}, {"x": folder})
     assert _systems(["a.pth", "b=c/d.pth"], [f"x={folder}"]) == (
         {OURS: Path("a.pth"), "b": Path("c/d.pth")}, {"x": folder},
     )  # fmt: skip
     assert _parse_named_path(str(folder), "") == ("made=here", folder)
     assert _parse_named_path(str(file), "") == ("b", file)
-    assert EMBEDDED.is_file()
 
 
 @pytest.mark.parametrize(

@@ -82,21 +82,21 @@ def test_only_the_mouth_is_changed_and_it_follows_the_audio(job, media):
 
 
 def test_a_real_frame_by_the_default_ways(tmp_path):
-    """512x512 video coded like a camera's, a cascade, a warping generator: pixels outside the face keep over 40 dB."""
+    """512x512 video coded like a camera's, a cascade, a generator: pixels outside the face keep over 40 dB."""
     shifts = [np.array([[1, 0, 6 * np.sin(k / 4)], [0, 1, 0]]) for k in range(6)]
     with VideoWriter(tmp_path / "in.mp4", 512, 512, Fraction(25), crf=18) as writer:
         for shift in shifts:
             writer.write(cv2.warpAffine(astronaut()[:, :, ::-1], shift, (512, 512), borderMode=cv2.BORDER_REPLICATE))
     report = lipsync(
         tmp_path / "in.mp4", write_speech(tmp_path / "speech.wav", 0.24), tmp_path / "out.mp4", detector="haar",
-        checkpoint=write_generator(tmp_path / "warp.safetensors", output="warp"), backend="torch", device="cpu",
+        checkpoint=write_generator(tmp_path / "tiny.safetensors"), backend="torch", device="cpu",
     )  # fmt: skip
     assert (report.frames, report.faces) == (6, 6)
     outside = np.ones((512, 512), bool)
     outside[50:210, 165:290] = False  # the face
     source, result = pictures_of(tmp_path / "in.mp4"), pictures_of(report.outfile)
     assert min(psnr(a[outside], b[outside]) for a, b in zip(result, source, strict=True)) > 40
-    assert min(psnr(a[~outside], b[~outside]) for a, b in zip(result, source, strict=True)) > 30  # nearly a copy
+    assert max(psnr(a[~outside], b[~outside]) for a, b in zip(result, source, strict=True)) < 35  # an untrained mouth
 
 
 def test_the_mouth_answers_to_the_audio_at_its_time(job, tmp_path):

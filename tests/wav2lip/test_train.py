@@ -34,13 +34,13 @@ from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.data import GeneratorBatch, Sampling, collate, sample
 from wav2lip.generator.losses import LossWeights
-from wav2lip.generator.model import GeneratorConfig, frames_from_output
+from wav2lip.generator.model import GeneratorConfig
 from wav2lip.generator.recipe import GeneratorRecipe
 from wav2lip.generator.train_state import GeneratorTrainState, create_state
 from wav2lip.train import GeneratorTrainOptions, main, train, train_step, weighted_losses
 
 ROOT = Path(__file__).parents[2]
-TINY = GeneratorConfig(network="unet", width=4, size=64, mask_row=27, output="warp", audio_encoder="syncnet")
+TINY = GeneratorConfig(width=2, mask_row=40)
 SMALL = GeneratorRecipe(
     TINY, Sampling("random", silent=0.0), windows_per_step=2, steps=4, lr=1e-3, warmup_steps=0, seed=3
 )
@@ -106,31 +106,20 @@ def test_one_step_trains_the_generator_and_nothing_else(clips, expert, engine):
     parts = {"generator": state.generator, "average": state.average, "expert": state.expert.network}
     before = {name: snapshot(part.state_dict()) for name, part in parts.items()}
     losses = train_step(state, [batch], measure=True)
-    names = {"l1", "gradient", "smooth", "paint", "sync"}
+    names = {"l1", "gradient", "sync"}
     others = {"total", "plain", "gradient_norm", "sync_weight"}
     assert losses.keys() == names | {f"gradient_norm/{name}" for name in names} | others
     assert all(torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
     weights = SMALL.weights
     assert losses["total"].item() == pytest.approx(sum(getattr(weights, name) * losses[name].item() for name in names))
     assert losses["gradient_norm/l1"] > 0
-    moved = changed(before["generator"], state.generator.state_dict())
-    tower = {key for key in before["generator"] if ".tower." in key}
-    assert tower
-    assert not moved & tower
-    assert {"flow.2.weight", "paint.2.weight"} <= moved  # the layers behind the zeroes follow in the second step
+    assert changed(before["generator"], state.generator.state_dict()) == set(before["generator"])
     assert not changed(before["expert"], state.expert.network.state_dict())
     assert not state.expert.network.training
-    assert state.generator.config.audio_encoder_norm == "layer"  # the expert's
-    theirs = [weight for key, weight in before["expert"].items() if key.startswith("audio_encoder.")]
-    ours = [weight for key, weight in before["generator"].items() if key in tower]
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    key, decay = "paint.2.weight", 1 / 10
+    key, decay = "output_block.1.weight", 1 / 10
     expected = decay * before["average"][key] + (1 - decay) * state.generator.state_dict()[key]
     assert torch.allclose(state.average.state_dict()[key], expected, atol=1e-7)
     assert state.step == 1
-    train_step(state, [batch])
-    moved = changed(before["generator"], state.generator.state_dict())
-    assert moved == set(before["generator"]) - tower
 
 
 def test_the_generator_learns(clips, expert):
@@ -142,8 +131,8 @@ def test_the_generator_learns(clips, expert):
 
 
 def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
-    batch = draw(clips, 2)
-    halves = [GeneratorBatch(*(part.chunk(2)[k] for part in vars(batch).values())) for k in (0, 1)]
+    half = draw(clips, 1)  # twice the same, as batch norm would tell different halves from the whole
+    batch, halves = GeneratorBatch(*(torch.cat((part, part)) for part in vars(half).values())), [half, half]
     found = []
     for parts in ([batch], halves):
         recipe = replace(SMALL, optimizer="adam", weight_decay=0, clip_gradient=0, sync_start=0, sync_ramp=0)
@@ -154,25 +143,20 @@ def test_a_step_in_parts_is_the_step_as_a_whole(clips, expert):
     (whole, first), (half, second) = found
     assert whole.keys() == half.keys()
     assert all(whole[name].item() == pytest.approx(half[name].item(), rel=1e-4, abs=1e-7) for name in whole)
-    assert torch.allclose(first, second, rtol=1e-3, atol=1e-6 * float(first.abs().max()))
+    assert F.cosine_similarity(first, second, dim=0) > 0.9999  # batch norm amplifies rounding
+    assert first.norm().item() == pytest.approx(second.norm().item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["log", "bce", "relative"])
-def test_the_sync_loss_moves_but_does_not_paint_unless_asked_to(clips, expert, kind):
-    batch, reached = draw(clips), {}
-    for moves_only in (True, False):
-        weights = LossWeights(l1=1e-9, gradient=0, smooth=0, paint=0, sync=1)
-        recipe = replace(SMALL, weights=weights, sync=kind, sync_start=0, sync_ramp=0, sync_moves_only=moves_only)
-        state = create_state(recipe, CPU.launch(), expert)
-        output = torch.zeros(10, 6, 64, 64, requires_grad=True)
-        picture = frames_from_output(output, batch.faces, state.config)
-        losses, factors = weighted_losses(state, batch, output, picture)
-        assert (losses.keys(), factors) == ({"l1", "sync"}, {"l1": 1e-9, "sync": 1})
-        (slope,) = torch.autograd.grad(losses["sync"], output)
-        reached[moves_only] = [float(part.abs().max()) for part in (slope[:, :2], slope[:, 2:])]
-    assert reached[True][1] == 0
-    assert reached[False][1] > 0 or kind == "bce"  # which has no gradient where the cosine is below 0
-    assert reached[True][0] == reached[False][0] > 0 or kind == "bce"
+def test_the_sync_loss_reaches_the_picture(clips, expert, kind):
+    batch = draw(clips)
+    recipe = replace(SMALL, weights=LossWeights(l1=1e-9, gradient=0, sync=1), sync=kind, sync_start=0, sync_ramp=0)
+    state = create_state(recipe, CPU.launch(), expert)
+    picture = batch.faces[:, 3:].clone().requires_grad_()
+    losses, factors = weighted_losses(state, batch, picture)
+    assert (losses.keys(), factors) == ({"l1", "sync"}, {"l1": 1e-9, "sync": 1})
+    (slope,) = torch.autograd.grad(losses["sync"], picture)
+    assert slope.abs().max() > 0 or kind == "bce"  # which has no gradient where the cosine is below 0
 
 
 def test_the_sync_loss_waits_and_comes_in_by_a_ramp(clips, expert):
@@ -265,7 +249,7 @@ def test_workers_train_the_same_network_and_another_seed_another(clips, expert, 
 
 
 def test_two_processes_train_what_one_does(clips, expert, tmp_path):
-    """The command line with two processes: they share each step, and their mean gradient is the batch's."""
+    """The command line with two processes: they share each step, as one process does that takes it in two parts."""
     recipe = replace(SMALL, steps=2, optimizer="adam", weight_decay=0, sync_start=0, sync_ramp=0, schedule="constant")
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
     command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
@@ -275,10 +259,10 @@ def test_two_processes_train_what_one_does(clips, expert, tmp_path):
         [*map(str, command), *engine], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    run(recipe, clips, expert, tmp_path / "one", clips)
-    fresh = create_state(recipe, CPU.launch(), expert).generator.state_dict()
+    run(replace(recipe, accumulate=2), clips, expert, tmp_path / "one", clips)
+    fresh = dict(create_state(recipe, CPU.launch(), expert).generator.named_parameters())
     one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["generator"] for name in ("one", "two"))
-    moved, together = (torch.cat([(w[key] - fresh[key]).flatten() for key in fresh]) for w in (one, two))
+    moved, together = (torch.cat([(w[key] - fresh[key].detach()).flatten() for key in fresh]) for w in (one, two))
     assert moved.abs().max() > 1e-3
     assert F.cosine_similarity(moved, together, dim=0) > 0.99
     assert (moved - together).abs().median() < 1e-6
@@ -291,7 +275,7 @@ def poison(monkeypatch, name: str) -> None:
 
     def backward(state: GeneratorTrainState, batch: GeneratorBatch, *rest: object) -> tuple[dict[str, Tensor], Tensor]:
         if state.step == 2 and name == "loss":
-            batch.target[0, 0, 60, 30] = torch.nan
+            batch.target[0, 0, 80, 30] = torch.nan
         found = real(state, batch, *rest)  # type: ignore[arg-type]
         if state.step == 2 and name == "gradient":
             next(p for p in state.generator.parameters() if p.grad is not None).grad[0] = torch.inf
@@ -316,7 +300,7 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
     dump = torch.load(tmp_path / "run" / "dump.pt", weights_only=True)
     assert dump["step"] == 2
     assert {"l1", "gradient_norm"} <= dump["losses"].keys()
-    assert dump["batches"][0]["faces"].shape == (10, 6, 64, 64)
+    assert dump["batches"][0]["faces"].shape == (10, 6, 96, 96)
     assert not (tmp_path / "run" / "generator.safetensors").exists()
 
 
@@ -371,8 +355,8 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
     run(replace(SMALL, steps=2), clips, expert, tmp_path / "first")
     path = tmp_path / "first" / "generator.safetensors"
     generator, audio, geometry = load_generator(path)
-    assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 64))
-    assert generator.config == replace(TINY, audio_encoder_norm="layer")
+    assert (audio, geometry) == (AudioConfig(), CropGeometry("points", 96))
+    assert generator.config == TINY
     state = create_state(replace(SMALL, seed=8), CPU.launch(), expert, path)
     for ours in (state.generator, state.average):
         assert not changed(generator.state_dict(), ours.state_dict())
@@ -397,7 +381,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["clips"], "out"),
         (["clips", "--out", "run", "--sync", "never"], "'log', 'bce', 'relative'"),
         (["clips", "--out", "run", "--wate", "1"], "--wate"),
-        (["clips", "--out", "run", "--generator.size", "100"], "multiple of 16, at least 64, not 100"),
+        (["clips", "--out", "run", "--generator.size", "100"], "96 times a power of two, not 100"),
         (["clips", "--out", "run", "--grid-every", "0"], "grid_every must be 1 or more"),
         (
             ["clips", "--out", "run", "--devices", "3"],

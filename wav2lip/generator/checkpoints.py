@@ -1,4 +1,4 @@
-"""Loads generators: the embedded one, our checkpoints and released ones."""
+"""Loads generators: our checkpoints and released ones."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from preprocessing.media.audio import AudioConfig
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import Generator, GeneratorConfig
 from wav2lip.generator.original_checkpoint import read_released
-from wav2lip.generator.unet import AnyGenerator, build_generator
-
-EMBEDDED = Path(__file__).parents[1] / "weights" / "generator.safetensors"
 
 
-def load_generator(path: Path | str | None = None) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
-    """Loads a generator in eval mode, with its audio front-end and crop geometry; None: the embedded generator.
+def load_generator(path: Path | str) -> tuple[Generator, AudioConfig, CropGeometry]:
+    """Loads a generator in eval mode, with its audio front-end and crop geometry.
 
     Released files do not store the latter two; they get the released front-end and crops by the detector's box.
 
     Raises:
         MediaError: the file is missing or not a generator.
     """
-    path = EMBEDDED if path is None else Path(path)
+    path = Path(path)
     try:
         return _load_own(path) if _is_safetensors(path) else _load_released(path)
     except OSError as error:
@@ -38,11 +35,11 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _load_own(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
+def _load_own(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
     checkpoint = Checkpoint.load(path, "generator")
     crop = checkpoint.crop | {"pads": tuple(checkpoint.crop.get("pads", (0, 10, 0, 0)))}
     try:
-        network = build_generator(GeneratorConfig(**checkpoint.config)).eval()
+        network = Generator(GeneratorConfig(**checkpoint.config)).eval()
         network.load_state_dict(checkpoint.weights)
         return network, AudioConfig(**checkpoint.audio), CropGeometry(**crop)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -50,7 +47,7 @@ def _load_own(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
         raise UsageError(f"the weights in {display_path(path)} do not match its header ({reason})") from error
 
 
-def _load_released(path: Path) -> tuple[AnyGenerator, AudioConfig, CropGeometry]:
+def _load_released(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
     network = Generator().eval()
     network.load_state_dict(read_released(path, "generator").weights)
     return network, AudioConfig(), CropGeometry("box", 96)

@@ -18,7 +18,6 @@ from syncnet.data import WINDOW
 from syncnet.loss import bce_loss, sync_loss, sync_probability
 from syncnet.sync_expert import SyncExpert
 from training.losses import loss_weight
-from wav2lip.generator.model import GeneratorConfig, split_fields
 
 SyncKind = Literal["log", "bce", "relative"]
 PYRAMID_LEVELS = 3  # of the Laplacian pyramid, not counting the residual
@@ -34,8 +33,6 @@ class LossWeights:
         gradient: L1 of the image gradient, which preserves edges.
         laplacian: L1 on a Laplacian pyramid.
         temporal: L1 of the frame-to-frame change.
-        smooth: L1 of the flow's spatial gradient, for generators that warp.
-        paint: Mean mixing weight of the painted color, for generators that warp.
         sync: Sync loss of the frozen expert.
         adversarial: Adversarial loss.
         feature_matching: L1 between the critic's features of generated and real frames.
@@ -46,8 +43,6 @@ class LossWeights:
     gradient: float = 0.5
     laplacian: float = 0.0
     temporal: float = 0.0
-    smooth: float = 0.02
-    paint: float = 0.04
     sync: float = 0.03
     adversarial: float = 0.0
     feature_matching: float = 0.0
@@ -106,27 +101,6 @@ def reconstruction_losses(
         losses["laplacian"] = torch.stack([level.abs().mean() for level in _laplacian_pyramid(error)]).sum()
     if weights.temporal:
         losses["temporal"] = error.unflatten(0, (-1, WINDOW)).diff(dim=1).abs().mean()
-    return losses
-
-
-def warp_losses(outputs: Tensor, config: GeneratorConfig, weights: LossWeights) -> dict[str, Tensor]:
-    """Penalties on a warping generator's fields in the masked rows: smooth and paint, where their weight is above 0.
-
-    Args:
-        outputs: (B, 6, S, S), the generator's output.
-        config: the generator's.
-        weights: decides which losses are computed.
-
-    Returns:
-        Scalars. smooth: mean absolute spatial difference of the flow, in fractions of the side. paint: mean mixing
-        weight of the color, 0 to 1.
-    """
-    flow, _, mix = (field[:, :, config.mask_row :] for field in split_fields(outputs, config))
-    losses = {}
-    if weights.smooth:
-        losses["smooth"] = _gradient_l1(flow)
-    if weights.paint:
-        losses["paint"] = mix.mean()
     return losses
 
 

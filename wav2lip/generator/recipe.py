@@ -15,10 +15,7 @@ from wav2lip.generator.data import Sampling
 from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
 
-DEFAULT_GENERATOR = GeneratorConfig(
-    network="unet", width=32, size=128, mask_row=53, output="warp", audio_encoder="syncnet"
-)
-SAMPLING, WEIGHTS, NO_ADVERSARY = Sampling(), LossWeights(), AdversaryRecipe()
+GENERATOR, SAMPLING, WEIGHTS, NO_ADVERSARY = GeneratorConfig(), Sampling(), LossWeights(), AdversaryRecipe()
 MINIMUMS = {"windows_per_step": 1, "accumulate": 1, "steps": 1, "warmup_steps": 0, "sync_ramp": 0, "seed": 0}
 NON_NEGATIVE = ("lr", "weight_decay", "clip_gradient")
 FINAL_LR_FRACTION = 0.02  # of the peak learning rate, at the end of the cosine schedule
@@ -29,7 +26,7 @@ class GeneratorRecipe:
     """Network, losses and schedule of a generator's training.
 
     Attributes:
-        generator: Architecture; with audio_encoder "syncnet", audio_encoder_norm is taken from the expert.
+        generator: Architecture.
         sampling: How training windows are sampled.
         weights: Loss weights; a loss with weight 0 is not computed.
         adversary: The critic and its training.
@@ -37,8 +34,6 @@ class GeneratorRecipe:
             one.
         sync_start: Step at which the sync loss starts; null: once reconstruction has converged.
         sync_ramp: Steps over which its weight then grows to the full value.
-        sync_moves_only: Apply the sync loss to the flow only; otherwise the generator learns to paint dots that fool
-            the expert. No effect on a generator that only paints.
         optimizer: "adamw" or "adam".
         lr: Peak learning rate.
         betas: Adam's beta1 and beta2.
@@ -53,14 +48,13 @@ class GeneratorRecipe:
         seed: Seed of the weights and of all random draws.
     """
 
-    generator: GeneratorConfig = DEFAULT_GENERATOR
+    generator: GeneratorConfig = GENERATOR
     sampling: Sampling = SAMPLING
     weights: LossWeights = WEIGHTS
     adversary: AdversaryRecipe = NO_ADVERSARY
     sync: Literal["log", "bce", "relative"] = "log"
     sync_start: int | None = None
     sync_ramp: int = 400
-    sync_moves_only: bool = True
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -96,9 +90,6 @@ class GeneratorRecipe:
         if (critic == "none") != (weights.adversarial == 0 and weights.feature_matching == 0):
             values = f"weights.adversarial {weights.adversarial}, weights.feature_matching {weights.feature_matching}"
             raise UsageError(f"a critic needs a weight and vice versa, not adversary.critic {critic!r}, {values}")
-        if self.generator.output == "paint" and (weights.smooth or weights.paint):
-            values = f"{weights.smooth} and {weights.paint}"
-            raise UsageError(f"a painting generator has no flow: weights.smooth and .paint must be 0, not {values}")
 
     def lr_at(self, step: int) -> float:
         """The learning rate of step number `step`, counted from 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,8 @@ from training.checkpoint import Checkpoint
 from wav2lip.gan.adversary import Adversary
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.losses import SyncSwitch, mouth_weight
-from wav2lip.generator.model import FrozenSyncNetEncoder, GeneratorConfig
+from wav2lip.generator.model import Generator, GeneratorConfig
 from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
-from wav2lip.generator.unet import AnyGenerator, build_generator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,9 +46,9 @@ class GeneratorTrainState:
 
     recipe: GeneratorRecipe
     fabric: Fabric
-    generator: AnyGenerator
+    generator: Generator
     forward: Any
-    average: AnyGenerator
+    average: Generator
     expert: SyncExpert
     optimizer: Any
     weight: Tensor
@@ -60,7 +59,7 @@ class GeneratorTrainState:
 
     @property
     def config(self) -> GeneratorConfig:
-        """The generator's configuration, with the audio encoder's norm taken from the expert."""
+        """The generator's configuration."""
         return self.generator.config
 
     @property
@@ -86,10 +85,7 @@ def create_state(
     torch.manual_seed(recipe.seed)
     expert = SyncExpert.load(expert_path, str(fabric.device))
     config = recipe.generator
-    if config.audio_encoder == "syncnet":
-        config = replace(config, audio_encoder_norm=expert.network.config["norm"])
-    generator = build_generator(config)
-    load_audio_encoder(generator, expert)
+    generator = Generator(config)
     if init:
         _load_weights(generator, init)
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
@@ -104,21 +100,7 @@ def create_state(
     )
 
 
-def load_audio_encoder(generator: AnyGenerator, expert: SyncExpert) -> None:
-    """Copies the expert's audio tower into a generator whose audio encoder is "syncnet"; others are unchanged.
-
-    Raises:
-        UsageError: the expert's norm differs from the generator's `audio_encoder_norm`.
-    """
-    if not isinstance(generator.audio_encoder, FrozenSyncNetEncoder):
-        return
-    if expert.network.config["norm"] != generator.config.audio_encoder_norm:
-        norms = f"{expert.network.config['norm']!r}, not {generator.config.audio_encoder_norm!r}"
-        raise UsageError(f"the expert has the norm {norms}: set the generator's audio_encoder_norm to it")
-    generator.audio_encoder.tower.load_state_dict(expert.network.audio_encoder.state_dict())
-
-
-def _load_weights(generator: AnyGenerator, path: Path) -> None:
+def _load_weights(generator: Generator, path: Path) -> None:
     """Loads the weights of a checkpoint into `generator`."""
     try:
         loaded = load_generator(path)[0]

@@ -13,9 +13,8 @@ from preprocessing.dataset.clips import Clip
 from syncnet.data import WINDOW
 from syncnet.sync_expert import SyncExpert
 from wav2lip.generator.data import GeneratorBatch, GeneratorWindow, Sampling, collate, sample
-from wav2lip.generator.model import GeneratorConfig, frames_from_output
+from wav2lip.generator.model import Generator, GeneratorConfig
 from wav2lip.generator.sample_grid import sample_grid, write_png
-from wav2lip.generator.unet import AnyGenerator
 
 MAX_CLIPS = 200  # one window each
 GRID_ROWS = 8  # windows on the sample sheet
@@ -41,7 +40,7 @@ class HeldOutEvaluation:
         return sample(clip, rng, self.config.size, self.config.mask_row, Sampling.plain())
 
     @torch.inference_mode()
-    def measure(self, model: AnyGenerator) -> dict[str, float]:
+    def measure(self, model: Generator) -> dict[str, float]:
         """Metrics for the log, averaged over the windows.
 
         * l1, swapped, copy: L1 of the masked rows with the window's own audio, with the next window's audio, and of the
@@ -60,12 +59,12 @@ class HeldOutEvaluation:
         return {name: float(values.mean()) for name, values in metrics.items()}
 
     @torch.inference_mode()
-    def show(self, model: AnyGenerator, path: Path) -> None:
+    def show(self, model: Generator, path: Path) -> None:
         """Writes a sample sheet with the middle frames of some windows."""
         model.eval()
         step = max(1, len(self.windows) // GRID_ROWS)
         batch = collate(self.windows[::step][:GRID_ROWS], self.config.mask_row).to(_device(model))
-        generated = frames_from_output(model(batch.mels, batch.faces), batch.faces, self.config)
+        generated = model(batch.mels, batch.faces)
         faces, target, generated = (part[WINDOW // 2 :: WINDOW] for part in (batch.faces, batch.target, generated))
         write_png(sample_grid(faces[:, 3:], faces[:, :3], generated, target), path)
 
@@ -76,13 +75,10 @@ class HeldOutEvaluation:
             swapped_mels = [self.windows[(first + k + 1) % len(self.windows)].mels for k in range(len(block))]
             yield collate(block, self.config.mask_row), torch.from_numpy(np.concatenate(swapped_mels))
 
-    def _measure(self, model: AnyGenerator, batch: GeneratorBatch, swapped_mels: Tensor) -> dict[str, Tensor]:
+    def _measure(self, model: Generator, batch: GeneratorBatch, swapped_mels: Tensor) -> dict[str, Tensor]:
         """(B,) metrics of B windows."""
         batch, swapped_mels = batch.to(_device(model)), swapped_mels.to(_device(model))
-        own, swapped = (
-            frames_from_output(model(mels, batch.faces), batch.faces, self.config)
-            for mels in (batch.mels, swapped_mels)
-        )
+        own, swapped = (model(mels, batch.faces) for mels in (batch.mels, swapped_mels))
         frames = {"real": batch.target, "own": own, "swapped": swapped, "still": batch.faces[:, 3:]}
         row = self.config.mask_row
         l1 = {name: _by_window((generated - batch.target)[:, :, row:].abs()) for name, generated in frames.items()}
@@ -107,5 +103,5 @@ def _by_window(values: Tensor) -> Tensor:
     return values.reshape(-1, WINDOW * values[0].numel()).mean(1)
 
 
-def _device(model: AnyGenerator) -> torch.device:
+def _device(model: Generator) -> torch.device:
     return next(model.parameters()).device

@@ -25,9 +25,7 @@ from wav2lip.generator.losses import (
     reconstruction_losses,
     relative_loss,
     sync_expert_loss,
-    warp_losses,
 )
-from wav2lip.generator.model import GeneratorConfig
 
 
 def test_the_mouth_weighs_most_and_hidden_rows_nothing():
@@ -84,10 +82,6 @@ def test_the_right_motion_costs_nothing_and_none_at_all_costs_it():
 
 def test_a_loss_without_a_weight_is_not_computed():
     assert reconstruction(window(), window(), gradient=0, laplacian=0, temporal=0) == {"l1": 0}
-    config = GeneratorConfig(output="warp")
-    fields = torch.zeros(1, 6, 96, 96)
-    assert list(warp_losses(fields, config, LossWeights())) == ["smooth", "paint"]
-    assert not warp_losses(fields, config, LossWeights(smooth=0, paint=0))
 
 
 def pyramid(x: np.ndarray) -> list[np.ndarray]:
@@ -110,17 +104,6 @@ def test_the_laplacian_pyramid_is_opencvs():
     ]
     losses = reconstruction(torch.from_numpy(picture), torch.from_numpy(target))
     assert losses["laplacian"] == pytest.approx(np.mean(expected, axis=0).sum(), rel=1e-5)
-
-
-def test_painting_by_hand():
-    config = GeneratorConfig(output="warp", mask_row=60)
-    fields = torch.zeros(1, 6, 96, 96)
-    fields[0, 5, :60] = 9  # above the mask: costs nothing
-    fields[0, 5, 60:78] = np.log(3)  # half of the masked rows: the logistic function of ln 3 is 3/4, that of 0 is 1/2
-    fields[0, 0, 90, 5] = np.arctanh(0.4)  # below the ramp: 0.4 of max_flow 0.25, beside and below four zeros
-    losses = warp_losses(fields, config, LossWeights())
-    assert losses["paint"].item() == pytest.approx(0.625)
-    assert losses["smooth"].item() == pytest.approx(0.1 * (2 / (2 * 36 * 95) + 2 / (2 * 35 * 96)))
 
 
 @pytest.mark.parametrize("name", ["l1", "gradient", "laplacian", "temporal"])
@@ -273,9 +256,9 @@ def test_the_total_takes_weights_and_is_the_originals(shared):
 def test_gradient_norms_by_hand():
     outputs = torch.tensor([3.0, 4.0], requires_grad=True)
     other = torch.zeros((), requires_grad=True)
-    losses = {"l1": outputs.square().sum(), "sync": outputs[0], "paint": torch.ones(()), "smooth": 2 * other}
+    losses = {"l1": outputs.square().sum(), "sync": outputs[0], "temporal": torch.ones(()), "laplacian": 2 * other}
     norms = gradient_norms(losses, LossWeights(l1=0.5, sync=3.0), outputs)
-    expected = {"l1": 0.5 * 10, "sync": 3.0, "paint": 0.0, "smooth": 0.0}
+    expected = {"l1": 0.5 * 10, "sync": 3.0, "temporal": 0.0, "laplacian": 0.0}
     assert norms == pytest.approx({f"gradient_norm/{name}": value for name, value in expected.items()})
     total(losses, LossWeights()).backward()  # the graph is still there
 

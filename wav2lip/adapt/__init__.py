@@ -1,1 +1,0 @@
-"""Fine-tunes a generator on one person."""
