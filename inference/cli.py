@@ -99,6 +99,9 @@ def _add_files(p: _Parser) -> None:
         g, "preview", type=int, metavar="N",
         help="also write a contact sheet of N frames, before and after",
     )  # fmt: skip
+    p.flag(g, "sign-cert", type=Path, metavar="FILE", help="sign the video (C2PA) with this certificate chain (PEM)")
+    p.flag(g, "sign-key", type=Path, metavar="FILE", help="private key of --sign-cert (PEM)")
+    p.flag(g, "sign", action="store_true", help="sign it for trying, with a self-made chain that nobody trusts")
 
 
 def _add_face(p: _Parser) -> None:

@@ -11,6 +11,8 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import COPIED_CODECS
 from preprocessing.media.video_reader import open_media
 
+INPUT_OPTIONS = ("load_track", "yunet", "s3fd", "sign_cert", "sign_key")
+
 
 def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
     """Checks every file that a job reads or writes, except for its content.
@@ -27,7 +29,7 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         outputs.append(Path(options.save_track))
     if options.preview:
         outputs.append(sheet_path(outfile))
-    inputs = [face, audio, checkpoint, options.load_track, options.yunet, options.s3fd]
+    inputs = [face, audio, checkpoint, *(getattr(options, name) for name in INPUT_OPTIONS)]
     for output in outputs:
         _check_output(output)
         for given in inputs:
@@ -37,6 +39,10 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
     if outfile.suffix.lower() not in COPIED_CODECS:
         raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}")
+    if options.sign or options.sign_cert:
+        from inference.provenance.signing import check_credentials
+
+        check_credentials(outfile, options.sign_cert, options.sign_key)
 
 
 def _check_output(path: Path) -> None:

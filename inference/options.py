@@ -40,6 +40,8 @@ class Options:
         crf: H.264 quality, 0 (lossless) to 51.
         save_track, load_track: face track file (JSON), written or used instead of detection.
         preview: number of frames, before and after, on a contact sheet next to the video.
+        sign: sign the video with a C2PA manifest and, without a certificate, a self-made chain that nobody trusts.
+        sign_cert, sign_key: sign it with this chain of certificates and its private key (PEM).
     """
 
     fps: Fraction = Fraction(25)
@@ -70,6 +72,9 @@ class Options:
     save_track: Path | None = None
     load_track: Path | None = None
     preview: int = 0
+    sign: bool = False
+    sign_cert: Path | None = None
+    sign_key: Path | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Options:
@@ -101,6 +106,8 @@ class Options:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")
         if self.end is not None and self.end <= self.start:
             raise UsageError(f"end must be after start ({self.start:g} s), not {self.end:g} s")
+        if (self.sign_cert is None) != (self.sign_key is None):
+            raise UsageError("sign_cert and sign_key go together: a certificate signs only with its private key")
         parse_select(self.select)
         object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
 

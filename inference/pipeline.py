@@ -107,6 +107,7 @@ def run_job(
             with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
                 outfile, *source.size, source.fps, sounds=audio_sources(audio, source, options), crf=options.crf,
                 source=output_format(source, options), metadata=METADATA,
+                finish=output_signer(engine, face, audio, outfile, options),
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
                 sheet = finish(writer, job, preview, outfile, options)
@@ -163,6 +164,18 @@ def audio_sources(audio: Path, source: FaceSource, options: Options) -> list[Aud
         length = None if source.end is None else source.end - source.start
         sources.append(AudioSource(source.path, start=source.start, duration=length, gain=options.keep_audio))
     return sources
+
+
+def output_signer(
+    engine: LipSyncEngine, face: Path, audio: Path, outfile: Path, options: Options
+) -> Callable[[Path, Path], None] | None:
+    """Signs the finished video, if the options ask for it."""
+    if not (options.sign or options.sign_cert):
+        return None
+    from inference.provenance.signing import make_signer
+
+    weights = engine.provenance()
+    return make_signer(outfile, face, audio, weights[0] if weights else [], options.sign_cert, options.sign_key)
 
 
 def output_format(source: FaceSource, options: Options) -> VideoInfo:

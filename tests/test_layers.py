@@ -14,8 +14,8 @@ ROOMS = ("preprocessing", "training", "syncnet", "wav2lip", "inference", "evalua
 LAYERS = (
     "preprocessing.errors", "preprocessing.commands", "preprocessing.compiled_networks", "training",
     "preprocessing.media", "preprocessing.faces", "preprocessing.dataset", "preprocessing.build", "syncnet",
-    "wav2lip.gan", "wav2lip.generator", "wav2lip", "inference", "evaluation.metrics",
-    "evaluation.report", "evaluation.protocols", "evaluation.judge", "evaluation",
+    "wav2lip.gan", "wav2lip.generator", "wav2lip", "inference.provenance", "inference", "inference.web",
+    "evaluation.metrics", "evaluation.report", "evaluation.protocols", "evaluation.judge", "evaluation",
 )  # fmt: skip
 OUTSIDE = ("tests", "benchmarks")  # they may import every room, and no room may import them
 DYNAMIC = ("import_module", "__import__")

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +35,8 @@ class VideoWriter:
 
     Colors are converted and tagged like `source`. Audio is trimmed to the length of the video, never the reverse,
     unless `duration` (seconds) limits both. A single complete audio track is copied if the container supports its
-    codec; otherwise all tracks are mixed into AAC. The file is renamed into place when complete; errors leave nothing.
+    codec; otherwise all tracks are mixed into AAC. `finish` may write another version of the complete file, given its
+    path and the new one's, as signing does. The file is renamed into place when complete; errors leave nothing.
 
     Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
@@ -53,10 +54,11 @@ class VideoWriter:
         preset: str = "veryfast",
         source: VideoInfo | None = None,
         metadata: dict[str, str] | None = None,
+        finish: Callable[[Path, Path], None] | None = None,
     ) -> None:
         self.path, self.shape, self.fps = Path(path), (height, width, 3), Fraction(fps)
         _check_arguments(self.path, self.shape, self.fps, duration)
-        self.frames = 0
+        self.frames, self._last_step = 0, finish
         self._limit = None if duration is None else max(1, round(duration * self.fps))
         self._suffix = self.path.suffix.lower()
         self._tracks = [AudioTrack.of(source_audio) for source_audio in sounds]
@@ -119,6 +121,9 @@ class VideoWriter:
         if self._tracks:
             result = self._target("joined")
             self._join(result)
+        if self._last_step:
+            self._last_step(result, self._target("finished"))
+            result = self._target("finished")
         try:
             os.replace(result, self.path)
         except OSError as error:
