@@ -34,8 +34,16 @@ def find_yunet(path: str | Path | None = None) -> Path:
         if not Path(path).is_file():
             raise UsageError(f"no YuNet model at {path}: give the path of a face_detection_yunet .onnx file")
         return Path(path)
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip" / FILE
-    return cached if cached.is_file() else _fetch(cached)
+    return cached_yunet() or _fetch(_cache())
+
+
+def cached_yunet() -> Path | None:
+    """The model file that an earlier run downloaded; None if there is none."""
+    return _cache() if _cache().is_file() else None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip" / FILE
 
 
 def _fetch(target: Path) -> Path:

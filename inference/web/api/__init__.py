@@ -1,0 +1,1 @@
+"""HTTP: what a client may ask, who may ask it, and how errors are told."""

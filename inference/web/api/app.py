@@ -1,0 +1,81 @@
+"""Puts the service together: routes, page, gate, and the supervisor of the workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files as resources
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+import wav2lip
+from inference.web.api.gate import DiskBudget, Gate
+from inference.web.api.problems import handle_problems
+from inference.web.api.routes import Service, router
+from inference.web.jobs.supervisor import Supervisor
+from inference.web.jobs.worker import LipSyncer, WorkerTask, load_engine
+from inference.web.settings import EngineSettings, ServiceSettings
+
+PAGE = Path(__file__).parents[1] / "page"
+
+
+def make_app(
+    settings: ServiceSettings, load: Callable[[EngineSettings, str], LipSyncer] | None = load_engine
+) -> ASGIApp:  # fmt: skip
+    """The service as an ASGI app.
+
+    Args:
+        load: what makes the workers' renderer; None: no worker is started.
+    """
+    service = Service(settings)
+    app = FastAPI(
+        title="Wav2Lip", version=wav2lip.__version__, docs_url=None, redoc_url=None, lifespan=_lifespan(service, load),
+        description="Makes the face in a video or photo speak a recording. Only with the consent of the person shown.",
+        max_body_size=settings.limits.upload_bytes, telemetry={"tracing": False, "metrics": False, "logs": False},
+    )  # fmt: skip
+    app.state.service = service
+    handle_problems(app)
+    app.include_router(router)
+    _add_pages(app)
+    return Gate(app, settings, DiskBudget(service.files, settings.limits.disk_bytes))
+
+
+def _lifespan(service: Service, load: Callable[[EngineSettings, str], LipSyncer] | None) -> Callable:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if load is None:
+            yield
+            return
+        supervisor = _supervisor(service, load)
+        supervisor.start()
+        try:
+            yield
+        finally:
+            supervisor.stop()
+
+    return lifespan
+
+
+def _supervisor(service: Service, load: Callable[[EngineSettings, str], LipSyncer]) -> Supervisor:
+    settings = service.settings
+    tasks = [
+        WorkerTask(f"{number}-{device}", settings.data, settings.engine, device, load)
+        for number, device in enumerate(settings.engine.devices())
+    ]
+    return Supervisor(tasks, service.queue, service.files, settings.limits.keep_hours)
+
+
+def _add_pages(app: FastAPI) -> None:
+    """The page, and the API's description with Swagger UI from a package: nothing comes from another host."""
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html")
+
+    swagger = Path(str(resources("fastapi_swagger"))) / "resources"
+    app.mount("/docs", StaticFiles(directory=swagger), name="swagger")
+    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
