@@ -6,7 +6,7 @@ VENV_PYTHON := .venv/bin/python
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo serve test lint clean
 
 help:   ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -14,6 +14,9 @@ help:   ## list the targets
 demo: .venv/requirements.stamp build/astronaut.png   ## lip-sync a portrait: results/demo.mp4
 	$(VENV_PYTHON) inference.py --face build/astronaut.png --audio assets/speech.wav --detector haar --outfile results/demo.mp4
 	@echo "The video is $$PWD/results/demo.mp4"
+
+serve: .venv/requirements-web.stamp   ## serve the web page and the API on http://127.0.0.1:7860
+	$(VENV_PYTHON) -m inference.web
 
 test: .venv/requirements-dev.stamp   ## run the tests
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 -q
@@ -45,7 +48,8 @@ build/astronaut.png: | .venv/requirements.stamp
 	@$(opencv_without_display)
 	@touch .venv/requirements.stamp $@
 .venv/requirements-train.stamp: requirements.txt
-.venv/requirements-dev.stamp: requirements.txt requirements-train.txt
+.venv/requirements-web.stamp .venv/requirements-provenance.stamp: requirements.txt
+.venv/requirements-dev.stamp: requirements.txt requirements-train.txt requirements-web.txt requirements-provenance.txt
 
 # face-alignment requires opencv-python, which needs libGL. If that is missing, the headless wheel of the same version
 # replaces it. Both install the folder cv2, so the first must be uninstalled and the second force-reinstalled.

@@ -31,7 +31,9 @@ def requirements(name: str) -> set[str]:
 def test_extras_are_the_requirements_files():
     extras = PROJECT["optional-dependencies"]
     assert set(extras["train"]) == requirements("requirements-train.txt")
-    assert set(extras["dev"]) - {"wav2lip[train]"} == requirements("requirements-dev.txt")
+    assert set(extras["web"]) == requirements("requirements-web.txt")
+    assert set(extras["provenance"]) == requirements("requirements-provenance.txt")
+    assert set(extras["dev"]) - {"wav2lip[train,web,provenance]"} == requirements("requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_the_wheel_holds_code_and_weights(wheel):
         path.relative_to(REPOSITORY).as_posix()
         for room in ("preprocessing", "training", "syncnet", "wav2lip", "inference", "evaluation")
         for path in (REPOSITORY / room).rglob("*")
-        if path.suffix in {".py", ".safetensors", ".npy", ".typed"}
+        if path.suffix in {".py", ".safetensors", ".npy", ".typed", ".html", ".css", ".js", ".svg"}
     ]
     assert len(tracked) > 100
     assert [name for name in tracked if name not in names] == []

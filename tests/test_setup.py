@@ -18,8 +18,13 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_LOCALLY = {"build", "results", "runs", "data", "clips"}
 SKETCHY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
+EXTRAS = ("train", "web", "provenance")
+FILES = ("requirements.txt", *(f"requirements-{name}.txt" for name in (*EXTRAS, "dev")))
 # import -> package
-DISTRIBUTIONS = {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image", "distributed": "dask"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image", "distributed": "dask",
+    "c2pa": "c2pa-python", "starlette": "fastapi", "pydantic": "fastapi",
+}  # fmt: skip
 
 # A Python that only pretends: it makes its own copy for a venv and lacks libGL until the headless wheel is installed.
 STUB_PYTHON = """#!/bin/sh
@@ -68,8 +73,13 @@ def test_the_asked_for_packages_are_required():
     assert wanted <= requirements().keys()
     assert {"pytest", "pytest-xdist", "ruff", "mypy"} <= requirements("requirements-dev.txt").keys()
     assert {"dask", "jsonargparse"} <= requirements("requirements-train.txt").keys()
-    for name, included in {"dev": "requirements-train.txt", "train": "requirements.txt"}.items():
-        assert f"-r {included}" in (REPOSITORY / f"requirements-{name}.txt").read_text().splitlines()
+    assert {"fastapi", "uvicorn"} <= requirements("requirements-web.txt").keys()
+    assert {"c2pa-python"} <= requirements("requirements-provenance.txt").keys()
+    included = {name: ["requirements.txt"] for name in EXTRAS}
+    included["dev"] = [f"requirements-{name}.txt" for name in EXTRAS]
+    for name, files in included.items():
+        lines = (REPOSITORY / f"requirements-{name}.txt").read_text().splitlines()
+        assert {f"-r {file}" for file in files} <= set(lines), name
 
 
 def test_pins_keep_cuda_and_opencv_5_out():
@@ -91,7 +101,9 @@ OTHER_ENVIRONMENT = {"mediapipe"}  # imported only by scripts that run in an env
 def test_every_third_party_import_is_required():
     sources = [path for path in repository_files() if path.suffix == ".py"]
     ours = {path.relative_to(REPOSITORY).parts[0].removesuffix(".py") for path in sources}
-    required = requirements() | requirements("requirements-train.txt")
+    required = requirements()
+    for name in EXTRAS:
+        required |= requirements(f"requirements-{name}.txt")
     known = {name.replace("-", "_") for name in required} | sys.stdlib_module_names | ours | OTHER_ENVIRONMENT
     for path in sources:
         if path.relative_to(REPOSITORY).parts[0] in ("tests", "benchmarks"):
@@ -104,6 +116,13 @@ def test_inference_needs_nothing_of_what_training_takes():
     extra = {"distributed", *requirements("requirements-train.txt")}
     for path in (REPOSITORY / "inference.py", *(REPOSITORY / "inference").rglob("*.py")):
         assert not imported_modules(path) & extra, path
+
+
+def test_the_command_imports_no_extra():
+    """The web service's and the signing's packages are loaded only where they are asked for."""
+    code = "import sys, inference.cli, inference.pipeline; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"fastapi", "uvicorn", "c2pa", "cryptography", "inference.web"} & set(done.stdout.split())
 
 
 def test_no_file_knows_a_machine():
@@ -158,7 +177,7 @@ def checkout(tmp_path: Path) -> Path:
         pytest.skip("make is not installed")
     folder = tmp_path / "it's a checkout"
     folder.mkdir()
-    for name in ("Makefile", "requirements.txt", "requirements-train.txt", "requirements-dev.txt"):
+    for name in ("Makefile", *FILES):
         shutil.copy(REPOSITORY / name, folder)
     (folder / "stub").write_text(STUB_PYTHON)
     (folder / "stub").chmod(0o755)
@@ -188,7 +207,7 @@ def test_setup_swaps_opencv_where_a_library_is_missing_and_happens_once(checkout
     assert (checkout / "calls").read_text().splitlines() == calls
 
 
-@pytest.mark.parametrize("changed", ["requirements.txt", "requirements-train.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("changed", FILES)
 def test_changed_requirements_are_installed_again(checkout: Path, changed: str):
     run_make(checkout, ".venv/requirements-dev.stamp")
     calls = (checkout / "calls").read_text()
