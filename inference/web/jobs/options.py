@@ -9,9 +9,9 @@ from typing import Any
 from inference.options import PATH_OPTIONS, Options
 from preprocessing.errors import UsageError
 
-# A client names no file, chooses no networks and no amount of memory, and cannot start a training.
+# A client names no file and chooses no networks, no signature and no amount of memory.
 SERVICE_OPTIONS = PATH_OPTIONS | {
-    "detector", "batch_size", "face_det_batch_size", "adapt", "adapt_steps", "preview", "sign",
+    "detector", "batch_size", "face_det_batch_size", "preview", "sign",
 }  # fmt: skip
 MAX_TEXT = 10_000  # characters
 

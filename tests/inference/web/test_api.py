@@ -92,7 +92,7 @@ def test_no_client_names_a_file():
     offered = client_options()
     assert {"strength", "sync_mode", "face_id", "start", "rest"} <= set(offered)
     assert not PATH_OPTIONS & set(offered)
-    assert not {"detector", "adapt", "batch_size", "preview"} & set(offered)
+    assert not {"detector", "sign", "batch_size", "preview"} & set(offered)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_no_client_names_a_file():
         ("{" + " " * 20_000 + "}", "at most 10000 characters"),
         ('{"yunet": "/etc/passwd"}', "'yunet' is not an option of this service; known: fps,"),
         ('{"save-track": "x"}', "'save_track' is not an option of this service"),
-        ('{"adapt": true}', "'adapt' is not an option of this service"),
+        ('{"sign": true}', "'sign' is not an option of this service"),
         ('{"\\u001b[2J\\n": 1}', "is not an option"),
         ('{"strength": 2}', "strength must be between 0 and 1.5, not 2"),
         ('{"strength": [1]}', "strength must be a number"),
