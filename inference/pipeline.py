@@ -13,7 +13,6 @@ import numpy as np
 from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
-from inference.generator.engine import GeneratorEngine
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.prefetch import Prefetcher, StageClock
@@ -55,6 +54,8 @@ class LipSync:
         """
         if checkpoint is None:
             return cls(MeshEngine.load())
+        from inference.generator.engine import GeneratorEngine  # imports torch, which the default engine rarely needs
+
         return cls(GeneratorEngine.load(checkpoint, device, backend))
 
     def __call__(

@@ -52,13 +52,17 @@ def load_network(name: str, sources: Sequence[Path], build: Build, shapes: Seque
     """
     engine = openvino_module()
     if engine is None:
-        return _torch_network(build)
+        return torch_network(build)
     core = engine.Core()
-    file = _cache_folder() / f"{name}-{_key(core, engine, sources)}.network"
-    model = _read(core, file)
+    try:
+        file = _cache_folder() / f"{name}-{_key(core, engine, sources)}.network"
+    except OSError:  # a source is missing: `build` says so better
+        file = None
+    model = _read(core, file) if file else None
     if model is None:
         model = core.compile_model(_converted(engine, build, shapes), "CPU", SETTINGS)
-        _write(file, model.export_model())
+        if file:
+            _write(file, model.export_model())
     return _OpenVINONetwork(model)
 
 
@@ -87,7 +91,8 @@ class _OpenVINONetwork:
         return list(request.infer(list(inputs)).values())
 
 
-def _torch_network(build: Build) -> Network:
+def torch_network(build: Build) -> Network:
+    """A network run by torch, without compiling."""
     import torch
 
     network, _ = build()

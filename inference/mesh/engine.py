@@ -99,7 +99,7 @@ class MeshEngine:
     def _rest(self, shapes: np.ndarray) -> np.ndarray:
         """The person's rest shape; for a photo, or if the mouth never closes, estimated from the observed shape."""
         shape = rest_shape(shapes)
-        rest_map = self.motion.trained.rest
+        rest_map = self.motion.rest
         return shape if rest_map is None else rest_map.rest(shape)
 
     def _motion(self, samples: np.ndarray, shapes: np.ndarray, rest: np.ndarray) -> LipMotion:

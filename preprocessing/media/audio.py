@@ -10,14 +10,17 @@ from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import soxr
-import torch
 
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.video_reader import decode, open_media
+
+if TYPE_CHECKING:  # torch is imported where a mel spectrogram is computed: jobs without one start faster
+    import torch
 
 # The generator's window of a frame starts one frame of 25 per second before it: columns int(80 (k - 1) / 25) on for
 # frame k. The original's training data does the same; its inference starts one frame later, which is a bug.
@@ -176,6 +179,8 @@ def _mel_basis(config: AudioConfig) -> torch.Tensor:
 
     Source: Slaney, "Auditory Toolbox" (1998); equals librosa.filters.mel, without its two-second import.
     """
+    import torch
+
     low, high = _slaney_mel(np.array([config.fmin, config.fmax]))
     edges = _slaney_hertz(np.linspace(low, high, config.n_mels + 2))
     bins = np.arange(config.n_fft // 2 + 1) * config.sample_rate / config.n_fft
@@ -208,6 +213,8 @@ def mel_spectrogram(
     Returns:
         (n_mels, 1 + n // hop_length) float32, -max_abs_value to max_abs_value.
     """
+    import torch
+
     samples = np.asarray(samples)
     columns = 1 + len(samples) // config.hop_length
     mel = np.empty((config.n_mels, columns), np.float32)
@@ -228,6 +235,8 @@ def _preemphasized(samples: np.ndarray, start: int, stop: int, config: AudioConf
 
 
 def _log_mel(samples: torch.Tensor, config: AudioConfig) -> torch.Tensor:
+    import torch
+
     window = torch.hann_window(config.n_fft)
     spectrum = torch.stft(samples, config.n_fft, config.hop_length, window=window, center=False, return_complex=True)
     floor = 10.0 ** (config.min_level_db / 20)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from training.checkpoint import Checkpoint
-from wav2lip.lip_motion.model import LipMotionNet, MotionConfig
+from training.checkpoint_header import read_arrays
+from wav2lip.lip_motion.motion_config import MotionConfig
 from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, EncoderName
+
+if TYPE_CHECKING:  # importing torch takes two seconds; the parts for inference do without
+    from wav2lip.lip_motion.model import LipMotionNet
 
 KIND = "lip-motion"
 CANONICAL = {"kind": "canonical face", "eyes": 42}
@@ -40,6 +43,10 @@ class TrainedMotion:
 
     def save(self, path: Path, *, half: bool = False) -> None:
         """Writes the checkpoint, as 16-bit floats if `half`."""
+        import torch
+
+        from training.checkpoint import Checkpoint
+
         weights = {f"network.{key}": value for key, value in self.network.state_dict().items()}
         weights |= {"space.basis": torch.from_numpy(self.space.basis)}
         weights |= {"space.deviations": torch.from_numpy(self.space.deviations)}
@@ -60,14 +67,40 @@ class TrainedMotion:
         Raises:
             UsageError: the file is missing, damaged, or a checkpoint of another network.
         """
-        checkpoint = Checkpoint.load(path, KIND)
-        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "space": {}, "rest": {}}
-        for key, value in checkpoint.weights.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = value
-        config = checkpoint.config
-        network = LipMotionNet(MotionConfig(**config["network"]))
-        network.load_state_dict(parts["network"])
-        space = ShapeSpace(parts["space"]["basis"].numpy(), parts["space"]["deviations"].numpy(), config["gain"])
-        rest = RestMap(**{key: value.numpy() for key, value in parts["rest"].items()}) if parts["rest"] else None
-        return cls(config["encoder"], network.eval(), space, rest, config["about"], checkpoint.step)
+        from training.checkpoint import Checkpoint
+        from wav2lip.lip_motion.model import LipMotionNet
+
+        weights, parts = Checkpoint.load(path, KIND).weights, read_motion_parts(path)
+        network, start = LipMotionNet(parts.config), "network."
+        network.load_state_dict({key[len(start) :]: value for key, value in weights.items() if key.startswith(start)})
+        return cls(parts.encoder, network.eval(), parts.space, parts.rest, parts.about, parts.step)
+
+
+@dataclass(frozen=True)
+class MotionParts:
+    """What a checkpoint has besides the network's weights; see `TrainedMotion`."""
+
+    encoder: EncoderName
+    config: MotionConfig
+    space: ShapeSpace
+    rest: RestMap | None
+    about: dict[str, Any]
+    step: int
+
+
+def read_motion_parts(path: Path) -> MotionParts:
+    """Reads these parts, without torch.
+
+    Raises:
+        UsageError: the file is missing, damaged, or a checkpoint of another network.
+    """
+    header, arrays = read_arrays(path, KIND, ("space.", "rest."))
+    parts: dict[str, dict[str, np.ndarray]] = {"space": {}, "rest": {}}
+    for key, value in arrays.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    config = header["config"]
+    space = ShapeSpace(parts["space"]["basis"], parts["space"]["deviations"], config["gain"])
+    rest = RestMap(**parts["rest"]) if parts["rest"] else None
+    network = MotionConfig(**config["network"])
+    return MotionParts(config["encoder"], network, space, rest, config["about"], header["step"])

@@ -6,17 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from preprocessing.compiled_networks import Network, load_network, torch_network
 from preprocessing.errors import UsageError
-from wav2lip.lip_motion.checkpoint import TrainedMotion
+from wav2lip.lip_motion.checkpoint import TrainedMotion, read_motion_parts
 from wav2lip.lip_motion.data.clips import FPS
-from wav2lip.lip_motion.model import ROWS_PER_FRAME
+from wav2lip.lip_motion.motion_config import ROWS_PER_FRAME, MotionConfig
+from wav2lip.lip_motion.rest_map import RestMap
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rest_in_silence, speech_frames, talking_share
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, SpeechEncoder, open_encoder, row_count
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
 EDGE = SAMPLE_RATE // 2  # samples of mirror padding on both sides for the encoder
@@ -73,9 +78,20 @@ class LipMotion:
 
 @dataclass(frozen=True)
 class LipMotionModel:
-    """A trained lip motion model with its speech encoder."""
+    """A trained lip motion model with its speech encoder, for inference.
 
-    trained: TrainedMotion
+    Attributes:
+        config: architecture of the network.
+        run: (1, R, D) float32 rows of features → (1, N, K) coefficients and (1, N) closure logits.
+        space: coefficients → displacements.
+        rest: maps a face to its rest shape; None if it was not fitted.
+        encoder: samples → features.
+    """
+
+    config: MotionConfig
+    run: Network
+    space: ShapeSpace
+    rest: RestMap | None
     encoder: SpeechEncoder
 
     @classmethod
@@ -85,13 +101,23 @@ class LipMotionModel:
         Raises:
             UsageError: the file is missing or damaged, or the speech encoder's weights are not installed.
         """
-        trained = TrainedMotion.load(path or WEIGHTS)
-        return cls(trained, open_encoder(trained.encoder))
+        source = path or WEIGHTS
+        parts, folder = read_motion_parts(source), Path(__file__).parent
+        code = (folder / "model.py", folder / "motion_config.py")
+        shape = (1, -1, parts.config.features)
+        run = load_network("lip-motion", (source, *code), lambda: _network(TrainedMotion.load(source)), [shape])
+        return cls(parts.config, run, parts.space, parts.rest, open_encoder(parts.encoder))
+
+    @classmethod
+    def of(cls, trained: TrainedMotion, encoder: SpeechEncoder) -> LipMotionModel:
+        """A model just trained, run by torch."""
+        run = torch_network(lambda: _network(trained))
+        return cls(trained.network.config, run, trained.space, trained.rest, encoder)
 
     @property
     def gain(self) -> float:
         """Gain of an unknown person, units: the median of the people in training."""
-        return self.trained.space.gain
+        return self.space.gain
 
     def displacements(
         self, samples: np.ndarray, *, gain: float | None = None, strength: float = 1.0, rest_gap: float = REST_GAP
@@ -117,7 +143,7 @@ class LipMotionModel:
         frames = len(samples) * FPS // SAMPLE_RATE + 1
         blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
         coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        space = self.trained.space
+        space = self.space
         talking = talking_share(speech_frames(samples))[:frames]
         closed = rest_in_silence(coefficients, logits, talking, space, rest_gap / scale)
         fading = closed[-1] * np.linspace(1, 0, FADE_FRAMES + 1, dtype=np.float32)[1:, None]
@@ -125,13 +151,21 @@ class LipMotionModel:
 
     def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicts coefficients and closure logits of frames first .. last - 1."""
-        config, padded = self.trained.network.config, _MirrorPadded(samples)
+        config, padded = self.config, _MirrorPadded(samples)
         start, stop = ROWS_PER_FRAME * (first - config.before) - 1, ROWS_PER_FRAME * (last + config.after) + 1
         position = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(padded)) - 1)
         features = self.encoder.rows(padded, int(position[0]), int(position[-1]) + 1)[position - position[0]]
-        with torch.inference_mode():
-            coefficients, logits = self.trained.network(torch.from_numpy(features)[None])
-        return coefficients[0].numpy(), logits[0].numpy()
+        coefficients, logits = self.run(features[None])
+        return coefficients[0], logits[0]
+
+
+def _network(trained: TrainedMotion) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network and example features, for `load_network`."""
+    import torch
+
+    config = trained.network.config
+    rows = ROWS_PER_FRAME * (config.before + 50 + config.after) + 2
+    return trained.network, (torch.zeros(1, rows, config.features),)
 
 
 class _MirrorPadded:

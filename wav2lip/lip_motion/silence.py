@@ -6,7 +6,7 @@ import numpy as np
 
 from preprocessing.media.audio import AudioConfig, speech_columns
 from wav2lip.lip_motion.data.clips import FPS
-from wav2lip.lip_motion.model import close_lips
+from wav2lip.lip_motion.motion_config import close_lips
 from wav2lip.lip_motion.shape_space import ShapeSpace
 
 NEAR, RAMP = 2, 5  # frames

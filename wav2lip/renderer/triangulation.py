@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 
 import numpy as np
-from scipy.spatial import Delaunay
 
 from preprocessing.faces.mesh import JAW, LIPS_INNER, LIPS_OUTER, MESH_INDICES, POINT, HeadPose, canonical_face
 
 TOP = 58.0  # canonical y; points below it (from the middle of the nose down) are vertices
-STRETCH = 1.5  # y stretch before Delaunay, with which every segment of both lip rings becomes an edge
+STRETCH = 1.5  # y stretch for the Delaunay triangulation, with which every segment of both lip rings becomes an edge
 CENTER = (64.0, 80.0)  # center of the rings' enlargement, canonical units
 FOLLOWING, FIXED = 1.18, 1.45  # size of the rings relative to the jaw
 FOLLOW = 0.5  # fraction of the jaw motion that the inner ring follows
@@ -55,11 +55,15 @@ def _ring(size: float) -> np.ndarray:
 
 @cache
 def triangulation() -> Triangulation:
-    """The triangulation of the canonical face; cached."""
+    """The Delaunay triangulation of the canonical face, its y stretched; cached.
+
+    It is stored, since SciPy takes a third of a second to import; a test compares.
+    """
     face = canonical_face()
     rows = np.flatnonzero(face[:, 1] > TOP)
     vertices = np.vstack([face[rows], _ring(FOLLOWING), _ring(FIXED)])
-    triangles = Delaunay(vertices[:, :2] * (1, STRETCH)).simplices
+    with files(__package__).joinpath("triangles.npy").open("rb") as file:
+        triangles = np.load(file, allow_pickle=False).astype(np.int64)
     vertex = np.full(len(MESH_INDICES), -1)
     vertex[rows] = np.arange(len(rows))
     inner = np.asarray(np.isin(triangles, vertex[LIPS_INNER]).all(axis=1))

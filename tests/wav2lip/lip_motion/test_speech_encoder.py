@@ -11,7 +11,8 @@ from preprocessing.errors import UsageError
 from preprocessing.media.audio import load_audio
 from tests.material import SPEECH
 from wav2lip.lip_motion.speech import hama
-from wav2lip.lip_motion.speech.conformer import ENGINE_FLOOR, Conformer
+from wav2lip.lip_motion.speech.conformer import Conformer
+from wav2lip.lip_motion.speech.conformer_config import ENGINE_FLOOR
 from wav2lip.lip_motion.speech.speech_encoder import encode, open_encoder, row_count
 
 
@@ -64,13 +65,13 @@ def test_log_probabilities_are_the_engines(speech):
     import hama as package
 
     session = package.ASRModel().session
-    encoder = hama.HamaEncoder.load()
-    encoder.conformer.reach, encoder.conformer.floor = None, ENGINE_FLOOR  # every row sees all others
+    conformer = hama.load_conformer()
+    conformer.reach, conformer.floor = None, ENGINE_FLOOR  # every row sees all others
     for samples in (speech[:40000], np.concatenate([speech[:20000], np.zeros(8000, np.float32)])):
         feeds = {"waveform": samples[None], "waveform_lengths": np.array([len(samples)])}
         theirs = session.run(["log_probs"], feeds)[0][0]
         with torch.inference_mode():
-            ours = encoder.conformer.log_probabilities(torch.from_numpy(samples)[None])[0].numpy()
+            ours = conformer.log_probabilities(torch.from_numpy(samples)[None])[0].numpy()
         assert ours.shape == theirs.shape
         assert (ours.argmax(1) == theirs.argmax(1)).all()
         assert np.abs(ours - theirs).mean() < 1e-3

@@ -20,7 +20,7 @@ from wav2lip.lip_motion.data.clips import MotionClip, open_motion_clips
 from wav2lip.lip_motion.data.corpus import Corpus
 from wav2lip.lip_motion.data.training_set import WindowSampler
 from wav2lip.lip_motion.evaluate import evaluate
-from wav2lip.lip_motion.model import MotionConfig
+from wav2lip.lip_motion.motion_config import MotionConfig
 from wav2lip.lip_motion.train import LipMotionTrainOptions, main, train
 from wav2lip.lip_motion.training.expert_training import main as train_judge
 from wav2lip.lip_motion.training.offsets import LAGS, best_lag, combine_offsets, find_offsets

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import Delaunay
 
 from preprocessing.faces.mesh import JAW, POINT, canonical_face
 from tests.wav2lip.renderer.faces import opened, pose
-from wav2lip.renderer.triangulation import FOLLOW, OVAL, triangulation, vertices_in_frame
+from wav2lip.renderer.triangulation import FOLLOW, OVAL, STRETCH, triangulation, vertices_in_frame
 
 
 @pytest.mark.parametrize("ring", ["outer_lips", "inner_lips"])
@@ -43,3 +44,9 @@ def test_the_inner_ring_follows_half_of_the_jaw_and_the_outer_one_stays() -> Non
     np.testing.assert_allclose(followed[chin], FOLLOW * (moved - points)[POINT[152]])
     assert POINT[152] in JAW
     assert np.abs(motion[-len(OVAL) :]).max() == 0
+
+
+def test_the_stored_triangles_are_delaunays() -> None:
+    mesh = triangulation()
+    expected = Delaunay(mesh.vertices[:, :2] * (1, STRETCH)).simplices
+    assert {frozenset(corners) for corners in mesh.triangles.tolist()} == {frozenset(one) for one in expected.tolist()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from preprocessing.faces.mesh import LEFT_CORNER, LOWER_LIP, RIGHT_CORNER, UPPER_LIP, lower_face
 from wav2lip.lip_motion.data.clips import FPS, MotionClip
 from wav2lip.lip_motion.data.targets import at_times
-from wav2lip.lip_motion.model import ROWS_PER_FRAME, MotionConfig, context_rows
+from wav2lip.lip_motion.motion_config import ROWS_PER_FRAME, MotionConfig, context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
 from wav2lip.lip_motion.silence import SILENT, talking_share
 

@@ -6,12 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WIDTH, HEADS, INNER, BLOCKS, KERNEL, PHONEMES = 144, 4, 576, 4, 31, 191
-TAPS = (2, 4)  # blocks whose outputs are used as features
-REACH = 100  # attention window in rows to either side: 2 s
-HOP, FRAME = 160, 400  # samples: hop and window of the mel spectrogram
-ENGINE_FLOOR = 1e-10  # floor of the log power in the package's own engine
-FLOOR = 1e-6  # our floor: digital silence looks like a quiet room, not like input far from the training data
+from wav2lip.lip_motion.speech.conformer_config import (
+    BLOCKS,
+    FLOOR,
+    FRAME,
+    HEADS,
+    HOP,
+    INNER,
+    KERNEL,
+    PHONEMES,
+    REACH,
+    TAPS,
+    WIDTH,
+    context_rows,
+)
 
 
 class FeedForward(nn.Module):
@@ -98,7 +106,7 @@ class Conformer(nn.Module):
     @property
     def context(self) -> int:
         """Receptive field of the last block in rows to either side, rounded up."""
-        return BLOCKS * ((self.reach or 0) + KERNEL // 2) + 4
+        return context_rows(self.reach)
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """(B, n) → (B, 80, 1 + n // 160)."""

@@ -10,14 +10,19 @@ import hashlib
 import struct
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from preprocessing.compiled_networks import Network, load_network
 from preprocessing.errors import UsageError
-from wav2lip.lip_motion.speech.conformer import BLOCKS, TAPS, WIDTH, Conformer
+from wav2lip.lip_motion.speech.conformer_config import BLOCKS, REACH, TAPS, WIDTH, context_rows
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, EncoderName, Samples, as_float, row_count
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wav2lip.lip_motion.speech.conformer import Conformer
 
 VERSION = "1.7.0"
 INSTALL = f"pip install hama=={VERSION} --no-deps"
@@ -81,12 +86,16 @@ def _entry(data: bytes, position: int) -> tuple[tuple[str, int, tuple[int, ...],
 
 
 def _tensor(data: bytes, kind: int, sides: tuple[int, ...], start: int) -> Tensor:
+    import torch
+
     values = np.frombuffer(data, (np.float32, np.float16)[kind], int(np.prod(sides)), start)
     return torch.from_numpy(values.astype(np.float32).reshape(sides))
 
 
 def conformer_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames the container's tensors to the state dict keys of `Conformer`."""
+    import torch
+
     model = "acoustic_model.model."
     weights = {
         "kernel": torch.cat([tensors["stft_real_kernel"], tensors["stft_imag_kernel"]]),
@@ -127,17 +136,37 @@ def _block_weights(tensors: dict[str, Tensor], prefix: str, product: int, convol
     return weights
 
 
+def load_conformer() -> Conformer:
+    """The recognizer of the installed package as a torch module.
+
+    Raises:
+        UsageError: the package is not installed, has another version, or is damaged.
+    """
+    from wav2lip.lip_motion.speech.conformer import Conformer
+
+    conformer = Conformer()
+    conformer.load_state_dict(conformer_weights(read_container(weights_file())))
+    return conformer.eval().requires_grad_(False)
+
+
+def _network() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The recognizer and example samples, for `load_network`."""
+    import torch
+
+    return load_conformer(), (0.1 * torch.randn(1, 6 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0)),)
+
+
 class HamaEncoder:
     """Concatenated outputs of the recognizer's blocks 2 and 4: 288 values, 50 times per second (see `SpeechEncoder`).
 
-    Attention is limited to `conformer.reach` rows to either side, so a row depends on a bounded range of audio.
+    Attention is limited to `REACH` rows to either side, so a row depends on a bounded range of audio.
     """
 
     name: EncoderName = "hama"
     dimension = len(TAPS) * WIDTH
 
-    def __init__(self, conformer: Conformer) -> None:
-        self.conformer = conformer.eval().requires_grad_(False)
+    def __init__(self, run: Network) -> None:
+        self._run, self._context = run, context_rows(REACH)
 
     @classmethod
     def load(cls) -> HamaEncoder:
@@ -146,9 +175,9 @@ class HamaEncoder:
         Raises:
             UsageError: the package is not installed, has another version, or is damaged.
         """
-        conformer = Conformer()
-        conformer.load_state_dict(conformer_weights(read_container(weights_file())))
-        return cls(conformer)
+        folder = Path(__file__).parent
+        code = (Path(__file__), folder / "conformer.py", folder / "conformer_config.py")
+        return cls(load_network("speech-encoder", (weights_file(), *code), _network, [(1, -1)]))
 
     def rows(self, samples: Samples, first: int, last: int) -> np.ndarray:
         """See `SpeechEncoder.rows`."""
@@ -157,10 +186,9 @@ class HamaEncoder:
 
     def _core(self, samples: Samples, first: int, last: int) -> np.ndarray:
         """Computes one block of rows, with enough audio context on both sides."""
-        start = max(first - self.conformer.context, 0)
-        stop = min(last + self.conformer.context, row_count(len(samples)))
+        start = max(first - self._context, 0)
+        stop = min(last + self._context, row_count(len(samples)))
         piece = as_float(samples[start * HOP : stop * HOP])
         piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection padding needs a few samples
-        with torch.inference_mode():
-            taps = self.conformer(torch.from_numpy(piece)[None])[0]
-        return taps[first - start : last - start].numpy()
+        (taps,) = self._run(piece[None])
+        return taps[0, first - start : last - start]

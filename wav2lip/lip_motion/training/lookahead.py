@@ -16,6 +16,7 @@ import numpy as np
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.media.audio import load_audio
+from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.data.clips import FPS, open_motion_clips
 from wav2lip.lip_motion.data.training_set import MotionExample
 from wav2lip.lip_motion.evaluate import held_out
@@ -66,7 +67,7 @@ def measure_lookahead(
         else:
             coefficients = live_coefficients(model, samples, ahead, gain, gap)
         frames = min(len(coefficients), item.frames)
-        found.append(clip_metrics(model.trained.space, truncated(item, frames), coefficients[:frames]))
+        found.append(clip_metrics(model.space, truncated(item, frames), coefficients[:frames]))
     return summarize(found)
 
 
@@ -92,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     def job() -> None:
-        model = LipMotionModel.load(given.checkpoint)
-        clips = open_motion_clips(given.clips, model.trained.encoder)
-        items = with_audio(held_out(clips, model.trained, None), given.videos, SECONDS)
+        model, trained = LipMotionModel.load(given.checkpoint), TrainedMotion.load(given.checkpoint)
+        clips = open_motion_clips(given.clips, trained.encoder)
+        items = with_audio(held_out(clips, trained, None), given.videos, SECONDS)
         for ahead in (None, *LOOKAHEADS):
             found = measure_lookahead(model, items, ahead)
             shown = {name: round(found[name], 3) for name in ("opening_r", "width_r", "closures_kept", "deviation")}

@@ -10,7 +10,8 @@ import torch
 from preprocessing.faces.mesh import lower_face
 from syncnet.shape_expert import ShapeExpert, offset
 from wav2lip.lip_motion.data.training_set import CLOSED, MotionExample, measured_rows
-from wav2lip.lip_motion.model import LipMotionNet, context_rows
+from wav2lip.lip_motion.model import LipMotionNet
+from wav2lip.lip_motion.motion_config import context_rows
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.silence import rest_in_silence
 

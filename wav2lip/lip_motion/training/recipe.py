@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from preprocessing.errors import UsageError
-from wav2lip.lip_motion.model import MotionConfig
+from wav2lip.lip_motion.motion_config import MotionConfig
 from wav2lip.lip_motion.speech.speech_encoder import EncoderName
 from wav2lip.lip_motion.training.losses import MotionLossWeights
 
