@@ -76,8 +76,8 @@ class RenderedFrame:
     """A rendered frame.
 
     Attributes:
-        source: (H, W, 3) uint8 BGR, the input frame.
-        result: (H, W, 3) uint8 BGR, the output frame.
+        source: (H, W, 3) uint8 BGR, the input frame; or a `PlanarFrame`.
+        result: (H, W, 3) uint8 BGR, the output frame; or a `PlanarFrame`.
         changed: whether a mouth was generated.
         mouth: the first generated mouth with some surroundings: top, bottom, left, right in pixels, possibly beyond
             the frame; None if unknown.
@@ -91,6 +91,9 @@ class RenderedFrame:
 
 class RenderJob(Protocol):
     """A job started by an engine."""
+
+    planar: bool
+    """Whether `render` takes each frame as a `PlanarFrame` and returns such results."""
 
     speech_frames: int
     """Length of the speech in frames, from the beginning of the output."""

@@ -91,31 +91,38 @@ class FaceSource:
             raise MediaError(f"{path} has no decodable frame")
         self.size = (first.shape[1], first.shape[0])
 
-    def frames(self, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Frames `first` to `stop` (exclusive; None: to the end)."""
+    @property
+    def planar(self) -> bool:
+        """Whether frames can be read as a `PlanarFrame`: framing needs BGR pixels."""
+        return self.info.planar and self.framing == Framing()
+
+    def frames(self, first: int = 0, stop: int | None = None, planar: bool = False) -> Iterator[np.ndarray]:
+        """Frames `first` to `stop` (exclusive; None: to the end); with `planar` each is a `PlanarFrame` if possible."""
+        planar = planar and self.planar
         if self.info.is_image:
             frames = read_frames(self.path)
         else:
             begin = self.start + float(first / self.fps)
-            frames = read_frames(self.path, fps=self.fps, start=begin, end=self.end)
+            frames = read_frames(self.path, fps=self.fps, start=begin, end=self.end, planar=planar)
         for number, frame in enumerate(frames, first):
             if (stop is not None and number >= stop) or (self.still and number >= 1):
                 return
-            yield self.framing.apply(frame)
+            yield frame if planar else self.framing.apply(frame)
 
-    def play(self, total: int, mode: str) -> Iterator[tuple[int, np.ndarray]]:
+    def play(self, total: int, mode: str, planar: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """Up to `total` (index, frame) pairs; `mode` says how the sequence continues after the last frame.
 
-        bounce plays back and forth, loop restarts, freeze repeats the last frame, cut ends there.
+        bounce plays back and forth, loop restarts, freeze repeats the last frame, cut ends there. `planar`: see
+        `frames`.
         """
         number, frame = -1, None
-        for number, frame in enumerate(self.frames(0, total)):
+        for number, frame in enumerate(self.frames(0, total, planar)):
             yield number, frame
         count = number + 1
         if frame is None or (mode == "cut" and not self.still):
             return
         frozen = self.still or mode == "freeze" or count == 1
-        order = self._freeze(count - 1, frame) if frozen else self._repeat(count, mode)
+        order = self._freeze(count - 1, frame) if frozen else self._repeat(count, mode, planar)
         for _, item in zip(range(total - count), order, strict=False):
             yield item
 
@@ -139,17 +146,18 @@ class FaceSource:
         while True:
             yield number, frame
 
-    def _repeat(self, count: int, mode: str) -> Iterator[tuple[int, np.ndarray]]:
+    def _repeat(self, count: int, mode: str, planar: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Endless frames after the first pass of `count` frames."""
         while True:
             if mode == "bounce":
-                yield from self._reverse(count - 1)
-            yield from enumerate(self.frames(1 if mode == "bounce" else 0, count), 1 if mode == "bounce" else 0)
+                yield from self._reverse(count - 1, planar)
+            first = 1 if mode == "bounce" else 0
+            yield from enumerate(self.frames(first, count, planar), first)
 
-    def _reverse(self, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+    def _reverse(self, stop: int, planar: bool) -> Iterator[tuple[int, np.ndarray]]:
         """Frames stop - 1 down to 0, read in chunks of at most BACKWARD_BYTES."""
         chunk = max(2, BACKWARD_BYTES // (self.size[0] * self.size[1] * 3))
         while stop > 0:
             first = max(0, stop - chunk)
-            yield from reversed(list(enumerate(self.frames(first, stop), first)))
+            yield from reversed(list(enumerate(self.frames(first, stop, planar), first)))
             stop = first

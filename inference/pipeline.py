@@ -104,10 +104,10 @@ def run_job(
             total = expected_frames(source, job.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
-            decoded = Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode)), depth)
+            decoded = Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode, job.planar)), depth)
             with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
                 outfile, *source.size, source.fps, sounds=audio_sources(audio, source, options), crf=options.crf,
-                source=output_format(source, options), metadata=METADATA,
+                source=output_format(source, options), metadata=METADATA, planar=job.planar,
                 finish=output_signer(engine, face, audio, outfile, options),
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)

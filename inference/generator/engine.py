@@ -81,6 +81,8 @@ class GeneratorEngine:
 class GeneratorJob:
     """One job of a `GeneratorEngine`; tracking runs in a thread, ahead of generation."""
 
+    planar = False
+
     def __init__(self, job: JobInput, speech: Speech, generator: FaceGenerator, lock: threading.Lock) -> None:
         self._job, self._speech, self._generator, self._lock = job, speech, generator, lock
         self._track = FaceTrackBuffer(self._faces(), job.source.size)

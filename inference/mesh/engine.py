@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, Utterance
 from inference.mesh.face_landmarks import track_landmarks
-from inference.mesh.person import MeshPerson, Spoken, merged
+from inference.mesh.patch import pasted
+from inference.mesh.person import MeshPerson, Spoken
 from inference.speech import read_speech
 from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack
@@ -131,6 +131,11 @@ class MeshJob:
     speech_frames: int
     people: list[MeshPerson]
 
+    @property
+    def planar(self) -> bool:
+        """Frames stay planar if the source can give them so; see `RenderJob`."""
+        return self.job.source.planar
+
     def has_face(self) -> bool:
         """Whether any frame has a usable face."""
         return any(person.rest is not None for person in self.people)
@@ -158,5 +163,5 @@ class MeshJob:
                 planned = [(person, next(plan, None)) for person, plan in zip(people, plans, strict=True)]
             shown = [(person, *plan) for person, plan in planned if plan is not None and plan[0].number == number]
             with clock("render"):
-                result = merged(frame, [partial(person.render, frame, plan, mouth) for person, plan, mouth in shown])
+                result = pasted(frame, (person.render(frame, plan, mouth) for person, plan, mouth in shown))
             yield RenderedFrame(frame, result, bool(shown), shown[0][1].mouth_box() if shown else None)

@@ -30,7 +30,7 @@ def track_landmarks(
     """
     options, source = job.options, job.source
     smoothing = SmoothingConfig(reach=0) if options.nosmooth else SmoothingConfig()
-    frames, people = source.frames(0, count), [role.person for role in job.roles]
+    frames, people = source.frames(0, count, planar=True), [role.person for role in job.roles]
     if options.load_track is not None:
         tracks = [loaded_track(options.load_track, source.size, count)]
     elif None not in people:

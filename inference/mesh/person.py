@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -11,6 +11,7 @@ import numpy as np
 
 from inference.engine import Utterance
 from inference.mesh.landmark_store import FADE, LandmarkStore
+from inference.mesh.patch import Patch, moving_area, shifted
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, Landmarks, lower_face
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
@@ -102,18 +103,12 @@ class MeshPerson:
         target = target_shape(points, self.rest, displacement, self.strength, pose)
         return FramePlan(number, points, pose, target, amount, mouth_target(pose, target))
 
-    def render(self, frame: np.ndarray, plan: FramePlan, mouth: InnerMouth | None) -> np.ndarray:
-        """A new frame with this person's mouth."""
-        return self.renderer.render(frame, plan.points, plan.target, amount=plan.amount, pose=plan.pose, mouth=mouth)
-
-
-def merged(frame: np.ndarray, results: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
-    """One frame with what each result, rendered from the same `frame`, changed in it; results are made one by one."""
-    merged_frame = frame
-    for render in results:
-        result = render()
-        if merged_frame is frame:
-            merged_frame = result
-        else:
-            np.copyto(merged_frame, result, where=result != frame)
-    return merged_frame
+    def render(self, frame: np.ndarray, plan: FramePlan, mouth: InnerMouth | None) -> Patch:
+        """The region of a frame, BGR or planar, with this person's mouth."""
+        area = moving_area(frame, plan.points, plan.target, plan.pose)
+        corner, before = (area.left, area.top, 0), np.asarray(area.view(frame))
+        after = self.renderer.render(
+            before, plan.points - corner, plan.target - corner, amount=plan.amount, pose=shifted(plan.pose, area),
+            mouth=mouth,
+        )  # fmt: skip
+        return Patch(area, before, after)

@@ -10,6 +10,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from preprocessing.media.planar_frame import PlanarFrame
+
 AHEAD = 2  # frames of look-ahead
 BEHIND = 3
 # Set on edited studio reels: real cuts differ by 34 to 130 gray levels and 0.3 to 0.95 in color, while talking,
@@ -61,7 +63,10 @@ class SceneCutDetector:
 
 
 def _thumbnail(frame: np.ndarray) -> _Thumbnail:
-    small = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA)
+    if isinstance(frame, PlanarFrame):
+        small = frame.reduced(np.s_[:], np.s_[:], 64, 64)
+    else:
+        small = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA)
     colors = cv2.calcHist([small], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel() / small[..., 0].size
     return _Thumbnail(cv2.resize(small, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32), colors)
 

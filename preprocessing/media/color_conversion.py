@@ -119,11 +119,16 @@ def to_yuv(stream: Any, tags: ColorTags, pixels: str, aspect: Fraction) -> Any:
         out_range="pc" if tags.color_range == "pc" else "tv",
         flags="bicubic+accurate_rnd+full_chroma_inp",  # as in EXACT
     )
-    tagged = scaled.filter("format", pixels).filter(
+    return tagged(scaled.filter("format", pixels), tags, aspect)
+
+
+def tagged(stream: Any, tags: ColorTags, aspect: Fraction) -> Any:
+    """ffmpeg filters that tag yuv frames without converting them."""
+    marked = stream.filter(
         "setparams",
         range=tags.color_range or "unknown",
         colorspace=tags.colorspace or "unknown",
         color_primaries=tags.color_primaries or "unknown",
         color_trc=tags.color_transfer or "unknown",
     )
-    return tagged.filter("setsar", f"{aspect.numerator}/{aspect.denominator}")
+    return marked.filter("setsar", f"{aspect.numerator}/{aspect.denominator}")

@@ -17,6 +17,7 @@ from av.stream import Disposition
 
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.color_conversion import ColorTags, color_tags, to_bgr
+from preprocessing.media.planar_frame import as_planar, is_planar
 
 # Demuxers for self-contained files. Deliberately excluded: playlists, concatenations, manifests and number
 # patterns (hls, concat, dash, sdp, image2, ...), which refer to other files and URLs.
@@ -40,6 +41,7 @@ class VideoInfo(ColorTags):
     Width and height are pixels after rotation; `rotation` is the counterclockwise rotation applied: 0, 90, 180 or 270
     degrees.
     Duration is in seconds on the file's clock, which starts at its earliest stream.
+    `planar`: whether `read_frames` can yield planar frames.
     """
 
     width: int
@@ -49,6 +51,7 @@ class VideoInfo(ColorTags):
     rotation: int = 0
     has_audio: bool = False
     is_image: bool = False
+    planar: bool = False
     sample_aspect_ratio: Fraction = Fraction(1)
 
 
@@ -118,6 +121,7 @@ def probe(path: Path | str) -> VideoInfo:
         duration=duration,
         rotation=rotation,
         has_audio=has_audio,
+        planar=rotation == 0 and is_planar(frame),
         sample_aspect_ratio=1 / aspect if turned else aspect,
         **vars(color_tags(frame)),
     )
@@ -130,12 +134,14 @@ def read_frames(
     start: float = 0.0,
     end: float | None = None,
     max_side: int | None = None,
+    planar: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield frames as uint8 BGR (H, W, 3), upright, at the constant rate `fps` (default: the file's own).
 
     Frame k is the last one whose timestamp, rounded to the grid of `fps`, is not after start + k / fps; the whole
     file yields round(duration * fps) frames, fewer if it is truncated. `start` and `end` are in seconds. `max_side`
     downscales frames during conversion, keeping the aspect ratio. A photo yields one frame. Arrays are never shared.
+    `planar` yields `PlanarFrame`s, which act as such arrays, from a video whose info says that it can.
     Raises MediaError if nothing can be decoded, UsageError for an invalid rate, span or size.
     """
     _check_request(fps, start, end, max_side)
@@ -149,6 +155,9 @@ def read_frames(
     rate = Fraction(fps or info.fps)
     count = max(1, round((stop - start) * rate))
     for frame, repeats in _filled_slots(path, info, rate, start, count):
+        if planar:
+            yield from as_planar(frame, info, (info.width, info.height), repeats)
+            continue
         small = to_bgr(frame, *_fit(frame.width, frame.height, max_side))
         image = np.ascontiguousarray(np.rot90(small, info.rotation // 90))
         for _ in range(repeats - 1):

@@ -18,7 +18,8 @@ import numpy as np
 
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import COPIED_CODECS, AudioSource, AudioTrack, plain, soundtrack
-from preprocessing.media.color_conversion import ColorTags, tag_options, to_yuv, writable
+from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
+from preprocessing.media.planar_frame import PlanarFrame
 from preprocessing.media.video_reader import VideoInfo
 
 # Generic lines that ffmpeg prints after the actual error.
@@ -37,6 +38,10 @@ class VideoWriter:
     unless `duration` (seconds) limits both. A single complete audio track is copied if the container supports its
     codec; otherwise all tracks are mixed into AAC. `finish` may write another version of the complete file, given its
     path and the new one's, as signing does. The file is renamed into place when complete; errors leave nothing.
+    Colors are converted and tagged like `source`; `PlanarFrame`s, if it is to write such, are encoded as they are.
+    Audio is trimmed to the length of the video, never the reverse, unless `duration` (seconds) limits both. A single
+    complete audio track is copied if the container supports its codec; otherwise all tracks are mixed into AAC. The
+    file is renamed into place when complete; errors leave nothing.
 
     Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
@@ -55,6 +60,7 @@ class VideoWriter:
         source: VideoInfo | None = None,
         metadata: dict[str, str] | None = None,
         finish: Callable[[Path, Path], None] | None = None,
+        planar: bool = False,
     ) -> None:
         self.path, self.shape, self.fps = Path(path), (height, width, 3), Fraction(fps)
         _check_arguments(self.path, self.shape, self.fps, duration)
@@ -65,7 +71,8 @@ class VideoWriter:
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
         tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
-        video = _raw_video(self.shape, self.fps, tags, aspect)
+        self._planar = planar
+        video = _raw_video(self.shape, self.fps, tags, aspect, planar)
         options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
         try:
             self._encoder = _Ffmpeg(video.output(plain(self._target("video")), **options), piped=True)
@@ -86,10 +93,12 @@ class VideoWriter:
         """Append one frame, uint8 BGR (height, width, 3). Frames beyond `duration` are dropped."""
         if frame.shape != self.shape or frame.dtype != np.uint8:
             raise UsageError(f"a frame must be uint8 {self.shape}, not {frame.dtype} {frame.shape}")
+        if isinstance(frame, PlanarFrame) != self._planar:
+            raise UsageError("a writer takes either planar frames or arrays, as it was told at the start")
         if self.frames == self._limit:
             return
         try:
-            self._encoder.write(frame)
+            self._encoder.write(frame.planes if isinstance(frame, PlanarFrame) else frame)
         except MediaError as error:
             self.abort()
             raise MediaError(f"{display_path(self.path)} cannot be written: {error}") from error
@@ -141,9 +150,14 @@ class VideoWriter:
             joiner.kill()
 
 
-def _raw_video(shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction) -> Any:
-    """Raw frames from the pipe, converted to the color space of `tags`."""
+def _raw_video(
+    shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction, planar: bool
+) -> Any:  # fmt: skip
+    """Raw frames from the pipe, converted to the color space of `tags` unless they are planar."""
     height, width, _ = shape
+    if planar:
+        raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{width}x{height}", framerate=fps)
+        return tagged(raw, tags, aspect)
     raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=fps)
     # 4:2:0 halves both dimensions, so odd ones need 4:4:4.
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"

@@ -193,6 +193,8 @@ def crop_mouth(
     if (low < 0).any() or high[0] > frame.shape[1] or high[1] > frame.shape[0]:
         return None
     pixels = frame[low[1] : high[1], low[0] : high[0]]
+    corner = np.array([*low, 0])
+    edges = lip_edges(pixels, points - corner) + corner
     reduction = min(1.0, max_side / max(pixels.shape[:2]))
     if reduction < 1:
         pixels = cv2.resize(pixels, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
@@ -200,7 +202,6 @@ def crop_mouth(
     to_crop = plane.copy()
     to_crop[:, 2] -= low
     to_crop *= reduction
-    edges = lip_edges(frame, points)
     inner = to_mouth_plane(edges, plane)
     inside = np.zeros(pixels.shape[:2], np.uint8)
     polygon = (edges[:, :2] - low) * reduction

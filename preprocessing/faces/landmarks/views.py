@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from preprocessing.faces.mesh import HeadPose
+from preprocessing.media.planar_frame import PlanarFrame
 
 FACE_SIDE, MOUTH_SIDE = 162.0, 68.0  # sides of the squares, in units of the canonical face
 FACE_CENTER = np.array([64.0, 66.0, 8.0])  # their centers on the canonical face
@@ -66,8 +67,8 @@ def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     (a, b, _), (c, d, _) = matrix.tolist()
     scale = math.sqrt(abs(a * d - b * c))
     factor = int(1 / scale + 1 - SHRINK)
-    if factor >= 2:
-        frame, matrix = _reduced(frame, matrix, size, factor)
+    if factor >= 2 or isinstance(frame, PlanarFrame):
+        frame, matrix = _reduced(frame, matrix, size, max(factor, 1))
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
@@ -77,11 +78,17 @@ def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, factor: int) -> t
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     first = np.clip(np.floor(corners.min(0)).astype(int) - factor, 0, None)
     last = np.clip(np.ceil(corners.max(0)).astype(int) + factor, first + factor, None)
-    part = frame[first[1] : last[1], first[0] : last[0]]
-    height, width = part.shape[0] // factor, part.shape[1] // factor
-    if not height or not width:
+    last = np.minimum(last, (frame.shape[1], frame.shape[0]))
+    width, height = ((last - first) // factor).tolist()
+    if height <= 0 or width <= 0:
         return np.zeros((1, 1, 3), frame.dtype), np.array([[1.0, 0, -9], [0, 1, -9]])
-    small = cv2.resize(part[: height * factor, : width * factor], (width, height), interpolation=cv2.INTER_AREA)
+    rows, columns = slice(first[1], first[1] + height * factor), slice(first[0], first[0] + width * factor)
+    if isinstance(frame, PlanarFrame) and factor > 1:
+        small = frame.reduced(rows, columns, width, height)
+    elif factor > 1:
+        small = cv2.resize(frame[rows, columns], (width, height), interpolation=cv2.INTER_AREA)
+    else:
+        small = frame[rows, columns]
     offset = first + (factor - 1) / 2  # pixel 0 of the reduced image is the mean of the first `factor` pixels
     return small, np.column_stack([matrix[:, :2] * factor, matrix[:, 2] + matrix[:, :2] @ offset])
 
