@@ -49,10 +49,15 @@ class Tower(nn.Module):
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(rows.std(0) + 1e-3)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """(B, 2 (before + N + after) + 2, D) → (B, N, outputs); rows start one before those of the first frame."""
+    def forward(self, rows: Tensor, style: Tensor | None = None) -> Tensor:
+        """(B, 2 (before + N + after) + 2, D) → (B, N, outputs); rows start one before those of the first frame.
+
+        `style`, (B, width), is added to the hidden channels.
+        """
         frames = F.gelu(self.linear(self.dropout((rows - self.mean) / self.deviation)))
         frames = F.gelu(self.halve(frames.transpose(1, 2)).transpose(1, 2))
+        if style is not None:
+            frames = frames + style[:, None]
         for block in self.blocks:
             frames = block(frames)
         return self.head(self.norm(frames))
@@ -69,7 +74,10 @@ class LipMotionNet(nn.Module):
         self.tower = Tower(config, config.components + 1)
         self.register_buffer("scale", torch.ones(config.components))
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 2 (before + N + after) + 2, D) → coefficients (B, N, K), logits (B, N)."""
-        numbers = self.tower(rows).float()
+    def forward(self, rows: Tensor, style: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, 2 (before + N + after) + 2, D) → coefficients (B, N, K), logits (B, N).
+
+        `style`, (B, width), is how a person of the training data articulates; None is an unknown person.
+        """
+        numbers = self.tower(rows, style).float()
         return numbers[..., :-1] * self.scale, numbers[..., -1]

@@ -76,6 +76,23 @@ def test_steps_lower_the_losses(corpus):
     assert "sync" not in found[0]
 
 
+def test_a_style_is_what_one_person_does_differently(corpus):
+    recipe = replace(TINY, steps=80, lr=1e-2, style_decay=0.0)
+    state = start(recipe, corpus, CPU.launch())
+    draw, louder = WindowSampler(corpus.seen, recipe.network, recipe.window, recipe.power, 0), 2.0
+    for step in range(80):
+        batch = draw.batch(step, 8)
+        batch["coefficients"] *= 1 + (louder - 1) * (batch["person"] == 1).float()[:, None, None]
+        train_step(state, batch)
+    state.network.eval()
+    rows, styles = draw.batch(99, 8)["hama"], state.styled.styles.weight.detach()
+    with torch.no_grad():
+        spreads = [float(state.network(rows, style.expand(8, -1))[0].std()) for style in styles]
+        unknown = float(state.network(rows)[0].std())
+    assert spreads[1] > 1.1 * max(spreads[0], spreads[2])
+    assert min(spreads) < unknown < max(spreads)
+
+
 def test_windows_depend_on_seed_and_step_alone(corpus):
     draw, again = (WindowSampler(corpus.seen, TINY.network, 16, 0.6, 5) for _ in range(2))
     draw.batch(0, 4)
@@ -112,7 +129,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(clips, tmp_path, monkeyp
     train(clips, TINY, flags["stopped"], CPU)
     whole, again = (torch.load(flag.out / "state.pt", weights_only=True) for flag in flags.values())
     assert whole["step"] == again["step"] == 4
-    for part in ("network", "average"):
+    for part in ("styled", "average"):
         assert all(torch.equal(whole[part][key], again[part][key]) for key in whole[part])
     logs = [[json.loads(line) for line in (flag.out / "log.jsonl").read_text().splitlines()] for flag in flags.values()]
     steps = [[line for line in log if line["step"] > 0] for log in logs]

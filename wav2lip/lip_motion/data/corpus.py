@@ -60,6 +60,11 @@ class Corpus:
 
         return replace(self, seen=[*map(moved, self.seen)], held_out=[*map(moved, self.held_out)])
 
+    @property
+    def people(self) -> list[str]:
+        """The seen speakers, sorted."""
+        return sorted({item.clip.speaker for item in self.seen})
+
     def feature_rows(self, encoder: str) -> Tensor:
         """(N, D) float32: a subset of the seen clips' features."""
         rows = [item.clip.features[encoder][::FEATURE_STRIDE] for item in self.seen]
@@ -73,7 +78,7 @@ class Corpus:
         """Corpus statistics for the checkpoint header."""
         shifts = np.abs(list(offsets.values())) if offsets else np.zeros(1)
         return {
-            "people": len({item.clip.speaker for item in self.seen}), "clips": len(self.seen),
+            "people": len(self.people), "clips": len(self.seen),
             "minutes": round(sum(item.frames for item in self.seen) / FPS / 60, 1),
             "clips_shifted": len(offsets), "median_shift_frames": float(np.median(shifts)),
             "largest_shift_frames": float(shifts.max()),

@@ -123,6 +123,8 @@ class WindowSampler:
     ) -> None:
         self.examples = [item for item in examples if item.frames > 8 and item.known.any()]
         self.config, self.window, self.seed = config, window, seed
+        people = sorted({item.clip.speaker for item in examples})
+        self._person = {speaker: index for index, speaker in enumerate(people)}
         seconds: dict[str, float] = {}
         for item in self.examples:
             seconds[item.clip.speaker] = seconds.get(item.clip.speaker, 0.0) + item.frames / FPS
@@ -130,7 +132,7 @@ class WindowSampler:
         self.share = share / share.sum()
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:
-        """`size` windows by name: the features of each encoder, coefficients, known, closed, speech."""
+        """`size` windows by name: the features of each encoder, coefficients, known, closed, speech, person."""
         rng = np.random.default_rng((self.seed, step))
         chosen = rng.choice(len(self.examples), size, p=self.share)
         drawn = [self._window(self.examples[index], rng) for index in chosen]
@@ -148,6 +150,7 @@ class WindowSampler:
             "known": (item.known[position] & inside).astype(np.float32),
             "closed": (item.closed[position] | (talking < SILENT)).astype(np.float32),
             "speech": item.speech[position].astype(np.float32),
+            "person": np.array(self._person[item.clip.speaker]),
         }
         for name, rows in item.clip.features.items():
             values[name] = context_rows(rows, first, self.window, self.config).astype(np.float32)

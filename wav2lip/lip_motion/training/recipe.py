@@ -28,6 +28,8 @@ class LipMotionRecipe:
         power: People are sampled in proportion to their duration to this power.
         lr: Peak learning rate, with linear warmup over a tenth of the steps and cosine decay.
         weight_decay: Weight decay of AdamW.
+        style_dropout: Fraction of the windows that train without their person's style; 1 trains no styles.
+        style_decay: Weight decay of the styles.
         ema: Decay of the exponential moving average of the weights, which is what is saved.
         clip_gradient: Maximum gradient norm; 0 for no clipping.
         seed: Random seed of initialization and sampling.
@@ -45,6 +47,8 @@ class LipMotionRecipe:
     power: float = 0.6
     lr: float = 1.5e-3
     weight_decay: float = 0.1
+    style_dropout: float = 0.3
+    style_decay: float = 1.0
     ema: float = 0.985
     clip_gradient: float = 1.0
     seed: int = 0
@@ -54,9 +58,11 @@ class LipMotionRecipe:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "clip_gradient", "seed"):
+        for name in ("lr", "weight_decay", "style_decay", "clip_gradient", "seed"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.style_dropout <= 1:
+            raise UsageError(f"style_dropout must be from 0 to 1, not {self.style_dropout}")
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, not {self.ema}")
         if self.weights.sync and not self.expert_steps:

@@ -20,6 +20,7 @@ from wav2lip.lip_motion.model import LipMotionNet
 from wav2lip.lip_motion.shape_space import ShapeSpace
 from wav2lip.lip_motion.training.losses import Axes, motion_losses
 from wav2lip.lip_motion.training.recipe import LipMotionRecipe
+from wav2lip.lip_motion.training.styles import StyledMotion
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,11 +30,12 @@ EMA_START = 0.2  # fraction of the steps after which weights are averaged; befor
 
 @dataclass
 class LipMotionTrainState:
-    """Training state; `forward` is the network wrapped by Fabric."""
+    """Training state; `forward` is the network with its people's styles, wrapped by Fabric."""
 
     recipe: LipMotionRecipe
     fabric: Fabric
     network: LipMotionNet
+    styled: StyledMotion
     forward: nn.Module
     optimizer: Any
     average: LipMotionNet
@@ -55,12 +57,20 @@ def start(
     network.tower.normalize(rows)
     network.scale.copy_(torch.from_numpy(corpus.space.deviations))
     average.load_state_dict(network.state_dict())
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    forward, optimizer = fabric.setup(network, optimizer)
+    styled = StyledMotion(network, len(corpus.people), recipe.style_dropout)
+    groups = [
+        {"params": network.parameters(), "weight_decay": recipe.weight_decay},
+        {"params": styled.styles.parameters(), "weight_decay": recipe.style_decay},
+    ]
+    optimizer = torch.optim.AdamW(groups, recipe.lr, betas=(0.9, 0.98))
+    forward, optimizer = fabric.setup(styled, optimizer)
     axes = Axes(*(torch.from_numpy(axis).to(fabric.device) for axis in (corpus.space.opening, corpus.space.width)))
     if expert is not None:
         expert = expert.to(fabric.device)
-    return LipMotionTrainState(recipe, fabric, network, forward, optimizer, average.eval(), corpus.space, axes, expert)
+    average.eval()
+    return LipMotionTrainState(
+        recipe, fabric, network, styled, forward, optimizer, average, corpus.space, axes, expert
+    )  # fmt: skip
 
 
 def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,7 +86,7 @@ def train_step(state: LipMotionTrainState, batch: Mapping[str, Tensor]) -> dict[
     drawn = np.random.SeedSequence((recipe.seed, state.step, fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
     state.network.train()
-    predicted, logits = state.forward(batch[recipe.encoder])
+    predicted, logits = state.forward(batch[recipe.encoder], batch["person"])
     features = center_rows(batch[recipe.encoder], recipe.network, recipe.window)
     losses = motion_losses(predicted, logits, batch, state.axes, state.expert, features)
     loss = total(losses, recipe.weights)
@@ -107,13 +117,13 @@ def trained_motion(state: LipMotionTrainState, about: dict[str, Any], rest: Any 
 
 def state_dict(state: LipMotionTrainState) -> dict[str, Any]:
     """The state for `restore`."""
-    parts = {"network": state.network, "optimizer": state.optimizer, "average": state.average}
+    parts = {"styled": state.styled, "optimizer": state.optimizer, "average": state.average}
     saved: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     return saved | {"step": state.step, "best": state.best, "recipe": asdict(state.recipe)}
 
 
 def restore(state: LipMotionTrainState, saved: Mapping[str, Any]) -> None:
     """Restores a saved state."""
-    for name in ("network", "optimizer", "average"):
+    for name in ("styled", "optimizer", "average"):
         getattr(state, name).load_state_dict(saved[name])
     state.step, state.best = saved["step"], saved["best"]
