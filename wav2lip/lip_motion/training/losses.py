@@ -36,7 +36,7 @@ class MotionLossWeights:
     width: float = 20.0
     closure: float = 10.0
     sync: float = 30.0
-    correlation: float = 0.0
+    correlation: float = 20.0
 
     def __post_init__(self) -> None:
         for item in fields(self):

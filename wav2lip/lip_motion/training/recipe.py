@@ -41,7 +41,7 @@ class LipMotionRecipe:
     repair_rounds: int = 2
     repair_steps: int = 150
     expert_steps: int = 300
-    steps: int = 150
+    steps: int = 300
     batch: int = 28
     window: int = 64
     power: float = 0.6
