@@ -1,7 +1,8 @@
 """Builds training clips from raw talking-face videos.
 
 `python -m preprocessing.build VIDEOS CLIPS` processes a folder of videos or a list of video paths. A second run
-processes only new and changed videos. `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER CLIPS` convert from
+processes only new and changed videos. `--mesh FOLDER` also makes mesh labels of the videos, to train the networks of
+the default mouth. `--import-wav2lip FOLDER CLIPS` and `--export-wav2lip FOLDER CLIPS` convert from
 and to the original Wav2Lip data layout. Exit code: 0 if a clip passes, 1 if none does, 2 for wrong usage, 130 if
 interrupted.
 """
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from preprocessing.build.batch_state import BatchState
 from preprocessing.build.build_state import failure, locked
 from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure, choose_detector, connect, process_all
+from preprocessing.build.mesh_labels import Labeler, MediaPipeLabeler, OwnLabeler, label_sources
 from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_multiple_splits
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 from preprocessing.commands import fail, run_command
@@ -56,16 +58,23 @@ class BuildOptions:
         scheduler: Address (tcp://host:port) of a Dask scheduler whose workers to use instead.
         export_wav2lip: Export the clips to this folder in the original Wav2Lip layout.
         import_wav2lip: Import CLIPS from this folder in the original Wav2Lip layout.
+        mesh: Also write mesh labels of the videos with passing clips to this folder, on this machine.
+        mesh_python: Python of an environment with MediaPipe (pip install mediapipe==0.10.21 "numpy<2" av), which then
+            makes the mesh labels; default: our own landmark network makes them.
     """
 
     workers: int = 1
     scheduler: str | None = None
     export_wav2lip: Path | None = None
     import_wav2lip: Path | None = None
+    mesh: Path | None = None
+    mesh_python: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"workers must be 1 or more, not {self.workers}")
+        if self.mesh_python and not self.mesh:
+            raise UsageError("mesh_python makes mesh labels: give their folder with --mesh")
 
 
 def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, options: BuildOptions) -> int:
@@ -80,6 +89,7 @@ def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, options
     """
     clips = Path(os.path.abspath(clips))
     sources = find_sources(videos, labels, exclude=clips)
+    labeler = MediaPipeLabeler(options.mesh_python) if options.mesh_python else None  # before anything slow
     if both := speakers_in_multiple_splits(sources):
         _log(f"speakers in more than one split: {', '.join(map(display_path, both))}")
     with locked(clips):
@@ -90,7 +100,23 @@ def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, options
             job = BatchState(sources, clips, _resolve_recipe(recipe, client))
             if job.todo:  # do not start local workers without work
                 _process(job, client or stack.enter_context(connect(options.workers, None, clips)))
-        return _report(clips, *job.write_tables(), job.stages())
+        rows, found = job.write_tables()
+        if options.mesh:
+            _label(sources, found, options, labeler or _own_labeler(job.recipe))
+        return _report(clips, rows, found, job.stages())
+
+
+def _own_labeler(recipe: ClipRecipe) -> OwnLabeler:
+    return OwnLabeler(recipe.detector, recipe.device, recipe.yunet, recipe.sfd)
+
+
+def _label(
+    sources: Sequence[VideoSource], videos: Sequence[VideoRow], options: BuildOptions, labeler: Labeler
+) -> None:  # fmt: skip
+    """Makes the mesh labels of the videos with passing clips."""
+    assert options.mesh is not None
+    made = {row.video for row in videos if row.clips}
+    label_sources([each for each in sources if each.video in made], options.mesh, labeler, options.workers, _log)
 
 
 def _resolve_recipe(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:

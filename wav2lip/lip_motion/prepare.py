@@ -1,8 +1,9 @@
 """Makes motion clips from labeled videos: `python -m wav2lip.lip_motion.prepare VIDEOS MESH OUT`.
 
-VIDEOS contains the folders train/ and val/ with videos, MESH the same folders with a mesh label file (.npz) for each
-video. Writes one file per video to OUT, with lip displacements and the features of both speech encoders. The speaker is
-the part of a video's name before "__", or the column `speaker` of VIDEOS/manifest.csv. Existing files are kept.
+MESH is what `python -m preprocessing.build VIDEOS CLIPS --mesh MESH` made. Or VIDEOS contains the folders train/ and
+val/ with videos, MESH the same folders with a mesh label file (.npz) for each video, and the speaker is the part of a
+video's name before "__", or the column `speaker` of VIDEOS/manifest.csv. Writes one file per video to OUT, with lip
+displacements and the features of both speech encoders. Existing files are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.faces.landmarks.training.labels import TABLE, LabeledVideo, labeled_videos, person_of
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.data.clips import MotionClip
 from wav2lip.lip_motion.data.targets import displacements, read_mesh
@@ -27,25 +29,29 @@ SPLITS = ("train", "val")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 
 
-def motion_clip(video: Path, mesh: Path, split: str, speaker: str, encoders: Sequence[SpeechEncoder]) -> MotionClip:
+def motion_clip(video: LabeledVideo, encoders: Sequence[SpeechEncoder]) -> MotionClip:
     """The motion clip of one labeled video.
 
     Raises:
         UsageError: the labels are damaged or have too few faces.
         MediaError: the video has no audio.
     """
-    motion, samples = displacements(read_mesh(mesh)), load_audio(video)
+    motion, samples = displacements(read_mesh(video.labels)), load_audio(video.video)
     features: dict[str, np.ndarray] = {encoder.name: encode(encoder, samples) for encoder in encoders}
-    return MotionClip(video.stem, speaker, split, motion, speech_frames(samples), features)
+    return MotionClip(video.name, video.speaker, video.split, motion, speech_frames(samples), features)
 
 
-def find_videos(folder: Path, mesh: Path) -> Iterator[tuple[Path, Path, str]]:
-    """Yields (video, label file, split) of all labeled videos."""
+def find_videos(folder: Path, mesh: Path) -> Iterator[LabeledVideo]:
+    """Yields all labeled videos of the splits "train" and "val"."""
+    if (mesh / TABLE).is_file():
+        yield from (item for item in labeled_videos(folder, mesh) if item.split in SPLITS)
+        return
+    speakers = load_speakers(folder)
     for split in SPLITS:
         for video in sorted((folder / split).glob("*")):
-            labels = mesh / split / f"{video.stem}.npz"
+            labels, name = mesh / split / f"{video.stem}.npz", video.stem
             if video.suffix.lower() in VIDEO_SUFFIXES and labels.is_file():
-                yield video, labels, split
+                yield LabeledVideo(video, labels, name, speakers.get(name, person_of(name)), split)
 
 
 def load_speakers(folder: Path) -> dict[str, str]:
@@ -63,21 +69,20 @@ def prepare(videos: Path, mesh: Path, out: Path) -> None:
     Raises:
         UsageError: no video has labels.
     """
-    found, speakers = list(find_videos(videos, mesh)), load_speakers(videos)
+    found = list(find_videos(videos, mesh))
     if not found:
         searched = " and ".join(SPLITS)
         raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")
     encoders = [open_encoder("hama"), open_encoder("mel")]
     out.mkdir(parents=True, exist_ok=True)
-    for video, labels, split in tqdm(found, unit="video", disable=None):
-        path = out / f"{video.stem}.safetensors"
+    for video in tqdm(found, unit="video", disable=None):
+        path = out / f"{video.name}.safetensors"
         if path.exists():
             continue
-        speaker = speakers.get(video.stem, video.stem.split("__")[0])
         try:
-            motion_clip(video, labels, split, speaker, encoders).save(path)
+            motion_clip(video, encoders).save(path)
         except (ValueError, MediaError) as error:
-            print(f"{display_path(video)} skipped: {error}", file=sys.stderr)
+            print(f"{display_path(video.video)} skipped: {error}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,8 +96,9 @@ def measure_video(
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     flags = Parser("preprocessing.faces.landmarks.measure", __doc__)
-    flags.add_argument("videos", type=Path, help="folder of NAME.mp4")
-    flags.add_argument("--mesh", type=Path, required=True, help="folder of their labels NAME.npz")
+    flags.add_argument("videos", type=Path, help="folder of videos")
+    flags.add_argument("--mesh", type=Path, required=True, help="folder of their labels")
+    flags.add_argument("--split", help="only the videos of this split of the labels' table, e.g. val")
     flags.add_argument("--network", type=Path, help="checkpoint (default: the bundled one)")
     flags.add_argument("--yunet", type=Path, help="YuNet model file")
     flags.add_argument("--skip", default="", help="skip videos whose names start with this prefix")
@@ -116,12 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         network, detector = load_landmarks(given.network), load_detector(yunet=given.yunet)
         smoothing, rows = SmoothingConfig(reach=0) if given.raw else SmoothingConfig(), []
         cv2.setNumThreads(1)
-        for video, labels in labeled_videos(given.videos, given.mesh):
-            if given.skip and video.stem.startswith(given.skip):
+        for item in labeled_videos(given.videos, given.mesh, given.split):
+            if given.skip and item.video.stem.startswith(given.skip):
                 continue
-            truth = load_labels(labels).first(given.frames or None)
-            rows.append(measure_video(video, truth, network, detector, smoothing))
-            _print(video.stem, rows[-1])
+            truth = load_labels(item.labels).first(given.frames or None)
+            rows.append(measure_video(item.video, truth, network, detector, smoothing))
+            _print(item.name, rows[-1])
         keys = dict.fromkeys(key for row in rows for key in row)
         _print("mean", {key: float(np.nanmean([row.get(key, np.nan) for row in rows])) for key in keys})
 

@@ -29,6 +29,7 @@ from preprocessing.faces.landmarks.model import LandmarkNet
 from preprocessing.faces.landmarks.network_config import NetworkConfig, network_config, to_pixels
 from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation, LandmarkExample
 from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open_crops
+from preprocessing.faces.landmarks.training.labels import has_split
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
 from training.checkpoint import Checkpoint
@@ -87,8 +88,9 @@ class LandmarkTrainOptions:
     """Training job.
 
     Attributes:
-        videos: Folder of NAME__CLIP.mp4; the part before the underscores identifies the person.
-        mesh: Folder of their mesh labels (made by preprocessing/faces/landmarks/training/label.py).
+        videos: Folder of the videos. Without a table of the labels: NAME__CLIP.mp4, where NAME is the person.
+        mesh: Folder of their mesh labels, made by preprocessing.build --mesh, whose splits train and val are then used,
+            or by preprocessing/faces/landmarks/training/label.py.
         out: Run folder; an existing run in it is resumed.
         init: Checkpoint of the same network to initialize a new run.
         stills: File of labeled still images of more people.
@@ -259,11 +261,22 @@ def resume(state: LandmarkTrainState, run: RunFolder) -> None:
     run.truncate_log(state.step)
 
 
-def load_crops(videos: Path, mesh: Path, cache: Path, per_person: int, stills: Path | None = None) -> Crops:
+def load_crops(
+    videos: Path, mesh: Path, cache: Path, per_person: int, stills: Path | None = None, split: str | None = None
+) -> Crops:  # fmt: skip
     """Opens the cached crops, extracting them first if the cache is empty."""
     if not (cache / "done.json").is_file():
-        make_crops(videos, mesh, cache, per_person, stills)
+        make_crops(videos, mesh, cache, per_person, stills, split)
     return open_crops(cache)
+
+
+def load_held_out(flags: LandmarkTrainOptions, cache: Path) -> Crops | None:
+    """The crops of the validation folders, or else of the split "val" of the labels' table; None without either."""
+    if flags.val_videos and flags.val_mesh:
+        return load_crops(flags.val_videos, flags.val_mesh, cache, flags.per_person)
+    if has_split(flags.mesh, "val"):
+        return load_crops(flags.videos, flags.mesh, cache, flags.per_person, split="val")
+    return None
 
 
 def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -> None:
@@ -276,10 +289,9 @@ def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -
     if engine.devices > 1:
         raise UsageError(f"landmark networks train in a single process, not {engine.devices}")
     cache = flags.cache or flags.out / "crops"
-    crops = load_crops(flags.videos, flags.mesh, cache / "train", flags.per_person, flags.stills)
+    crops = load_crops(flags.videos, flags.mesh, cache / "train", flags.per_person, flags.stills, "train")
     maker, held_out = ExampleMaker(crops, recipe.network, recipe.augmentation), None
-    if flags.val_videos and flags.val_mesh:
-        others = load_crops(flags.val_videos, flags.val_mesh, cache / "val", flags.per_person)
+    if (others := load_held_out(flags, cache / "val")) is not None:
         held_out = others, ExampleMaker(others, recipe.network, recipe.augmentation)
     fabric = engine.launch()
     run = RunFolder(flags.out, writes=fabric.is_global_zero)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.training.labels import labeled_videos, load_labels, person_of, stills
+from preprocessing.faces.landmarks.training.labels import LabeledVideo, labeled_videos, load_labels, stills
 from preprocessing.faces.landmarks.views import FACE_CENTER, View, roll
 from preprocessing.faces.mesh import HeadPose, opening
 from preprocessing.media.color_conversion import to_bgr
@@ -54,28 +54,32 @@ def open_crops(folder: Path) -> Crops:
     return Crops(images, *(np.load(folder / f"{name}.npy") for name in ("points", "persons", "background")))
 
 
-def make_crops(videos: Path, labels: Path, folder: Path, per_person: int, stills_file: Path | None = None) -> None:
+def make_crops(
+    videos: Path, labels: Path, folder: Path, per_person: int, stills_file: Path | None = None,
+    split: str | None = None,
+) -> None:  # fmt: skip
     """Extracts up to `per_person` frames of each person, covering the range of mouth openings.
 
     Args:
-        videos: Folder of NAME__CLIP.mp4.
+        videos: Folder of the videos.
         labels: Folder of their label files.
         folder: Output folder of the arrays.
         per_person: Maximum number of frames per person.
         stills_file: File of labeled still images; all of them are used.
+        split: Only videos of this split, see `labeled_videos`.
 
     Raises:
         UsageError: no video has labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = _choose(videos, labels, per_person)
+    wanted = _choose(labeled_videos(videos, labels, split), per_person)
     count = sum(len(rows) for rows in wanted.values())
     total = count + (sum(1 for _ in stills(stills_file)) if stills_file else 0)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (total, SIZE, SIZE, 3))
     points: list[np.ndarray] = []
     persons: list[str] = []
     background: list[np.ndarray] = []
-    for name, frame, mesh in _faces(wanted, labels, stills_file):
+    for name, frame, mesh in _faces(wanted, stills_file):
         view = crop_view(HeadPose.of(mesh))
         images[len(points)] = view.crop(frame, SIZE)
         points.append(view.to_crop(mesh, SIZE))
@@ -94,18 +98,18 @@ def crop_view(pose: HeadPose) -> View:
     return View(pose.repose(FACE_CENTER[None])[0, :2], float(pose.scale) * SIDE, roll(pose))
 
 
-def _choose(videos: Path, labels: Path, per_person: int) -> dict[Path, np.ndarray]:
+def _choose(videos: Sequence[LabeledVideo], per_person: int) -> dict[LabeledVideo, np.ndarray]:
     """Selects frames from each video."""
     clips = defaultdict(list)
-    for video, label in labeled_videos(videos, labels):
-        clips[person_of(video.stem)].append((video, label))
+    for video in videos:
+        clips[video.speaker].append(video)
     rng, chosen = np.random.default_rng(SEED), {}
     for person in sorted(clips):
         found = clips[person]
         some = [found[k] for k in rng.permutation(len(found))[:per_person]]
         some = some[: max(6, per_person // 20)]  # a few clips represent a person as well as hundreds
-        for video, label in some:
-            chosen[video] = _spread(label, max(4, per_person // len(some)), rng)
+        for video in some:
+            chosen[video] = _spread(video.labels, max(4, per_person // len(some)), rng)
     return chosen
 
 
@@ -125,19 +129,19 @@ def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _faces(
-    wanted: dict[Path, np.ndarray], labels: Path, stills_file: Path | None
+    wanted: dict[LabeledVideo, np.ndarray], stills_file: Path | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields person, frame and points of every selected face."""
     for video, rows in tqdm(wanted.items(), disable=None, unit="video"):
-        mesh, want = load_labels(labels / f"{video.stem}.npz"), set(rows.tolist())
+        mesh, want = load_labels(video.labels), set(rows.tolist())
         if not want:
             continue
-        with open_media(video) as container:
+        with open_media(video.video) as container:
             for k, frame in enumerate(decode(container, container.streams.video[0])):
                 if k > max(want):
                     break
                 if k in want:
-                    yield person_of(video.stem), to_bgr(frame, frame.width, frame.height), mesh.points[k]
+                    yield video.speaker, to_bgr(frame, frame.width, frame.height), mesh.points[k]
     if stills_file:
         yield from stills(stills_file)
 

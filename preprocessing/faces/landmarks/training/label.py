@@ -3,6 +3,8 @@
 Writes OUT/NAME.npz for each video: the points of MediaPipe FaceMesh in each frame (attention model for lips and eyes,
 one face, tracking), for `preprocessing.faces.landmarks.train --mesh OUT`. Videos with an existing label file are
 skipped. The part of the file name before two underscores identifies the person: NAME__CLIP.mp4.
+`python -m preprocessing.build … --mesh FOLDER` runs this script, too: `--list FILE` has a JSON pair [video, label file]
+a line.
 
 MediaPipe needs a different numpy version, so this script is standalone and runs in a separate environment:
 
@@ -13,10 +15,11 @@ MediaPipe needs a different numpy version, so this script is standalone and runs
 from __future__ import annotations
 
 import argparse
+import json
 import lzma
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,33 +70,60 @@ def mesh_of(video: Path) -> Iterator[tuple[float, np.ndarray | None]]:
             yield time, None if landmarks is None else np.array([(p.x, p.y, p.z) for p in landmarks])[kept] * size
 
 
-def label(video: Path, target: Path) -> str:
-    """Writes a video's labels atomically; returns a summary line."""
-    frames = list(mesh_of(video))
-    none = np.zeros((len(mesh_indices()), 3))
-    points = np.array([none if found is None else found for _, found in frames]).reshape(-1, *none.shape)
-    found = np.array([found is not None for _, found in frames], bool)
+def write_labels(frames: Iterable[tuple[float, np.ndarray | None]], target: Path, made_by: str) -> str:
+    """Writes the labels of (seconds, points or None) a frame, as from `mesh_of`, atomically; returns a summary.
+
+    Args:
+        made_by: which network found the points; stored in the file.
+    """
+    times, found, points = [], [], []
+    for time, mesh in frames:
+        times.append(time)
+        found.append(mesh is not None)
+        points.append(np.zeros((len(mesh_indices()), 3), np.float32) if mesh is None else mesh.astype(np.float32))
+    track = np.array(points, np.float32).reshape(-1, len(mesh_indices()), 3)
     part = target.with_suffix(".part.npz")
-    np.savez(part, steps=pack(points), found=found, times=[time for time, _ in frames], frames=len(frames))
+    np.savez(part, steps=pack(track), found=np.array(found, bool), times=times, frames=len(times), made_by=made_by)
     os.replace(part, target)
-    return f"{video.name}: {found.sum()} of {len(frames)} frames with a face"
+    return f"{sum(found)} of {len(times)} frames with a face"
+
+
+def maker() -> str:
+    """Name and version of the network of `mesh_of`; raises ImportError without MediaPipe."""
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    import mediapipe
+
+    return f"MediaPipe FaceMesh {mediapipe.__version__}"
+
+
+def jobs(given: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """The (video, label file) pairs of the arguments."""
+    if given.list:
+        lines = given.list.read_text(encoding="utf-8").splitlines()
+        return [(Path(video), Path(target)) for video, target in map(json.loads, lines)]
+    given.out.mkdir(parents=True, exist_ok=True)
+    pairs = [(video, given.out / f"{video.stem}.npz") for video in given.videos]
+    return [(video, target) for video, target in pairs if not target.exists()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 1 if a video could not be read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the labels")
-    parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("out", type=Path, nargs="?", help="folder for the labels")
+    parser.add_argument("videos", type=Path, nargs="*")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="instead: pairs of video and label file")
+    parser.add_argument("--version", action="store_true", help="print the network's name and version")
     given, failed = parser.parse_args(argv), 0
-    given.out.mkdir(parents=True, exist_ok=True)
-    for video in given.videos:
-        target = given.out / f"{video.stem}.npz"
-        if target.exists():
-            continue
+    if given.version:
+        print(maker())
+        return 0
+    if not (given.list or given.videos):
+        parser.error("OUT and at least one VIDEO are needed, or --list FILE")
+    for video, target in jobs(given):
         try:
-            print(label(video, target), flush=True)
+            print(f"{video.name}: {write_labels(mesh_of(video), target, maker())}", flush=True)
         except (OSError, IndexError, ValueError) as error:
-            print(f"{video}: cannot be read ({error})", file=sys.stderr)
+            print(f"{video}: cannot be read ({error})", file=sys.stderr, flush=True)
             failed = 1
     return failed
 

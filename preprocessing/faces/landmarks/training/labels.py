@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.errors import MediaError, UsageError
+from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.mesh import MESH_INDICES
 
+TABLE = "labels.csv"  # beside the labels that `preprocessing.build --mesh` makes
+MEDIAPIPE = "MediaPipe FaceMesh"
 STEPS = 8  # quantization steps per pixel
 # MediaPipe measures from the pixel edge, we from the pixel center. Uncorrected, the half pixel is a shift that depends
 # on the face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
@@ -63,17 +66,85 @@ def person_of(name: str) -> str:
     return name.split("__")[0]
 
 
-def labeled_videos(videos: Path, labels: Path) -> list[tuple[Path, Path]]:
-    """Pairs each video of a folder with the label file of the same name.
+@dataclass(frozen=True)
+class LabeledVideo:
+    """A video with its label file.
+
+    Attributes:
+        name: unique within the folder.
+        speaker: the person.
+        split: train, val or test; "" if unknown.
+    """
+
+    video: Path
+    labels: Path
+    name: str
+    speaker: str
+    split: str = ""
+
+
+def labeled_videos(videos: Path, labels: Path, split: str | None = None) -> list[LabeledVideo]:
+    """The videos of a folder that have labels.
+
+    With the table that `preprocessing.build --mesh` writes, speakers and splits are the table's; else each video
+    VIDEOS/NAME.mp4 goes with LABELS/NAME.npz, its person is given by the name, and its split is unknown.
+
+    Args:
+        videos: folder of videos.
+        labels: folder of their labels.
+        split: only those of this split, or of unknown split.
 
     Raises:
-        UsageError: no video has labels.
+        UsageError: no video has labels, or the table cannot be read.
     """
-    found = [(path, labels / f"{path.stem}.npz") for path in sorted(videos.glob("*.mp4"))]
-    found = [(video, label) for video, label in found if label.is_file()]
+    if (labels / TABLE).is_file():
+        found = [item for item in _of_table(videos, labels) if split in (None, item.split)]
+    else:
+        pairs = [(path, labels / f"{path.stem}.npz") for path in sorted(videos.glob("*.mp4"))]
+        found = [LabeledVideo(path, mesh, path.stem, person_of(path.stem)) for path, mesh in pairs if mesh.is_file()]
     if not found:
-        raise UsageError(f"no video of {videos} has labels NAME.npz in {labels}: make them with landmarks/label.py")
+        what = "video" if split is None else f"video of the split {split}"
+        raise UsageError(
+            f"no {what} in {display_path(videos)} has labels in {display_path(labels)}: make them with "
+            "preprocessing.build --mesh or preprocessing/faces/landmarks/training/label.py"
+        )
     return found
+
+
+def has_split(labels: Path, split: str) -> bool:
+    """Whether the table of a folder of labels has videos of a split; False without a table."""
+    return (labels / TABLE).is_file() and any(row["split"] == split for row in _rows(labels / TABLE))
+
+
+def _of_table(videos: Path, labels: Path) -> Iterator[LabeledVideo]:
+    for row in _rows(labels / TABLE):
+        video, mesh = videos / row["video"], labels / row["labels"]
+        if video.is_file() and mesh.is_file():
+            yield LabeledVideo(video, mesh, row["name"], row["speaker"], row["split"])
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            if missing := {"video", "labels", "name", "speaker", "split"} - set(reader.fieldnames or ()):
+                raise UsageError(f"{display_path(table)} lacks the column {' and '.join(sorted(missing))}")
+            return list(reader)
+    except (OSError, csv.Error) as error:
+        raise UsageError(f"{display_path(table)} is not a readable table ({error})") from error
+
+
+def labels_made_by(path: Path) -> str:
+    """Which network made a label file; older files do not say, and are MediaPipe's.
+
+    Raises:
+        MediaError: the file is damaged or not a label file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["made_by"]) if "made_by" in file else MEDIAPIPE
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{display_path(path)} is not a mesh label file ({error})") from error
 
 
 def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -37,10 +37,17 @@ def test_other_files_are_refused(tmp_path):
 def test_videos_are_those_with_labels(tmp_path):
     for name in ("ann__1.mp4", "ben__1.mp4", "ann__1.npz", "cat.npz"):
         (tmp_path / name).touch()
-    assert [video.stem for video, _ in labeled_videos(tmp_path, tmp_path)] == ["ann__1"]
+    (found,) = labeled_videos(tmp_path, tmp_path)
+    assert (found.name, found.speaker, found.split) == ("ann__1", "ann", "")
     with pytest.raises(UsageError, match="make them with"):
         labeled_videos(tmp_path, tmp_path / "none")
     assert (person_of("ann__1__b"), person_of("cat")) == ("ann", "cat")
+
+
+def test_a_table_that_lacks_a_column_is_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("video,labels\n")
+    with pytest.raises(UsageError, match="lacks the column name and speaker and split"):
+        labeled_videos(tmp_path, tmp_path)
 
 
 def test_the_labels_beside_the_repository_load(shared):
