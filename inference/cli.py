@@ -131,6 +131,11 @@ def _add_face(p: _Parser) -> None:
         help="pixels added around the detected box, for released checkpoints (default: 0 10 0 0)",
     )  # fmt: skip
     p.flag(g, "nosmooth", action="store_true", help="do not smooth the face track over time")
+    p.flag(
+        g, "landmarks", choices=("mesh", "fan"), default="mesh",
+        help="landmark network: ours (default), or face-alignment's FAN, which is coarser and slow without a GPU",
+    )  # fmt: skip
+    p.flag(g, "fan", type=Path, metavar="FILE", default=None, help="FAN's weights (.pth.tar), for --landmarks fan")
 
 
 def _add_timing(p: _Parser) -> None:
@@ -206,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(
     face: Path, audio: Path, outfile: Path, checkpoint_path: Path | None, device: str, backend: str, quiet: bool,
-    **options: Any,
+    landmarks: str, fan: Path | None, **options: Any,
 ) -> Report:  # fmt: skip
     """Runs the job. Imports are deferred so that --help, usage errors and missing files take no time."""
     from inference.file_checks import check_files
@@ -218,7 +223,7 @@ def _run(
     from training.progress import ProgressBars
 
     with ProgressBars(quiet) as bars:
-        model = LipSync.load(checkpoint_path, device, backend)
+        model = LipSync.load(checkpoint_path, device, backend, landmarks, fan)
         show_frames = partial(bars.show, "frame")
         return model(face, audio, outfile, progress=show_frames, analysis_progress=bars.show, **options)
 

@@ -40,20 +40,24 @@ class LipSync:
 
     @classmethod
     def load(
-        cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto"
+        cls, checkpoint: Path | str | None = None, device: str = "auto", backend: str = "auto",
+        landmarks: str = "mesh", fan: Path | str | None = None,
     ) -> LipSync:  # fmt: skip
         """Loads the default engine, which warps the person's own pixels (`MeshEngine`), or a generator.
 
         Args:
             checkpoint: a generator, ours (.safetensors) or a released one (.pth); None: the default engine.
-            device, backend: where a generator runs; the default engine runs on the CPU.
+            device, backend: where a generator runs; the default engine runs on the CPU, but for FAN.
+            landmarks, fan: the default engine's landmark network, see `MeshEngine.load`.
 
         Raises:
             MediaError: the file is missing or not a generator.
-            UsageError: no such device or backend.
+            UsageError: no such device, backend or landmarks, or landmarks for a generator.
         """
         if checkpoint is None:
-            return cls(MeshEngine.load())
+            return cls(MeshEngine.load(landmarks, fan, device))
+        if landmarks != "mesh" or fan is not None:
+            raise UsageError("landmarks and fan are for the default engine: a generator needs a face box only")
         from inference.generator.engine import GeneratorEngine  # imports torch, which the default engine rarely needs
 
         return cls(GeneratorEngine.load(checkpoint, device, backend))

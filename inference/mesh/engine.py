@@ -18,6 +18,7 @@ from inference.mesh.face_landmarks import track_landmarks
 from inference.mesh.patch import pasted
 from inference.mesh.person import MeshPerson, Spoken
 from inference.speech import read_speech
+from preprocessing.errors import UsageError
 from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.landmarks.predictor import WEIGHTS, LandmarkNetwork, load_landmarks
@@ -28,29 +29,45 @@ from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
 
 LANDMARK_WEIGHTS = Path(landmarks.__file__).parent / WEIGHTS
+LANDMARKS = ("mesh", "fan")
 MESH_GAP = 0.5  # units between the inner lips of a closed mouth in the mesh
 MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a face moves
 
 
 @dataclass(frozen=True)
 class MeshEngine:
-    """The landmark network and the lip-motion model."""
+    """The landmark network, the lip-motion model, and the landmark network's weight file."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel
+    landmark_weights: Path = LANDMARK_WEIGHTS
 
     @classmethod
-    def load(cls) -> MeshEngine:
-        """Loads the bundled networks.
+    def load(cls, landmarks: str = "mesh", fan: Path | str | None = None, device: str = "cpu") -> MeshEngine:
+        """Loads the networks.
+
+        Args:
+            landmarks: "mesh", our own network, or "fan", face-alignment's.
+            fan: FAN's weights; None: where face-alignment keeps them.
+            device: where FAN runs, see `load_fan`; everything else runs on the CPU.
 
         Raises:
-            UsageError: a weight file is missing or damaged.
+            UsageError: a weight file is missing or damaged, or `landmarks` is neither.
         """
-        return cls(load_landmarks(), LipMotionModel.load())
+        if landmarks not in LANDMARKS:
+            raise UsageError(f"landmarks must be {' or '.join(LANDMARKS)}, not {landmarks!r}")
+        if landmarks == "mesh":
+            if fan is not None:
+                raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
+            return cls(load_landmarks(), LipMotionModel.load())
+        from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
+
+        weights = find_fan(fan)
+        return cls(load_fan(weights, device), LipMotionModel.load(), weights)
 
     def provenance(self) -> tuple[list[Path], str] | None:
-        """The weight files; the networks run on the CPU."""
-        return [LANDMARK_WEIGHTS, MOTION_WEIGHTS], "mesh on cpu"
+        """The weight files; the networks run on the CPU, but for FAN."""
+        return [self.landmark_weights, MOTION_WEIGHTS], "mesh on cpu"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> MeshJob:
         """Reads the speech and tracks the faces through every frame to be shown.

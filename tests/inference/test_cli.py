@@ -189,3 +189,12 @@ def test_termination_is_as_before_when_the_command_is_done(refuse, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     refuse(1, ["--face", str(tmp_path / "missing.mp4"), "--audio", str(tmp_path / "missing.wav")])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_landmarks_by_fan_say_what_they_need(refuse, media, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    default = command(media, checkpoint_path=None)
+    assert "pass it with --fan" in refuse(2, [*default, "--landmarks", "fan"])
+    assert "no FAN weights at none.pth" in refuse(2, [*default, "--landmarks", "fan", "--fan", "none.pth"])
+    assert "weight file of the landmarks fan" in refuse(2, [*default, "--fan", "none.pth"])
+    assert "for the default engine" in refuse(2, [*command(media), "--landmarks", "fan"])
