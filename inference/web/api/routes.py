@@ -28,6 +28,8 @@ LOOK_EVERY = 0.25  # seconds between two looks at the queue for an event stream
 INSPECTIONS = 2  # at the same time
 SMALL_FORM = {"max_fields": 4, "max_files": 2, "max_part_size": 20_000}
 
+SMALL_BODY = 4096  # bytes
+
 router = APIRouter(prefix="/api", responses=RESPONSES)
 
 
@@ -83,7 +85,7 @@ def health(service: ThisService) -> Health:
     )  # fmt: skip
 
 
-@router.post("/session", status_code=204)
+@router.post("/session", status_code=204, max_body_size=SMALL_BODY)  # anyone may call it
 def open_session(session: Session, request: Request, service: ThisService) -> Response:
     """Exchanges the token for a cookie, which the page's downloads and event streams need."""
     token = service.settings.token

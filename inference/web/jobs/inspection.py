@@ -34,7 +34,7 @@ async def inspect(folder: Path, task: str, **arguments: Any) -> dict[str, Any]:
         MediaError, UsageError: the task's own, with its one-line message, or the limits were reached.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-P", "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL, cwd=folder, env=_environment(),
     )  # fmt: skip
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from preprocessing.errors import Wav2LipError
+from preprocessing.errors import MediaError, Wav2LipError, display_path
 
 MAX_ATTEMPTS = 3  # a job whose worker died so often is given up
 FINISHED = ("done", "failed", "cancelled")
@@ -78,11 +78,18 @@ class Job:
 
 
 class JobQueue:
-    """The jobs in a SQLite file. Every method is one transaction, so processes and threads may share the file."""
+    """The jobs in a SQLite file. Every method is one transaction, so processes and threads may share the file.
+
+    Raises:
+        MediaError: the file is of another version.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._transaction() as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise MediaError(f"the queue {display_path(path)} is of another version: choose another --data")
             db.executescript(f"PRAGMA journal_mode = WAL;{_SCHEMA}PRAGMA user_version = {_VERSION};")
 
     @contextmanager

@@ -94,6 +94,7 @@ def test_session_cookie(tmp_path):
     client = local(tmp_path, TOKEN)
     assert "not the service's token" in problem(client.post("/api/session", json={"token": "wrong"}), 401)
     assert client.post("/api/session", json={"token": "é" * 20}).status_code == 401
+    assert client.post("/api/session", json={"token": "x" * 5000}).status_code == 413
     reply = client.post("/api/session", json={"token": TOKEN})
     assert reply.status_code == 204
     cookie = reply.headers["set-cookie"].lower()

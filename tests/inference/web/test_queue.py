@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 
 import pytest
 
 from inference.web.jobs.queue import MAX_ATTEMPTS, JobQueue, QueueFullError
+from preprocessing.errors import MediaError
 
 
 @pytest.fixture
@@ -38,6 +40,13 @@ def test_the_queue_is_kept_in_its_file(queue, tmp_path):
     again = JobQueue(tmp_path / "queue.sqlite3")
     assert again.get("a").state == "queued"
     assert again.counts() == {"queued": 1, "running": 0}
+
+
+def test_a_file_of_another_version_is_refused(queue, tmp_path):
+    with sqlite3.connect(tmp_path / "queue.sqlite3") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(MediaError, match="another version"):
+        JobQueue(tmp_path / "queue.sqlite3")
 
 
 def test_a_full_queue_refuses(queue):

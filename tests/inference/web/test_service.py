@@ -12,7 +12,8 @@ from pathlib import Path
 import av
 import pytest
 
-from inference.web.command import main
+from inference.options import Options
+from inference.web.command import main, parser, settings_of
 from tests.inference.web.conftest import WAIT, Server, server
 
 SLOW, STUCK, FAILING = '{"strength": 1.5}', '{"strength": 0.5}', '{"strength": 0.25}'
@@ -143,6 +144,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path, inputs):
         (["--port", "70000"], "port must be between 0 and 65535"),
         (["--device", "cuda:0,tpu"], "device must be auto"),
         (["--yunet", "no such file"], "--yunet: there is no file no such file"),
+        (["--sign-cert", "nothing.pem"], "--sign-cert: there is no file nothing.pem"),
         (["--detector", "sfd"], "pass them with --s3fd"),
         (["--max-queue", "0"], "queue must be at least 1"),
         (["--nonsense"], "unrecognized arguments"),
@@ -159,6 +161,15 @@ def test_wrong_flags(flags, message, capsys, tmp_path, monkeypatch):
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_flags_that_belong_to_the_service_reach_every_job(tmp_path, monkeypatch):
+    pytest.importorskip("c2pa", reason="the extra provenance is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = settings_of(vars(parser().parse_args(["--sign", "--max-queue", "3"])))
+    assert settings.engine.options == {"sign": True, "detector": "haar"}
+    assert settings.limits.queue == 3
+    assert Options.of(settings.engine.options).sign
 
 
 def test_a_video_of_the_service_plays(served, inputs, tmp_path):
