@@ -127,7 +127,7 @@ def _signing(flags: dict[str, Any]) -> dict[str, object]:
     from inference.options import Options
     from inference.provenance.signing import check_credentials
 
-    options = Options(sign=True, **own)
+    options = Options(sign=True, sign_cert=own.get("sign_cert"), sign_key=own.get("sign_key"))
     check_credentials(Path("result.mp4"), options.sign_cert, options.sign_key)
     return {"sign": True, **own}
 

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
 
-    type: str = Field("about:blank", description="the kind of problem; about:blank: the status says it")
+    type: str = Field(default="about:blank", description="the kind of problem; about:blank: the status says it")
     title: str = Field(description="the status in words")
     status: int = Field(description="the HTTP status")
     detail: str = Field(description="one line that says what is wrong and what would be right")

@@ -26,7 +26,7 @@ from inference.web.settings import ServiceSettings
 
 LOOK_EVERY = 0.25  # seconds between two looks at the queue for an event stream
 INSPECTIONS = 2  # at the same time
-SMALL_FORM = {"max_fields": 4, "max_files": 2, "max_part_size": 20_000}
+SMALL_FORM: Any = {"max_fields": 4, "max_files": 2, "max_part_size": 20_000}
 
 SMALL_BODY = 4096  # bytes
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,4 +141,9 @@ def _follow_parent() -> None:
     """Ends this process as soon as the service is gone, even if it was killed."""
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
