@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
 from inference.generator.backends import DEVICES
-from preprocessing.commands import Parser, run_command
+from preprocessing.commands import Parser, run_command, say
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors.flags import add_detector_flags
 from training.run import INSTALL
@@ -100,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         write(evaluation, args.out)
         for table in tables(evaluation):
-            print(markdown(table))
+            say(markdown(table))
         total = counts(evaluation.rows)
         report = display_path(args.out / "report.html")
-        print(f"Measured {total['measured']} of {total['videos']} videos; see {report}")
+        say(f"Measured {total['measured']} of {total['videos']} videos; see {report}")
         return 1 if total["failed"] else 0
 
     return run_command(PROGRAM, job, "interrupted; run the same command again to resume")

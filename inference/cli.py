@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.commands import Parser, run_command
+from preprocessing.commands import Parser, run_command, say
 
 if TYPE_CHECKING:
     from inference.options import Report
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_files(p: _Parser) -> None:
     g = p.add_argument_group("files")
-    p.flag(g, "face", type=Path, required=True, metavar="FILE", help="video or photo (jpg, png, webp) of the face")
+    p.flag(g, "face", type=Path, required=True, metavar="FILE", help="video or photo (jpg, png, heic, ...) of the face")
     p.flag(g, "audio", type=Path, required=True, metavar="FILE", help="audio or video file with the speech")
     p.flag(
         g, "outfile", type=Path, metavar="FILE", default=OUTFILE,
@@ -142,7 +142,10 @@ def _add_timing(p: _Parser) -> None:
     g = p.add_argument_group("timing and audio")
     p.flag(g, "start", type=float, metavar="SECONDS", help="start of the used part of the face video")
     p.flag(g, "end", type=float, metavar="SECONDS", help="end of the used part of the face video")
-    p.flag(g, "fps", type=_fraction, metavar="FPS", help="frame rate of the output if --face is a photo (default: 25)")
+    p.flag(
+        g, "fps", type=_fraction, metavar="FPS",
+        help="frame rate of the output (default: the video's own, at least 24 and at most 60; 25 for a photo)",
+    )  # fmt: skip
     p.flag(g, "static", action="store_true", help="use only the first frame of the video")
     p.flag(
         g, "sync-mode", choices=("bounce", "loop", "freeze", "cut"),
@@ -155,6 +158,10 @@ def _add_timing(p: _Parser) -> None:
     p.flag(
         g, "keep-audio", type=float, metavar="LEVEL", nargs="?", const=0.2,
         help="mix in the video's own audio with this gain (1: unchanged; without a number: 0.2)",
+    )  # fmt: skip
+    p.flag(
+        g, "audio-track", type=int, metavar="N",
+        help="audio track of --audio, counting from 0 (default: the one that players start with)",
     )  # fmt: skip
     p.flag(g, "strength", type=float, metavar="X", help="scale of the lip motion, 0 to 1.5 (default: 1)")
     p.flag(
@@ -175,6 +182,7 @@ def _add_video(p: _Parser) -> None:
         g, "blend", choices=("feather", "multiband", "poisson", "none"),
         help="how the generated mouth is blended into the frame (default: feather)",
     )  # fmt: skip
+    p.flag(g, "background", metavar="COLOR", help="shown by transparent parts: black (default), white, #00ff00, ...")
     p.flag(g, "crf", type=float, metavar="N", help="H.264 quality, 0 (lossless) to 51 (default: 14)")
 
 
@@ -204,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         with _default_folder(flags["outfile"]):
-            print(summary(_run(**flags)))
+            say(summary(_run(**flags)))
 
     return run_command(program(), job, "interrupted: no output was written")
 
@@ -254,6 +262,7 @@ def summary(report: Report) -> str:
         lines.append(f"{untouched} of them unchanged: without a face, or after the end of the speech")
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines.append(f"seconds by stage (stages overlap): {stages}")
+    lines += report.notes
     if report.preview:
         lines.append(f"before and after: {display_path(report.preview)}")
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from preprocessing.errors import MediaError, UsageError
+from preprocessing.media.color_conversion import BLACK
 from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 SYNC_MODES = ("bounce", "loop", "freeze", "cut")
@@ -64,22 +65,20 @@ class FaceSource:
     """A video or photo as indexed frames at a constant rate.
 
     Attributes:
-        info: properties of the file; for a photo, fps is the requested one.
-        fps: frame rate.
+        info: properties of the file.
+        fps: frame rate: the requested one, else the video's own.
         size: width and height after framing.
         still: whether there is only one frame (a photo, or `static`).
         count: number of frames by the file's header; a damaged file has fewer.
     """
 
     def __init__(
-        self, path: Path, framing: Framing, *, fps: Fraction = Fraction(25), static: bool = False,
-        start: float = 0.0, end: float | None = None,
+        self, path: Path, framing: Framing, *, fps: Fraction | None = None, static: bool = False,
+        start: float = 0.0, end: float | None = None, background: tuple[int, int, int] = BLACK,
     ) -> None:  # fmt: skip
-        self.path, self.framing = path, framing
+        self.path, self.framing, self.background = path, framing, background
         self.info: VideoInfo = probe(path)
-        if self.info.is_image:
-            self.info = replace(self.info, fps=fps)
-        self.fps = self.info.fps
+        self.fps = fps or self.info.fps
         self.still = static or self.info.is_image
         self.start, self.end = (0.0, None) if self.info.is_image else (start, end)
         last = self.info.duration if self.end is None else min(self.end, self.info.duration)
@@ -100,10 +99,12 @@ class FaceSource:
         """Frames `first` to `stop` (exclusive; None: to the end); with `planar` each is a `PlanarFrame` if possible."""
         planar = planar and self.planar
         if self.info.is_image:
-            frames = read_frames(self.path)
+            frames = read_frames(self.path, background=self.background)
         else:
             begin = self.start + float(first / self.fps)
-            frames = read_frames(self.path, fps=self.fps, start=begin, end=self.end, planar=planar)
+            frames = read_frames(
+                self.path, fps=self.fps, start=begin, end=self.end, planar=planar, background=self.background
+            )
         for number, frame in enumerate(frames, first):
             if (stop is not None and number >= stop) or (self.still and number >= 1):
                 return

@@ -8,8 +8,9 @@ from pathlib import Path
 from inference.options import Options
 from inference.preview import sheet_path
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio_mux import COPIED_CODECS
+from preprocessing.media.audio_mux import CONTAINERS
 from preprocessing.media.video_reader import open_media
+from preprocessing.unfinished import final_path
 
 INPUT_OPTIONS = ("load_track", "yunet", "s3fd", "sign_cert", "sign_key")
 
@@ -37,8 +38,8 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
                 raise UsageError(f"the output {display_path(output)} is also an input: choose another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
-    if outfile.suffix.lower() not in COPIED_CODECS:
-        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(outfile.name)}")
+    if outfile.suffix.lower() not in CONTAINERS:
+        raise UsageError(f"the output must end in {', '.join(CONTAINERS)}, not {display_path(outfile.name)}")
     if options.sign or options.sign_cert:
         from inference.provenance.signing import check_credentials
 
@@ -46,7 +47,7 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
 
 
 def _check_output(path: Path) -> None:
-    folder = path.parent
+    folder = final_path(path).parent
     if path.is_dir():
         raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     if path.exists() and not path.is_file():

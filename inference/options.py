@@ -11,6 +11,7 @@ from inference.face_source import SYNC_MODES
 from inference.generator.compositing import BLENDS
 from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
+from preprocessing.media.color_conversion import parse_color
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Options:
     """Options of a job; each has a flag of the same name in `inference.cli`.
 
     Attributes:
-        fps: frame rate of the output if the face is a photo; a fraction or any other number.
+        fps: frame rate of the output, a fraction or any other number; None: the video's own, 25 for a photo.
         static: use only the first frame of the video.
         start, end: the used part of the face video, in seconds.
         pads: pixels added around the detected box: top, bottom, left, right ("box" geometry only).
@@ -34,6 +35,8 @@ class Options:
         sync_mode: how the video continues if the speech is longer: bounce, loop, freeze or cut.
         tail: if the video is longer: "cut" it, or "keep" the rest unchanged.
         blend: feather, multiband, poisson or none.
+        audio_track: audio track of the speech file, counting from 0; None: the one that a player starts with.
+        background: what transparent parts of the picture show, a color: "black", "#00ff00".
         keep_audio: gain with which the video's own audio is mixed in; 1: unchanged, 0: none.
         rest: bring the mouth to rest in silence.
         strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
@@ -44,7 +47,7 @@ class Options:
         sign_cert, sign_key: sign it with this chain of certificates and its private key (PEM).
     """
 
-    fps: Fraction = Fraction(25)
+    fps: Fraction | None = None
     static: bool = False
     start: float = 0.0
     end: float | None = None
@@ -65,6 +68,8 @@ class Options:
     sync_mode: str = "bounce"
     tail: str = "cut"
     blend: str = "feather"
+    audio_track: int | None = None
+    background: str = "black"
     keep_audio: float = 0.0
     rest: bool = True
     strength: float = 1.0
@@ -100,7 +105,7 @@ class Options:
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
                                 ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
                                 ("strength", 0, 1.5), ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
-                                ("face_id", 0, 1e6)):  # fmt: skip
+                                ("face_id", 0, 1e6), ("audio_track", 0, 1e3)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")
@@ -109,7 +114,9 @@ class Options:
         if (self.sign_cert is None) != (self.sign_key is None):
             raise UsageError("sign_cert and sign_key go together: a certificate signs only with its private key")
         parse_select(self.select)
-        object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
+        parse_color(self.background)
+        if self.fps is not None:
+            object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class Report:
         fps: frame rate.
         seconds: busy time by stage; stages overlap. "total" is the wall time of the whole job.
         preview: the contact sheet, if requested.
+        notes: remarks on how the input was read, each one line.
     """
 
     outfile: Path
@@ -131,6 +139,7 @@ class Report:
     fps: Fraction
     seconds: dict[str, float] = field(default_factory=dict)
     preview: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def values(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -139,6 +148,7 @@ class Report:
             "duration": round(self.frames / float(self.fps), 3),
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "preview": None if self.preview is None else str(self.preview),
+            "notes": list(self.notes),
         }  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from inference.prefetch import Prefetcher, StageClock
 from inference.preview import Preview
 from preprocessing.errors import CancelledError, MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.color_conversion import parse_color
+from preprocessing.media.containers import audio_stream, decodable_tracks, open_media
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.media.video_writer import VideoWriter
 
@@ -80,9 +82,16 @@ class LipSync:
             UsageError: an option is unknown, of the wrong type or out of range.
         """
         return run_job(
-            self.engine, Path(face), Path(audio), Path(outfile), Options.of(options),
+            self.engine, _path("face", face), _path("audio", audio), _path("outfile", outfile), Options.of(options),
             _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled),
         )  # fmt: skip
+
+
+def _path(name: str, value: object) -> Path:
+    """Raises UsageError for anything but a path, as a call from Python may contain it."""
+    if not isinstance(value, str | Path):
+        raise UsageError(f"{name} must be a path, not {value!r}")
+    return Path(value)
 
 
 def lipsync(
@@ -102,9 +111,13 @@ def run_job(
     with clock("total"):
         check_files(face, audio, outfile, options)
         source = open_source(face, options)
+        notes = input_notes(source, audio, options)
         with closing(engine.start(JobInput(source, audio, options, clock), analysis_progress)) as job:
             if not job.has_face():
-                raise MediaError(f"{display_path(source.path)} shows no face in any frame")
+                raise MediaError(
+                    f"{display_path(source.path)} shows no face in any frame: if there is one, say where with --box "
+                    "TOP BOTTOM LEFT RIGHT, or try another detector (--detector yunet, sfd or haar)"
+                )
             total = expected_frames(source, job.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
@@ -116,7 +129,7 @@ def run_job(
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
                 sheet = finish(writer, job, preview, outfile, options)
-    return Report(outfile, count, faces, source.fps, dict(clock.seconds), sheet)
+    return Report(outfile, count, faces, source.fps, dict(clock.seconds), sheet, notes)
 
 
 def _or_cancel(progress: Callable[..., None] | None, cancelled: Cancelled | None) -> Callable[..., None] | None:
@@ -141,7 +154,10 @@ def open_source(face: Path, options: Options) -> FaceSource:
         UsageError: `start` is after the end, or `box` outside the frame.
     """
     framing = Framing(options.resize_factor, options.rotate, options.crop)
-    source = FaceSource(face, framing, fps=options.fps, static=options.static, start=options.start, end=options.end)
+    source = FaceSource(
+        face, framing, fps=options.fps, static=options.static, start=options.start, end=options.end,
+        background=parse_color(options.background),
+    )  # fmt: skip
     if options.box is not None:
         top, bottom, left, right = options.box
         if not (0 <= top < bottom <= source.size[1] and 0 <= left < right <= source.size[0]):
@@ -150,6 +166,20 @@ def open_source(face: Path, options: Options) -> FaceSource:
                 f"{source.size[0]}x{source.size[1]} pixels"
             )
     return source
+
+
+def input_notes(source: FaceSource, audio: Path, options: Options) -> tuple[str, ...]:
+    """What is changed while the files are read, one line each."""
+    name, (width, height) = display_path(source.path), source.size
+    notes = [f"{name}: {note}" for note in source.info.notes if options.fps is None or "frames per second" not in note]
+    if width % 2 or height % 2:
+        notes.append(f"{name}: frames of {width}x{height} pixels grow to even sides, which players need")
+    with open_media(audio) as container:
+        chosen, count = audio_stream(container, audio, options.audio_track), len(decodable_tracks(container))
+        if count > 1 and options.audio_track is None:
+            number = decodable_tracks(container).index(chosen)
+            notes.append(f"{display_path(audio)}: audio track {number} of 0 to {count - 1} is used (--audio-track N)")
+    return tuple(notes)
 
 
 def expected_frames(source: FaceSource, speech_frames: int, options: Options) -> int:
@@ -164,7 +194,7 @@ def expected_frames(source: FaceSource, speech_frames: int, options: Options) ->
 
 def audio_sources(audio: Path, source: FaceSource, options: Options) -> list[AudioSource]:
     """The speech and, with `keep_audio`, the video's own audio."""
-    sources = [AudioSource(audio)]
+    sources = [AudioSource(audio, track=options.audio_track)]
     if options.keep_audio and source.info.has_audio:
         length = None if source.end is None else source.end - source.start
         sources.append(AudioSource(source.path, start=source.start, duration=length, gain=options.keep_audio))

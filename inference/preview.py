@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from preprocessing.errors import MediaError, display_path
+from preprocessing.unfinished import UnfinishedFolder, final_path
 
 THUMBNAIL_WIDTH = 320  # pixels
 COLUMNS = 8
@@ -51,10 +51,10 @@ class Preview:
         path = sheet_path(video)
         data = cv2.imencode(".png", self.sheet())[1]
         try:
-            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+            with UnfinishedFolder(final_path(path).parent) as folder:
                 part = Path(folder, "sheet.png")  # not a NamedTemporaryFile, which would get mode 0600
                 part.write_bytes(data.tobytes())
-                os.replace(part, path)
+                os.replace(part, final_path(path))
         except OSError as error:
             raise MediaError(f"{display_path(path)} cannot be written: {error.strerror}") from error
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,11 +13,11 @@ from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import (
     AudioConfig,
     frame_count,
-    load_audio,
     mel_spectrogram,
     mel_window,
     rest_in_silence,
     speech_columns,
+    spool_audio,
 )
 
 MIN_SECONDS = 0.1
@@ -59,13 +60,16 @@ class Speech:
         return mel_window(self.mel, Fraction(frame) / self.fps, self.config)[None]
 
 
-def read_speech(path: Path, config: AudioConfig = AudioConfig()) -> np.ndarray:
-    """Reads an audio or video file as (n,) float32 mono samples at the configured rate, -1 to 1.
+def read_speech(path: Path, config: AudioConfig = AudioConfig(), track: int | None = None) -> np.ndarray:
+    """Reads an audio or video file as (n,) int16 mono samples at the configured rate, in a temporary file.
+
+    `track` chooses an audio track, see `audio_stream`. Memory does not grow with the length.
 
     Raises:
         MediaError: the file has no audio, or less than 0.1 s.
     """
-    samples = load_audio(path, config)
+    with tempfile.TemporaryDirectory() as folder:
+        samples = spool_audio(path, Path(folder), config, track)
     if len(samples) < MIN_SECONDS * config.sample_rate:
         length = len(samples) / config.sample_rate
         raise MediaError(f"{display_path(path)} is {length:.2f} s long: at least {MIN_SECONDS} s of speech are needed")

@@ -6,17 +6,22 @@ Exit codes: 0 success; 1 a file cannot be read, written or used, or memory ran o
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
 import sys
-import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from preprocessing.errors import Wav2LipError
+from preprocessing.unfinished import UnfinishedFolder, final_path
+
+ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")
+OUT_OF_MEMORY = ("insufficient memory", "failed to allocate", "can't allocate memory", "out of memory", "bad_alloc")
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,8 +53,9 @@ def run_command(program: str, job: Callable[[], int | None], interrupted: str = 
     Args:
         program: name that prefixes the error line.
         job: returns the exit code, None for 0.
-        interrupted: message after Ctrl-C or SIGTERM.
+        interrupted: message after Ctrl-C, SIGTERM, SIGHUP or SIGQUIT.
     """
+    open_standard_streams()
     try:
         with terminable():
             return job() or 0
@@ -57,10 +63,22 @@ def run_command(program: str, job: Callable[[], int | None], interrupted: str = 
         return fail(program, 130, interrupted)
     except ValueError as error:
         return fail(program, 2, _message(error))
-    except MemoryError as error:
-        return fail(program, 1, str(error) or "out of memory")
-    except (Wav2LipError, FloatingPointError, OSError) as error:
+    except (Wav2LipError, FloatingPointError) as error:
         return fail(program, 1, error)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return fail(program, 1, "out of memory")
+        if isinstance(error, OSError):
+            return fail(program, 1, error)
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, FFmpeg, OpenCV or torch says that memory ran out."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    foreign = isinstance(error, RuntimeError) or type(error).__module__.startswith("cv2")
+    return foreign and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def _message(error: ValueError) -> str:
@@ -71,18 +89,70 @@ def _message(error: ValueError) -> str:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Makes SIGTERM end the command the way Ctrl-C does, with full cleanup."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Makes SIGTERM, SIGHUP and SIGQUIT end the command the way Ctrl-C does, with full cleanup.
+
+    A signal that the caller has set to be ignored (`nohup`) stays ignored. Outside the main thread, Python cannot
+    handle signals: nothing is changed.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ENDING:
+            number = getattr(signal, name, None)  # Windows has no SIGHUP and SIGQUIT
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def open_standard_streams() -> None:
+    """Opens standard streams that are closed on the null device, so that no other file takes their place.
+
+    Without it, the first file that is opened gets the number of standard error, and a library's message lands in it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # also under pythonw
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as the process
 
 
 def fail(program: str, code: int, error: object) -> int:
     """Prints one line to standard error and returns the exit code."""
-    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    _print(f"{program}: error: {' '.join(str(error).split())}", sys.stderr)
     return code
+
+
+def say(text: str) -> None:
+    """Prints the summary of a finished job to standard output.
+
+    What cannot be printed (a full disk, a closed pipe, a name that the encoding lacks) does not matter any more: the
+    job is done.
+    """
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Prints and flushes, replacing characters that the encoding lacks; a stream that fails is silenced."""
+    if stream is None:
+        return
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Python flushes its streams once more when it ends, and would report the failure in the exit code."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -91,7 +161,8 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
+    path = final_path(path)
+    with UnfinishedFolder(path.parent) as folder:
         part = Path(folder) / "part"
         part.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names may not be valid Unicode
         os.replace(part, path)

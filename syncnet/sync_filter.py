@@ -23,7 +23,7 @@ import numpy as np
 
 from preprocessing.build.build_state import STATE, locked
 from preprocessing.build.report import write_report
-from preprocessing.commands import Parser, fail, run_command
+from preprocessing.commands import Parser, fail, run_command, say
 from preprocessing.dataset.clips import CLIP_FPS
 from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
 from preprocessing.errors import UsageError, display_path
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = filter_clips(args.clips, args.expert, limits, args.workers, args.dry_run)
         except BrokenProcessPool:
             return fail(PROGRAM, 1, f"a worker process was killed, possibly out of memory; {RESUMES}")
-        print(table(result.summary()))
+        say(table(result.summary()))
         return 0 if result.passed else fail(PROGRAM, 1, "no clip passes")
 
     return run_command(PROGRAM, job, f"interrupted; {RESUMES}")

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from preprocessing.errors import UsageError
-from training.checkpoint_header import FIELDS, FORMAT, VERSION, open_checkpoint
+from training.checkpoint_header import FIELDS, FORMAT, VERSION, open_checkpoint, require_finite
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,21 @@ class Checkpoint:
             kind: the required kind, None for any.
 
         Raises:
-            UsageError: the file is missing, damaged, not a checkpoint, or of another version or kind.
+            UsageError: the file is missing, damaged, not a checkpoint, of another version or kind, or its weights
+                are not finite.
         """
         with open_checkpoint(path, kind, "pt") as (header, file):
-            weights = {key: _to_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys()
+            weights = {name: _checked(path, name, file.get_tensor(name)) for name in names}
         return cls(weights=weights, **header)
 
 
-def _to_float32(weight: Tensor) -> Tensor:
-    return weight.float() if weight.is_floating_point() else weight
+def _checked(path: str | Path, name: str, weight: Tensor) -> Tensor:
+    """The weight as float32, if it is finite."""
+    if not weight.is_floating_point():
+        return weight
+    require_finite(path, name, bool(torch.isfinite(weight).all()))
+    return weight.float()
 
 
 def _stored(key: str, weight: Tensor, half: bool) -> Tensor:

@@ -52,11 +52,20 @@ def read_arrays(path: str | Path, kind: str, prefixes: tuple[str, ...]) -> tuple
     """The header of a checkpoint and, as float32 NumPy arrays, the weights whose names have one of the prefixes.
 
     Raises:
-        UsageError: see `open_checkpoint`.
+        UsageError: see `open_checkpoint`; or a weight is not finite.
     """
     with open_checkpoint(path, kind, "numpy") as (header, file):
         names = [name for name in file.keys() if name.startswith(prefixes)]  # noqa: SIM118 - not a mapping
-        return header, {name: file.get_tensor(name).astype(np.float32) for name in names}
+        weights = {name: file.get_tensor(name).astype(np.float32) for name in names}
+        for name, weight in weights.items():
+            require_finite(path, name, bool(np.isfinite(weight).all()))
+        return header, weights
+
+
+def require_finite(path: str | Path, name: str, finite: bool) -> None:
+    """Raises UsageError unless a weight is finite: a single NaN would spread into every output."""
+    if not finite:
+        raise UsageError(f"checkpoint {path} is unusable: {name} holds NaN or infinite weights (a training diverged?)")
 
 
 def _header(path: Path, metadata: dict[str, str], kind: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.io import wavfile
 
 from evaluation.metrics.face_crops import open_source
+from evaluation.protocols.stress_files import file_inputs
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.detectors import load_detector
@@ -172,7 +173,8 @@ def make_hard_inputs(
 ) -> list[HardInput]:
     """Make hard inputs of three seconds each from two people's videos and audio.
 
-    The kinds are those of `SINGLE` and `PAIRED`, a photo, and the unchanged video with silence and with music.
+    The kinds are those of `SINGLE` and `PAIRED`, a photo, the unchanged video with silence and with music, and the
+    files of `stress_files`.
 
     Args:
         folder: output folder, created if missing.
@@ -197,6 +199,7 @@ def make_hard_inputs(
         *inputs,
         HardInput("photo", photo, speech),
         *(HardInput(kind, plain, path) for kind, path in written.items()),
+        *(HardInput(*files) for files in file_inputs(plain, photo, speech, folder)),
     ]
 
 

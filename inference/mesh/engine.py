@@ -134,7 +134,7 @@ def _read_speech(job: JobInput) -> dict[Utterance, tuple[np.ndarray, int]]:
     speech = {}
     for said in (said for role in job.roles for said in role.utterances):
         if said.audio not in files:
-            files[said.audio] = read_speech(said.audio)
+            files[said.audio] = read_speech(said.audio, track=job.options.audio_track)
         end = said.first + frame_count(len(files[said.audio]), job.source.fps, AudioConfig())
         speech[said] = files[said.audio], end if said.last is None else min(end, said.last)
     return speech

@@ -28,7 +28,7 @@ from preprocessing.build.dask_runner import INSTALL, ClusterError, WorkerFailure
 from preprocessing.build.mesh_labels import Labeler, MediaPipeLabeler, OwnLabeler, label_sources
 from preprocessing.build.sources import Labels, VideoSource, find_sources, speakers_in_multiple_splits
 from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
-from preprocessing.commands import fail, run_command
+from preprocessing.commands import fail, run_command, say
 from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from preprocessing.dataset.quality_filters import QualityFilters
 from preprocessing.errors import UsageError, Wav2LipError, display_path
@@ -87,6 +87,8 @@ def build(videos: Path, clips: Path, recipe: ClipRecipe, labels: Labels, options
         UsageError: wrong usage.
         KeyboardInterrupt, DiskFullError, ClusterError: the build was stopped; finished videos are kept in the tables.
     """
+    if os.path.realpath(videos) == os.path.realpath(clips):
+        raise UsageError(f"VIDEOS and CLIPS are the same folder, {display_path(clips)}: give CLIPS a folder of its own")
     clips = Path(os.path.abspath(clips))
     sources = find_sources(videos, labels, exclude=clips)
     labeler = MediaPipeLabeler(options.mesh_python) if options.mesh_python else None  # before anything slow
@@ -162,7 +164,7 @@ def _report(clips: Path, rows: Sequence[ClipRow], videos: Sequence[VideoRow], st
     figures = summary(rows, videos, stages)
     write_report(clips / "report.json", figures)
     contact_sheet(clips, rows, clips / "contact_sheet.png")
-    print(table(figures))
+    say(table(figures))
     return figures["clips"]["passed"]
 
 
@@ -212,7 +214,7 @@ def _run(argv: Sequence[str]) -> int:
         from preprocessing.dataset.wav2lip_format.conversion import export_wav2lip
 
         count = export_wav2lip(folders[-1], options.export_wav2lip)
-        print(f"{count} clips written to {display_path(options.export_wav2lip)}")
+        say(f"{count} clips written to {display_path(options.export_wav2lip)}")
     return passed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -14,8 +15,9 @@ from typing import Any, TypeVar
 
 from preprocessing.errors import UsageError, display_path
 
-# File names that are not UTF-8 reach Python as lone surrogates and must survive the round trip.
-ERRORS = "surrogatepass"
+# File names that are not UTF-8 reach Python as lone surrogates. They are written as \udcff, so that any program can
+# read the table, and survive the round trip; a name that really holds such characters gets its backslash as \x5c.
+LONE_SURROGATE = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
 @dataclass
@@ -116,7 +118,16 @@ def _optional(text: str) -> float | None:
     return number
 
 
-_READ = {"str": str, "int": int, "float": float, "float | None": _optional}
+def _escaped(value: Any) -> Any:
+    return LONE_SURROGATE.sub(r"\\x5cu\1", value) if isinstance(value, str) else value
+
+
+def _unescaped(text: str) -> str:
+    names = LONE_SURROGATE.sub(lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r"\\x5c(u(d[89a-f][0-9a-f]{2}))", r"\\\1", names)
+
+
+_READ = {"str": _unescaped, "int": int, "float": float, "float | None": _optional}
 
 
 def write_rows(path: Path, rows: Sequence[ClipRow] | Sequence[VideoRow]) -> None:
@@ -127,11 +138,11 @@ def write_rows(path: Path, rows: Sequence[ClipRow] | Sequence[VideoRow]) -> None
     names = [field.name for field in fields(rows[0] if rows else ClipRow)]
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / "rows.part"
-        with part.open("w", encoding="utf-8", errors=ERRORS, newline="") as file:
+        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             # "\r\n" as in RFC 4180: the csv module then quotes fields that contain either character.
             writer = csv.writer(file, lineterminator="\r\n")
             writer.writerow(names)
-            writer.writerows(map(attrgetter(*names), rows))
+            writer.writerows([_escaped(value) for value in attrgetter(*names)(row)] for row in rows)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -153,7 +164,7 @@ def read_videos(path: Path) -> list[VideoRow]:
 
 def _read(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     try:
-        with path.open(encoding="utf-8-sig", errors=ERRORS, newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return _parse(csv.reader(file, strict=True), kind)
     except OSError as error:
         raise UsageError(f"{display_path(path)} cannot be read: {error.strerror}") from error

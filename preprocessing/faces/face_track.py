@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from preprocessing.errors import UsageError
 from preprocessing.media.planar_frame import PlanarFrame
+from preprocessing.unfinished import UnfinishedFolder, final_path
 
 SCHEMA = "face-track-1"
 
@@ -114,9 +114,9 @@ class FaceTrack:
         record = {"schema": SCHEMA, "frames": len(self), "size": size, "fps": self.fps}
         record |= {"boxes": _to_lists(self.boxes), "points": _to_lists(self.points)}
         record |= {"found": self.found.tolist(), "shot": self.shot.tolist()}
-        target = Path(path)
+        target = final_path(Path(path))
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with UnfinishedFolder(target.parent) as folder:
             part = Path(folder) / target.name
             part.write_text(text, encoding="utf-8")
             os.replace(part, target)
@@ -145,7 +145,16 @@ class FaceTrack:
             raise UsageError("fps must be a string or null")
         if not np.array_equal(found, np.isfinite(boxes).all(1) & np.isfinite(points).all((1, 2))):
             raise UsageError("found disagrees with boxes and points")
+        if (boxes[found, 2:] <= boxes[found, :2]).any():
+            raise UsageError("a box is empty or inverted: left must be less than right, top less than bottom")
+        if size is not None and _outside(boxes[found], size):
+            raise UsageError(f"a box lies outside the frame of {size[0]}x{size[1]} pixels")
         return cls(boxes, points, found, shot.astype(np.int32), size, fps)
+
+
+def _outside(boxes: np.ndarray, size: Sequence[int]) -> bool:
+    """Whether any box (N, 4) does not overlap the frame."""
+    return bool((boxes[:, 2:] <= 0).any() or (boxes[:, :2] >= np.asarray(size)).any())
 
 
 def _to_lists(values: np.ndarray) -> list:

@@ -68,7 +68,8 @@ class IdentityAssigner:
     def __init__(self, max_gap: int) -> None:
         self.people: dict[int, KnownFace] = {}
         self._max_gap = max_gap
-        self._count = 0
+        self.count = 0
+        """Number of faces so far."""
 
     def new_shot(self) -> None:
         """Forgets all known faces; numbering continues."""
@@ -88,8 +89,8 @@ class IdentityAssigner:
             if step <= 1 and i not in numbers and number not in numbers.values():
                 numbers[i] = number
         for i in sorted(set(range(len(boxes))) - set(numbers), key=lambda i: float(boxes[i][0])):
-            numbers[i] = self._count
-            self._count += 1
+            numbers[i] = self.count
+            self.count += 1
         for i, number in numbers.items():
             self.people[number] = KnownFace(number, boxes[i], index)
         return [numbers[i] for i in range(len(boxes))]

@@ -101,9 +101,12 @@ class MultiFaceTracker:
         return self._release()
 
     def finish(self) -> list[list[TrackedFace]]:
-        """Returns the remaining faces after the last push."""
+        """Returns the remaining faces after the last push. Raises UsageError if `face_id` has never appeared."""
         for is_cut in self._cuts.finish():
             self._advance(self._waiting.popleft(), is_cut)
+        if self._face_id is not None and 0 < self._identities.count <= self._face_id:
+            shown = "1 face" if self._identities.count == 1 else f"{self._identities.count} faces"
+            raise UsageError(f"there is no face {self._face_id}: {shown} found in these frames, counted from 0")
         return self._release(finish=True)
 
     def _advance(self, frame: np.ndarray, cut: bool) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 import soxr
 
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.video_reader import decode, open_media
+from preprocessing.media.containers import audio_stream, clock_start, open_media
+from preprocessing.media.downmix import mono
+from preprocessing.media.timeline import RESTARTING, decode
 
 if TYPE_CHECKING:  # torch is imported where a mel spectrogram is computed: jobs without one start faster
     import torch
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # torch is imported where a mel spectrogram is computed: jobs
 FRAME_LEAD = Fraction(1, 25)
 
 JITTER = 0.1  # seconds; smaller timestamp errors inside an audio track are not gaps
+RESTART_JITTER = 0.01  # the same where the clock may start anew: what follows must stay with its picture
 MAX_GAP = 3600.0  # seconds; larger timestamp jumps are treated as corrupt
 
 
@@ -63,7 +66,7 @@ class AudioConfig:
                 raise UsageError(f"{name} was made with {key} = {theirs[key]}, expected {ours}")
 
 
-def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndarray:
+def load_audio(path: Path | str, config: AudioConfig = AudioConfig(), track: int | None = None) -> np.ndarray:
     """Decodes a file's audio to mono samples at the configured rate; see `stream_audio`.
 
     Returns:
@@ -72,10 +75,12 @@ def load_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> np.ndar
     Raises:
         MediaError: the file is not a media file, has no audio track, or its audio cannot be decoded.
     """
-    return np.concatenate(list(stream_audio(path, config)))
+    return np.concatenate(list(stream_audio(path, config, track)))
 
 
-def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfig()) -> np.memmap:
+def spool_audio(
+    path: Path | str, folder: Path, config: AudioConfig = AudioConfig(), track: int | None = None
+) -> np.memmap:  # fmt: skip
     """Decodes audio to 16-bit samples in an unnamed temporary file in `folder`: any length, constant memory.
 
     The file disappears with the array.
@@ -88,17 +93,20 @@ def spool_audio(path: Path | str, folder: Path, config: AudioConfig = AudioConfi
         OSError: the folder is not writable or the disk is full.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        for piece in stream_audio(path, config):
+        for piece in stream_audio(path, config, track):
             file.write(as_int16(piece).tobytes())
         file.flush()
         return np.memmap(file, np.int16, mode="r")
 
 
-def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Iterator[np.ndarray]:
+def stream_audio(
+    path: Path | str, config: AudioConfig = AudioConfig(), track: int | None = None
+) -> Iterator[np.ndarray]:  # fmt: skip
     """Streams a file's audio as mono chunks at the configured rate, in constant memory.
 
-    Channels are averaged, then resampled (soxr, HQ). Timing is preserved: a track that starts later than
-    its container is padded with silence, and missing or damaged stretches become silence. Non-finite samples become 0.
+    Channels are averaged (see `downmix`), then resampled (soxr, HQ). Timing is preserved: a track that starts later
+    than its container is padded with silence, and missing or damaged stretches become silence. Non-finite samples
+    become 0. `track` chooses an audio track, see `audio_stream`.
 
     Yields:
         (n,) float32, n >= 1, nominally -1 to 1; at least one chunk.
@@ -108,10 +116,8 @@ def stream_audio(path: Path | str, config: AudioConfig = AudioConfig()) -> Itera
     """
     count = 0
     with open_media(path) as container:
-        stream = next((stream for stream in container.streams.audio if stream.codec_context), None)
-        if stream is None:
-            raise MediaError(f"{display_path(path)} has no audio track")
-        for piece in _resampled(_continuous(container, stream), config.sample_rate):
+        stream = audio_stream(container, path, track)
+        for piece in _resampled(mono(continuous(container, stream)), config.sample_rate):
             if piece.size:
                 yield piece
             count += piece.size
@@ -140,29 +146,32 @@ def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate: int) -> Iterator[
         yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _continuous(
+def continuous(
     container: av.container.InputContainer, stream: av.AudioStream
 ) -> Iterator[tuple[int, np.ndarray]]:  # fmt: skip
-    """Yields (samples per second, (n,) float32 mono); gaps between timestamps are filled with zeros."""
-    clock, tolerance = (container.start_time or 0) / av.time_base, 0.0
+    """Yields (samples per second, (C, n) float32) from the file's start; gaps are filled with zeros."""
+    clock, tolerance, restarting = float(clock_start(container)), 0.0, container.format.name in RESTARTING
     for frame in decode(container, stream):
+        samples, rate = _samples(frame), frame.sample_rate
         missing = 0.0 if frame.time is None else frame.time - clock
         if tolerance < missing < MAX_GAP:
-            yield from _silence(round(missing * frame.sample_rate), frame.sample_rate)
+            yield from _silence(len(samples), round(missing * rate), rate)
             clock += missing
-        yield frame.sample_rate, _mono(frame)
-        clock += frame.samples / frame.sample_rate
-        tolerance = JITTER  # only the start is exact
+        elif restarting and -MAX_GAP < missing < -RESTART_JITTER:  # at a joint, the sound may overlap
+            samples = samples[:, round(-missing * rate) :]
+        yield rate, samples
+        clock += samples.shape[1] / rate
+        tolerance = RESTART_JITTER if restarting else JITTER  # only the start is exact
 
 
-def _silence(count: int, rate: int) -> Iterator[tuple[int, np.ndarray]]:
+def _silence(channels: int, count: int, rate: int) -> Iterator[tuple[int, np.ndarray]]:
     """`count` zeros, one second at a time: a gap may last an hour."""
     for first in range(0, count, rate):
-        yield rate, np.zeros(min(rate, count - first), np.float32)
+        yield rate, np.zeros((channels, min(rate, count - first)), np.float32)
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """Converts an audio frame of any sample format to (n,) float32, averaging channels."""
+def _samples(frame: av.AudioFrame) -> np.ndarray:
+    """Converts an audio frame of any sample format to (C, n) float32."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -170,7 +179,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
         samples = (samples.astype(np.float32) - 128) / 128
     elif np.issubdtype(samples.dtype, np.integer):
         samples = samples.astype(np.float32) / float(-np.iinfo(samples.dtype).min)
-    return np.nan_to_num(samples.mean(axis=0, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Audio tracks for the video writer: complete tracks are stream-copied; excerpts and mixes are re-encoded."""
+"""Audio tracks for the video writer: complete tracks are stream-copied where their timing survives it."""
 
 import math
 import os
@@ -11,26 +11,44 @@ from typing import Any, Self
 import av
 import ffmpeg
 
-from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.video_reader import open_media
+from preprocessing.errors import UsageError, display_path
+from preprocessing.media.containers import audio_stream, clock_start, open_media
+from preprocessing.media.timeline import RESTARTING
 
-# Audio codecs that each container accepts for stream copy; all others are re-encoded.
+CONTAINERS = (".mp4", ".mov", ".mkv")
+
+# Codecs, with the demuxers whose packets are copied into a container ("": any). What is missing is decoded and encoded
+# again, because its time or its existence depends on the version of ffmpeg (measured with 4.1, 4.2, 7.0 and 9.0):
+# decoders of lossy codecs start with a delay, which Matroska does not tell for MP3 and, before version 8, for AAC, and
+# which is lost on the way out of it; MP4 takes ALAC only since version 5.
+_MP4 = {"aac": ("mov", "aac"), "mp3": ("mp3",), "ac3": ("",)}
 COPIED_CODECS = {
-    ".mp4": {"aac", "mp3", "alac", "ac3"},
-    ".mov": {"aac", "mp3", "alac", "ac3"},
-    ".mkv": {"aac", "mp3", "alac", "ac3", "eac3", "dts", "flac", "opus", "vorbis", "mp2", "pcm_s16le", "pcm_s24le"},
+    ".mp4": _MP4,
+    ".mov": _MP4 | {"alac": ("",)},
+    ".mkv": {"alac": ("",), "ac3": ("",), "eac3": ("",), "dts": ("",), "flac": ("",), "mp2": ("",),
+             "opus": ("ogg",), "vorbis": ("ogg",)},
+}  # fmt: skip
+MPEG_2_5 = 16000  # Hz; MP3 below it is not part of MPEG, and MP4 does not take it
+# Encoders: FLAC has no delay, and all versions tell that of AAC in MP4.
+ENCODED = {
+    ".mp4": {"c:a": "aac", "b:a": "192k"},
+    ".mov": {"c:a": "aac", "b:a": "192k"},
+    ".mkv": {"c:a": "flac", "sample_fmt": "s16"},
 }
-AAC = {"c:a": "aac", "b:a": "192k", "ar": 48000}  # at 48 kHz a packet, 1024 samples, is shorter than a frame
 
 
 @dataclass(frozen=True)
 class AudioSource:
-    """An excerpt of a file to mux: `duration` seconds (None: to the end) from `start`, scaled by `gain`."""
+    """An excerpt of a file to mux: `duration` seconds (None: to the end) from `start`, scaled by `gain`.
+
+    `start` is on the file's clock, which picture and sound share; `track` chooses an audio track, see `audio_stream`.
+    """
 
     path: Path | str
     start: float = 0.0
     duration: float | None = None
     gain: float = 1.0
+    track: int | None = None
 
     def __post_init__(self) -> None:
         if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
@@ -39,63 +57,73 @@ class AudioSource:
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A probed audio source: its stream, codec and packet length."""
+    """A probed audio source: its stream, codec, channels and packet length."""
 
     sound: AudioSource
     demuxer: str
     index: int
     codec: str
-    seconds: float
+    rate: int
+    channels: int
+    layout: str
+    seconds: float  # its end on the file's clock
     packet: float  # seconds
 
     @classmethod
     def of(cls, sound: AudioSource) -> Self:
-        """Find a file's main audio stream. Raises MediaError if there is none, UsageError if it ends before `start`."""
+        """Find the audio stream. Raises MediaError if there is none."""
         with open_media(sound.path) as container:
-            stream = container.streams.best("audio")
-            if stream is None or stream.codec_context is None:
-                raise MediaError(f"{display_path(sound.path)} has no decodable audio")
-            seconds = _seconds(container, stream)
-            if sound.start >= seconds:
-                raise UsageError(
-                    f"start must be before the end of {display_path(sound.path)} at {seconds:.3f} s, not {sound.start}"
-                )
+            stream = audio_stream(container, sound.path, sound.track)
+            context = stream.codec_context
             return cls(
                 sound,
                 demuxer=container.format.name.split(",")[0],  # a comma-separated list; ffmpeg's -f takes one
                 index=stream.index,
-                codec=stream.codec_context.codec.canonical_name,
-                seconds=seconds,
+                codec=context.codec.canonical_name,
+                rate=context.sample_rate or 0,
+                channels=context.layout.nb_channels,
+                layout=context.layout.name,
+                seconds=_seconds(container, stream),
                 packet=_packet_seconds(container, stream),
             )
 
     def fits(self, suffix: str, length: float, frame: float) -> bool:
-        """Whether packets can be stream-copied: an unchanged source, a codec the container supports, and an end within
-        one frame of `length` seconds; cutting more finely than at packet boundaries requires decoding.
+        """Whether packets can be stream-copied: an unchanged source, a codec whose timing the container keeps, and an
+        end within one frame of `length` seconds; cutting more finely than at packet boundaries requires decoding.
         """
         whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
         ends_with_video = self.seconds <= length + frame or self.packet <= 2 * frame
-        return whole and ends_with_video and self.codec in COPIED_CODECS[suffix]
+        return whole and ends_with_video and self._copyable(suffix)
+
+    def _copyable(self, suffix: str) -> bool:
+        demuxers = COPIED_CODECS[suffix].get(self.codec, ())
+        taken = "" in demuxers or self.demuxer in demuxers
+        return taken and self.demuxer not in RESTARTING - {"ogg"} and (self.codec != "mp3" or self.rate >= MPEG_2_5)
 
     def copied(self, length: float) -> Any:
         """The packets of the first `length` seconds."""
         # ffmpeg keeps a packet if it starts inside, so subtracting half a packet rounds to the nearest boundary.
-        return self._input(t=max(length - self.packet / 2, self.packet / 2))
-
-    def decoded(self, number: int) -> Any:
-        """The selected span, starting at 0; a stream that starts after its container is padded with silence."""
-        span = {"start": self.sound.start}
-        if self.sound.duration is not None:
-            span["duration"] = self.sound.duration
-        # ffmpeg-python merges equal filters on equal inputs; adding 0 * number keeps two uses of a file distinct.
-        stream = self._input().filter("asetpts", f"PTS+0*{number}")
-        stream = stream.filter("aresample", **{"async": 1, "first_pts": 0})
-        stream = stream.filter("atrim", **span).filter("asetpts", "PTS-STARTPTS")
-        return stream.filter("volume", self.sound.gain)
-
-    def _input(self, **options: Any) -> Any:
-        source = ffmpeg.input(plain(self.sound.path), f=self.demuxer, protocol_whitelist="file,pipe", **options)
+        span = max(length - self.packet / 2, self.packet / 2)
+        source = ffmpeg.input(plain(self.sound.path), f=self.demuxer, protocol_whitelist="file,pipe", t=span)
         return source[str(self.index)]
+
+
+def heard_tracks(sounds: Sequence[AudioSource]) -> list[AudioTrack]:
+    """Probes the sources; those that end before their start are silent and left out.
+
+    Raises:
+        MediaError: a source has no audio.
+        UsageError: all of them are silent.
+    """
+    tracks = [AudioTrack.of(sound) for sound in sounds]
+    heard = [track for track in tracks if track.sound.start < track.seconds]
+    if tracks and not heard:
+        silent = tracks[0]
+        raise UsageError(
+            f"start must be before the end of {display_path(silent.sound.path)} at {silent.seconds:.3f} s, "
+            f"not {silent.sound.start}"
+        )
+    return heard
 
 
 def plain(path: Path | str) -> str:
@@ -103,21 +131,13 @@ def plain(path: Path | str) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def soundtrack(tracks: Sequence[AudioTrack], suffix: str, length: float, frame: float) -> tuple[Any, dict[str, Any]]:
-    """(ffmpeg stream, output options): a single track stream-copied if possible, else an AAC mix.
-
-    It ends with the video of `length` seconds, to within one `frame` (seconds), or earlier if the audio does.
-    """
-    if len(tracks) == 1 and tracks[0].fits(suffix, length, frame):
-        return tracks[0].copied(length), {"c:a": "copy"}
-    streams = [track.decoded(number) for number, track in enumerate(tracks)]
-    mixed = ffmpeg.filter(streams, "amix", inputs=len(streams), normalize=0) if len(streams) > 1 else streams[0]
-    return mixed.filter("atrim", duration=length), AAC
-
-
 def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """Where the stream ends on the file's clock; a sound may begin later than its picture."""
+    if container.format.name in RESTARTING:
+        return math.inf  # the headers do not tell
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        late = (stream.start_time or 0) * stream.time_base - clock_start(container)
+        return float(stream.duration * stream.time_base + max(0, late))
     return container.duration / av.time_base if container.duration else math.inf
 
 

@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation
 
+from preprocessing.errors import UsageError
+from preprocessing.media import hdr
+
 # ffmpeg's names for the code points of ITU-T H.273; other numbers count as unspecified.
 RANGES = {1: "tv", 2: "pc"}
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
@@ -34,6 +37,9 @@ SCALE_MATRICES = {None: "bt601", "bt470bg": "bt601", "bt2020nc": "bt2020", "bt20
 EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
+SAME_SHAPE = 1.02  # frames whose aspect ratios differ by less are stretched
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColorTags:
     """A video's color tags, in ffmpeg's names; None if unspecified. RGB pixels have colorspace "gbr"."""
@@ -48,8 +54,41 @@ class ColorTags:
 HD = ColorTags(color_range="tv", colorspace="bt709", color_primaries="bt709", color_transfer="bt709")
 
 
+BLACK = (0, 0, 0)
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """A color by its CSS name or as #rrggbb, in the order B, G, R.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise UsageError(f"background must be a color such as black, white or #00ff00, not {text!r}") from None
+    return blue, green, red
+
+
+def blended(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, 3), or (H, W, 4) with alpha over a BGR color, to uint8 (H, W, 3)."""
+    if image.shape[2] == 3:
+        return image
+    alpha = image[:, :, 3:].astype(np.float32) / 255
+    return np.rint(image[:, :, :3] * alpha + np.float32(background) * (1 - alpha)).astype(np.uint8)
+
+
+def is_hdr(frame: av.VideoFrame) -> bool:
+    """Whether `to_bgr` maps the frame's tones to the standard range."""
+    return TRANSFERS.get(int(frame.color_trc)) in hdr.TRANSFERS
+
+
 def color_tags(frame: av.VideoFrame) -> ColorTags:
-    """Color tags of a decoded frame."""
+    """Color tags of a frame as `to_bgr` returns it."""
+    if is_hdr(frame):
+        return HD
     return ColorTags(
         color_range=RANGES.get(int(frame.color_range)),
         colorspace="gbr" if frame.format.is_rgb or frame.format.has_palette else MATRICES.get(int(frame.colorspace)),
@@ -58,8 +97,19 @@ def color_tags(frame: av.VideoFrame) -> ColorTags:
     )
 
 
-def to_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """Converts a frame of any pixel format to uint8 BGR (height, width, 3) by its own tags; alpha is ignored."""
+def to_bgr(
+    frame: av.VideoFrame, width: int, height: int, background: tuple[int, int, int] = BLACK
+) -> np.ndarray:  # fmt: skip
+    """Converts a frame of any pixel format to uint8 BGR (height, width, 3) by its own tags.
+
+    HDR is tone-mapped to the standard range; transparency shows `background`, a BGR color.
+    """
+    transfer = TRANSFERS.get(int(frame.color_trc))
+    if transfer in hdr.TRANSFERS:
+        return hdr.tone_mapped(frame, width, height, transfer)
+    if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
+        pixels = frame.reformat(width, height, "bgra", interpolation=EXACT).to_ndarray()
+        return blended(pixels, background)
     if (width, height) != (frame.width, frame.height):
         # Downscaled frames are for detectors, where speed matters more than a level of brightness.
         return frame.reformat(width, height, "bgr24", interpolation=Interpolation.BILINEAR).to_ndarray()
@@ -68,6 +118,24 @@ def to_bgr(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         full = tags.color_range == "pc" or frame.format.name == "yuvj420p"
         return _planes_to_bgr(frame, yuv_to_bgr(tags.colorspace, full))
     return frame.reformat(format="bgr24", interpolation=EXACT).to_ndarray()
+
+
+def fitted(
+    frame: av.VideoFrame, coded: tuple[int, int], size: tuple[int, int], background: tuple[int, int, int] = BLACK
+) -> np.ndarray:  # fmt: skip
+    """Converts a frame of a video whose frames are `coded` (width, height) to BGR of `size`.
+
+    A frame of another size is scaled; where its shape differs, too, it gets black bars.
+    """
+    width, height = size
+    shape = (frame.width / frame.height) / (coded[0] / coded[1])
+    if 1 / SAME_SHAPE < shape < SAME_SHAPE:
+        return to_bgr(frame, width, height, background)
+    inner_width, inner_height = round(width * min(1, shape)), round(height * min(1, 1 / shape))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top : top + inner_height, left : left + inner_width] = to_bgr(frame, inner_width, inner_height, background)
+    return image
 
 
 def yuv_to_bgr(matrix: str | None, full: bool) -> np.ndarray:

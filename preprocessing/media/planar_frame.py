@@ -13,7 +13,7 @@ import av
 import cv2
 import numpy as np
 
-from preprocessing.media.color_conversion import LUMA, ColorTags, color_tags, to_bgr, yuv_to_bgr
+from preprocessing.media.color_conversion import LUMA, ColorTags, color_tags, fitted, is_hdr, yuv_to_bgr
 
 FORMATS = {"yuv420p": False, "yuvj420p": True}  # pixel format → whether it always has full range
 
@@ -110,7 +110,7 @@ def _inverse(to_bgr: np.ndarray) -> np.ndarray:
 def is_planar(frame: av.VideoFrame) -> bool:
     """Whether a decoded frame can become a `PlanarFrame`."""
     even = frame.width % 2 == 0 and frame.height % 2 == 0
-    return even and frame.format.name in FORMATS and color_tags(frame).colorspace in LUMA
+    return even and frame.format.name in FORMATS and color_tags(frame).colorspace in LUMA and not is_hdr(frame)
 
 
 def as_planar(frame: av.VideoFrame, tags: ColorTags, size: tuple[int, int], count: int = 1) -> Iterator[Any]:
@@ -125,7 +125,7 @@ def as_planar(frame: av.VideoFrame, tags: ColorTags, size: tuple[int, int], coun
     if is_planar(frame) and (frame.width, frame.height) == size:
         planar = _copied(frame)
     else:
-        planar = planar_from_bgr(to_bgr(frame, *size), yuv_to_bgr(tags.colorspace, tags.color_range == "pc"))
+        planar = planar_from_bgr(fitted(frame, size, size), yuv_to_bgr(tags.colorspace, tags.color_range == "pc"))
     yield from (planar.copy() for _ in range(count - 1))
     yield planar
 

@@ -6,21 +6,25 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, Self
 
+import cv2
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio_mux import COPIED_CODECS, AudioSource, AudioTrack, plain, soundtrack
+from preprocessing.media.audio_mux import CONTAINERS, ENCODED, AudioSource, heard_tracks, plain
 from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
+from preprocessing.media.containers import open_media
 from preprocessing.media.planar_frame import PlanarFrame
+from preprocessing.media.sound_mix import RATE, channel_count, mix
 from preprocessing.media.video_reader import VideoInfo
+from preprocessing.unfinished import UnfinishedFolder, final_path
 
 # Generic lines that ffmpeg prints after the actual error.
 GENERIC = re.compile(r"Conversion failed|Task finished|Terminating|Error opening output|Error closing file")
@@ -34,14 +38,12 @@ def ffmpeg_binary() -> str:
 class VideoWriter:
     """Writes uint8 BGR frames (height, width, 3) at `fps` to an H.264 .mp4, .mov or .mkv with audio.
 
-    Colors are converted and tagged like `source`. Audio is trimmed to the length of the video, never the reverse,
-    unless `duration` (seconds) limits both. A single complete audio track is copied if the container supports its
-    codec; otherwise all tracks are mixed into AAC. `finish` may write another version of the complete file, given its
-    path and the new one's, as signing does. The file is renamed into place when complete; errors leave nothing.
     Colors are converted and tagged like `source`; `PlanarFrame`s, if it is to write such, are encoded as they are.
+    H.264 in 4:2:0, which all players show, needs even sides: an odd one grows by a repetition of its last row or column.
     Audio is trimmed to the length of the video, never the reverse, unless `duration` (seconds) limits both. A single
-    complete audio track is copied if the container supports its codec; otherwise all tracks are mixed into AAC. The
-    file is renamed into place when complete; errors leave nothing.
+    complete audio track is copied if its timing survives it in the container; otherwise all tracks are mixed into AAC, in
+    .mkv FLAC. A track that ends before its start is silent. `finish` may write another version of the complete file,
+    given its path and the new one's, as signing does. The file is renamed into place when complete; errors leave nothing.
 
     Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
@@ -62,17 +64,17 @@ class VideoWriter:
         finish: Callable[[Path, Path], None] | None = None,
         planar: bool = False,
     ) -> None:
-        self.path, self.shape, self.fps = Path(path), (height, width, 3), Fraction(fps)
+        self.path, self.shape, self.fps = final_path(Path(path)), (height, width, 3), Fraction(fps)
         _check_arguments(self.path, self.shape, self.fps, duration)
         self.frames, self._last_step = 0, finish
         self._limit = None if duration is None else max(1, round(duration * self.fps))
         self._suffix = self.path.suffix.lower()
-        self._tracks = [AudioTrack.of(source_audio) for source_audio in sounds]
+        self._tracks = heard_tracks(sounds)
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
         tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
-        self._planar = planar
-        video = _raw_video(self.shape, self.fps, tags, aspect, planar)
+        self._planar, self._border = planar, (height % 2, width % 2)
+        video = _raw_video((height + height % 2, width + width % 2), self.fps, tags, aspect, planar)
         options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
         try:
             self._encoder = _Ffmpeg(video.output(plain(self._target("video")), **options), piped=True)
@@ -97,6 +99,8 @@ class VideoWriter:
             raise UsageError("a writer takes either planar frames or arrays, as it was told at the start")
         if self.frames == self._limit:
             return
+        if any(self._border):
+            frame = cv2.copyMakeBorder(frame, 0, self._border[0], 0, self._border[1], cv2.BORDER_REPLICATE)
         try:
             self._encoder.write(frame.planes if isinstance(frame, PlanarFrame) else frame)
         except MediaError as error:
@@ -126,10 +130,7 @@ class VideoWriter:
         self._encoder.finish()
         if not self.frames:
             raise MediaError("no frames were written")
-        result = self._target("video")
-        if self._tracks:
-            result = self._target("joined")
-            self._join(result)
+        result = self._joined() if self._tracks else self._target("video")
         if self._last_step:
             self._last_step(result, self._target("finished"))
             result = self._target("finished")
@@ -138,30 +139,51 @@ class VideoWriter:
         except OSError as error:
             raise MediaError(error.strerror) from error
 
-    def _join(self, target: Path) -> None:
-        """Mux the audio with the encoded video, trimmed to the video's exact length."""
+    def _joined(self) -> Path:
+        """Muxes the audio with the encoded video, trimmed to the video's exact length."""
+        target, length, frame = self._target("joined"), float(self.frames / self.fps), float(1 / self.fps)
+        if len(self._tracks) == 1 and self._tracks[0].fits(self._suffix, length, frame):
+            with suppress(MediaError):  # this version of ffmpeg may not take the codec: then it is encoded
+                self._mux(self._tracks[0].copied(length), {"c:a": "copy"}, target)
+                if _has_sound(target):
+                    return target
+        channels = channel_count(self._tracks)
+        sound = ffmpeg.input("pipe:", format="f32le", ar=RATE, ac=channels)["a:0"]
+        self._mux(sound, ENCODED[self._suffix], target, mix(self._tracks, channels, length))
+        return target
+
+    def _mux(
+        self, audio: Any, audio_options: dict[str, Any], target: Path, blocks: Generator[np.ndarray] | None = None
+    ) -> None:  # fmt: skip
         video = ffmpeg.input(plain(self._target("video")))["v:0"]
-        audio, options = soundtrack(self._tracks, self._suffix, float(self.frames / self.fps), float(1 / self.fps))
-        options = {"c:v": "copy", "map_chapters": -1, **options, **self._file_options}
-        joiner = _Ffmpeg(ffmpeg.output(video, audio, plain(target), **options))
+        options = {"c:v": "copy", "map_chapters": -1, **audio_options, **self._file_options}
+        muxer = _Ffmpeg(ffmpeg.output(video, audio, plain(target), **options), piped=blocks is not None)
         try:
-            joiner.finish()
+            if blocks is not None:
+                with closing(blocks):
+                    for block in blocks:
+                        muxer.write(block)
+            muxer.finish()
         finally:
-            joiner.kill()
+            muxer.kill()
+
+
+def _has_sound(path: Path) -> bool:
+    """Whether the file's audio track has packets."""
+    with open_media(path) as container:
+        return any(packet.size for stream in container.streams.audio[:1] for packet in container.demux(stream))
 
 
 def _raw_video(
-    shape: tuple[int, int, int], fps: Fraction, tags: ColorTags, aspect: Fraction, planar: bool
+    shape: tuple[int, int], fps: Fraction, tags: ColorTags, aspect: Fraction, planar: bool
 ) -> Any:  # fmt: skip
     """Raw frames from the pipe, converted to the color space of `tags` unless they are planar."""
-    height, width, _ = shape
+    height, width = shape
     if planar:
         raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{width}x{height}", framerate=fps)
         return tagged(raw, tags, aspect)
     raw = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="bgr24", s=f"{width}x{height}", framerate=fps)
-    # 4:2:0 halves both dimensions, so odd ones need 4:4:4.
-    pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    return to_yuv(raw, tags, pixels, aspect)
+    return to_yuv(raw, tags, "yuv420p", aspect)
 
 
 def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
@@ -171,20 +193,20 @@ def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
-    if path.suffix.lower() not in COPIED_CODECS:
-        raise UsageError(f"the output must end in {', '.join(COPIED_CODECS)}, not {display_path(path.name)}")
+    if path.suffix.lower() not in CONTAINERS:
+        raise UsageError(f"the output must end in {', '.join(CONTAINERS)}, not {display_path(path.name)}")
     if min(shape) < 2 or not 0 < fps <= 1000:
         raise UsageError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
     if duration is not None and not duration > 0:
         raise UsageError(f"duration must be positive seconds, not {duration}")
 
 
-def _hidden_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+def _hidden_folder(path: Path) -> UnfinishedFolder:
     """A hidden folder next to the output, on the same disk, so that finishing is a rename."""
     if path.is_dir():
         raise MediaError(f"{display_path(path)} is a folder: the output must be a file")
     try:
-        return tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent)
+        return UnfinishedFolder(path.parent)
     except OSError as error:
         raise MediaError(f"{display_path(path)} cannot be written: {error.strerror}") from error
 
@@ -209,10 +231,10 @@ class _Ffmpeg:
         """Whether the process has not been waited for yet."""
         return self._process.returncode is None
 
-    def write(self, frame: np.ndarray) -> None:
-        assert self._process.stdin, "this process reads no frames"
+    def write(self, data: np.ndarray) -> None:
+        assert self._process.stdin, "this process reads nothing"
         try:
-            self._process.stdin.write(np.ascontiguousarray(frame).data)
+            self._process.stdin.write(np.ascontiguousarray(data).data)
         except OSError as error:
             raise MediaError(self._wait() or "ffmpeg stopped reading") from error
 

@@ -148,11 +148,15 @@ def _detector(frames: list[np.ndarray]) -> list[list[Detection]]:
 def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
     talk = write_talk(tmp_path / "a talk.mp4", moving_photo(30))
     inputs_ = make_hard_inputs(talk, talk, talk, tmp_path / "hard", _detector)
-    assert [hard.kind for hard in inputs_] == [
+    assert [hard.kind for hard in inputs_][:11] == [
         "profile", "small", "dark", "occluded", "gaps", "slow-odd", "cuts", "two-people", "photo", "silence", "music"
     ]  # fmt: skip
     infos = {hard.kind: probe(hard.face) for hard in inputs_}
-    assert (infos["slow-odd"].width, infos["slow-odd"].height, infos["slow-odd"].fps) == (*ODD, 15)
+    slow_odd = infos["slow-odd"]
+    assert (slow_odd.width, slow_odd.height, slow_odd.native_fps) == (ODD[0] + 1, ODD[1] + 1, 15)
+    assert {"mirrored", "joined capture", "odd size", "9 channels"} <= infos.keys()
+    assert (infos["mirrored"].mirrored, infos["odd size"].width % 2, infos["240 fps"].fps) == (True, 1, 60)
+    assert infos["joined capture"].duration > 1.9
     assert infos["photo"].is_image
     sounds = {hard.kind: sound_of(hard.audio) for hard in inputs_}
     assert not sounds["silence"].any()

@@ -192,12 +192,15 @@ def test_pixel_formats(tmp_path, pixels, codec):
     assert psnr(frame, cv2.imread(str(tmp_path / "oracle.png"))) > 36
 
 
-def test_transparency_is_ignored_not_blended(tmp_path):
-    picture = np.dstack([photo(), np.full((120, 160), 10, np.uint8)])
-    cv2.imwrite(str(tmp_path / "glass.png"), picture)
-    assert np.array_equal(read_image(tmp_path / "glass.png"), photo())
+def test_transparency_shows_the_background(tmp_path):
+    alpha = np.tile(np.linspace(0, 255, 160).round().astype(np.uint8), (120, 1))
+    cv2.imwrite(str(tmp_path / "glass.png"), np.dstack([photo(), alpha]))
     run_ffmpeg("-i", tmp_path / "glass.png", "-c:v", "png", "-pix_fmt", "rgba", tmp_path / "glass.mov")
-    assert psnr(next(read_frames(tmp_path / "glass.mov")), photo()) > 45
+    for background in ((0, 0, 0), (10, 200, 90)):
+        share = alpha[:, :, None] / 255
+        expected = photo() * share + np.array(background) * (1 - share)
+        assert np.abs(read_image(tmp_path / "glass.png", background) - expected).max() <= 0.51
+        assert np.abs(next(read_frames(tmp_path / "glass.mov", background=background)) - expected).max() <= 0.51
 
 
 @pytest.mark.parametrize("odd", [False, True])

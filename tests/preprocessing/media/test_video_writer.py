@@ -120,13 +120,18 @@ def test_a_strided_frame_is_written_as_it_looks(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(321, 241), (64, 33), (33, 64)])
-def test_odd_sizes_are_kept(tmp_path, size):
+def test_odd_sizes_grow_by_a_repeated_row_or_column(tmp_path, size):
     picture = photo(*size)
     with VideoWriter(tmp_path / "odd.mp4", size[0], size[1], FPS, crf=0) as writer:  # 0: without loss
         writer.write(picture)
+    with open_media(tmp_path / "odd.mp4") as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
     back = next(read_frames(tmp_path / "odd.mp4"))
-    assert back.shape == (size[1], size[0], 3)
-    assert psnr(back, picture) > 48
+    assert back.shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
+    assert psnr(back[: size[1], : size[0]], picture) > 28  # half-size chroma costs that much here
+    grown = cv2.copyMakeBorder(picture, 0, size[1] % 2, 0, size[0] % 2, cv2.BORDER_REPLICATE)
+    edge = max(psnr(back[-1], grown[-1]), 0), max(psnr(back[:, -1], grown[:, -1]), 0)
+    assert min(edge) > 22
 
 
 def test_fast_start_and_ordinary_permissions(tmp_path):
@@ -185,11 +190,12 @@ def test_photos_are_written_as_hd_and_pixels_keep_their_shape(tmp_path):
     ("suffix", "codec"), [(".m4a", "aac"), (".mp3", "libmp3lame"), (".mov", "alac"), (".ac3", "ac3")]
 )
 @pytest.mark.parametrize("out", [".mp4", ".mov", ".mkv"])
-def test_one_whole_sound_is_copied_bit_by_bit(tmp_path, clicks, suffix, codec, out):
+def test_one_whole_sound_is_copied_bit_by_bit_where_its_timing_survives(tmp_path, clicks, suffix, codec, out):
     sound = tmp_path / f"sound{suffix}"
     run_ffmpeg("-i", clicks, "-c:a", codec, sound)
     path = write(tmp_path / f"out{out}", 55, sounds=[AudioSource(sound)])
-    assert packets_md5(path) == packets_md5(sound)
+    kept = (suffix, out) not in {(".m4a", ".mkv"), (".mp3", ".mkv"), (".mov", ".mp4")}
+    assert (packets_md5(path) == packets_md5(sound)) == kept
     np.testing.assert_allclose(click_times(path), click_times(sound), atol=0.001)
 
 
@@ -202,7 +208,7 @@ def test_one_whole_sound_is_copied_bit_by_bit(tmp_path, clicks, suffix, codec, o
         ("s.flac", ".mov", "aac"),
         ("s.flac", ".mkv", "flac"),
         ("s.ogg", ".mkv", "vorbis"),
-        ("s.wav", ".mkv", "pcm_s16le"),
+        ("s.wav", ".mkv", "flac"),
     ],
 )
 def test_other_codecs_become_aac_where_the_container_wants_it(tmp_path, clicks, name, out, codec):
@@ -323,7 +329,7 @@ def test_sounds_are_looked_at_before_the_work(tmp_path):
     for path, words in (
         (tmp_path / "none.wav", "not exist"),
         (playlist, "playlist"),
-        (silent, "has no decodable audio"),
+        (silent, "has no audio"),
     ):
         with pytest.raises(MediaError, match=words):
             VideoWriter(tmp_path / "out.mp4", 64, 48, FPS, sounds=[AudioSource(path)])

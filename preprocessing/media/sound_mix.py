@@ -1,0 +1,112 @@
+"""Decodes and mixes the sound of a video to be written.
+
+It is decoded by the same code as the speech that moves the mouth, so that both keep the same time in every container.
+"""
+
+from collections.abc import Generator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+import soxr
+
+from preprocessing.media.audio import continuous
+from preprocessing.media.audio_mux import AudioTrack
+from preprocessing.media.containers import audio_stream, open_media
+from preprocessing.media.downmix import mono
+
+RATE = 48000  # Hz; an AAC packet, 1024 samples, is then shorter than a frame
+BLOCK = RATE  # samples mixed at once
+# Weights of a layout's channels in left and right, ITU-R BS.775; bass effects are left out.
+SIDES = {
+    "FL": (1, 0), "FR": (0, 1), "FC": (0.707, 0.707), "BL": (0.707, 0), "BR": (0, 0.707), "SL": (0.707, 0),
+    "SR": (0, 0.707), "BC": (0.5, 0.5), "FLC": (0.924, 0.383), "FRC": (0.383, 0.924), "LFE": (0, 0),
+}  # fmt: skip
+
+
+def channel_count(tracks: Sequence[AudioTrack]) -> int:
+    """Channels of the mix: 1, 2, or 6 if a 5.1 track is alone."""
+    if len(tracks) == 1 and tracks[0].layout.startswith("5.1"):
+        return 6
+    return 1 if all(track.channels == 1 for track in tracks) else 2
+
+
+def mix(tracks: Sequence[AudioTrack], channels: int, length: float) -> Generator[np.ndarray]:
+    """Adds the tracks, scaled by their gains, each from its start on; ends after `length` seconds or with the longest.
+
+    Yields:
+        (n, channels) float32 at RATE, nominally -1 to 1.
+    """
+    sources = [_Source(track, channels) for track in tracks]
+    left = round(length * RATE)
+    try:
+        while left > 0:
+            parts = [source.read(min(BLOCK, left)) for source in sources]
+            count = max(len(part) for part in parts)
+            if not count:
+                return
+            block = np.zeros((count, channels), np.float32)
+            for source, part in zip(sources, parts, strict=True):
+                block[: len(part)] += np.float32(source.track.sound.gain) * part
+            yield block
+            left -= count
+    finally:
+        for source in sources:
+            source.close()
+
+
+class _Source:
+    """The chosen span of one track, read in blocks of any size."""
+
+    def __init__(self, track: AudioTrack, channels: int) -> None:
+        self.track = track
+        sound = track.sound
+        self._pieces = _pieces(track, channels)
+        self._buffer = np.zeros((0, channels), np.float32)
+        self._skip = round(sound.start * RATE)
+        self._left = None if sound.duration is None else round(sound.duration * RATE)
+
+    def read(self, count: int) -> np.ndarray:
+        """The next `count` samples, fewer at the end."""
+        if self._left is not None:
+            count = min(count, self._left)
+        parts, missing = [self._buffer], count - len(self._buffer)
+        while missing > 0 and (piece := next(self._pieces, None)) is not None:
+            kept = piece[self._skip :]
+            self._skip -= len(piece) - len(kept)
+            parts.append(kept)
+            missing -= len(kept)
+        samples = np.concatenate(parts)
+        self._buffer = samples[count:]
+        if self._left is not None:
+            self._left -= len(samples[:count])
+        return samples[:count]
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+def _pieces(track: AudioTrack, channels: int) -> Generator[np.ndarray]:
+    """All of a track, (n, channels) float32 at RATE."""
+    with open_media(track.sound.path) as container:
+        stream = audio_stream(container, track.sound.path, track.sound.track)
+        names = [channel.name for channel in stream.codec_context.layout.channels]
+        for rate, pieces in groupby(continuous(container, stream), key=itemgetter(0)):
+            resampler = soxr.ResampleStream(rate, RATE, channels, dtype="float32", quality="HQ")
+            for _, samples in pieces:
+                yield resampler.resample_chunk(np.ascontiguousarray(_mapped(rate, samples, names, channels).T))
+            yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+
+
+def _mapped(rate: int, samples: np.ndarray, names: Sequence[str], channels: int) -> np.ndarray:
+    """(C, n) to (channels, n)."""
+    if len(samples) == channels:
+        return samples
+    if len(samples) == 1:
+        return np.repeat(samples, channels, axis=0)
+    if channels == 2 and len(names) == len(samples) and all(name in SIDES for name in names):
+        weights = np.array([SIDES[name] for name in names], np.float32).T
+        return weights / weights.sum(axis=1).max() @ samples
+    # Channels of unknown position are heard from the middle.
+    middle = np.concatenate([piece for _, piece in mono(iter([(rate, samples)]))])
+    return np.repeat(middle[None], channels, axis=0)
