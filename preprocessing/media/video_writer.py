@@ -39,11 +39,12 @@ class VideoWriter:
     """Writes uint8 BGR frames (height, width, 3) at `fps` to an H.264 .mp4, .mov or .mkv with audio.
 
     Colors are converted and tagged like `source`; `PlanarFrame`s, if it is to write such, are encoded as they are.
-    H.264 in 4:2:0, which all players show, needs even sides: an odd one grows by a repetition of its last row or column.
+    H.264 in 4:2:0, which all players show, needs even sides: an odd one grows by a copy of its last row or column.
     Audio is trimmed to the length of the video, never the reverse, unless `duration` (seconds) limits both. A single
-    complete audio track is copied if its timing survives it in the container; otherwise all tracks are mixed into AAC, in
-    .mkv FLAC. A track that ends before its start is silent. `finish` may write another version of the complete file,
-    given its path and the new one's, as signing does. The file is renamed into place when complete; errors leave nothing.
+    complete audio track is copied if its timing survives it in the container; otherwise all tracks are mixed into AAC,
+    in .mkv FLAC. A track that ends before its start is silent. `finish` may write another version of the complete
+    file, given its path and the new one's, as signing does. The file is renamed into place when complete; errors
+    leave nothing.
 
     Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
