@@ -30,6 +30,7 @@ FRAME_LEAD = Fraction(1, 25)
 
 JITTER = 0.1  # seconds; smaller timestamp errors inside an audio track are not gaps
 RESTART_JITTER = 0.01  # the same where the clock may start anew: what follows must stay with its picture
+POINTERS = 8  # in FFmpeg's frame; PyAV reads beyond them if there are as many planes, and crashes
 MAX_GAP = 3600.0  # seconds; larger timestamp jumps are treated as corrupt
 
 
@@ -172,14 +173,24 @@ def _silence(channels: int, count: int, rate: int) -> Iterator[tuple[int, np.nda
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
     """Converts an audio frame of any sample format to (C, n) float32."""
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels >= POINTERS:
+        frame = _packed(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+        samples = samples.reshape(-1, channels).T
     if samples.dtype == np.uint8:
         samples = (samples.astype(np.float32) - 128) / 128
     elif np.issubdtype(samples.dtype, np.integer):
         samples = samples.astype(np.float32) / float(-np.iinfo(samples.dtype).min)
     return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _packed(frame: av.AudioFrame) -> av.AudioFrame:
+    """The frame with interleaved channels."""
+    resampler = av.AudioResampler(format=frame.format.packed)
+    (packed,) = [*resampler.resample(frame), *resampler.resample(None)]
+    return packed
 
 
 @lru_cache(maxsize=4)
