@@ -58,7 +58,7 @@ DARK, LIGHT, MARK, FLASH = 50, 90, 170, 240  # levels: the picture's halves, its
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording: upright, a light top left corner on two levels of gray, one white frame, and a click with it."""
+    """A recording: upright, a light top left corner on two levels of gray, one white frame (two at high rates), and a click with it."""
 
     suffix: str
     codec: str
@@ -81,8 +81,12 @@ class Recording:
 
     @property
     def flash(self) -> int:
-        """The white frame."""
+        """The first white frame."""
         return self.frames * 2 // 3
+
+    def is_white(self, number: int) -> bool:
+        """Whether a frame is white: as many as become one frame when the rate is reduced."""
+        return self.flash <= number < self.flash + -(-self.rate // speech_rate(self.rate))
 
 
 @st.composite
@@ -137,7 +141,7 @@ def make(recording: Recording, folder: Path) -> Path:
         video.bit_rate = 4_000_000
         sound = container.add_stream(recording.sound, rate=recording.sample_rate, layout=LAYOUTS[recording.channels])
         for number in range(recording.frames):
-            frame = av.VideoFrame.from_ndarray(stored(recording, number == recording.flash), format="bgr24")
+            frame = av.VideoFrame.from_ndarray(stored(recording, recording.is_white(number)), format="bgr24")
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         for block in _clicks(recording):
