@@ -58,7 +58,7 @@ DARK, LIGHT, MARK, FLASH = 50, 90, 170, 240  # levels: the picture's halves, its
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording: upright, a light top left corner on two levels of gray, one white frame (two at high rates), and a click with it."""
+    """A light top left corner on two levels of gray, one white frame (two at high rates), and a click with it."""
 
     suffix: str
     codec: str
