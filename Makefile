@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
+OUT ?= runs/weights
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo serve test lint clean
+.PHONY: help demo serve test lint weights clean
 
 help:   ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -24,6 +25,13 @@ test: .venv/requirements-dev.stamp   ## run the tests
 lint: .venv/requirements-dev.stamp   ## check style and types
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
+
+ifneq ($(filter weights,$(MAKECMDGOALS)),)
+$(if $(DATA),,$(error make weights needs DATA=FOLDER, a folder of videos))
+endif
+weights: .venv/requirements-train.stamp   ## train every network: make weights DATA=videos [OUT=…] [BUILD=…] [MESH_PYTHON=…] [STEPS=3]
+	$(VENV_PYTHON) -m wav2lip.all_weights "$(DATA)" --out "$(OUT)" \
+	  --build="$(BUILD)" $(if $(MESH_PYTHON),--mesh-python "$(MESH_PYTHON)") $(if $(STEPS),--steps $(STEPS))
 
 clean:   ## remove .venv, build and caches; keep results and runs
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
