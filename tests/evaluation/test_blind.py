@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from evaluation.blind import CHOICES, FORMAT, BlindScore, code_is_odd, draw, find_pairs, main
 from preprocessing.errors import UsageError
+from tests.material import photo, write_video
 
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ("one", "sub dir/two", "thrée's", "<b>four", "five")
 
 
@@ -160,3 +163,36 @@ def test_nothing_is_overwritten_and_pages_are_not_mixed(folders, tmp_path, capsy
 def test_every_choice_of_the_page_is_known():
     page = Path(__file__).parents[2] / "evaluation" / "blind_page.html"
     assert set(re.findall(r'data-choice="(\w+)"', page.read_text())) == set(CHOICES)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_a_browser_shows_the_videos_and_saves_the_votes(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("one", "two"):
+            write_video(tmp_path / folder / f"{name}.mp4", [photo()] * 5)
+    content = make((tmp_path / "a", tmp_path / "b"), tmp_path / "page.html")
+    requests, complaints = [], []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        tab = browser.new_context(accept_downloads=True).new_page()
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.goto((tmp_path / "page.html").as_uri())
+        tab.wait_for_function("[...document.querySelectorAll('video')].every(video => video.readyState > 1)")
+        tab.keyboard.press("3")
+        tab.reload()
+        assert "Pair 2 of 2" in tab.inner_text("#state")
+        assert "1 voted on" in tab.inner_text("#state")
+        tab.click("text=No difference")
+        with tab.expect_download() as download:
+            tab.click("#save")
+        download.value.save_as(tmp_path / "votes.json")
+        browser.close()
+    first, second = (pair["code"] for pair in content["pairs"])
+    assert json.loads((tmp_path / "votes.json").read_text())["votes"] == {first: "right", second: "same"}
+    assert BlindScore.read([tmp_path / "votes.json"]).pairs == 2
+    assert all(url.startswith(("file:", "blob:")) for url in requests)
+    assert not complaints
