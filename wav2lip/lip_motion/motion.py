@@ -57,7 +57,7 @@ class LipMotion:
 
     def at_times(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
         """(N, P, 3) float32 displacements at N times in seconds; linear between frames, constant beyond the ends."""
-        return self.space.displacement(self._coefficients_at(times), self.scale)
+        return self.space.displacement(self.coefficients_at(times), self.scale)
 
     def at_rate(self, fps: Fraction, count: int | None = None) -> Iterator[np.ndarray]:
         """Yields (P, 3) at 0, 1 / fps, ... seconds: `count` times, or for the whole audio; in constant memory."""
@@ -66,10 +66,11 @@ class LipMotion:
 
     def opening(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
         """(N,) gap between the inner lips' midpoints at N times in seconds, units, 0 where they are closed."""
-        gap = self._coefficients_at(times) @ self.space.opening * self.scale + self.rest_gap
+        gap = self.coefficients_at(times) @ self.space.opening * self.scale + self.rest_gap
         return np.maximum(gap, 0)
 
-    def _coefficients_at(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
+    def coefficients_at(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
+        """(N, K) float32 coefficients of the shape space at N times in seconds."""
         position = np.clip([float(time * FPS) for time in times], 0, len(self) - 1)
         left = np.minimum(position.astype(int), max(len(self) - 2, 0))
         right, share = np.minimum(left + 1, len(self) - 1), (position - left)[:, None].astype(np.float32)
