@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import numpy as np
 from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
+from inference.live.avatar import Avatar
+from inference.live.avatar_file import open_avatar
+from inference.live.clock import Clock
+from inference.live.session import LiveConfig, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.prefetch import Prefetcher, StageClock
@@ -85,6 +90,54 @@ class LipSync:
             self.engine, _path("face", face), _path("audio", audio), _path("outfile", outfile), Options.of(options),
             _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled),
         )  # fmt: skip
+
+    def avatar(
+        self, face: Path | str, *, fps: Fraction | float | None = None, progress: AnalysisProgress | None = None,
+        **options: object,
+    ) -> Avatar:  # fmt: skip
+        """Prepares the person in a video or photo for live sessions, or opens a saved avatar.
+
+        Args:
+            face: a video, a photo, or a file ending in .avatar.
+            fps: the frame rate; None for the video's own, 25 for a photo.
+            options: how the face is found, see `Options`.
+
+        Raises:
+            MediaError: the file cannot be read, or shows no face.
+            UsageError: the networks are a generator's, or an option is wrong or does not apply to a saved avatar.
+        """
+        if not isinstance(self.engine, MeshEngine):
+            raise UsageError("live sessions need the default mouth: load it without a checkpoint")
+        if Path(face).suffix.lower() == ".avatar":
+            if options or fps is not None:
+                named = ", ".join(options) or "fps"
+                raise UsageError(f"{display_path(face)} is prepared already: {named} has no effect")
+            return open_avatar(Path(face))
+        chosen = Options.of(options if fps is None else {"fps": fps} | options)
+        source = open_source(Path(face), chosen)
+        return Avatar.prepare(self.engine, source if fps is None else source.at_rate(chosen.fps), chosen, progress)
+
+    def live(
+        self, person: Path | str | Avatar, *, fps: Fraction | float | None = None, lookahead: float = 0.2,
+        sample_rate: int = 48000, strength: float = 1.0, queue_seconds: float = 60.0, clock: Clock | None = None,
+        progress: AnalysisProgress | None = None, **options: object,
+    ) -> LiveSession:  # fmt: skip
+        """Starts a session in which the person speaks what is pushed; see `LiveSession` and `LiveConfig`.
+
+        Args:
+            person: an avatar, which several sessions may share, or what `avatar` accepts.
+            clock: sets the pace; None for the computer's.
+
+        Raises:
+            MediaError, UsageError: as `avatar`; a setting is out of range.
+        """
+        config = LiveConfig(lookahead, sample_rate, strength, queue_seconds)
+        if not isinstance(self.engine, MeshEngine):
+            raise UsageError("live sessions need the default mouth: load it without a checkpoint")
+        if isinstance(person, Avatar):
+            return LiveSession(self.engine, person, config, clock)
+        prepared = self.avatar(person, fps=fps, progress=progress, **options)
+        return LiveSession(self.engine, prepared, config, clock, owns_avatar=True)
 
 
 def _path(name: str, value: object) -> Path:

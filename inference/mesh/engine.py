@@ -24,7 +24,7 @@ from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.landmarks.predictor import WEIGHTS, LandmarkNetwork, load_landmarks
 from preprocessing.faces.mesh import lower_face, opening, rest_shape
 from preprocessing.media.audio import AudioConfig, frame_count
-from wav2lip.lip_motion.motion import REST_GAP, LipMotion, LipMotionModel
+from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
 
@@ -82,7 +82,8 @@ class MeshEngine:
         people = [MeshPerson(role.utterances, strength=job.options.strength) for role in roles]
         try:
             with job.clock("landmarks"):
-                self._observe(job, people, speech_frames, progress)
+                count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
+                self.observe(job, people, count, progress)
             with job.clock("motion"):
                 for person in people:
                     self._prepare(person, speech)
@@ -92,11 +93,10 @@ class MeshEngine:
             raise
         return MeshJob(job, speech_frames, people)
 
-    def _observe(
-        self, job: JobInput, people: Sequence[MeshPerson], speech_frames: int, progress: AnalysisProgress | None
+    def observe(
+        self, job: JobInput, people: Sequence[MeshPerson], count: int, progress: AnalysisProgress | None = None
     ) -> None:  # fmt: skip
-        """The first pass: one walk over the frames, whatever the number of people."""
-        count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
+        """The first pass: one walk over the first `count` frames, whatever the number of people."""
         for index, frame, found in track_landmarks(job, self.landmarks, count):
             people[index].observe(frame, found)
             if progress and index == 0:
@@ -107,25 +107,25 @@ class MeshEngine:
         if not person.store.any_face():
             return
         shapes = person.store.shapes()
-        person.rest = self._rest(shapes)
+        person.rest = self.rest(shapes)
+        span = self.motion_range(shapes, person.rest)
         for said in person.utterances:
             samples, last = speech[said]
-            motion = self._motion(samples, shapes, person.rest)
+            motion = self.motion.displacements(samples, gain=span.gain, rest_gap=span.rest_gap)
             person.spoken.append(Spoken(said.first, last, motion, said.active))
 
-    def _rest(self, shapes: np.ndarray) -> np.ndarray:
-        """The person's rest shape; for a photo, or if the mouth never closes, estimated from the observed shape."""
+    def rest(self, shapes: np.ndarray) -> np.ndarray:
+        """The person's rest shape from (N, 206, 3) unposed shapes; estimated if the mouth never closes in them."""
         shape = rest_shape(shapes)
         rest_map = self.motion.rest
         return shape if rest_map is None else rest_map.rest(shape)
 
-    def _motion(self, samples: np.ndarray, shapes: np.ndarray, rest: np.ndarray) -> LipMotion:
-        """The lip motion of the speech, as far as this person's mouth moves and opens at rest."""
+    def motion_range(self, shapes: np.ndarray, rest: np.ndarray) -> MotionRange:
+        """How far this person's mouth moves, and opens at rest."""
         below = lower_face()
         own = gain_of(shapes[:, below] - rest[below]) if len(shapes) >= MIN_GAIN_FRAMES else 0.0
-        gain = personal_gain(own, self.motion.gain)
         rest_gap = max(float(opening(rest)) - MESH_GAP, REST_GAP)
-        return self.motion.displacements(samples, gain=gain, rest_gap=rest_gap)
+        return MotionRange(personal_gain(own, self.motion.gain), rest_gap)
 
 
 def _read_speech(job: JobInput) -> dict[Utterance, tuple[np.ndarray, int]]:

@@ -52,6 +52,18 @@ class FramePlan:
     amount: float
     mouth: MouthTarget
 
+    @classmethod
+    def of(
+        cls, number: int, found: Landmarks, rest: np.ndarray, displacement: np.ndarray, amount: float, strength: float
+    ) -> FramePlan:  # fmt: skip
+        """The plan for a person's rest shape (206, 3) and displacement (P, 3) of the lower face from it."""
+        points = found.points.astype(np.float64)
+        pose = HeadPose.of(points)
+        moved = np.zeros_like(rest)
+        moved[lower_face()] = displacement
+        target = target_shape(points, rest, moved, strength, pose)
+        return cls(number, points, pose, target, amount, mouth_target(pose, target))
+
     def mouth_box(self) -> tuple[int, int, int, int]:
         """The mouth and some of its surroundings: top, bottom, left, right in pixels, possibly beyond the frame."""
         ring = np.vstack([self.points[[*LIPS_OUTER], :2], self.target[[*LIPS_OUTER], :2]])
@@ -96,12 +108,8 @@ class MeshPerson:
         amount = min(self.store.amount(number), said.amount(position, number, total))
         if found is None or amount <= 0:
             return None
-        points = found.points.astype(np.float64)
-        pose = HeadPose.of(points)
-        displacement = np.zeros_like(self.rest)
-        displacement[lower_face()] = said.motion.at(Fraction(position - said.first) / fps)
-        target = target_shape(points, self.rest, displacement, self.strength, pose)
-        return FramePlan(number, points, pose, target, amount, mouth_target(pose, target))
+        displacement = said.motion.at(Fraction(position - said.first) / fps)
+        return FramePlan.of(number, found, self.rest, displacement, amount, self.strength)
 
     def render(self, frame: np.ndarray, plan: FramePlan, mouth: InnerMouth | None) -> Patch:
         """The region of a frame, BGR or planar, with this person's mouth."""

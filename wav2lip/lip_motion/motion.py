@@ -32,6 +32,19 @@ REST_GAP = 0.1  # units between the inner lips at rest, for an unknown person
 
 
 @dataclass(frozen=True)
+class MotionRange:
+    """How far one person's mouth moves.
+
+    Attributes:
+        gain: how much the face moves in speech (see `shape_space.gain_of`), units; None for the median.
+        rest_gap: gap between the inner lips at rest, units.
+    """
+
+    gain: float | None = None
+    rest_gap: float = REST_GAP
+
+
+@dataclass(frozen=True)
 class LipMotion:
     """The lip motion of one recording, at 25 fps.
 

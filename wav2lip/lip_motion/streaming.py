@@ -6,47 +6,26 @@ and none beyond, so the result does not depend on when and in what pieces the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from math import ceil
 
 import numpy as np
-import torch
 
 from preprocessing.errors import UsageError
 from wav2lip.lip_motion.data.clips import FPS
-from wav2lip.lip_motion.model import ROWS_PER_FRAME
-from wav2lip.lip_motion.motion import FADE_FRAMES, REST_GAP, LipMotion, LipMotionModel
+from wav2lip.lip_motion.motion import FADE_FRAMES, LipMotionModel, MotionRange
+from wav2lip.lip_motion.motion_config import ROWS_PER_FRAME
 from wav2lip.lip_motion.silence import rest_in_silence, speech_frames, talking_share
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.speech.streaming import open_stream
 
 HOP = 2  # frames of a step: 80 ms
+GUESSED = 4  # frames after those decided that a step predicts as well
+MAX_LOOKAHEAD = 2.0  # seconds
 PER_FRAME = SAMPLE_RATE // FPS
 LEVEL_WINDOW = 8 * SAMPLE_RATE  # samples by which speech is told from silence
 WINDOW_STEP = 5 * PER_FRAME  # samples; the window moves by whole frames and whole columns of the spectrogram
 KEPT_FRAMES = 50  # frames behind the last requested one whose motion is kept
-
-
-@dataclass(frozen=True)
-class Person:
-    """How far one person's mouth moves.
-
-    Attributes:
-        gain: how much the face moves in speech, units; None for the median of the people in training.
-        rest_gap: gap between the inner lips at rest, units.
-    """
-
-    gain: float | None = None
-    rest_gap: float = REST_GAP
-
-
-class Motion(Protocol):
-    """The lip motion of one utterance."""
-
-    def coefficients(self, time: Fraction) -> np.ndarray:
-        """(1, K) float32 at `time` seconds; the face is at rest after the end."""
-        ...
 
 
 class MotionStream:
@@ -57,25 +36,26 @@ class MotionStream:
         ended: whether these are all.
     """
 
-    def __init__(self, model: LipMotionModel, person: Person, lookahead: float) -> None:
+    def __init__(self, model: LipMotionModel, motion_range: MotionRange, lookahead: float) -> None:
         """
         Args:
             lookahead: seconds of sound after a frame that it depends on.
 
         Raises:
-            UsageError: the look-ahead is negative or infinite.
+            UsageError: the look-ahead is not from 0 to `MAX_LOOKAHEAD`.
         """
-        if not 0 <= lookahead < np.inf:
-            raise UsageError(f"the look-ahead of a stream must be 0 s or more and finite, not {lookahead}")
+        if not 0 <= lookahead <= MAX_LOOKAHEAD:
+            raise UsageError(f"the look-ahead of a stream must be from 0 to {MAX_LOOKAHEAD:g} s, not {lookahead}")
         self._model, self._ahead = model, round(lookahead * SAMPLE_RATE)
-        self._scale = model.gain if person.gain is None else person.gain
-        self._rest_gap = person.rest_gap / self._scale
+        self._scale = model.gain if motion_range.gain is None else motion_range.gain
+        self._rest_gap = motion_range.rest_gap / self._scale
         self._encoder = open_stream(model.encoder)
         self._waiting: list[np.ndarray] = []
         self._heard = np.zeros(0, np.float32)  # the last samples that a step has used, for their level
         self._used = 0
         self._first = 0  # frame of the first row kept
-        self._rows = np.zeros((0, model.trained.space.components), np.float32)
+        self._rows = np.zeros((0, model.space.components), np.float32)
+        self._guessed = self._rows  # of the frames after those
         self.known, self.ended = 0, False
 
     @property
@@ -94,8 +74,7 @@ class MotionStream:
 
     def seconds_needed(self, time: Fraction) -> float:
         """Seconds of sound that `coefficients` needs at a time, unless the sound ends before."""
-        step = int(time * FPS + 1) // HOP
-        return self._needed(step) / SAMPLE_RATE
+        return self._needed(ceil(time * FPS) // HOP) / SAMPLE_RATE
 
     def coefficients(self, time: Fraction) -> np.ndarray:
         """(1, K) float32 coefficients of the shape space at `time` seconds.
@@ -103,11 +82,16 @@ class MotionStream:
         Linear between frames; if less sound than the look-ahead is known, predicted as if it ended there. Times must
         not go back by more than two seconds.
         """
-        position = float(time * FPS)
-        left = int(position)
-        self._advance(left + 1)
-        share = np.float32(position - left)
-        return (self._row(left) * (1 - share) + self._row(left + 1) * share)[None]
+        left, share = divmod(time * FPS, 1)
+        self._advance(left + (share > 0))
+        weight = np.float32(share)
+        return (self._row(left) * (1 - weight) + self._row(left + 1) * weight)[None]
+
+    def guess(self, time: Fraction) -> np.ndarray:
+        """(1, K) coefficients a few frames ahead, from what is known now; later sound may change them."""
+        rows = np.concatenate([self._rows, self._guessed])
+        index = round(time * FPS) - self._first
+        return rows[max(min(index, len(rows) - 1), 0)][None]
 
     def _needed(self, step: int) -> int:
         """Samples that a step uses."""
@@ -140,7 +124,9 @@ class MotionStream:
             return
         last = min(first + HOP, self._length()) if self.ended else first + HOP
         start, features = self._encoder.step(self._take(min(self._needed(first // HOP), self.known)))
-        self._rows = np.concatenate([self._rows, self._predict(first, last, start, features)])
+        predicted = self._predict(first, last + GUESSED, start, features)
+        self._rows = np.concatenate([self._rows, predicted[: last - first]])
+        self._guessed = predicted[last - first :]
 
     def _take(self, until: int) -> np.ndarray:
         """The samples from the last used one to `until`."""
@@ -155,14 +141,13 @@ class MotionStream:
 
     def _predict(self, first: int, last: int, start: int, features: np.ndarray) -> np.ndarray:
         """(last - first, K) coefficients of frames, from feature rows from `start` on."""
-        config, trained = self._model.trained.network.config, self._model.trained
+        config = self._model.config
         begin = ROWS_PER_FRAME * (first - config.before) - 1
         stop = ROWS_PER_FRAME * (last + config.after) + 1
         rows = features[np.clip(np.arange(begin, stop) - start, 0, len(features) - 1)]
-        with torch.inference_mode():
-            coefficients, logits = (part[0].numpy() for part in trained.network(torch.from_numpy(rows)[None]))
+        coefficients, logits = self._model.run(rows[None])
         talking = self._talking(first, last)
-        return rest_in_silence(coefficients, logits, talking, trained.space, self._rest_gap)
+        return rest_in_silence(coefficients[0], logits[0], talking, self._model.space, self._rest_gap)
 
     def _talking(self, first: int, last: int) -> np.ndarray:
         """(last - first,) share of speech, see `talking_share`."""
@@ -171,19 +156,3 @@ class MotionStream:
         window = (self._used - len(self._heard)) // PER_FRAME
         share = talking_share(speech_frames(self._heard))
         return share[np.clip(np.arange(first, last) - window, 0, len(share) - 1)]
-
-
-@dataclass(frozen=True)
-class WholeMotion:
-    """The lip motion of an utterance that is known to its end: the same as for a file."""
-
-    motion: LipMotion
-
-    @classmethod
-    def of(cls, model: LipMotionModel, samples: np.ndarray, person: Person) -> WholeMotion:
-        """Predicts the motion of (n,) samples at 16 kHz."""
-        return cls(model.displacements(samples, gain=person.gain, rest_gap=person.rest_gap))
-
-    def coefficients(self, time: Fraction) -> np.ndarray:
-        """See `Motion.coefficients`."""
-        return self.motion.coefficients_at([time])

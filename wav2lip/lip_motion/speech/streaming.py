@@ -8,32 +8,25 @@ recording.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from wav2lip.lip_motion.speech.conformer import HEADS, KERNEL, TAPS, WIDTH, Attention, ConformerBlock, Convolution
-from wav2lip.lip_motion.speech.hama import HOP, HamaEncoder
+from preprocessing.compiled_networks import Network, load_network
+from wav2lip.lip_motion.speech.conformer_config import BLOCKS, EDGE_ROWS, HEADS, KERNEL, REACH, TAPS, WIDTH
+from wav2lip.lip_motion.speech.hama import HOP, HamaEncoder, load_conformer, weights_file
 from wav2lip.lip_motion.speech.speech_encoder import Samples, SpeechEncoder, row_count
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 REVISED = 20  # newest rows, computed again with every step: 0.4 s
 MIRRORED = 16  # rows of mirror image after the last sample: 0.32 s
 LEAD_ROWS = 25  # rows of silence before the first sample: 0.5 s
-EDGE = 2  # rows that the beginning of a piece of sound spoils
-KEPT = 48  # frozen rows whose features are kept
-
-
-@dataclass
-class _BlockState:
-    """Past of one block: keys and values (4, R, 36) of the attention window, (R, 144) inputs of the convolution."""
-
-    keys: Tensor = field(default_factory=lambda: torch.zeros(HEADS, 0, WIDTH // HEADS))
-    values: Tensor = field(default_factory=lambda: torch.zeros(HEADS, 0, WIDTH // HEADS))
-    gated: Tensor = field(default_factory=lambda: torch.zeros(0, WIDTH))
+KEPT = 160  # frozen rows whose features are kept: enough for a look-ahead of 2 s
 
 
 class EncoderStream(Protocol):
@@ -53,7 +46,7 @@ class EncoderStream(Protocol):
 
 def open_stream(encoder: SpeechEncoder) -> EncoderStream:
     """A stream for one utterance; streams share the encoder's weights."""
-    return HamaStream(encoder) if isinstance(encoder, HamaEncoder) else WindowStream(encoder)
+    return HamaStream(step_network()) if isinstance(encoder, HamaEncoder) else WindowStream(encoder)
 
 
 class WindowStream:
@@ -82,77 +75,63 @@ def mirrored(samples: np.ndarray) -> np.ndarray:
 class HamaStream:
     """The stream of a `HamaEncoder`."""
 
-    def __init__(self, encoder: HamaEncoder) -> None:
-        self._conformer = encoder.conformer
+    def __init__(self, run: Network) -> None:
+        self._run = run
         self._samples = np.zeros(LEAD_ROWS * HOP, np.float32)
-        self._origin = 0  # row of the first sample kept, counted from the beginning of the lead
-        self._frozen = 0
-        self._states = [_BlockState() for _ in self._conformer.blocks]
-        self._features = np.zeros((0, encoder.dimension), np.float32)
+        self._first = EDGE_ROWS - LEAD_ROWS  # first row that is not frozen; `_samples` begin `EDGE_ROWS` before it
+        self._past = 0  # frozen rows in the attention window
+        self._keys = np.zeros((BLOCKS, HEADS, REACH, WIDTH // HEADS), np.float32)
+        self._values, self._gated = self._keys, np.zeros((BLOCKS, KERNEL // 2, WIDTH), np.float32)
+        self._features = np.zeros((0, len(TAPS) * WIDTH), np.float32)
 
     def step(self, samples: np.ndarray) -> tuple[int, np.ndarray]:
         """See `EncoderStream.step`."""
         self._samples = np.concatenate([self._samples, samples])
-        known = self._origin + row_count(len(self._samples))
-        with torch.inference_mode():
-            rows = self._first_rows()
-            freeze = max(0, known - REVISED - self._frozen)
-            features = self._encode(rows, freeze)
-        every = np.concatenate([self._features, features.numpy()])
-        first = self._frozen - len(self._features)
-        self._features = every[: len(self._features) + freeze][-KEPT:]
-        self._frozen += freeze
-        self._forget()
-        return first - LEAD_ROWS, every
+        piece = mirrored(self._samples)
+        mask = self._mask(row_count(len(piece)) - EDGE_ROWS)
+        features, *past = self._run(piece[None], self._keys, self._values, self._gated, mask)
+        every = np.concatenate([self._features, features])
+        first = self._first - len(self._features)
+        self._freeze(max(0, row_count(len(self._samples)) - EDGE_ROWS - REVISED), every, past)
+        return first, every
 
-    def _first_rows(self) -> Tensor:
-        """(R, 144) inputs of the first block, from the first row that is not frozen."""
-        piece = torch.from_numpy(mirrored(self._samples))[None]
-        rows = F.gelu(self._conformer.subsample(self._conformer.log_mel(piece)))
-        return rows[0].T[self._frozen - self._origin :]
+    def _mask(self, rows: int) -> np.ndarray:
+        """(rows, REACH + rows) float32, 0 where a row may attend, -inf elsewhere."""
+        position = np.arange(REACH + rows)
+        near = np.abs(position[REACH:, None] - position) <= REACH
+        return np.where(near & (position >= REACH - self._past), 0, -np.inf).astype(np.float32)
 
-    def _encode(self, rows: Tensor, freeze: int) -> Tensor:
-        outputs = [rows]
-        reach = self._conformer.reach
-        for block, state in zip(self._conformer.blocks, self._states, strict=True):
-            assert isinstance(block, ConformerBlock)
-            outputs.append(_block(block, outputs[-1], state, freeze, reach))
-        return torch.cat([outputs[tap] for tap in TAPS], dim=-1)
-
-    def _forget(self) -> None:
-        """Drops samples that no later step needs."""
-        first = max(self._frozen - EDGE, 0)
-        if first > self._origin:
-            self._samples = self._samples[(first - self._origin) * HOP :]
-            self._origin = first
+    def _freeze(self, count: int, features: np.ndarray, past: Sequence[np.ndarray]) -> None:
+        """Moves the first `count` new rows to the past, and drops what no later step needs."""
+        keys, values, gated = past
+        self._keys, self._values = (each[:, :, count : count + REACH].copy() for each in (keys, values))
+        self._gated = gated[:, count : count + KERNEL // 2].copy()
+        self._features = features[: len(self._features) + count][-KEPT:].copy()
+        self._samples = self._samples[count * HOP :]
+        self._first, self._past = self._first + count, min(self._past + count, REACH)
 
 
-def _block(block: ConformerBlock, rows: Tensor, state: _BlockState, freeze: int, reach: int | None) -> Tensor:
-    """A block on new rows (R, 144) after its past; the first `freeze` of them join the past."""
-    rows = _attend(block.attention, block.ffn1(rows), state, freeze, reach)
-    return block.norm(block.ffn2(_convolve(block.convolution, rows, state, freeze)))
+@cache
+def step_network() -> Network:
+    """The network of a step, `ConformerStep`, loaded once.
+
+    Raises:
+        UsageError: the speech encoder's weights are not installed.
+    """
+    folder = Path(__file__).parent
+    names = ("streaming.py", "hama.py", "conformer.py", "conformer_step.py", "conformer_config.py")
+    side = WIDTH // HEADS
+    shapes = [(1, -1), *2 * [(BLOCKS, HEADS, REACH, side)], (BLOCKS, KERNEL // 2, WIDTH), (-1, -1)]
+    return load_network("speech-step", (weights_file(), *(folder / name for name in names)), _network, shapes)
 
 
-def _attend(attention: Attention, rows: Tensor, state: _BlockState, freeze: int, reach: int | None) -> Tensor:
-    three = attention.in_proj(attention.norm(rows)).unflatten(-1, (3, HEADS, WIDTH // HEADS))
-    query, key, value = three.permute(1, 2, 0, 3)
-    past = state.keys.shape[1]
-    keys, values = torch.cat([state.keys, key], 1), torch.cat([state.values, value], 1)
-    mask = None
-    if reach is not None:
-        position = torch.arange(keys.shape[1])
-        mask = (position[past:, None] - position[None]).abs() <= reach
-    seen = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-    first = 0 if reach is None else max(past + freeze - reach, 0)
-    state.keys, state.values = keys[:, first : past + freeze], values[:, first : past + freeze]
-    return rows + attention.out_proj(seen.transpose(0, 1).flatten(1))
+def _network() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The module of a step and example inputs, for `load_network`."""
+    import torch
 
+    from wav2lip.lip_motion.speech.conformer_step import ConformerStep
 
-def _convolve(convolution: Convolution, rows: Tensor, state: _BlockState, freeze: int) -> Tensor:
-    half, past = KERNEL // 2, len(state.gated)
-    gated = torch.cat([state.gated, F.glu(convolution.pointwise1(convolution.norm(rows)), -1)])
-    padded = F.pad(gated.T, (half - past, half))
-    depthwise = convolution.depthwise
-    mixed = F.conv1d(padded, depthwise.weight, depthwise.bias, groups=WIDTH).T
-    state.gated = gated[max(past + freeze - half, 0) : past + freeze]
-    return rows + convolution.pointwise2(F.silu(mixed))
+    keys, gated = torch.zeros(BLOCKS, HEADS, REACH, WIDTH // HEADS), torch.zeros(BLOCKS, KERNEL // 2, WIDTH)
+    rows = 40
+    samples = 0.1 * torch.randn(1, (rows + EDGE_ROWS - 1) * HOP, generator=torch.Generator().manual_seed(0))
+    return ConformerStep(load_conformer()).eval(), (samples, keys, keys, gated, torch.zeros(rows, REACH + rows))
