@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -90,13 +89,6 @@ class FaceSource:
         if first is None:
             raise MediaError(f"{path} has no decodable frame")
         self.size = (first.shape[1], first.shape[0])
-
-    def at_rate(self, fps: Fraction) -> FaceSource:
-        """The same frames at another rate: some are left out or repeated."""
-        other = copy(self)
-        other.fps = fps
-        other.count = self.count if self.still else max(1, round(self.count / self.fps * fps))
-        return other
 
     @property
     def planar(self) -> bool:

@@ -114,8 +114,7 @@ class LipSync:
                 raise UsageError(f"{display_path(face)} is prepared already: {named} has no effect")
             return open_avatar(Path(face))
         chosen = Options.of(options if fps is None else {"fps": fps} | options)
-        source = open_source(Path(face), chosen)
-        return Avatar.prepare(self.engine, source if fps is None else source.at_rate(chosen.fps), chosen, progress)
+        return Avatar.prepare(self.engine, open_source(Path(face), chosen), chosen, progress)
 
     def live(
         self, person: Path | str | Avatar, *, fps: Fraction | float | None = None, lookahead: float = 0.2,

@@ -287,7 +287,7 @@ def test_sessions_share_a_person_and_do_not_disturb_each_other(engine, avatar):
 
 
 def test_other_frame_rates_keep_sound_and_picture_together(engine, video):
-    source = FaceSource(video, Framing()).at_rate(Fraction(30000, 1001))
+    source = FaceSource(video, Framing(), fps=Fraction(30000, 1001))
     avatar = Avatar.prepare(engine, source, Options(detector="haar"))
     live = session(engine, avatar)
     live.push(noise(2), RATE)
