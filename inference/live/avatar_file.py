@@ -25,7 +25,7 @@ from inference.live.frames import MAX_BYTES, FrameStore
 from inference.mesh.landmark_store import LandmarkStore
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.mesh import MESH_INDICES, Landmarks
-from preprocessing.media.video_reader import MAX_PIXELS, MIN_SIDE
+from preprocessing.media.containers import MAX_PIXELS, MIN_SIDE
 from preprocessing.media.video_writer import VideoWriter
 from training.checkpoint_header import FORMAT, VERSION, open_checkpoint
 from wav2lip.renderer.inner_mouth import BankConfig, InnerMouth
