@@ -183,6 +183,10 @@ def _add_video(p: _Parser) -> None:
         help="how the generated mouth is blended into the frame (default: feather)",
     )  # fmt: skip
     p.flag(g, "background", metavar="COLOR", help="shown by transparent parts: black (default), white, #00ff00, ...")
+    p.flag(
+        g, "preset", metavar="NAME", help="x264 preset, ultrafast to veryslow: slower ones write smaller files "
+        "(default: veryfast)",
+    )  # fmt: skip
     p.flag(g, "crf", type=float, metavar="N", help="H.264 quality, 0 (lossless) to 51 (default: 14)")
 
 
@@ -197,6 +201,7 @@ def _add_engine(p: _Parser) -> None:
         "--batch-size", "--wav2lip-batch-size", "--batch_size", "--wav2lip_batch_size", type=int, metavar="N",
         dest="batch_size", help="faces per generator batch (default: 8; halved if memory runs out)",
     )  # fmt: skip
+    p.flag(g, "profile", action="store_true", help="print CPU time by stage; stages do not overlap then")
     p.flag(g, "quiet", action="store_true", default=False, help="no progress bar")
 
 
@@ -263,6 +268,9 @@ def summary(report: Report) -> str:
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
     lines.append(f"seconds by stage (stages overlap): {stages}")
     lines += report.notes
+    if report.cpu:
+        costs = ", ".join(f"{stage} {1000 * value / report.frames:.2f}" for stage, value in report.cpu.items())
+        lines.append(f"CPU milliseconds per frame by stage: {costs}; {sum(report.cpu.values()):.2f} CPU s in all")
     if report.preview:
         lines.append(f"before and after: {display_path(report.preview)}")
     return "\n".join(lines)

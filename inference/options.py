@@ -13,6 +13,8 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
 from preprocessing.media.color_conversion import parse_color
 
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
+
 
 @dataclass(frozen=True)
 class Options:
@@ -41,10 +43,12 @@ class Options:
         rest: bring the mouth to rest in silence.
         strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
         crf: H.264 quality, 0 (lossless) to 51.
+        preset: x264's trade of speed for file size, ultrafast to veryslow.
         save_track, load_track: face track file (JSON), written or used instead of detection.
         preview: number of frames, before and after, on a contact sheet next to the video.
         sign: sign the video with a C2PA manifest and, without a certificate, a self-made chain that nobody trusts.
         sign_cert, sign_key: sign it with this chain of certificates and its private key (PEM).
+        profile: measure CPU seconds by stage; the stages then run one after the other.
     """
 
     fps: Fraction | None = None
@@ -74,12 +78,14 @@ class Options:
     rest: bool = True
     strength: float = 1.0
     crf: float = 14
+    preset: str = "veryfast"
     save_track: Path | None = None
     load_track: Path | None = None
     preview: int = 0
     sign: bool = False
     sign_cert: Path | None = None
     sign_key: Path | None = None
+    profile: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> Options:
@@ -98,7 +104,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS))
+        choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS), ("preset", PRESETS))
         for name, values in choices:
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
@@ -131,6 +137,7 @@ class Report:
         seconds: busy time by stage; stages overlap. "total" is the wall time of the whole job.
         preview: the contact sheet, if requested.
         notes: remarks on how the input was read, each one line.
+        cpu: CPU seconds by stage, with the option `profile`.
     """
 
     outfile: Path
@@ -140,6 +147,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     preview: Path | None = None
     notes: tuple[str, ...] = ()
+    cpu: dict[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, object]:
         """The report as JSON values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -20,7 +22,7 @@ from inference.live.clock import Clock
 from inference.live.session import LiveConfig, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
-from inference.prefetch import Prefetcher, StageClock
+from inference.prefetch import StageClock
 from inference.preview import Preview
 from preprocessing.errors import CancelledError, MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import AudioSource
@@ -159,8 +161,8 @@ def run_job(
     analysis_progress: AnalysisProgress | None = None,
 ) -> Report:  # fmt: skip
     """Runs the stages of a job; see `LipSync.__call__` for the arguments."""
-    clock = StageClock()
-    with clock("total"):
+    clock, begin, children = StageClock(options.profile), time.perf_counter(), _children_cpu()
+    with clock("other"):
         check_files(face, audio, outfile, options)
         source = open_source(face, options)
         notes = input_notes(source, audio, options)
@@ -173,15 +175,20 @@ def run_job(
             total = expected_frames(source, job.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
-            decoded = Prefetcher(clock.iterate("decode", source.play(total, options.sync_mode, job.planar)), depth)
+            decoded = clock.prefetched(
+                clock.iterate("decode", source.play(total, options.sync_mode, job.planar)), depth
+            )
             with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
                 outfile, *source.size, source.fps, sounds=audio_sources(audio, source, options), crf=options.crf,
-                source=output_format(source, options), metadata=METADATA, planar=job.planar,
+                preset=options.preset, source=output_format(source, options), metadata=METADATA, planar=job.planar,
                 finish=output_signer(engine, face, audio, outfile, options),
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
                 sheet = finish(writer, job, preview, outfile, options)
-    return Report(outfile, count, faces, source.fps, dict(clock.seconds), sheet, notes)
+    if options.profile:
+        clock.cpu["encoder process"] = _children_cpu() - children
+    seconds = {**clock.seconds, "total": time.perf_counter() - begin}
+    return Report(outfile, count, faces, source.fps, seconds, sheet, notes, dict(clock.cpu))
 
 
 def _or_cancel(progress: Callable[..., None] | None, cancelled: Cancelled | None) -> Callable[..., None] | None:
@@ -196,6 +203,12 @@ def _or_cancel(progress: Callable[..., None] | None, cancelled: Cancelled | None
             progress(*done)
 
     return check
+
+
+def _children_cpu() -> float:
+    """CPU seconds of ended child processes: the video encoder's."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def open_source(face: Path, options: Options) -> FaceSource:

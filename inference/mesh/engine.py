@@ -80,8 +80,10 @@ class MeshEngine:
         speech_frames = max(frames for _, frames in speech.values())
         roles = job.roles
         people = [MeshPerson(role.utterances, strength=job.options.strength) for role in roles]
+        for person in people:
+            person.renderer.painter = job.clock.timed("paint", person.renderer.painter)
         try:
-            with job.clock("landmarks"):
+            with job.clock("track"):
                 count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
                 self.observe(job, people, count, progress)
             with job.clock("motion"):
@@ -98,7 +100,8 @@ class MeshEngine:
     ) -> None:  # fmt: skip
         """The first pass: one walk over the first `count` frames, whatever the number of people."""
         for index, frame, found in track_landmarks(job, self.landmarks, count):
-            people[index].observe(frame, found)
+            with job.clock("collect"):
+                people[index].observe(frame, found)
             if progress and index == 0:
                 progress("frame", len(people[0].store), count)
 

@@ -30,13 +30,16 @@ def track_landmarks(
     """
     options, source = job.options, job.source
     smoothing = SmoothingConfig(reach=0) if options.nosmooth else SmoothingConfig()
-    frames, people = source.frames(0, count, planar=True), [role.person for role in job.roles]
+    clock, network = job.clock, job.clock.timed("network", network)
+    frames = clock.iterate("decode", source.frames(0, count, planar=True))
+    people = [role.person for role in job.roles]
     if options.load_track is not None:
         tracks = [loaded_track(options.load_track, source.size, count)]
     elif None not in people:
         tracks = [person.faces(count) for person in people if person is not None]
     else:
-        detector = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
+        find = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
+        detector = clock.timed("detect", find)
         config = LandmarkTrackerConfig(select=options.select, every=options.detect_every or DETECT_EVERY)
         return ((0, *found) for found in _with_frames(frames, LandmarkTracker(network, detector, config, smoothing)))
     return track_people(frames, tracks, network, smoothing)

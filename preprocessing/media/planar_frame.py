@@ -75,16 +75,20 @@ class PlanarFrame:
             top, left: the region's corner, both even; h and w are even, too.
             before, after: the region as it was and as it shall be.
         """
-        height, width = after.shape[:2]
-        changed = (before != after).any(axis=2)
-        yuv = cv2.transform(after, _inverse(self.to_bgr))
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        np.copyto(self._luma[rows, columns], yuv[..., 0], where=changed)
-        part = np.s_[top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
-        half = cv2.resize(yuv, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        touched = changed[::2, ::2] | changed[1::2, ::2] | changed[::2, 1::2] | changed[1::2, 1::2]
-        for number, plane in enumerate(self._chroma, 1):
-            np.copyto(plane[part], half[..., number], where=touched)
+        changed = cv2.bitwise_not(cv2.inRange(cv2.absdiff(before, after), (0, 0, 0), (0, 0, 0)))
+        x, y, width, height = cv2.boundingRect(changed)
+        if not width:
+            return
+        x, y, width, height = x // 2 * 2, y // 2 * 2, (x % 2 + width + 1) // 2 * 2, (y % 2 + height + 1) // 2 * 2
+        part = np.s_[y : y + height, x : x + width]
+        luma, *chroma = cv2.split(cv2.transform(after[part], _inverse(self.to_bgr)))
+        cv2.copyTo(luma, changed[part], self._luma[top + y : top + y + height, left + x : left + x + width])
+        half, (row, column) = (width // 2, height // 2), ((top + y) // 2, (left + x) // 2)
+        spread = cv2.dilate(changed[part], np.ones((2, 2), np.uint8), anchor=(0, 0))  # each 2x2 block's first pixel
+        touched = cv2.resize(spread, half, interpolation=cv2.INTER_NEAREST)
+        for plane, values in zip(self._chroma, chroma, strict=True):
+            target = plane[row : row + half[1], column : column + half[0]]
+            cv2.copyTo(cv2.resize(values, half, interpolation=cv2.INTER_AREA), touched, target)
 
 
 def _span(part: slice, side: int) -> tuple[int, int]:
