@@ -70,9 +70,10 @@ def triangle_ids(target: np.ndarray, width: int, height: int, order: np.ndarray)
     ids = np.full((height, width), -1, np.int32)
     corners = target[triangulation().triangles]
     seen = ((corners.max(axis=1) > -1) & (corners.min(axis=1) < (width, height))).all(axis=1)
-    corners = np.round(corners * 16).astype(np.int32)
-    for triangle in order[seen[order]].tolist():
-        cv2.fillConvexPoly(ids, corners[triangle], triangle, shift=4)
+    order = order[seen[order]]
+    corners = np.round(corners[order] * 16).astype(np.int32)
+    for triangle, points in zip(order.tolist(), corners, strict=True):
+        cv2.fillConvexPoly(ids, points, triangle, shift=4)
     return ids
 
 
@@ -113,26 +114,44 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
     exact, ids = _exact(terms, target, area, area, coarse, order)
     sigma = scale / coarse
     skin = _blur(exact, SKIN_SIGMA * sigma) * _inside(ids, sigma)[..., None]
-    keep = _lip_weight(target, area, coarse, scale)
-    field = _upsample(np.dstack([skin, keep]), area, coarse)
+    field = np.ascontiguousarray(_upsample(skin, area, coarse))
     lips = target[triangulation().outer_lips, :2]
     near = Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + coarse, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
-    result = np.ascontiguousarray(field[..., :2])
     if min(near.size) > 0:
         part = near.within(area)
+        keep = _upsample(_lip_weight(target, area, coarse, scale), near, coarse, (part[1].start, part[0].start))
         sharp = _upsample(_exact(terms, target, near, area, fine, order)[0], near, fine)
-        result[part] += field[part][..., 2:] * (sharp - result[part])
-    return result
+        blended = cv2.subtract(sharp, field[part])
+        blended *= keep[..., None]
+        field[part] += blended
+    return field
 
 
 def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N + 1, 10) float32: a, b, c, minimum and maximum motion of each triangle; the last, id -1, does not move."""
+    """(N + 1, 10) float32: a, b, c, minimum and maximum motion of each triangle; the last, id -1, does not move.
+
+    The same as `affine_displacements`, with x + iy for vectors, in a fraction of the operations.
+    """
     triangles = triangulation().triangles
-    a, b, c = affine_displacements(source[triangles, :2], target[triangles, :2])
-    motion = (source - target)[triangles, :2]
-    terms = np.hstack([a, b, c, motion.min(axis=1), motion.max(axis=1)])
-    return np.vstack([terms, np.zeros(10)]).astype(np.float32)
+    corners, motion = (np.take(_complex(points), triangles.T) for points in (target, source - target))
+    edge1, edge2, change1, change2 = corners[1] - corners[0], corners[2] - corners[0], *(motion[1:] - motion[0])
+    area = edge1.real * edge2.imag - edge1.imag * edge2.real
+    inverse = np.where(np.abs(area) < 1e-3, 0, 1 / np.where(area == 0, 1, area))  # 0: degenerate, moved as a whole
+    a = (change1 * edge2.imag - change2 * edge1.imag) * inverse
+    b = (change2 * edge1.real - change1 * edge2.real) * inverse
+    middle = corners.sum(axis=0) / 3
+    terms = np.zeros((len(a) + 1, 10), np.float32)
+    for column, value in enumerate((a, b, motion.sum(axis=0) / 3 - a * middle.real - b * middle.imag)):
+        terms[:-1, 2 * column], terms[:-1, 2 * column + 1] = value.real, value.imag
+    terms[:-1, 6], terms[:-1, 7] = motion.real.min(axis=0), motion.imag.min(axis=0)
+    terms[:-1, 8], terms[:-1, 9] = motion.real.max(axis=0), motion.imag.max(axis=0)
+    return terms
+
+
+def _complex(points: np.ndarray) -> np.ndarray:
+    """(V, 2 or more) points as x + iy."""
+    return points[:, 0] + 1j * points[:, 1]
 
 
 def _exact(
@@ -178,13 +197,13 @@ def lip_mask(ring: np.ndarray, width: int, height: int, scale: float) -> np.ndar
     return _blur(cv2.dilate(mask, np.ones((side, side), np.uint8)), LIP_SIGMA * scale)
 
 
-def _upsample(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
-    width, height = area.size
+def _upsample(grid: np.ndarray, area: Rectangle, step: int, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """A grid at every pixel of `area`, whose corner lies at pixel `corner` (x, y) of the grid's area."""
+    (width, height), (left, top) = area.size, corner
     if step == 1:
-        return grid[:height, :width]
-    return cv2.warpAffine(
-        grid, np.array([[step, 0, 0], [0, step, 0]], np.float64), (width, height), borderMode=cv2.BORDER_REPLICATE
-    )
+        return grid[top : top + height, left : left + width]
+    matrix = np.array([[step, 0, -left], [0, step, -top]], np.float64)
+    return cv2.warpAffine(grid, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
 def remap(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
@@ -216,13 +235,24 @@ def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale:
     if min(area.size) == 0:
         return area.view(frame).copy(), area
     field = displacement(source, target, scale, area)
-    lengths = np.abs(field)
-    moving = np.maximum(lengths[..., 0], lengths[..., 1]) >= MIN_MOTION
-    field[..., 0] += np.arange(area.left, area.right, dtype=np.float32)
-    field[..., 1] += np.arange(area.top, area.bottom, dtype=np.float32)[:, None]
+    moving = _moving(field)
     pixels = area.view(frame).copy()
-    left, top, columns, rows = cv2.boundingRect(moving.view(np.uint8))
+    left, top, columns, rows = cv2.boundingRect(moving)
     if columns:
         part = np.s_[top : top + rows, left : left + columns]
-        cv2.copyTo(remap(frame, field[part]), moving[part].view(np.uint8), pixels[part])
+        coordinates = field[part] + _grid(area.left + left, area.top + top, columns, rows)
+        cv2.copyTo(remap(frame, coordinates), moving[part], pixels[part])
     return pixels, area
+
+
+def _moving(field: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: 255 where a displacement is at least `MIN_MOTION` in x or y, else 0."""
+    size = float(np.nextafter(np.float32(MIN_MOTION), np.float32(0)))
+    return cv2.bitwise_not(cv2.inRange(field, (-size, -size, 0, 0), (size, size, 0, 0)))
+
+
+def _grid(left: int, top: int, width: int, height: int) -> np.ndarray:
+    """(height, width, 2) float32 coordinates of the pixels of a rectangle."""
+    grid = np.empty((height, width, 2), np.float32)
+    grid[..., 0], grid[..., 1] = np.arange(left, left + width), np.arange(top, top + height)[:, None]
+    return grid
