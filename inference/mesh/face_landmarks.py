@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from preprocessing.faces.mesh import Landmarks
 
 LEFT_BOX = 0.3  # overlap of the landmarks' box with the known one, below which they belong to another face
 DETECT_EVERY = 50  # frames between checks by the detector
+AHEAD_BYTES = 24 * 2**20  # of frames decoded ahead of the tracker
 
 
 def track_landmarks(
@@ -31,8 +33,7 @@ def track_landmarks(
     options, source = job.options, job.source
     smoothing = SmoothingConfig(reach=0) if options.nosmooth else SmoothingConfig()
     clock, network = job.clock, job.clock.timed("network", network)
-    frames = clock.iterate("decode", source.frames(0, count, planar=True))
-    people = [role.person for role in job.roles]
+    people, tracker = [role.person for role in job.roles], None
     if options.load_track is not None:
         tracks = [loaded_track(options.load_track, source.size, count)]
     elif None not in people:
@@ -41,8 +42,14 @@ def track_landmarks(
         find = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
         detector = clock.timed("detect", find)
         config = LandmarkTrackerConfig(select=options.select, every=options.detect_every or DETECT_EVERY)
-        return ((0, *found) for found in _with_frames(frames, LandmarkTracker(network, detector, config, smoothing)))
-    return track_people(frames, tracks, network, smoothing)
+        tracker = LandmarkTracker(network, detector, config, smoothing)
+    decoded = clock.iterate("decode", source.frames(0, count, planar=True))
+    depth = int(np.clip(AHEAD_BYTES // (source.size[0] * source.size[1] * 3), 2, 16))
+    with closing(clock.prefetched(decoded, depth)) as frames:
+        if tracker is None:
+            yield from track_people(frames, tracks, network, smoothing)
+        else:
+            yield from ((0, *found) for found in _with_frames(frames, tracker))
 
 
 def track_people(

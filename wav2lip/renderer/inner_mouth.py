@@ -162,8 +162,9 @@ class InnerMouthBank:
         twin = int(distance.argmin())
         if distance[twin] > self.config.min_distance:
             return False
-        entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side)
-        if entry is None or entry.sharpness < 1.3 * self.entries[twin].sharpness:
+        least = 1.3 * self.entries[twin].sharpness
+        entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side, least)
+        if entry is None:
             return False
         self._replace(twin, entry)
         return True
@@ -184,9 +185,10 @@ class InnerMouthBank:
 
 
 def crop_mouth(
-    frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, max_side: int = 480
-) -> InnerMouth | None:
-    """Crops the mouth of a frame as a bank entry; None if it extends beyond the frame."""
+    frame: np.ndarray, points: np.ndarray, pose: HeadPose, number: int = 0, max_side: int = 480,
+    least_sharpness: float = 0.0,
+) -> InnerMouth | None:  # fmt: skip
+    """Crops the mouth of a frame as a bank entry; None if it extends beyond the frame or is less sharp than that."""
     ring = points[LIPS_OUTER, :2]
     margin = 2 * float(pose.scale)
     low, high = np.floor(ring.min(0) - margin).astype(int), np.ceil(ring.max(0) + margin).astype(int)
@@ -207,6 +209,8 @@ def crop_mouth(
     polygon = (edges[:, :2] - low) * reduction
     cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
     looks = _appearance(pixels, inside > 0)
+    if looks[0] < least_sharpness:
+        return None
     lips = lip_color(pixels, inside, float(pose.scale) * reduction)
     sampled = sample_look(pixels, to_crop, inner)
     split = _split(pixels, to_crop, inner)
