@@ -116,7 +116,8 @@ class StageClock:
         if stack:
             before = self._local.since
             self.seconds[stack[-1]] += wall - before[0]
-            self.cpu[stack[-1]] += cpu - before[1]
+            if self.profile:
+                self.cpu[stack[-1]] += cpu - before[1]
         self._local.since = wall, cpu
 
     def timed(self, stage: str, function: Callable[..., Result]) -> Callable[..., Result]:

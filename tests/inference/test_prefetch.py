@@ -87,6 +87,35 @@ def test_asking_waits_for_the_tracker():
     assert len(buffer.track()) == 2
 
 
+def test_nested_stages_are_timed_apart_and_cpu_seconds_only_when_asked():
+    for profile in (False, True):
+        clock = StageClock(profile)
+        with clock("outer"):
+            for _ in clock.iterate("inner", (sum(range(200_000)) for _ in range(5))):
+                pass
+            assert clock.timed("call", lambda x, *, y: x + y)(1, y=2) == 3
+        assert set(clock.seconds) == {"outer", "inner", "call"}
+        assert clock.seconds["inner"] > clock.seconds["outer"]
+        assert (clock.cpu.get("inner", 0) > 0) == profile
+
+
+def test_when_profiling_items_come_from_the_consumers_thread_and_are_closed():
+    closed = []
+
+    def items():
+        try:
+            while True:
+                yield threading.get_ident()
+        finally:
+            closed.append(True)
+
+    for profile in (False, True):
+        found = StageClock(profile).prefetched(items(), 2)
+        assert (next(found) == threading.get_ident()) == profile
+        found.close()
+    assert closed == [True, True]
+
+
 def test_the_trackers_error_is_raised_where_it_is_asked_for():
     def faces():
         yield face(0)
