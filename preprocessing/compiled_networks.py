@@ -88,7 +88,7 @@ class _OpenVINONetwork:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._model.create_infer_request()
-        return list(request.infer(list(inputs)).values())
+        return list(request.infer(list(inputs), share_inputs=True).values())
 
 
 def torch_network(build: Build) -> Network:

@@ -292,7 +292,7 @@ def test_the_file_says_that_it_is_generated(job, tmp_path, ending):
 def test_report(job, media, tmp_path):
     report = job(face=media / "swaying.mp4")
     assert (report.outfile, report.frames, report.faces, report.preview) == (tmp_path / "out.mp4", 20, 20, None)
-    assert set(report.seconds) == {"sound", "decode", "crop", "generate", "composite", "encode", "total"}
+    assert set(report.seconds) == {"other", "sound", "decode", "crop", "generate", "composite", "encode", "total"}
     sound, total = report.seconds.pop("sound"), report.seconds.pop("total")
     assert sound > 0
     assert all(0 < seconds < total for seconds in report.seconds.values())
