@@ -17,21 +17,25 @@ from preprocessing.faces.scene_cuts import _thumbnail
 from preprocessing.media.planar_frame import PlanarFrame, planar_from_bgr
 from preprocessing.media.video_reader import probe, read_frames
 from preprocessing.media.video_writer import VideoWriter
-from tests.material import moving_photo, write_video
+from tests.material import moving_photo
 
 
-@pytest.fixture(scope="module", params=["tv", "pc"])
-def video(request, tmp_path_factory) -> Path:
-    """Five frames of a real face, of limited and of full range."""
-    path = tmp_path_factory.mktemp("planar") / f"{request.param}.mp4"
+def write_frames(path: Path, pixels: str) -> Path:
+    """Five frames of a real face in a pixel format."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", 25, options={"crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p" if request.param == "tv" else "yuvj420p"
+        stream.width, stream.height, stream.pix_fmt = 160, 128, pixels
         for image in moving_photo(5):
             frame = av.VideoFrame.from_ndarray(cv2.resize(np.asarray(image), (160, 128)), format="bgr24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+@pytest.fixture(scope="module", params=["yuv420p", "yuvj420p"])
+def video(request, tmp_path_factory) -> Path:
+    """Frames of limited and of full range."""
+    return write_frames(tmp_path_factory.mktemp("planar") / f"{request.param}.mp4", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +110,8 @@ def test_an_unchanged_video_is_written_bit_by_bit(video, tmp_path):
 
 
 def test_what_is_not_planar_is_not_read_as_such(tmp_path):
-    write_video(tmp_path / "odd.mp4", [np.asarray(image)[:95, :95] for image in moving_photo(2)])
-    assert not probe(tmp_path / "odd.mp4").planar
+    path = write_frames(tmp_path / "full.mp4", "yuv444p")
+    assert not probe(path).planar
 
 
 def test_a_writer_takes_one_kind_of_frame(pair, tmp_path):
