@@ -81,7 +81,8 @@ def draw(pairs: Sequence[tuple[str, Path, Path]], seed: int, count: int | None =
     rng = np.random.default_rng(seed)
     chosen = [pairs[k] for k in rng.permutation(len(pairs))[:count]]
     sides = rng.permutation(np.arange(len(chosen)) % 2 == 0)  # each side equally often
-    return [BlindPair(*pair, bool(left), _code(bool(left), rng)) for pair, left in zip(chosen, sides, strict=True)]
+    drawn = zip(chosen, sides.tolist(), strict=True)
+    return [BlindPair(name, a, b, left, _code(left, rng)) for (name, a, b), left in drawn]
 
 
 def _code(odd: bool, rng: np.random.Generator) -> str:

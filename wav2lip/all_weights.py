@@ -132,7 +132,10 @@ def _training(
     name: str, run: Path, file: str, commands: tuple[tuple[str, ...], ...], folder: str, delivered: str
 ) -> Stage:  # fmt: skip
     """A training run whose file and log are delivered under a name of their own; not at all without one."""
-    delivers = {f"{folder}/{delivered}.safetensors": (run / file,), f"{folder}/{delivered}.jsonl": (run / "log.jsonl",)}
+    delivers: dict[str, tuple[Path, ...]] = {
+        f"{folder}/{delivered}.safetensors": (run / file,),
+        f"{folder}/{delivered}.jsonl": (run / "log.jsonl",),
+    }
     return Stage(name, commands, (run / file,), delivers if delivered else {})
 
 
