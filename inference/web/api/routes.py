@@ -30,7 +30,7 @@ SMALL_FORM: Any = {"max_fields": 4, "max_files": 2, "max_part_size": 20_000}
 
 SMALL_BODY = 4096  # bytes
 
-router = APIRouter(prefix="/api", responses=RESPONSES)
+router = APIRouter(prefix="/api", responses=RESPONSES, tags=["Service"])
 
 
 class Service:
@@ -80,7 +80,7 @@ def health(service: ThisService) -> Health:
     return Health(
         status="ok" if ready else "failed" if failed else "starting", detail=None if ready or not failed else failed[0],
         version=wav2lip.__version__, queued=counts["queued"], running=counts["running"],
-        limits=asdict(service.settings.limits), options=options | {"fps": str(Options.fps)},
+        limits=asdict(service.settings.limits), options=options,
         signed=bool(service.settings.engine.options.keys() & {"sign", "sign_cert"}),
     )  # fmt: skip
 
@@ -98,12 +98,18 @@ def open_session(session: Session, request: Request, service: ThisService) -> Re
 
 
 @router.post("/faces", form_limits=SMALL_FORM)
-async def list_faces(face: Annotated[UploadFile, File()], service: ThisService) -> Faces:
+async def list_faces(
+    service: ThisService,
+    face: Annotated[UploadFile | None, File(description="the video or photo of the face")] = None,
+    upload: Annotated[str | None, Form(description="instead of `face`: an earlier answer's `upload`")] = None,
+    options: Annotated[str, Form(description="those of the job, which may use a part of the video only")] = "{}",
+) -> Faces:
     """Lists the people in a video or photo, and keeps the file for an hour, for a job."""
+    values = parse_options(options)
     folder = service.files.new(service.files.uploads)
     try:
-        await asyncio.to_thread(store, face.file, folder / FACE)
-        found = await service.inspect(folder, "faces", options=_detector(service))
+        await asyncio.to_thread(_store_face, service, folder, face, upload)
+        found = await service.inspect(folder, "faces", options=values | _detector(service))
     except BaseException:
         service.files.remove(folder)
         raise
@@ -128,7 +134,8 @@ async def create_job(
     values = parse_options(options)
     folder = service.files.new(service.files.jobs)
     try:
-        await asyncio.to_thread(_store_inputs, service, folder, face, upload, audio)
+        await asyncio.to_thread(store, audio.file, folder / AUDIO)
+        await asyncio.to_thread(_store_face, service, folder, face, upload)
         media = await service.inspect(folder, "job", options=values)
         service.queue.add(folder.name, values, media, service.settings.limits.queue)
     except BaseException:
@@ -140,10 +147,8 @@ async def create_job(
     return service.state(job)
 
 
-def _store_inputs(
-    service: Service, folder: Path, face: UploadFile | None, upload: str | None, audio: UploadFile
-) -> None:
-    store(audio.file, folder / AUDIO)
+def _store_face(service: Service, folder: Path, face: UploadFile | None, upload: str | None) -> None:
+    """Puts the face into a folder: what was sent now, or an earlier upload."""
     if (face is None) == (upload is None):
         raise HTTPException(400, "send either a face file or the upload that POST /api/faces returned")
     if face is not None:

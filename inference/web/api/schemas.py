@@ -29,6 +29,7 @@ class JobReport(BaseModel):
     fps: str = Field(description="frame rate, a fraction such as 30000/1001")
     duration: float = Field(description="seconds")
     seconds: dict[str, float] = Field(description="time of each stage; stages overlap")
+    notes: list[str] = Field(description="remarks on how the files were read")
 
 
 class JobState(BaseModel):

@@ -113,10 +113,13 @@ def look_at_people(options: dict[str, Any], max_seconds: float) -> dict[str, Any
 def _open_face(options: dict[str, Any], max_seconds: float) -> FaceSource:
     from inference.face_source import FaceSource, Framing
     from inference.options import Options
+    from preprocessing.media.color_conversion import parse_color
 
     parsed = Options.of(options)
     framing = Framing(parsed.resize_factor, parsed.rotate, parsed.crop)
-    source = FaceSource(Path(FACE), framing, fps=parsed.fps, start=parsed.start, end=parsed.end)
+    background = parse_color(parsed.background)
+    span = {"start": parsed.start, "end": parsed.end}
+    source = FaceSource(Path(FACE), framing, fps=parsed.fps, static=parsed.static, background=background, **span)
     if source.info.duration > max_seconds:
         length = f"{source.info.duration:.0f} s long"
         raise MediaError(f"the face video is {length}: this service takes at most {max_seconds:g} s")

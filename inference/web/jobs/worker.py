@@ -111,7 +111,7 @@ def run_job(job: Job, model: LipSyncer, queue: JobQueue, files: JobFiles, servic
 
 def _report(done: Report) -> dict[str, Any]:
     values = done.values()
-    return {name: values[name] for name in ("frames", "faces", "fps", "duration", "seconds")}
+    return {name: values[name] for name in ("frames", "faces", "fps", "duration", "seconds", "notes")}
 
 
 class _Progress:

@@ -1,7 +1,7 @@
 // The page of the service. It uses the same API as everyone else; see /docs.
 
 const $ = (id) => document.getElementById(id);
-const state = { upload: null, audio: null, faces: null, job: null, events: null, limits: null, offset: 0 };
+const state = { upload: null, stored: null, audio: null, faces: null, job: null, events: null, limits: null, offset: 0 };
 
 // Requests -----------------------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ function fits(file, place) {
 
 async function takeFace(file) {
   state.faces?.abort();
-  state.upload = null;
+  state.upload = state.stored = null;
   $("people").hidden = true;
   ready();
   if (!fits(file, "face-message")) return;
@@ -85,9 +85,18 @@ async function takeFace(file) {
   $("face-hint").textContent = "choose or drop another one to replace it";
   $("face-drop").classList.add("filled");
   preview(file);
+  await findPeople("face", file);
+}
+
+/** Lists the people in a new face file, or in an earlier upload whose used part has changed. */
+async function findPeople(part, value) {
+  state.faces?.abort();
   say("face-message", "Looking for faces …");
   const form = new FormData();
-  form.append("face", file);
+  form.append(part, value);
+  form.append("options", JSON.stringify(options()));
+  state.upload = null;
+  ready();
   const abort = (state.faces = new AbortController());
   try {
     showPeople(await api("faces", { method: "POST", body: form, signal: abort.signal }));
@@ -108,7 +117,7 @@ function preview(file) {
 }
 
 function showPeople(found) {
-  state.upload = found.upload;
+  state.upload = state.stored = found.upload;
   const several = found.people.length > 1;
   say("face-message", several ? `${found.people.length} people found.` : "One person found.");
   $("people-list").replaceChildren(...found.people.map((person, index) => personCard(person, index, found.original.photo)));
@@ -180,9 +189,13 @@ function options() {
     if (form[name].value !== "" && form[name].value !== (form[name].defaultValue ?? form[name].options?.[0].value)) values[name] = Number(form[name].value);
   if (!form.rest.checked) values.rest = false;
   if (form.rotate.checked) values.rotate = true;
-  const person = document.querySelector("[name=face_id]:checked");
-  if (person && !$("people").hidden) values.face_id = Number(person.value);
   return values;
+}
+
+/** The options of a job: those above, and the person, if there is a choice. */
+function jobOptions() {
+  const person = document.querySelector("[name=face_id]:checked");
+  return person && !$("people").hidden ? { ...options(), face_id: Number(person.value) } : options();
 }
 
 // The job ------------------------------------------------------------------------------------------------------------
@@ -194,11 +207,12 @@ async function start(event) {
   const form = new FormData();
   form.append("upload", state.upload);
   form.append("audio", state.audio, "audio");
-  form.append("options", JSON.stringify(options()));
+  form.append("options", JSON.stringify(jobOptions()));
   try {
     const job = await api("jobs", { method: "POST", body: form });
     history.replaceState(null, "", `#${job.id}`);
     follow(job);
+    $("options").open = false;
     $("progress-title").focus();
   } catch (error) {
     say("start-message", error.message, true);
@@ -274,7 +288,8 @@ function showResult(job) {
   $("original-missing").hidden = true;
   $(photo ? "original-photo" : "original").src = `api/jobs/${job.id}/original`;
   const { frames, faces, duration } = job.report;
-  $("report").textContent = `${duration.toFixed(1)} s, ${frames} frames` + (faces < frames ? `; ${frames - faces} of them without a usable face, left unchanged.` : ".");
+  const unchanged = faces < frames ? `; ${frames - faces} of them without a usable face, left unchanged.` : ".";
+  $("report").textContent = [`${duration.toFixed(1)} s, ${frames} frames${unchanged}`, ...job.report.notes.map(sentence)].join(" ");
   $("stage").textContent = "The result is ready.";
   $("result-title").focus();
   ready();
@@ -355,6 +370,8 @@ async function begin() {
   $("cancel").onclick = cancel;
   $("again").onclick = another;
   $("delete").onclick = remove;
+  for (const name of ["start", "end", "rotate", "resize_factor"])  // people are numbered within the used part
+    $("job").elements[name].addEventListener("change", () => state.stored && findPeople("upload", state.stored));
   for (const [range, output] of [["strength", "strength-value"], ["keep_audio", "keep-audio-value"]])
     $(range).oninput = () => ($(output).textContent = Number($(range).value).toFixed(1));
   try {

@@ -236,8 +236,13 @@ def test_an_uploaded_face_is_used_by_its_name(client, inputs, tmp_path):
     form = job_form(inputs, upload=upload.name)
     assert "either a face file or the upload" in problem(client.post("/api/jobs", **form), 400)
     del form["files"]["face"]
+    found = client.post("/api/faces", data={"upload": upload.name, "options": '{"rotate": true}'})
+    assert "shows no face" in problem(found, 422), "it lies on its side"
     job = client.post("/api/jobs", **form).json()
     assert job["original"]["type"] == "image/png"
+    assert "strength must be" in problem(
+        client.post("/api/faces", data={"upload": upload.name, "options": '{"strength": 9}'}), 400
+    )
     for unknown in ("0" * 32, "../jobs", ""):
         form["data"]["upload"] = unknown
         assert client.post("/api/jobs", **form).status_code in (400, 404)
