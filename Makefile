@@ -56,8 +56,8 @@ build/astronaut.png: | .venv/requirements.stamp
 	@$(opencv_without_display)
 	@touch .venv/requirements.stamp $@
 .venv/requirements-train.stamp: requirements.txt
-.venv/requirements-web.stamp .venv/requirements-provenance.stamp: requirements.txt
-.venv/requirements-dev.stamp: requirements.txt requirements-train.txt requirements-web.txt requirements-provenance.txt
+.venv/requirements-web.stamp .venv/requirements-provenance.stamp .venv/requirements-onnx.stamp: requirements.txt
+.venv/requirements-dev.stamp: requirements.txt requirements-train.txt requirements-web.txt requirements-provenance.txt requirements-onnx.txt
 
 # face-alignment requires opencv-python, which needs libGL. If that is missing, the headless wheel of the same version
 # replaces it. Both install the folder cv2, so the first must be uninstalled and the second force-reinstalled.

@@ -8,21 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from preprocessing.commands import Parser, run_command, say
-
-if TYPE_CHECKING:
-    from inference.options import Report
+from wav2lip import __version__
 
 OUTFILE = Path("results/result_voice.mp4")
 EPILOG = """\
 examples:
   python inference.py --face talk.mp4 --audio dub.wav
   python inference.py --face portrait.jpg --audio speech.mp3 --outfile results/portrait.mp4
-  python inference.py --face interview.mp4 --audio answer.wav --select left --preview 8
+  python inference.py --face interview.mp4 --list-faces
+  python inference.py --face interview.mp4 --audio answer.wav --face-id 2 --preview 3
   python inference.py --face talk.mp4 --audio dub.wav --checkpoint-path wav2lip_gan.pth
 
 Frames without a detected face pass through unchanged; the command reports how many there are.
@@ -82,14 +80,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_files(p: _Parser) -> None:
     g = p.add_argument_group("files")
-    p.flag(g, "face", type=Path, required=True, metavar="FILE", help="video or photo (jpg, png, heic, ...) of the face")
-    p.flag(g, "audio", type=Path, required=True, metavar="FILE", help="audio or video file with the speech")
+    p.flag(g, "face", type=Path, metavar="FILE", help="video or photo (jpg, png, heic, ...) of the face")
+    p.flag(g, "audio", type=Path, metavar="FILE", help="audio or video file with the speech")
     p.flag(
-        g, "outfile", type=Path, metavar="FILE", default=OUTFILE,
+        g, "outfile", type=Path, metavar="FILE",
         help=f"output video: .mp4, .mov or .mkv (default: {OUTFILE})",
     )  # fmt: skip
+    p.flag(
+        g, "config", type=Path, metavar="FILE",
+        help="YAML or JSON file with any of these flags by name, and parts: who says what and when "
+        "(docs/jobs.md); flags given here win",
+    )  # fmt: skip
     g.add_argument(
-        "--checkpoint-path", "--checkpoint", "--checkpoint_path", type=Path, metavar="FILE", default=None,
+        "--checkpoint-path", "--checkpoint", "--checkpoint_path", type=Path, metavar="FILE",
         dest="checkpoint_path",
         help="generator to use instead of the default engine: one of ours (.safetensors) or a released .pth",
     )  # fmt: skip
@@ -97,7 +100,7 @@ def _add_files(p: _Parser) -> None:
     p.flag(g, "load-track", type=Path, metavar="FILE", help="use a saved face track instead of detection")
     p.flag(
         g, "preview", type=int, metavar="N",
-        help="also write a contact sheet of N frames, before and after",
+        help="also write a picture of the mouth: N times six consecutive frames, before above after",
     )  # fmt: skip
     p.flag(g, "sign-cert", type=Path, metavar="FILE", help="sign the video (C2PA) with this certificate chain (PEM)")
     p.flag(g, "sign-key", type=Path, metavar="FILE", help="private key of --sign-cert (PEM)")
@@ -106,8 +109,16 @@ def _add_files(p: _Parser) -> None:
 
 def _add_face(p: _Parser) -> None:
     g = p.add_argument_group("face")
-    p.flag(g, "select", metavar="FACE", help="largest, left, right, center, or pixel X,Y (default: largest)")
-    p.flag(g, "face-id", type=int, metavar="N", help="track the N-th person to appear instead, counting from 0")
+    p.flag(
+        g, "list-faces", nargs="?", type=Path, const=None, metavar="SHEET",
+        help="only list the people in --face, with a contact sheet (default: results/NAME.faces.png)",
+    )  # fmt: skip
+    p.flag(
+        g, "select", metavar="FACE",
+        help="largest, left, right, center, or pixel X,Y; speaking: whoever speaks the video's own sound; all "
+        "(default: largest)",
+    )  # fmt: skip
+    p.flag(g, "face-id", type=int, metavar="N", help="the person with this number in --list-faces")
     p.flag(
         g, "detector", choices=("auto", "yunet", "sfd", "haar"),
         help="face detector (default: auto: YuNet if its model is cached or downloadable, else OpenCV's cascade)",
@@ -132,10 +143,10 @@ def _add_face(p: _Parser) -> None:
     )  # fmt: skip
     p.flag(g, "nosmooth", action="store_true", help="do not smooth the face track over time")
     p.flag(
-        g, "landmarks", choices=("mesh", "fan"), default="mesh",
+        g, "landmarks", choices=("mesh", "fan"),
         help="landmark network: ours (default), or face-alignment's FAN, which is coarser and slow without a GPU",
     )  # fmt: skip
-    p.flag(g, "fan", type=Path, metavar="FILE", default=None, help="FAN's weights (.pth.tar), for --landmarks fan")
+    p.flag(g, "fan", type=Path, metavar="FILE", help="FAN's weights (.pth.tar), for --landmarks fan")
 
 
 def _add_timing(p: _Parser) -> None:
@@ -192,9 +203,9 @@ def _add_video(p: _Parser) -> None:
 
 def _add_engine(p: _Parser) -> None:
     g = p.add_argument_group("engine")
-    p.flag(g, "device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="compute device (default: auto)")
+    p.flag(g, "device", choices=("auto", "cpu", "cuda", "mps"), help="compute device (default: auto)")
     p.flag(
-        g, "backend", choices=("auto", "torch", "openvino"), default="auto",
+        g, "backend", choices=("auto", "torch", "openvino"),
         help="inference backend (default: auto: OpenVINO on a CPU, torch elsewhere)",
     )  # fmt: skip
     g.add_argument(
@@ -202,75 +213,58 @@ def _add_engine(p: _Parser) -> None:
         dest="batch_size", help="faces per generator batch (default: 8; halved if memory runs out)",
     )  # fmt: skip
     p.flag(g, "profile", action="store_true", help="print CPU time by stage; stages do not overlap then")
-    p.flag(g, "quiet", action="store_true", default=False, help="no progress bar")
+    p.flag(g, "quiet", action="store_true", help="no progress bar")
+    p.flag(g, "json", action="store_true", help="print the report as JSON; progress stays on standard error")
+    g.add_argument("--version", action="version", version=f"wav2lip {__version__}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code (see --help)."""
-    flags = vars(parser().parse_args(argv))
+    p = parser()
+    flags = vars(p.parse_args(argv))
     for name in ("box", "pads", "crop"):
         if name in flags:
             flags[name] = tuple(flags[name])
     if flags.get("box") == (-1, -1, -1, -1):
         del flags["box"]  # "no box" in the original
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-
-    def job() -> None:
-        with _default_folder(flags["outfile"]):
-            say(summary(_run(**flags)))
-
-    return run_command(program(), job, "interrupted: no output was written")
+    return run_command(program(), lambda: _run(p, flags), "interrupted: no output was written")
 
 
-def _run(
-    face: Path, audio: Path, outfile: Path, checkpoint_path: Path | None, device: str, backend: str, quiet: bool,
-    landmarks: str, fan: Path | None, **options: Any,
-) -> Report:  # fmt: skip
+def _run(p: Parser, flags: dict[str, Any]) -> None:
     """Runs the job. Imports are deferred so that --help, usage errors and missing files take no time."""
-    from inference.file_checks import check_files
-    from inference.options import Options
+    values = flags
+    if "config" in flags:
+        from inference.job import read_config
 
-    check_files(face, audio, outfile, Options(**options), checkpoint_path)
+        values = read_config(flags.pop("config")) | flags
+    listing = "list_faces" in values
+    needed = ["face"] if listing else ["face"] if "parts" in values else ["face", "audio"]
+    if missing := [f"--{name}" for name in needed if name not in values]:
+        p.error(f"the following arguments are required: {', '.join(missing)}")
 
-    from inference.pipeline import LipSync
-    from training.progress import ProgressBars
+    from inference.command import list_people, run_one
 
-    with ProgressBars(quiet) as bars:
-        model = LipSync.load(checkpoint_path, device, backend, landmarks, fan)
-        show_frames = partial(bars.show, "frame")
-        return model(face, audio, outfile, progress=show_frames, analysis_progress=bars.show, **options)
+    outfile = Path(values.setdefault("outfile", OUTFILE))
+    if listing:
+        sheet = values.pop("list_faces") or OUTFILE.parent / f"{Path(values['face']).stem}.faces.png"
+        with default_folder(sheet):
+            say(list_people(sheet, values))
+        return
+    with default_folder(outfile):
+        say(run_one(values))
 
 
 @contextmanager
-def _default_folder(outfile: Path) -> Iterator[None]:
-    """Creates the folder of the default output and removes it again if the job fails."""
-    missing = outfile == OUTFILE and not outfile.parent.exists()
+def default_folder(output: Path) -> Iterator[None]:
+    """Creates the folder of a default output and removes it again if the job fails."""
+    missing = output.parent == OUTFILE.parent and not output.parent.exists()
     if missing:
-        outfile.parent.mkdir(exist_ok=True)
+        output.parent.mkdir(exist_ok=True)
     try:
         yield
     except BaseException:
         if missing:
             with suppress(OSError):  # another run's output may be in it
-                outfile.parent.rmdir()
+                output.parent.rmdir()
         raise
-
-
-def summary(report: Report) -> str:
-    """A job's report as a few lines of text."""
-    from preprocessing.errors import display_path
-
-    seconds, total = report.seconds, report.seconds["total"]
-    length = report.frames / float(report.fps)
-    lines = [f"{display_path(report.outfile)}: {report.frames} frames, {length:.2f} s, rendered in {total:.1f} s"]
-    if untouched := report.frames - report.faces:
-        lines.append(f"{untouched} of them unchanged: without a face, or after the end of the speech")
-    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items() if stage != "total")
-    lines.append(f"seconds by stage (stages overlap): {stages}")
-    lines += report.notes
-    if report.cpu:
-        costs = ", ".join(f"{stage} {1000 * value / report.frames:.2f}" for stage, value in report.cpu.items())
-        lines.append(f"CPU milliseconds per frame by stage: {costs}; {sum(report.cpu.values()):.2f} CPU s in all")
-    if report.preview:
-        lines.append(f"before and after: {display_path(report.preview)}")
-    return "\n".join(lines)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from inference.options import Options
 from inference.preview import sheet_path
 from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.face_track import FaceTrack
+from preprocessing.media.audio import stream_audio
 from preprocessing.media.audio_mux import CONTAINERS
 from preprocessing.media.video_reader import open_media
 from preprocessing.unfinished import final_path
@@ -15,14 +19,16 @@ from preprocessing.unfinished import final_path
 INPUT_OPTIONS = ("load_track", "yunet", "s3fd", "sign_cert", "sign_key")
 
 
-def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkpoint: Path | None = None) -> None:
-    """Checks every file that a job reads or writes, except for its content.
+def check_files(
+    face: Path, sounds: Sequence[Path], outfile: Path, options: Options, checkpoint: Path | None = None
+) -> None:  # fmt: skip
+    """Checks every file that a job reads or writes, except for its content; `sounds` are the files with speech.
 
     Raises:
         MediaError: an input is missing or not a media file, or an output cannot be written.
         UsageError: an output is also an input or another output, or its container is unsupported.
     """
-    for path in (face, audio):
+    for path in (face, *sounds):
         with open_media(path):
             pass
     outputs = [outfile]
@@ -30,9 +36,9 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         outputs.append(Path(options.save_track))
     if options.preview:
         outputs.append(sheet_path(outfile))
-    inputs = [face, audio, checkpoint, *(getattr(options, name) for name in INPUT_OPTIONS)]
+    inputs = [face, *sounds, checkpoint, *(getattr(options, name) for name in INPUT_OPTIONS)]
     for output in outputs:
-        _check_output(output)
+        check_output(output)
         for given in inputs:
             if given is not None and _same(output, Path(given)):
                 raise UsageError(f"the output {display_path(output)} is also an input: choose another name")
@@ -40,13 +46,31 @@ def check_files(face: Path, audio: Path, outfile: Path, options: Options, checkp
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
     if outfile.suffix.lower() not in CONTAINERS:
         raise UsageError(f"the output must end in {', '.join(CONTAINERS)}, not {display_path(outfile.name)}")
+    for path in sounds:
+        next(stream_audio(path, track=options.audio_track))
+    _check_models(options)
     if options.sign or options.sign_cert:
         from inference.provenance.signing import check_credentials
 
         check_credentials(outfile, options.sign_cert, options.sign_key)
 
 
-def _check_output(path: Path) -> None:
+def _check_models(options: Options) -> None:
+    """Checks that the files of the detector and of a saved track can be used, in milliseconds."""
+    if options.load_track is not None:
+        FaceTrack.load(options.load_track)
+    elif options.box is None and options.detector != "haar" and options.yunet is not None:
+        load_detector("yunet", yunet=options.yunet)
+    if options.box is None and options.detector == "sfd" and options.s3fd is not None and not options.s3fd.is_file():
+        raise UsageError(f"no S3FD weights at {display_path(options.s3fd)}")
+
+
+def check_output(path: Path) -> None:
+    """Checks that a file can be written, without writing it.
+
+    Raises:
+        MediaError: it cannot.
+    """
     folder = final_path(path).parent
     if path.is_dir():
         raise MediaError(f"{display_path(path)} is a folder: the output must be a file")

@@ -32,8 +32,9 @@ class Options:
         face_det_batch_size: no effect: detection runs on one frame at a time.
         detector, yunet, s3fd: the face detector, and the model files of two of them.
         detect_every: detect faces in every n-th frame and track them in between; None: 50, or 5 with a generator.
-        select: face to track: largest, left, right, center or pixel "X,Y".
-        face_id: track the n-th person to appear instead, counting from 0.
+        select: face to track: largest, left, right, center or pixel "X,Y"; or speaking (whoever speaks the video's own
+            sound), or all.
+        face_id: the person with this number in `inference.faces.list_faces` instead, from 1.
         sync_mode: how the video continues if the speech is longer: bounce, loop, freeze or cut.
         tail: if the video is longer: "cut" it, or "keep" the rest unchanged.
         blend: feather, multiband, poisson or none.
@@ -45,7 +46,7 @@ class Options:
         crf: H.264 quality, 0 (lossless) to 51.
         preset: x264's trade of speed for file size, ultrafast to veryslow.
         save_track, load_track: face track file (JSON), written or used instead of detection.
-        preview: number of frames, before and after, on a contact sheet next to the video.
+        preview: number of passages in a picture next to the video: six consecutive frames each, before above after.
         sign: sign the video with a C2PA manifest and, without a certificate, a self-made chain that nobody trusts.
         sign_cert, sign_key: sign it with this chain of certificates and its private key (PEM).
         profile: measure CPU seconds by stage; the stages then run one after the other.
@@ -109,9 +110,9 @@ class Options:
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         for name, low, high in (("fps", 1, 240), ("batch_size", 1, 4096), ("face_det_batch_size", 1, 4096),
-                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 64),
+                                ("detect_every", 1, 250), ("keep_audio", 0, 4), ("crf", 0, 51), ("preview", 0, 16),
                                 ("strength", 0, 1.5), ("start", 0, 1e7), ("end", 0, 1e7), ("resize_factor", 1, 64),
-                                ("face_id", 0, 1e6), ("audio_track", 0, 1e3)):  # fmt: skip
+                                ("face_id", 1, 1e6), ("audio_track", 0, 1e3)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")
@@ -119,10 +120,28 @@ class Options:
             raise UsageError(f"end must be after start ({self.start:g} s), not {self.end:g} s")
         if (self.sign_cert is None) != (self.sign_key is None):
             raise UsageError("sign_cert and sign_key go together: a certificate signs only with its private key")
-        parse_select(self.select)
+        self._check_face()
         parse_color(self.background)
         if self.fps is not None:
             object.__setattr__(self, "fps", Fraction(self.fps).limit_denominator(1001))  # 29.97 becomes 2997/100
+
+    def _check_face(self) -> None:
+        """Refuses an unknown word, and two ways of saying which face is meant."""
+        if self.select not in ("speaking", "all"):
+            try:
+                parse_select(self.select)
+            except UsageError as error:
+                raise UsageError(str(error).replace(" or a point", ", speaking, all or a point")) from None
+        chosen = {"select": self.select != Options.select, "face_id": self.face_id is not None}
+        named = [name for name, given in chosen.items() if given]
+        if len(named) > 1:
+            raise UsageError(
+                f"select {self.select} and face_id {self.face_id} both say which face: leave one of them out"
+            )
+        several = self.select in ("speaking", "all")
+        for name in ("load_track", "box"):
+            if getattr(self, name) is not None and named and (name == "load_track" or several):
+                raise UsageError(f"{name} already says which face: leave out {named[0]} {getattr(self, named[0])}")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Part:
     keep_audio: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "audio", Path(self.audio))
         numbers = self.person if isinstance(self.person, tuple) else (self.person,)
         if isinstance(self.person, str):
             if self.person not in (SPEAKING, ALL):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -13,19 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob
+from inference.casting import Census, cast, needs_census
+from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob, Role
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
+from inference.job import Job
 from inference.live.avatar import Avatar
 from inference.live.avatar_file import open_avatar
 from inference.live.clock import Clock
 from inference.live.session import LiveConfig, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
+from inference.parts import Part
 from inference.prefetch import StageClock
 from inference.preview import Preview
+from inference.soundtrack import audio_sources, timed_parts
 from preprocessing.errors import CancelledError, MediaError, UsageError, display_path
-from preprocessing.media.audio_mux import AudioSource
 from preprocessing.media.color_conversion import parse_color
 from preprocessing.media.containers import audio_stream, decodable_tracks, open_media
 from preprocessing.media.video_reader import VideoInfo
@@ -72,12 +75,15 @@ class LipSync:
         return cls(GeneratorEngine.load(checkpoint, device, backend))
 
     def __call__(
-        self, face: Path | str, audio: Path | str, outfile: Path | str, *, progress: Progress | None = None,
-        analysis_progress: AnalysisProgress | None = None, cancelled: Cancelled | None = None, **options: object,
+        self, face: Path | str, audio: Path | str | None, outfile: Path | str, *, parts: Sequence[Part] = (),
+        progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None,
+        cancelled: Cancelled | None = None, **options: object,
     ) -> Report:  # fmt: skip
-        """Lip-syncs the face in a video or photo to the audio.
+        """Lip-syncs the face in a video or photo to the audio, or several people to the audio of their `parts`.
 
         Args:
+            audio: the file with the speech; None if there are parts.
+            parts: who says what and when.
             progress: called with the number of frames done and the expected total.
             analysis_progress: called during analysis, before the first frame is rendered; see `AnalysisProgress`.
             cancelled: asked for every frame, in any thread; if it returns True, the job ends and leaves no file.
@@ -88,10 +94,16 @@ class LipSync:
             MediaError: a file cannot be read or written, or no face is found.
             UsageError: an option is unknown, of the wrong type or out of range.
         """
-        return run_job(
-            self.engine, _path("face", face), _path("audio", audio), _path("outfile", outfile), Options.of(options),
-            _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled),
-        )  # fmt: skip
+        sound = None if audio is None else _path("audio", audio)
+        job = Job(_path("face", face), sound, _path("outfile", outfile), Options.of(options), tuple(parts))
+        return self.run(job, progress, analysis_progress, cancelled)
+
+    def run(
+        self, job: Job, progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Report:  # fmt: skip
+        """Runs a job; see `__call__`."""
+        return run_job(self.engine, job, _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled))
 
     def avatar(
         self, face: Path | str, *, fps: Fraction | float | None = None, progress: AnalysisProgress | None = None,
@@ -157,38 +169,56 @@ def lipsync(
 
 
 def run_job(
-    engine: LipSyncEngine, face: Path, audio: Path, outfile: Path, options: Options, progress: Progress | None = None,
-    analysis_progress: AnalysisProgress | None = None,
+    engine: LipSyncEngine, job: Job, progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None
 ) -> Report:  # fmt: skip
     """Runs the stages of a job; see `LipSync.__call__` for the arguments."""
+    options = job.options
     clock, begin, children = StageClock(options.profile), time.perf_counter(), _children_cpu()
     with clock("other"):
-        check_files(face, audio, outfile, options)
-        source = open_source(face, options)
-        notes = input_notes(source, audio, options)
-        with closing(engine.start(JobInput(source, audio, options, clock), analysis_progress)) as job:
-            if not job.has_face():
+        check_files(job.face, job.sounds(), job.outfile, options)
+        source = open_source(job.face, options)
+        notes = input_notes(source, job.sounds(), options)
+        parts = timed_parts(job.parts, source)
+        roles = _roles(job, parts, source, clock, analysis_progress)
+        if parts:
+            options = replace(options, tail="keep")
+        given = JobInput(source, job.sounds()[0], options, clock, roles)
+        with closing(engine.start(given, analysis_progress)) as started:
+            if not started.has_face():
                 raise MediaError(
                     f"{display_path(source.path)} shows no face in any frame: if there is one, say where with --box "
                     "TOP BOTTOM LEFT RIGHT, or try another detector (--detector yunet, sfd or haar)"
                 )
-            total = expected_frames(source, job.speech_frames, options)
+            total = expected_frames(source, started.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))
             preview = Preview(options.preview, total)
             decoded = clock.prefetched(
-                clock.iterate("decode", source.play(total, options.sync_mode, job.planar)), depth
+                clock.iterate("decode", source.play(total, options.sync_mode, started.planar)), depth
             )
-            with closing(decoded), closing(job.render(decoded, total, depth)) as rendered, VideoWriter(
-                outfile, *source.size, source.fps, sounds=audio_sources(audio, source, options), crf=options.crf,
-                preset=options.preset, source=output_format(source, options), metadata=METADATA, planar=job.planar,
-                finish=output_signer(engine, face, audio, outfile, options),
+            with closing(decoded), closing(started.render(decoded, total, depth)) as rendered, VideoWriter(
+                job.outfile, *source.size, source.fps, sounds=audio_sources(job.audio, parts, source, options),
+                crf=options.crf, preset=options.preset, source=output_format(source, options), metadata=METADATA,
+                planar=started.planar, finish=output_signer(engine, job),
             ) as writer:  # fmt: skip
                 count, faces = write_frames(rendered, writer, clock, preview, progress, total)
-                sheet = finish(writer, job, preview, outfile, options)
+                sheet = finish(writer, started, preview, job.outfile, options)
     if options.profile:
         clock.cpu["encoder process"] = _children_cpu() - children
     seconds = {**clock.seconds, "total": time.perf_counter() - begin}
-    return Report(outfile, count, faces, source.fps, seconds, sheet, notes, dict(clock.cpu))
+    return Report(job.outfile, count, faces, source.fps, seconds, sheet, notes, dict(clock.cpu))
+
+
+def _roles(
+    job: Job, parts: Sequence[Part], source: FaceSource, clock: StageClock, progress: AnalysisProgress | None
+) -> tuple[Role, ...]:  # fmt: skip
+    """Who says what; empty if the face is chosen while it is tracked."""
+    if not needs_census(job.options, parts):
+        return ()
+    with clock("people"):
+        roles = cast(job.audio, parts, job.options, Census(source, job.options, progress))
+    if len(roles) > 1 and job.options.save_track:
+        raise UsageError(f"save_track saves one face, but {len(roles)} people speak")
+    return roles
 
 
 def _or_cancel(progress: Callable[..., None] | None, cancelled: Cancelled | None) -> Callable[..., None] | None:
@@ -233,17 +263,18 @@ def open_source(face: Path, options: Options) -> FaceSource:
     return source
 
 
-def input_notes(source: FaceSource, audio: Path, options: Options) -> tuple[str, ...]:
+def input_notes(source: FaceSource, sounds: Sequence[Path], options: Options) -> tuple[str, ...]:
     """What is changed while the files are read, one line each."""
     name, (width, height) = display_path(source.path), source.size
     notes = [f"{name}: {note}" for note in source.info.notes if options.fps is None or "frames per second" not in note]
     if width % 2 or height % 2:
         notes.append(f"{name}: frames of {width}x{height} pixels grow to even sides, which players need")
-    with open_media(audio) as container:
-        chosen, count = audio_stream(container, audio, options.audio_track), len(decodable_tracks(container))
-        if count > 1 and options.audio_track is None:
-            number = decodable_tracks(container).index(chosen)
-            notes.append(f"{display_path(audio)}: audio track {number} of 0 to {count - 1} is used (--audio-track N)")
+    for audio in dict.fromkeys(sounds):
+        with open_media(audio) as container:
+            chosen, count = audio_stream(container, audio, options.audio_track), len(decodable_tracks(container))
+            if count > 1 and options.audio_track is None:
+                track = f"audio track {decodable_tracks(container).index(chosen)} of 0 to {count - 1} is used"
+                notes.append(f"{display_path(audio)}: {track} (--audio-track N)")
     return tuple(notes)
 
 
@@ -257,25 +288,16 @@ def expected_frames(source: FaceSource, speech_frames: int, options: Options) ->
     return speech_frames
 
 
-def audio_sources(audio: Path, source: FaceSource, options: Options) -> list[AudioSource]:
-    """The speech and, with `keep_audio`, the video's own audio."""
-    sources = [AudioSource(audio, track=options.audio_track)]
-    if options.keep_audio and source.info.has_audio:
-        length = None if source.end is None else source.end - source.start
-        sources.append(AudioSource(source.path, start=source.start, duration=length, gain=options.keep_audio))
-    return sources
-
-
-def output_signer(
-    engine: LipSyncEngine, face: Path, audio: Path, outfile: Path, options: Options
-) -> Callable[[Path, Path], None] | None:
+def output_signer(engine: LipSyncEngine, job: Job) -> Callable[[Path, Path], None] | None:
     """Signs the finished video, if the options ask for it."""
+    options = job.options
     if not (options.sign or options.sign_cert):
         return None
     from inference.provenance.signing import make_signer
 
     weights = engine.provenance()
-    return make_signer(outfile, face, audio, weights[0] if weights else [], options.sign_cert, options.sign_key)
+    models = weights[0] if weights else []
+    return make_signer(job.outfile, job.face, job.sounds(), models, options.sign_cert, options.sign_key)
 
 
 def output_format(source: FaceSource, options: Options) -> VideoInfo:
@@ -293,7 +315,7 @@ def write_frames(
     for frame in frames:
         with clock("encode"):
             writer.write(frame.result)
-        preview.add(count, frame.source, frame.result)
+        preview.add(count, frame.source, frame.result, frame.mouth, frame.changed)
         count, changed = count + 1, changed + frame.changed
         if progress:
             progress(count, total)
@@ -312,7 +334,7 @@ def finish(writer: VideoWriter, job: RenderJob, preview: Preview, outfile: Path,
             written.append(Path(options.save_track))
         if options.preview:
             sheet = preview.save(outfile)
-            written.append(sheet)
+            written += [sheet] if sheet else []
         writer.close()
     except BaseException:
         for file in written:

@@ -17,6 +17,7 @@ from syncnet.offset import REACH, shift_curve
 from syncnet.video_scoring import ScoredTrack
 
 NOBODY = -1
+COLUMNS_PER_SECOND = 80  # of the mel
 SMOOTHING = CLIP_FPS  # frames over which distances are averaged
 LEAST_EVIDENCE = 0.13  # below it nobody in view speaks; real speakers have 0.2 to 0.45, others -0.05 to 0.15
 CHANGE_COST = 2.0  # in units of evidence times frames
@@ -35,6 +36,8 @@ def speakers(people: Sequence[ScoredTrack | None], speech: np.ndarray, frames: i
     Returns:
         (frames,) int: an index into `people`, or NOBODY.
     """
+    if not frames:
+        return np.zeros(0, int)
     talking = _by_frame(speech, frames)
     evidence = np.full((len(people) + 1, frames), -np.inf)
     evidence[-1] = LEAST_EVIDENCE * _average(talking.astype(float), np.ones(frames))
@@ -47,8 +50,8 @@ def speakers(people: Sequence[ScoredTrack | None], speech: np.ndarray, frames: i
 
 def _by_frame(speech: np.ndarray, frames: int) -> np.ndarray:
     """(frames,) bool: whether the middle of a frame has speech."""
-    columns = ((np.arange(frames) + 0.5) * len(speech) / max(len(speech) * CLIP_FPS / 80, 1e-9)).astype(int)
-    return np.pad(speech, (0, max(0, int(columns[-1]) + 1 - len(speech))))[columns] if frames else np.zeros(0, bool)
+    columns = ((np.arange(frames) + 0.5) * COLUMNS_PER_SECOND / CLIP_FPS).astype(int)
+    return np.pad(speech, (0, max(0, int(columns[-1]) + 1 - len(speech))))[columns]
 
 
 def _centers(person: ScoredTrack) -> np.ndarray:

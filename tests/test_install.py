@@ -33,7 +33,8 @@ def test_extras_are_the_requirements_files():
     assert set(extras["train"]) == requirements("requirements-train.txt")
     assert set(extras["web"]) == requirements("requirements-web.txt")
     assert set(extras["provenance"]) == requirements("requirements-provenance.txt")
-    assert set(extras["dev"]) - {"wav2lip[train,web,provenance]"} == requirements("requirements-dev.txt")
+    assert set(extras["onnx"]) == requirements("requirements-onnx.txt")
+    assert set(extras["dev"]) - {"wav2lip[train,web,provenance,onnx]"} == requirements("requirements-dev.txt")
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[1]
 MADE_LOCALLY = {"build", "results", "runs", "data", "clips"}
 SKETCHY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
-EXTRAS = ("train", "web", "provenance")
+EXTRAS = ("train", "web", "provenance", "onnx")
 FILES = ("requirements.txt", *(f"requirements-{name}.txt" for name in (*EXTRAS, "dev")))
 # import -> package
 DISTRIBUTIONS = {
     "cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image", "distributed": "dask",
-    "c2pa": "c2pa-python", "starlette": "fastapi", "pydantic": "fastapi", "PIL": "pillow",
+    "c2pa": "c2pa-python", "starlette": "fastapi", "pydantic": "fastapi", "PIL": "pillow", "yaml": "pyyaml",
 }  # fmt: skip
 
 # A Python that only pretends: it makes its own copy for a venv and lacks libGL until the headless wheel is installed.

@@ -17,6 +17,7 @@ from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constan
 from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
 from inference.prefetch import Prefetcher
 from inference.speech import Speech
+from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceTrack, TrackedFace
 from preprocessing.faces.tracking import stream_face_track
@@ -71,6 +72,9 @@ class GeneratorEngine:
         Raises:
             MediaError: the speech file has no audio.
         """
+        sounds = [said for role in job.roles for said in role.utterances]
+        if len(sounds) > 1 or sounds[0].first or sounds[0].last or sounds[0].active is not None:
+            raise UsageError("a generator animates one face with one sound: leave out checkpoint_path for several")
         with job.clock("sound"):
             speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest)
         geometry = CropGeometry(self.generator.geometry.kind, self.generator.geometry.size, job.options.pads)
@@ -108,9 +112,11 @@ class GeneratorJob:
             return constant_track(options.box, source.count)
         if options.load_track is not None:
             return loaded_track(options.load_track, source.size, count)
+        if (person := self._job.roles[0].person) is not None:
+            return person.faces(count)
         faces = stream_face_track(
             source.frames(0, count), job_detector(options, self._generator.backend.device.type), select=options.select,
-            face_id=options.face_id, every=options.detect_every or 5, fps=float(source.fps),
+            every=options.detect_every or 5, fps=float(source.fps),
             **({"smooth": 0.0} if options.nosmooth else {}),
         )  # fmt: skip
         return self._job.clock.iterate("detect", faces)

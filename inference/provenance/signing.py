@@ -32,14 +32,14 @@ class Signer:
     """Signs the output of one job.
 
     Attributes:
-        face, audio: the inputs.
+        face, sounds: the inputs.
         models: the weight files that made the mouth.
         title: name of the output.
     """
 
     credentials: Credentials
     face: Path
-    audio: Path
+    sounds: Sequence[Path]
     models: Sequence[Path]
     title: str
 
@@ -84,7 +84,8 @@ class Signer:
             "action": "c2pa.edited", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent,
             "description": "The lip movements were synthesized by software to match other speech.",
         }  # fmt: skip
-        placed = {"action": "c2pa.placed", "parameters": {"ingredientIds": ["audio", *(["face"] if photo else [])]}}
+        sounds = [label for label, _ in self._labelled_sounds()]
+        placed = {"action": "c2pa.placed", "parameters": {"ingredientIds": [*sounds, *(["face"] if photo else [])]}}
         return {
             "claim_generator_info": [agent], "title": self.title,
             "assertions": [
@@ -99,20 +100,27 @@ class Signer:
         return [
             ({"title": name, "label": label, "relationship": relation, "description": f"SHA-256 {sha256(path)}"}, path)
             for name, label, relation, path in (
-                ("face", "face", face, self.face), ("speech", "audio", "componentOf", self.audio)
+                ("face", "face", face, self.face),
+                *(("speech", label, "componentOf", path) for label, path in self._labelled_sounds()),
             )
         ]  # fmt: skip
 
+    def _labelled_sounds(self) -> list[tuple[str, Path]]:
+        """Each file with speech once, labelled audio, audio2, …"""
+        paths = dict.fromkeys(self.sounds)
+        return [("audio" if number == 1 else f"audio{number}", path) for number, path in enumerate(paths, 1)]
+
 
 def make_signer(
-    outfile: Path, face: Path, audio: Path, models: Sequence[Path], certificate: Path | None, key: Path | None
+    outfile: Path, face: Path, sounds: Sequence[Path], models: Sequence[Path], certificate: Path | None,
+    key: Path | None,
 ) -> Signer:
     """The signer of a job, with the user's certificate and key or, without them, the self-made chain.
 
     Raises:
         UsageError: see `check_credentials`.
     """
-    return Signer(check_credentials(outfile, certificate, key), face, audio, models, outfile.name)
+    return Signer(check_credentials(outfile, certificate, key), face, sounds, models, outfile.name)
 
 
 def check_credentials(outfile: Path, certificate: Path | None, key: Path | None) -> Credentials:

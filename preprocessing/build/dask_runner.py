@@ -1,4 +1,4 @@
-"""Distributes videos to workers: one Dask task per video, on local processes or an existing cluster."""
+"""Distributes work to Dask workers, one task per video or job, on local processes or an existing cluster."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import signal
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from preprocessing.build.sources import VideoSource
 from preprocessing.errors import UsageError, Wav2LipError, display_path
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
     from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 INSTALL = "pip install -r requirements-train.txt"
-MAX_WORKER_DEATHS = 3  # workers a video may kill before it is given up
+MAX_WORKER_DEATHS = 3  # workers an item may kill before it is given up
 SCHEDULER_TIMEOUT, WORKER_TIMEOUT = 10, 60  # seconds to wait for scheduler and first worker
 
 
 class ClusterError(Wav2LipError, RuntimeError):
-    """The connection to the scheduler was lost during the build."""
+    """The connection to the scheduler was lost during the work."""
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """A video whose task raised an exception or killed its workers."""
+    """An item whose task raised an exception or killed its workers."""
 
     reason: str
 
@@ -77,21 +79,21 @@ def choose_detector(recipe: ClipRecipe) -> str:
 
 
 @contextmanager
-def connect(workers: int, scheduler: str | None, clips: Path) -> Iterator[Client]:
+def connect(workers: int, scheduler: str | None, folder: Path) -> Iterator[Client]:
     """A client of `scheduler` ("tcp://host:port"), or of `workers` local processes that end with the context.
 
     Raises:
-        UsageError: Dask is missing, no scheduler or worker responds, or they lack this code or the `clips` folder.
+        UsageError: Dask is missing, no scheduler or worker responds, or they lack this code or the output `folder`.
     """
     try:
         import distributed  # noqa: F401
     except ImportError:
-        raise UsageError(f"preprocessing.build needs Dask: {INSTALL}") from None
+        raise UsageError(f"several workers need Dask: {INSTALL}") from None
     for handler in logging.getLogger("distributed").handlers:  # its loggers set their own levels
         handler.setLevel(logging.CRITICAL)  # errors are reported per video, in one line
     with ExitStack() as stack:
         if scheduler is not None:
-            yield _join(scheduler, clips, stack)
+            yield _join(scheduler, folder, stack)
             return
         with _defer_signals():
             client = _start(workers, stack)
@@ -113,7 +115,7 @@ def _start(workers: int, stack: ExitStack) -> Client:
         "distributed.deploy.lost-worker-timeout": "1000 days",
     }
     stack.enter_context(dask.config.set(settings))
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clips-", ignore_cleanup_errors=True))
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="workers-", ignore_cleanup_errors=True))
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", memory_limit=0,
         local_directory=folder, silence_logs=logging.CRITICAL,
@@ -146,7 +148,7 @@ def _defer_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
+def _join(scheduler: str, folder: Path, stack: ExitStack) -> Client:
     from distributed import Client
 
     try:
@@ -158,14 +160,14 @@ def _join(scheduler: str, clips: Path, stack: ExitStack) -> Client:
     except TimeoutError:
         raise UsageError(f"no worker joined {scheduler} within {WORKER_TIMEOUT} s") from None
     try:
-        exists = client.submit(_folder_exists, clips, pure=False).result(timeout=WORKER_TIMEOUT)
+        exists = client.submit(_folder_exists, folder, pure=False).result(timeout=WORKER_TIMEOUT)
     except (ImportError, RuntimeError, TimeoutError) as error:  # from the scheduler; a worker may simply exit
         raise UsageError(
             f"{scheduler} and its workers cannot import this code: start them in the repository folder"
         ) from error
     if not exists:
         raise UsageError(
-            f"the workers of {scheduler} cannot access {display_path(clips)}: a shared file system is needed"
+            f"the workers of {scheduler} cannot access {display_path(folder)}: a shared file system is needed"
         )
     return client
 
@@ -177,37 +179,43 @@ def _folder_exists(folder: Path) -> bool:
 def process_all(
     client: Client, sources: Iterable[VideoSource], clips: Path, recipe: ClipRecipe
 ) -> Iterator[tuple[VideoSource, VideoOutcome | WorkerFailure]]:  # fmt: skip
-    """Yields every video with its outcome, in order of completion.
+    """Yields every video with its outcome, in order of completion; see `run_all`."""
+    return run_all(client, sources, partial(process_on_worker, clips=clips, recipe=recipe))
 
-    A worker gets its next video only after finishing the previous one, so the scheduler's memory stays small, and a
-    worker's death is attributed to the video it was processing. Leaving the loop early cancels running tasks.
+
+def run_all(
+    client: Client, items: Iterable[Item], task: Callable[[Item], Outcome]
+) -> Iterator[tuple[Item, Outcome | WorkerFailure]]:  # fmt: skip
+    """Yields every item with the outcome of its task, in order of completion.
+
+    A worker gets its next item only after finishing the previous one, so the scheduler's memory stays small, and a
+    worker's death is attributed to the item it was processing. Leaving the loop early cancels running tasks.
 
     Raises:
         ClusterError: the connection to the scheduler was lost.
     """
     from distributed import as_completed
 
-    pending, owners, done = iter(sources), dict[Any, VideoSource](), as_completed()
-    task = partial(process_on_worker, clips=clips, recipe=recipe)
+    pending, owners, done = iter(items), dict[Any, Item](), as_completed()
 
     def submit() -> None:
         idle = max(1, sum(client.nthreads().values())) - len(owners)
-        for source in islice(pending, max(0, idle)):
-            future = client.submit(task, source, pure=False)
-            owners[future.key] = source
+        for item in islice(pending, max(0, idle)):
+            future = client.submit(task, item, pure=False)
+            owners[future.key] = item
             done.add(future)
 
     try:
         submit()
         for future in done:
-            source = owners.pop(future.key)
-            yield source, _result(future)
+            item = owners.pop(future.key)
+            yield item, _result(future)
             submit()
     finally:
         client.cancel([*done.futures], force=True)
 
 
-def _result(future: Future) -> VideoOutcome | WorkerFailure:
+def _result(future: Future) -> Any:
     from distributed import KilledWorker
 
     if future.status not in ("finished", "error"):

@@ -42,6 +42,7 @@ class AudioSource:
     """An excerpt of a file to mux: `duration` seconds (None: to the end) from `start`, scaled by `gain`.
 
     `start` is on the file's clock, which picture and sound share; `track` chooses an audio track, see `audio_stream`.
+    The excerpt begins at second `at` of the output; `fade` seconds at both ends of an excerpt keep it from clicking.
     """
 
     path: Path | str
@@ -49,10 +50,13 @@ class AudioSource:
     duration: float | None = None
     gain: float = 1.0
     track: int | None = None
+    at: float = 0.0
+    fade: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.start >= 0 or (self.duration is not None and not self.duration > 0) or not self.gain >= 0:
-            raise UsageError(f"an audio source needs start >= 0, duration > 0 and gain >= 0, not {self}")
+        numbers = self.start, self.gain, self.at, self.fade
+        if not all(number >= 0 for number in numbers) or (self.duration is not None and not self.duration > 0):
+            raise UsageError(f"an audio source needs start, gain, at and fade >= 0 and duration > 0, not {self}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class AudioTrack:
         end within one frame of `length` seconds; cutting more finely than at packet boundaries requires decoding.
         """
         whole = self.sound.start == 0 and self.sound.duration is None and self.sound.gain == 1
+        whole = whole and self.sound.at == 0 and self.sound.fade == 0
         ends_with_video = self.seconds <= length + frame or self.packet <= 2 * frame
         return whole and ends_with_video and self._copyable(suffix)
 

@@ -65,9 +65,29 @@ class _Source:
         self._buffer = np.zeros((0, channels), np.float32)
         self._skip = round(sound.start * RATE)
         self._left = None if sound.duration is None else round(sound.duration * RATE)
+        self._wait, self._given, self._channels = round(sound.at * RATE), 0, channels
 
     def read(self, count: int) -> np.ndarray:
-        """The next `count` samples, fewer at the end."""
+        """The next `count` samples, fewer at the end; silence before the source's time."""
+        silence = min(self._wait, count)
+        self._wait -= silence
+        samples = self._faded(self._next(count - silence))
+        return np.concatenate([np.zeros((silence, self._channels), np.float32), samples]) if silence else samples
+
+    def _faded(self, samples: np.ndarray) -> np.ndarray:
+        """Fades the samples, which follow those given so far, at both ends of the span."""
+        sound, first = self.track.sound, self._given
+        self._given += len(samples)
+        if not sound.fade:
+            return samples
+        seconds = (first + 0.5 + np.arange(len(samples))) / RATE
+        share = seconds / sound.fade
+        if sound.duration is not None:
+            share = np.minimum(share, (min(sound.duration, self.track.seconds - sound.start) - seconds) / sound.fade)
+        return samples * np.clip(share, 0, 1).astype(np.float32)[:, None]
+
+    def _next(self, count: int) -> np.ndarray:
+        """The next `count` samples of the span, fewer at the end."""
         if self._left is not None:
             count = min(count, self._left)
         parts, missing = [self._buffer], count - len(self._buffer)

@@ -41,7 +41,7 @@ def files(tmp_path_factory) -> Path:
 
 
 def sign(folder: Path, face: str, target: str, chain: Path | None = None, key: Path | None = None) -> Path:
-    signer = make_signer(folder / target, folder / face, folder / "speech.wav", [folder / "face.png"], chain, key)
+    signer = make_signer(folder / target, folder / face, [folder / "speech.wav"], [folder / "face.png"], chain, key)
     signer(folder / "out.mp4", folder / target)
     return folder / target
 
@@ -156,7 +156,7 @@ def test_certificates_that_cannot_sign(files, tmp_path):
 
 def test_what_cannot_be_signed(files, job):
     with pytest.raises(UsageError, match=r"only .mp4 and .mov can be signed"):
-        make_signer(Path("out.mkv"), files / "face.mp4", files / "speech.wav", [], None, None)
+        make_signer(Path("out.mkv"), files / "face.mp4", [files / "speech.wav"], [], None, None)
     with pytest.raises(UsageError, match="go together"):
         job(sign_cert=files / "chain.pem")
     with pytest.raises(Wav2LipError, match="also an input"):

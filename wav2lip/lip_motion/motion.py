@@ -119,13 +119,13 @@ class LipMotionModel:
         parts, folder = read_motion_parts(source), Path(__file__).parent
         code = (folder / "model.py", folder / "motion_config.py")
         shape = (1, -1, parts.config.features)
-        run = load_network("lip-motion", (source, *code), lambda: _network(TrainedMotion.load(source)), [shape])
+        run = load_network("lip-motion", (source, *code), lambda: motion_module(TrainedMotion.load(source)), [shape])
         return cls(parts.config, run, parts.space, parts.rest, open_encoder(parts.encoder))
 
     @classmethod
     def of(cls, trained: TrainedMotion, encoder: SpeechEncoder) -> LipMotionModel:
         """A model just trained, run by torch."""
-        run = torch_network(lambda: _network(trained))
+        run = torch_network(lambda: motion_module(trained))
         return cls(trained.network.config, run, trained.space, trained.rest, encoder)
 
     @property
@@ -173,7 +173,7 @@ class LipMotionModel:
         return coefficients[0], logits[0]
 
 
-def _network(trained: TrainedMotion) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def motion_module(trained: TrainedMotion) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The network and example features, for `load_network`."""
     import torch
 

@@ -39,7 +39,7 @@ def _told(person: Person, source: FaceSource) -> dict[str, Any]:
     number, fps = person.best_frame(), float(source.fps)
     frame = next(source.frames(number, number + 1))
     return {
-        "id": person.number - 1, "start": round(person.first / fps, 3), "end": round(person.last / fps, 3),
+        "id": person.number, "start": round(person.first / fps, 3), "end": round(person.last / fps, 3),
         "share": round(person.frames / person.length, 4), "speaking": None,
         "thumbnail": data_url(crop_face(frame, person.box(number))),
     }  # fmt: skip

@@ -80,7 +80,7 @@ def look_at_job(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
     from inference.options import Options
 
     parsed = Options.of(options)
-    check_files(Path(FACE), Path(AUDIO), Path("result.mp4"), parsed)
+    check_files(Path(FACE), [Path(AUDIO)], Path("result.mp4"), parsed)
     length = audio_seconds(Path(AUDIO), max_seconds)
     if length > max_seconds:
         raise MediaError(f"the audio is longer than this service takes: {max_seconds:g} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from pathlib import Path
 
 from preprocessing.errors import UsageError
@@ -45,8 +46,15 @@ def _load_auto(model: Path | None) -> FaceDetector:
     try:
         return _load_yunet(None)
     except ValueError as error:
-        _log.warning("falling back to OpenCV's Haar cascade, which is less accurate than YuNet: %s", error)
+        _log.debug("%s", error)
+        _tell_fallback()
         return _load_haar()
+
+
+@lru_cache(maxsize=1)
+def _tell_fallback() -> None:
+    """Says once per process that the better detector is missing, and what to do."""
+    _log.warning("YuNet's model is not here: finding frontal faces only (give its file with --yunet)")
 
 
 def _load_yunet(model: Path | None) -> FaceDetector:

@@ -93,10 +93,17 @@ def _load_part(source: Path, part: str, config: dict[str, Any]) -> PartNetwork:
     network = network_config(config[part])
     sources = (source, Path(__file__).with_name("model.py"))
     shape = (1, network.size, network.size, 3)
-    return PartNetwork(network, load_network(f"landmarks-{part}", sources, partial(_build, source, network), [shape]))
+    build = partial(part_module, source, network)
+    return PartNetwork(network, load_network(f"landmarks-{part}", sources, build, [shape]))
 
 
-def _build(source: Path, config: NetworkConfig) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def bundled_part(part: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The torch module of a bundled network, "face" or "mouth", and an example crop."""
+    source = Path(__file__).parent / WEIGHTS
+    return part_module(source, network_config(read_header(source, KIND)["config"][part]))
+
+
+def part_module(source: Path, config: NetworkConfig) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The torch module of a part, for uint8 crops, and an example crop."""
     import torch
 

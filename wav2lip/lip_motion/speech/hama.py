@@ -149,7 +149,7 @@ def load_conformer() -> Conformer:
     return conformer.eval().requires_grad_(False)
 
 
-def _network() -> tuple[nn.Module, tuple[Tensor, ...]]:
+def encoder_module() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The recognizer and example samples, for `load_network`."""
     import torch
 
@@ -177,7 +177,7 @@ class HamaEncoder:
         """
         folder = Path(__file__).parent
         code = (Path(__file__), folder / "conformer.py", folder / "conformer_config.py")
-        return cls(load_network("speech-encoder", (weights_file(), *code), _network, [(1, -1)]))
+        return cls(load_network("speech-encoder", (weights_file(), *code), encoder_module, [(1, -1)]))
 
     def rows(self, samples: Samples, first: int, last: int) -> np.ndarray:
         """See `SpeechEncoder.rows`."""
