@@ -13,7 +13,8 @@ from preprocessing.faces.face_track import FaceTrack, TrackedFace
 
 def face(index: int, found: bool = True, shot: int = 0) -> TrackedFace:
     value = 1.0 if found else np.nan
-    return TrackedFace(index, np.full(4, value, np.float32), np.full((5, 2), value, np.float32), found, shot)
+    box = np.array([1, 1, 2, 2], np.float32)
+    return TrackedFace(index, value * box, np.full((5, 2), value, np.float32), found, shot)
 
 
 def test_order_is_kept_and_depth_is_bounded():
