@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inference.web.settings import EngineSettings, Limits, ServiceSettings, default_data_folder
+from inference.web.settings import EngineSettings, Limits, LiveSettings, ServiceSettings, default_data_folder
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
 
@@ -46,6 +48,7 @@ def parser() -> Parser:
     p.add_argument("--data", type=Path, metavar="DIR", help="folder of the queue and all files (default: per user)")
     _add_limits(p)
     _add_engine(p)
+    _add_live(p)
     return p
 
 
@@ -82,6 +85,29 @@ def _add_engine(p: Parser) -> None:
     g.add_argument("--s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth)")
 
 
+def _add_live(p: Parser) -> None:
+    g, defaults = p.add_argument_group("live sessions"), LiveSettings()
+    g.add_argument("--avatars", type=Path, metavar="DIR", help="folder with the people to choose from: .avatar files, "
+                   "videos, photos (default: no live sessions)")  # fmt: skip
+    g.add_argument("--max-live", type=int, default=defaults.sessions, metavar="N",
+                   help="sessions at a time (default: %(default)s)")  # fmt: skip
+    g.add_argument("--max-live-seconds", type=float, default=defaults.seconds, metavar="S",
+                   help="length of a session (default: %(default)g)")  # fmt: skip
+    g.add_argument("--tts-command", default="", metavar="COMMAND", help="program that reads a text and writes a WAV "
+                   "file, as 'espeak-ng --stdout'; run without a shell")  # fmt: skip
+
+
+def _live_settings(flags: dict[str, Any]) -> LiveSettings:
+    folder = None if flags["avatars"] is None else flags["avatars"].absolute()
+    try:
+        tts = tuple(shlex.split(flags["tts_command"]))
+    except ValueError as error:
+        raise UsageError(f"--tts-command: {error}") from error
+    if tts and shutil.which(tts[0]) is None:
+        raise UsageError(f"--tts-command: there is no program {tts[0]!r}")
+    return LiveSettings(folder, flags["max_live"], flags["max_live_seconds"], tts=tts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted; returns the exit code."""
     flags = vars(parser().parse_args(argv))
@@ -97,7 +123,7 @@ def settings_of(flags: dict[str, Any]) -> ServiceSettings:
     limits = Limits(**{name: flags[name] for name in ("upload_mb", "seconds", "queue", "disk_gb", "keep_hours")})
     engine = EngineSettings(_file(flags, "checkpoint_path"), flags["device"], flags["backend"], _engine_options(flags))
     data = (flags["data"] or default_data_folder()).absolute()
-    return ServiceSettings(data, flags["host"], flags["port"], flags["token"], limits, engine)
+    return ServiceSettings(data, flags["host"], flags["port"], flags["token"], limits, engine, _live_settings(flags))
 
 
 def _engine_options(flags: dict[str, Any]) -> dict[str, object]:
@@ -165,6 +191,7 @@ def serve(settings: ServiceSettings, load: Callable[..., Any] | None = None) -> 
         config = uvicorn.Config(
             app, settings.host, settings.port, access_log=False, log_level="warning", server_header=False,
             timeout_graceful_shutdown=3, limit_concurrency=200, h11_max_incomplete_event_size=64 * 1024,
+            ws_max_size=2**20,
         )  # fmt: skip
         server = uvicorn.Server(config)
         sockets = [_bind(config, settings)]

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, display_path
 
 MIN_TOKEN = 16  # characters
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -85,6 +85,36 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class LiveSettings:
+    """Live sessions.
+
+    Attributes:
+        avatars: folder with the people to choose from (.avatar files, videos, photos); None: no live sessions.
+        sessions: sessions at a time.
+        seconds: length of a session.
+        idle: seconds without a message after which it ends.
+        lookahead: seconds, see `inference.live.session.LiveConfig`.
+        tts: program and arguments that read a text and write a WAV file.
+    """
+
+    avatars: Path | None = None
+    sessions: int = 2
+    seconds: float = 600
+    idle: float = 60
+    lookahead: float = 0.2
+    tts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.avatars is not None and not self.avatars.is_dir():
+            raise UsageError(f"--avatars: there is no folder {display_path(self.avatars)}")
+        for name, least in (("sessions", 1), ("seconds", 1), ("idle", 1)):
+            if not least <= getattr(self, name) <= 1e6:
+                raise UsageError(f"{name} of live sessions must be at least {least}, not {getattr(self, name):g}")
+        if self.tts and self.avatars is None:
+            raise UsageError("--tts-command speaks in live sessions only: add --avatars")
+
+
+@dataclass(frozen=True)
 class ServiceSettings:
     """All settings of the service.
 
@@ -100,6 +130,7 @@ class ServiceSettings:
     token: str | None = None
     limits: Limits = Limits()
     engine: EngineSettings = EngineSettings()
+    live: LiveSettings = LiveSettings()
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

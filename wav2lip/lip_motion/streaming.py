@@ -20,7 +20,7 @@ from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.speech.streaming import open_stream
 
 HOP = 2  # frames of a step: 80 ms
-GUESSED = 4  # frames after those decided that a step predicts as well
+GUESSED = 2  # frames after those decided that a step predicts as well
 MAX_LOOKAHEAD = 2.0  # seconds
 PER_FRAME = SAMPLE_RATE // FPS
 LEVEL_WINDOW = 8 * SAMPLE_RATE  # samples by which speech is told from silence

@@ -18,6 +18,8 @@ from inference.web.api.problems import handle_problems
 from inference.web.api.routes import Service, router
 from inference.web.jobs.supervisor import Supervisor
 from inference.web.jobs.worker import LipSyncer, WorkerTask, load_engine
+from inference.web.live.host import LiveHost
+from inference.web.live.routes import router as live_router
 from inference.web.settings import EngineSettings, ServiceSettings
 
 PAGE = Path(__file__).parents[1] / "page"
@@ -40,22 +42,29 @@ def make_app(
     app.state.service = service
     handle_problems(app)
     app.include_router(router)
+    app.state.live = LiveHost(settings.live, _face_options(settings))
+    app.include_router(live_router)
     _add_pages(app)
     return Gate(app, settings, DiskBudget(service.files, settings.limits.disk_bytes))
+
+
+def _face_options(settings: ServiceSettings) -> dict[str, object]:
+    names = ("detector", "yunet", "s3fd")
+    return {name: value for name, value in settings.engine.options.items() if name in names}
 
 
 def _lifespan(service: Service, load: Callable[[EngineSettings, str], LipSyncer] | None) -> Callable:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if load is None:
-            yield
-            return
-        supervisor = _supervisor(service, load)
-        supervisor.start()
+        supervisor = None if load is None else _supervisor(service, load)
+        if supervisor is not None:
+            supervisor.start()
         try:
             yield
         finally:
-            supervisor.stop()
+            if supervisor is not None:
+                supervisor.stop()
+            app.state.live.close()
 
     return lifespan
 
@@ -75,6 +84,10 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     def docs() -> FileResponse:
         return FileResponse(PAGE / "docs.html")
+
+    @app.get("/live", include_in_schema=False)
+    def live() -> FileResponse:
+        return FileResponse(PAGE / "live.html")
 
     swagger = Path(str(resources("fastapi_swagger"))) / "resources"
     app.mount("/docs", StaticFiles(directory=swagger), name="swagger")

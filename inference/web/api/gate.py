@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,6 +77,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets the request in or refuses it."""
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -95,7 +98,15 @@ class Gate:
             response = self._app if granted else problem(507, "the service's disk space is used up: try again later")
             await response(scope, receive, sender)
 
-    def _refusal(self, request: Request) -> Response | None:
+    async def _open_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a WebSocket in or refuses it: a browser lets any page open one, so its origin must be ours."""
+        if self._refusal(HTTPConnection(scope)) is None:
+            await self._app(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: HTTP status 403
+
+    def _refusal(self, request: HTTPConnection) -> Response | None:
         host = request.headers.get("host", "")
         if self._settings.token is None and not self._is_our_name(host):
             return problem(421, "this host name is not served: use the address that the service printed")
@@ -119,7 +130,7 @@ class Gate:
             return False
         return name in (*LOOPBACK_NAMES, self._settings.host)
 
-    def _knows_token(self, request: Request) -> bool:
+    def _knows_token(self, request: HTTPConnection) -> bool:
         token = self._settings.token
         if token is None:
             return True
@@ -128,7 +139,7 @@ class Gate:
             return True
         return hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), session_value(token).encode())
 
-    def _declared_bytes(self, request: Request) -> int:
+    def _declared_bytes(self, request: HTTPConnection) -> int:
         declared = request.headers.get("content-length", "0")
         return int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 10**15
 

@@ -1,0 +1,1 @@
+"""Live sessions of the service: people who speak what a client sends."""
