@@ -109,8 +109,8 @@ def _experts(o: WeightOptions) -> list[Stage]:
     """A first expert on the clips as they are finds their offsets; expert and judge are trained on repaired clips."""
     clips, runs = o.out / "clips", o.out / "runs"
     first = runs / "first-expert" / "syncnet.safetensors"
-    lenient = o.trial("--min-confidence", "0", "--max-offset", "14")  # a trial's expert knows nothing
-    repair = _module("syncnet.sync_filter", clips, "--expert", first, *lenient)
+    expert = ("--expert", first) if o.steps is None else ()  # a trial's knows nothing: the included one measures
+    repair = _module("syncnet.sync_filter", clips, *expert)
     return [
         _expert(o, "first-expert", "laptop"),
         Stage("offsets", (repair,), (clips / "offsets.jsonl",)),

@@ -8,25 +8,21 @@ displacements and the features of both speech encoders. Existing files are kept.
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
-from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.faces.landmarks.training.labels import TABLE, LabeledVideo, labeled_videos, person_of
+from preprocessing.errors import MediaError, display_path
+from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_training_videos
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.data.clips import MotionClip
 from wav2lip.lip_motion.data.targets import displacements, read_mesh
 from wav2lip.lip_motion.silence import speech_frames
 from wav2lip.lip_motion.speech.speech_encoder import SpeechEncoder, encode, open_encoder
-
-SPLITS = ("train", "val")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 
 
 def motion_clip(video: LabeledVideo, encoders: Sequence[SpeechEncoder]) -> MotionClip:
@@ -41,38 +37,13 @@ def motion_clip(video: LabeledVideo, encoders: Sequence[SpeechEncoder]) -> Motio
     return MotionClip(video.name, video.speaker, video.split, motion, speech_frames(samples), features)
 
 
-def find_videos(folder: Path, mesh: Path) -> Iterator[LabeledVideo]:
-    """Yields all labeled videos of the splits "train" and "val"."""
-    if (mesh / TABLE).is_file():
-        yield from (item for item in labeled_videos(folder, mesh) if item.split in SPLITS)
-        return
-    speakers = load_speakers(folder)
-    for split in SPLITS:
-        for video in sorted((folder / split).glob("*")):
-            labels, name = mesh / split / f"{video.stem}.npz", video.stem
-            if video.suffix.lower() in VIDEO_SUFFIXES and labels.is_file():
-                yield LabeledVideo(video, labels, name, speakers.get(name, person_of(name)), split)
-
-
-def load_speakers(folder: Path) -> dict[str, str]:
-    """Video stem → speaker from the manifest; empty without a manifest."""
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        return {}
-    with manifest.open(newline="", encoding="utf-8") as file:
-        return {Path(row["file"]).stem: row["speaker"] for row in csv.DictReader(file)}
-
-
 def prepare(videos: Path, mesh: Path, out: Path) -> None:
     """Makes the missing clips; reports unusable videos on stderr.
 
     Raises:
         UsageError: no video has labels.
     """
-    found = list(find_videos(videos, mesh))
-    if not found:
-        searched = " and ".join(SPLITS)
-        raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")
+    found = find_training_videos(videos, mesh)
     encoders = [open_encoder("hama"), open_encoder("mel")]
     out.mkdir(parents=True, exist_ok=True)
     for video in tqdm(found, unit="video", disable=None):

@@ -14,10 +14,14 @@ from preprocessing.build.mesh_labels import MediaPipeLabeler, label_files, label
 from preprocessing.build.sources import VideoSource
 from preprocessing.errors import UsageError
 from preprocessing.faces.landmarks.training.crops import make_crops, open_crops
-from preprocessing.faces.landmarks.training.labels import has_split, labeled_videos, load_labels
+from preprocessing.faces.landmarks.training.labels import (
+    find_training_videos,
+    has_split,
+    labeled_videos,
+    load_labels,
+)
 from tests.preprocessing.build.planted import FRAMES, REPOSITORY, Bench, Here, plant, without_workers
 from tests.preprocessing.faces.landmarks.portrait import EYES, PLACES, ROWS
-from wav2lip.lip_motion.prepare import find_videos
 
 NAMES = ("anna/talk.mp4", "ben's/talk 1.mp4")
 
@@ -63,7 +67,7 @@ def test_a_build_labels_its_videos_and_the_trainers_read_them(bench: Bench, here
 
     make_crops(bench.videos, mesh, tmp_path / "crops", 6, split="train")
     assert set(open_crops(tmp_path / "crops").persons) <= {"anna", "ben's"}
-    found = list(find_videos(bench.videos, mesh))
+    found = find_training_videos(bench.videos, mesh)
     assert [(item.speaker, item.split) for item in found] == [("anna", "train"), ("ben's", "train")]
     assert len({item.name for item in found}) == 2
     assert has_split(mesh, "train")

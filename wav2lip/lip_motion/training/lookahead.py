@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.commands import Parser, run_command
+from preprocessing.faces.landmarks.training.labels import VIDEO_SUFFIXES
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.data.clips import FPS, open_motion_clips
 from wav2lip.lip_motion.data.training_set import MotionExample
 from wav2lip.lip_motion.evaluate import held_out
 from wav2lip.lip_motion.motion import WEIGHTS, LipMotionModel
-from wav2lip.lip_motion.prepare import VIDEO_SUFFIXES
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.training.metrics import clip_metrics, summarize
 

@@ -16,6 +16,8 @@ from preprocessing.faces.mesh import MESH_INDICES
 
 TABLE = "labels.csv"  # beside the labels that `preprocessing.build --mesh` makes
 MEDIAPIPE = "MediaPipe FaceMesh"
+SPLITS = ("train", "val")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 STEPS = 8  # quantization steps per pixel
 # MediaPipe measures from the pixel edge, we from the pixel center. Uncorrected, the half pixel is a shift that depends
 # on the face size and changes sign under mirroring: lips of unseen people came out 0.46 units to one side.
@@ -109,6 +111,40 @@ def labeled_videos(videos: Path, labels: Path, split: str | None = None) -> list
             "preprocessing.build --mesh or preprocessing/faces/landmarks/training/label.py"
         )
     return found
+
+
+def find_training_videos(videos: Path, labels: Path) -> list[LabeledVideo]:
+    """The labeled videos of the splits train and val.
+
+    With the table that `preprocessing.build --mesh` writes, those of the table; else the videos in the folders train
+    and val that have labels in folders of the same name. Speakers are then VIDEOS/manifest.csv's, or the names'.
+
+    Raises:
+        UsageError: no video has labels, or the table cannot be read.
+    """
+    if (labels / TABLE).is_file():
+        return [item for item in labeled_videos(videos, labels) if item.split in SPLITS]
+    speakers, found = _speakers(videos), []
+    for split in SPLITS:
+        for video in sorted((videos / split).glob("*")):
+            mesh, name = labels / split / f"{video.stem}.npz", video.stem
+            if video.suffix.lower() in VIDEO_SUFFIXES and mesh.is_file():
+                found.append(LabeledVideo(video, mesh, name, speakers.get(name, person_of(name)), split))
+    if not found:
+        searched = " and ".join(SPLITS)
+        raise UsageError(
+            f"no video in {display_path(videos)} has labels in {display_path(labels)}: searched {searched}"
+        )
+    return found
+
+
+def _speakers(videos: Path) -> dict[str, str]:
+    """Video stem → speaker from the manifest; empty without a manifest."""
+    manifest = videos / "manifest.csv"
+    if not manifest.is_file():
+        return {}
+    with manifest.open(newline="", encoding="utf-8") as file:
+        return {Path(row["file"]).stem: row["speaker"] for row in csv.DictReader(file)}
 
 
 def has_split(labels: Path, split: str) -> bool:
