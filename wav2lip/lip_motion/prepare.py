@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, display_path
-from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_training_videos
+from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_videos
 from preprocessing.media.audio import load_audio
 from wav2lip.lip_motion.data.clips import MotionClip
 from wav2lip.lip_motion.data.targets import displacements, read_mesh
@@ -43,7 +43,7 @@ def prepare(videos: Path, mesh: Path, out: Path) -> None:
     Raises:
         UsageError: no video has labels.
     """
-    found = find_training_videos(videos, mesh)
+    found = find_videos(videos, mesh)
     encoders = [open_encoder("hama"), open_encoder("mel")]
     out.mkdir(parents=True, exist_ok=True)
     for video in tqdm(found, unit="video", disable=None):

@@ -15,7 +15,7 @@ from preprocessing.build.sources import VideoSource
 from preprocessing.errors import UsageError
 from preprocessing.faces.landmarks.training.crops import make_crops, open_crops
 from preprocessing.faces.landmarks.training.labels import (
-    find_training_videos,
+    find_videos,
     has_split,
     labeled_videos,
     load_labels,
@@ -67,7 +67,7 @@ def test_a_build_labels_its_videos_and_the_trainers_read_them(bench: Bench, here
 
     make_crops(bench.videos, mesh, tmp_path / "crops", 6, split="train")
     assert set(open_crops(tmp_path / "crops").persons) <= {"anna", "ben's"}
-    found = find_training_videos(bench.videos, mesh)
+    found = find_videos(bench.videos, mesh)
     assert [(item.speaker, item.split) for item in found] == [("anna", "train"), ("ben's", "train")]
     assert len({item.name for item in found}) == 2
     assert has_split(mesh, "train")

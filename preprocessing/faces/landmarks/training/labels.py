@@ -113,7 +113,7 @@ def labeled_videos(videos: Path, labels: Path, split: str | None = None) -> list
     return found
 
 
-def find_training_videos(videos: Path, labels: Path) -> list[LabeledVideo]:
+def find_videos(videos: Path, labels: Path) -> list[LabeledVideo]:
     """The labeled videos of the splits train and val.
 
     With the table that `preprocessing.build --mesh` writes, those of the table; else the videos in the folders train
