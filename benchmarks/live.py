@@ -1,9 +1,11 @@
 """How well a live session keeps real time: late frames, latency from push to picture, CPU and memory.
 
     .venv/bin/python benchmarks/live.py --face anna.mp4 --audio speech.wav [--seconds 60] [--sessions 1] [--json]
+    .venv/bin/python benchmarks/live.py --audio speech.wav --compare 0.04 0.2 0.4
 
 The sound is pushed in pieces of 20 ms at the clock's pace, as from a microphone. The latency of a frame is the time
-from the push of the sound that it shows to the moment at which the frame is given out.
+from the push of the sound that it shows to the moment at which the frame is given out. `--compare` needs no face: it
+compares the lips' opening with each look-ahead to that of the whole recording.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,10 @@ from inference.live.avatar import Avatar  # noqa: E402
 from inference.live.session import LiveSession  # noqa: E402
 from inference.pipeline import LipSync  # noqa: E402
 from preprocessing.commands import Parser, run_command  # noqa: E402
+from preprocessing.errors import UsageError  # noqa: E402
 from preprocessing.media.audio import load_audio  # noqa: E402
+from wav2lip.lip_motion.motion import LipMotionModel, MotionRange  # noqa: E402
+from wav2lip.lip_motion.streaming import MotionStream  # noqa: E402
 
 RATE = 16000
 PIECE = RATE // 50  # samples pushed at once: 20 ms
@@ -118,6 +124,28 @@ def summary(results: Sequence[Measured], memory: Sequence[float], cores: float) 
     }
 
 
+def compare(samples: np.ndarray, lookahead: float) -> dict[str, float]:
+    """How far the opening of the lips, every 40 ms, differs from that of the whole recording, units."""
+    model = LipMotionModel.load()
+    whole = model.displacements(samples)
+    times = [Fraction(number, 25) for number in range(len(samples) * 25 // RATE)]
+    stream = MotionStream(model, MotionRange(), lookahead)
+    stream.push(samples)
+    stream.end()
+    rows = np.concatenate([stream.coefficients(time) for time in times])
+    live = np.maximum(rows @ whole.space.opening * whole.scale + whole.rest_gap, 0)
+    known = whole.opening(times)
+    shifts = range(-5, 6)
+    best = max(shifts, key=lambda shift: np.corrcoef(np.roll(live, -shift)[5:-5], known[5:-5])[0, 1])
+    return {
+        "lookahead": lookahead,
+        "r": round(float(np.corrcoef(live, known)[0, 1]), 4),
+        "rms": round(float(np.sqrt(np.mean((live - known) ** 2))), 3),
+        "deviation": round(float(known.std()), 3),
+        "shift_frames": best,
+    }
+
+
 def _memory_mb() -> float:
     """Resident memory of this process (Linux), MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -127,11 +155,14 @@ def _memory_mb() -> float:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = Parser("benchmarks.live", __doc__)
-    p.add_argument("--face", type=Path, required=True, help="video, photo or .avatar of the person")
+    p.add_argument("--face", type=Path, help="video, photo or .avatar of the person")
     p.add_argument("--audio", type=Path, required=True, help="speech, repeated as often as needed")
     p.add_argument("--seconds", type=float, default=60.0, help="length of the test (default: %(default)g)")
     p.add_argument("--sessions", type=int, default=1, help="sessions at the same time (default: %(default)s)")
     p.add_argument("--lookahead", type=float, default=0.2, help="seconds (default: %(default)g)")
+    p.add_argument(
+        "--compare", type=float, nargs="+", metavar="S", help="compare these look-aheads to the whole recording"
+    )
     p.add_argument("--json", action="store_true", help="print the figures as one line of JSON, last")
     return p
 
@@ -142,6 +173,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         samples = load_audio(given.audio)
+        if given.compare:
+            for lookahead in given.compare:
+                print(json.dumps(compare(samples, lookahead)), flush=True)
+            return
+        if given.face is None:
+            raise UsageError("--face is missing")
         lipsync = LipSync.load()
         begin = time.monotonic()
         avatar = lipsync.avatar(given.face)
