@@ -99,7 +99,7 @@ class FaceSource:
         """Frames `first` to `stop` (exclusive; None: to the end); with `planar` each is a `PlanarFrame` if possible."""
         planar = planar and self.planar
         if self.info.is_image:
-            frames = read_frames(self.path, background=self.background)
+            frames = read_frames(self.path, background=self.background, planar=planar)
         else:
             begin = self.start + float(first / self.fps)
             frames = read_frames(

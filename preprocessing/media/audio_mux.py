@@ -19,14 +19,14 @@ CONTAINERS = (".mp4", ".mov", ".mkv")
 
 # Codecs, with the demuxers whose packets are copied into a container ("": any). What is missing is decoded and encoded
 # again, because its time or its existence depends on the version of ffmpeg (measured with 4.1, 4.2, 7.0 and 9.0):
-# decoders of lossy codecs start with a delay, which Matroska does not tell for MP3 and, before version 8, for AAC, and
-# which is lost on the way out of it; MP4 takes ALAC only since version 5.
+# decoders of lossy codecs start with a delay, which Matroska does not tell for MP3, Vorbis and, before version 8, for
+# AAC, and which is lost on the way out of it; MP4 takes ALAC only since version 5.
 _MP4 = {"aac": ("mov", "aac"), "mp3": ("mp3",), "ac3": ("",)}
 COPIED_CODECS = {
     ".mp4": _MP4,
     ".mov": _MP4 | {"alac": ("",)},
     ".mkv": {"alac": ("",), "ac3": ("",), "eac3": ("",), "dts": ("",), "flac": ("",), "mp2": ("",),
-             "opus": ("ogg",), "vorbis": ("ogg",)},
+             "opus": ("ogg",)},
 }  # fmt: skip
 MPEG_2_5 = 16000  # Hz; MP3 below it is not part of MPEG, and MP4 does not take it
 # Encoders: FLAC has no delay, and all versions tell that of AAC in MP4.

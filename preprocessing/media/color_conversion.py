@@ -77,7 +77,8 @@ def blended(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
     if image.shape[2] == 3:
         return image
     alpha = image[:, :, 3:].astype(np.float32) / 255
-    return np.rint(image[:, :, :3] * alpha + np.float32(background) * (1 - alpha)).astype(np.uint8)
+    behind = np.array(background, np.float32)
+    return np.rint(image[:, :, :3] * alpha + behind * (1 - alpha)).astype(np.uint8)
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:

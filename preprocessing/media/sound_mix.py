@@ -3,7 +3,7 @@
 It is decoded by the same code as the speech that moves the mouth, so that both keep the same time in every container.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -16,7 +16,6 @@ from preprocessing.media.containers import audio_stream, open_media
 from preprocessing.media.downmix import mono
 
 RATE = 48000  # Hz; an AAC packet, 1024 samples, is then shorter than a frame
-BLOCK = RATE  # samples mixed at once
 # Weights of a layout's channels in left and right, ITU-R BS.775; bass effects are left out.
 SIDES = {
     "FL": (1, 0), "FR": (0, 1), "FC": (0.707, 0.707), "BL": (0.707, 0), "BR": (0, 0.707), "SL": (0.707, 0),
@@ -31,17 +30,22 @@ def channel_count(tracks: Sequence[AudioTrack]) -> int:
     return 1 if all(track.channels == 1 for track in tracks) else 2
 
 
-def mix(tracks: Sequence[AudioTrack], channels: int, length: float) -> Generator[np.ndarray]:
+def sample_rate(tracks: Sequence[AudioTrack], lossless: bool) -> int:
+    """Samples per second of the mix: those of a single track if they are stored losslessly, else RATE."""
+    return tracks[0].rate if lossless and len(tracks) == 1 and tracks[0].rate else RATE
+
+
+def mix(tracks: Sequence[AudioTrack], channels: int, length: float, rate: int = RATE) -> Generator[np.ndarray]:
     """Adds the tracks, scaled by their gains, each from its start on; ends after `length` seconds or with the longest.
 
     Yields:
-        (n, channels) float32 at RATE, nominally -1 to 1.
+        (n, channels) float32 at `rate`, nominally -1 to 1, n at most a second.
     """
-    sources = [_Source(track, channels) for track in tracks]
-    left = round(length * RATE)
+    sources = [_Source(track, channels, rate) for track in tracks]
+    left = round(length * rate)
     try:
         while left > 0:
-            parts = [source.read(min(BLOCK, left)) for source in sources]
+            parts = [source.read(min(rate, left)) for source in sources]
             count = max(len(part) for part in parts)
             if not count:
                 return
@@ -58,14 +62,15 @@ def mix(tracks: Sequence[AudioTrack], channels: int, length: float) -> Generator
 class _Source:
     """The chosen span of one track, read in blocks of any size."""
 
-    def __init__(self, track: AudioTrack, channels: int) -> None:
+    def __init__(self, track: AudioTrack, channels: int, rate: int) -> None:
         self.track = track
         sound = track.sound
-        self._pieces = _pieces(track, channels)
+        self._pieces = _pieces(track, channels, rate)
         self._buffer = np.zeros((0, channels), np.float32)
-        self._skip = round(sound.start * RATE)
-        self._left = None if sound.duration is None else round(sound.duration * RATE)
-        self._wait, self._given, self._channels = round(sound.at * RATE), 0, channels
+        self._skip = round(sound.start * rate)
+        self._left = None if sound.duration is None else round(sound.duration * rate)
+        self._wait, self._given, self._channels = round(sound.at * rate), 0, channels
+        self._rate = rate
 
     def read(self, count: int) -> np.ndarray:
         """The next `count` samples, fewer at the end; silence before the source's time."""
@@ -80,7 +85,7 @@ class _Source:
         self._given += len(samples)
         if not sound.fade:
             return samples
-        seconds = (first + 0.5 + np.arange(len(samples))) / RATE
+        seconds = (first + 0.5 + np.arange(len(samples))) / self._rate
         share = seconds / sound.fade
         if sound.duration is not None:
             share = np.minimum(share, (min(sound.duration, self.track.seconds - sound.start) - seconds) / sound.fade)
@@ -106,16 +111,21 @@ class _Source:
         self._pieces.close()
 
 
-def _pieces(track: AudioTrack, channels: int) -> Generator[np.ndarray]:
-    """All of a track, (n, channels) float32 at RATE."""
+def _pieces(track: AudioTrack, channels: int, rate: int) -> Generator[np.ndarray]:
+    """All of a track, (n, channels) float32 at `rate`."""
     with open_media(track.sound.path) as container:
         stream = audio_stream(container, track.sound.path, track.sound.track)
         names = [channel.name for channel in stream.codec_context.layout.channels]
-        for rate, pieces in groupby(continuous(container, stream), key=itemgetter(0)):
-            resampler = soxr.ResampleStream(rate, RATE, channels, dtype="float32", quality="HQ")
-            for _, samples in pieces:
-                yield resampler.resample_chunk(np.ascontiguousarray(_mapped(rate, samples, names, channels).T))
-            yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+        for own_rate, pieces in groupby(continuous(container, stream), key=itemgetter(0)):
+            mapped = (_mapped(own_rate, samples, names, channels).T for _, samples in pieces)
+            yield from mapped if own_rate == rate else _resampled(mapped, own_rate, rate, channels)
+
+
+def _resampled(pieces: Iterator[np.ndarray], own_rate: int, rate: int, channels: int) -> Iterator[np.ndarray]:
+    resampler = soxr.ResampleStream(own_rate, rate, channels, dtype="float32", quality="HQ")
+    for piece in pieces:
+        yield resampler.resample_chunk(np.ascontiguousarray(piece))
+    yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
 
 
 def _mapped(rate: int, samples: np.ndarray, names: Sequence[str], channels: int) -> np.ndarray:

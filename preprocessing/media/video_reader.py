@@ -15,13 +15,13 @@ import numpy as np
 
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media import hdr
-from preprocessing.media.color_conversion import BLACK, TRANSFERS, ColorTags, color_tags, fitted
+from preprocessing.media.color_conversion import BLACK, HD, TRANSFERS, ColorTags, color_tags, fitted, yuv_to_bgr
 from preprocessing.media.containers import clock_start, decodable_tracks, open_media, video_stream
 from preprocessing.media.deinterlacing import deinterlaced
 from preprocessing.media.frame_rate import DEFAULT_FPS, header_rate, speech_rate, stamped_rate
 from preprocessing.media.orientation import Orientation, frame_orientation
 from preprocessing.media.photos import is_photo, read_image
-from preprocessing.media.planar_frame import as_planar, is_planar
+from preprocessing.media.planar_frame import as_planar, is_planar, planar_from_bgr
 from preprocessing.media.timeline import RESTARTING, Scan, decode, has_clock
 
 __all__ = ["VideoInfo", "decode", "open_media", "probe", "read_frames", "read_image"]
@@ -153,7 +153,8 @@ def read_frames(
     _check_request(fps, start, end, max_side)
     info = probe(path)
     if info.is_image:
-        yield _shrink(read_image(path, background), max_side)
+        image = _shrink(read_image(path, background), max_side)
+        yield planar_from_bgr(image, yuv_to_bgr(HD.colorspace, False)) if planar else image  # type: ignore[misc]
         return
     stop = info.duration if end is None else min(end, info.duration)
     if start >= stop:
@@ -175,8 +176,9 @@ def _photo_info(path: Path | str) -> VideoInfo:
     height, width = read_image(path).shape[:2]
     second = 1 / DEFAULT_FPS
     return VideoInfo(
-        width=width, height=height, fps=DEFAULT_FPS, duration=float(second), is_image=True, colorspace="gbr"
-    )
+        width=width, height=height, fps=DEFAULT_FPS, duration=float(second), is_image=True,
+        planar=width % 2 == height % 2 == 0, colorspace="gbr",
+    )  # fmt: skip
 
 
 def _check_request(fps: Fraction | None, start: float, end: float | None, max_side: int | None) -> None:

@@ -22,7 +22,7 @@ from preprocessing.media.audio_mux import CONTAINERS, ENCODED, AudioSource, hear
 from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
 from preprocessing.media.containers import open_media
 from preprocessing.media.planar_frame import PlanarFrame
-from preprocessing.media.sound_mix import RATE, channel_count, mix
+from preprocessing.media.sound_mix import channel_count, mix, sample_rate
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.unfinished import UnfinishedFolder, final_path
 
@@ -148,9 +148,10 @@ class VideoWriter:
                 self._mux(self._tracks[0].copied(length), {"c:a": "copy"}, target)
                 if _has_sound(target):
                     return target
-        channels = channel_count(self._tracks)
-        sound = ffmpeg.input("pipe:", format="f32le", ar=RATE, ac=channels)["a:0"]
-        self._mux(sound, ENCODED[self._suffix], target, mix(self._tracks, channels, length))
+        encoder = ENCODED[self._suffix]
+        channels, rate = channel_count(self._tracks), sample_rate(self._tracks, encoder["c:a"] == "flac")
+        sound = ffmpeg.input("pipe:", format="f32le", ar=rate, ac=channels)["a:0"]
+        self._mux(sound, encoder, target, mix(self._tracks, channels, length, rate))
         return target
 
     def _mux(
