@@ -189,8 +189,7 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
 def _packed(frame: av.AudioFrame) -> av.AudioFrame:
     """The frame with interleaved channels."""
     resampler = av.AudioResampler(format=frame.format.packed)
-    (packed,) = [*resampler.resample(frame), *resampler.resample(None)]
-    return packed
+    return resampler.resample(frame)[0]
 
 
 @lru_cache(maxsize=4)

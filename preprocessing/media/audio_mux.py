@@ -21,8 +21,8 @@ CONTAINERS = (".mp4", ".mov", ".mkv")
 # again, because its time or its existence depends on the version of ffmpeg (measured with 4.1, 4.2, 7.0 and 9.0):
 # decoders of lossy codecs start with a delay, which Matroska does not tell for MP3, Vorbis and, before version 8, for
 # AAC, and which is lost on the way out of it; MP4 takes ALAC only since version 5.
-_MP4 = {"aac": ("mov", "aac"), "mp3": ("mp3",), "ac3": ("",)}
-COPIED_CODECS = {
+_MP4: dict[str, tuple[str, ...]] = {"aac": ("mov", "aac"), "mp3": ("mp3",), "ac3": ("",)}
+COPIED_CODECS: dict[str, dict[str, tuple[str, ...]]] = {
     ".mp4": _MP4,
     ".mov": _MP4 | {"alac": ("",)},
     ".mkv": {"alac": ("",), "ac3": ("",), "eac3": ("",), "dts": ("",), "flac": ("",), "mp2": ("",),
