@@ -40,16 +40,19 @@ class Speech:
     config: AudioConfig
 
     @classmethod
-    def load(cls, path: Path, fps: Fraction, config: AudioConfig, rest: bool = True) -> Speech:
+    def load(
+        cls, path: Path, fps: Fraction, config: AudioConfig, rest: bool = True, track: int | None = None
+    ) -> Speech:  # fmt: skip
         """Reads an audio or video file.
 
         Args:
             rest: replace background noise between words with silence, so that the mouth comes to rest.
+            track: the audio track, see `read_speech`.
 
         Raises:
             MediaError: the file has no audio, or less than 0.1 s.
         """
-        samples = read_speech(path, config)
+        samples = read_speech(path, config, track)
         mel = mel_spectrogram(samples, config)
         if rest:
             mel = rest_in_silence(mel, speech_columns(samples, config), config)

@@ -24,8 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from inference.engine import JobInput, RenderedFrame
-from inference.options import Options
-from inference.pipeline import run_job
+from inference.pipeline import LipSync
 from inference.speech import read_speech
 from preprocessing.errors import Wav2LipError
 from preprocessing.faces.face_track import FaceTrack
@@ -211,9 +210,9 @@ def check(recording: Recording, folder: Path) -> str:
         AssertionError: the result is wrong.
     """
     given, out = make(recording, folder), folder / f"out{recording.out}"
-    options = Options(start=recording.start, sync_mode="freeze")
     try:
-        report = run_job(UnchangedEngine(), given, given, out, options)  # type: ignore[arg-type]
+        model = LipSync(UnchangedEngine())  # type: ignore[arg-type]
+        report = model(given, given, out, start=recording.start, sync_mode="freeze")
     except Wav2LipError as error:
         refusal = str(error)
     else:

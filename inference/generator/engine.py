@@ -76,7 +76,7 @@ class GeneratorEngine:
         if len(sounds) > 1 or sounds[0].first or sounds[0].last or sounds[0].active is not None:
             raise UsageError("a generator animates one face with one sound: leave out checkpoint_path for several")
         with job.clock("sound"):
-            speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest)
+            speech = Speech.load(job.audio, job.source.fps, self.audio, job.options.rest, job.options.audio_track)
         geometry = CropGeometry(self.generator.geometry.kind, self.generator.geometry.size, job.options.pads)
         generator = FaceGenerator(self.generator.backend, self.generator.config, geometry)
         return GeneratorJob(job, speech, generator, self.lock)
