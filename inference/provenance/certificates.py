@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-INSTALL = "signing needs packages that are not installed: pip install -r requirements-provenance.txt"
+INSTALL = "C2PA manifests need packages that are not installed: pip install -r requirements-provenance.txt"
 UNTRUSTED = "UNTRUSTED self-made certificate, for trying only"
 _DAYS = 30  # a self-made certificate is not for long
 
