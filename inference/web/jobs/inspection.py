@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
 from contextlib import suppress
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from inference.face_source import FaceSource
 
 MEMORY_BYTES = 6 * 2**30  # of address space
-CPU_SECONDS, WALL_SECONDS = 120, 180
+CPU_SECONDS, WALL_SECONDS = 300, 400
 _TOO_MUCH = "the file cannot be opened within the service's limits of memory and time: it is damaged or too large"
 TYPES = {
     "mov,mp4,m4a,3gp,3g2,mj2": "video/mp4", "matroska,webm": "video/webm", "jpeg_pipe": "image/jpeg",
@@ -104,10 +105,12 @@ def look_at_people(options: dict[str, Any], max_seconds: float) -> dict[str, Any
         MediaError: the file cannot be read, is too long, or shows no face.
     """
     from inference.options import Options
-    from inference.web.jobs.faces import list_people
+    from inference.web.jobs.faces import SECONDS, list_people
 
-    source = _open_face(options, max_seconds)
-    return {"original": _facts(source), "people": list_people(source, Options.of(options))}
+    parsed = Options.of(options)
+    end = min(parsed.start + SECONDS, parsed.end or math.inf)
+    source = _open_face(options | {"end": end}, max_seconds)
+    return {"original": _facts(source), "people": list_people(source, parsed)}
 
 
 def _open_face(options: dict[str, Any], max_seconds: float) -> FaceSource:
