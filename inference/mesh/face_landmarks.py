@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,7 +50,13 @@ def track_landmarks(
         if tracker is None:
             yield from track_people(frames, tracks, network, smoothing)
         else:
-            yield from ((0, *found) for found in _with_frames(frames, tracker))
+            found = _with_frames(frames, tracker)
+            yield from ((0, frame, _vouched(face) if options.box else face) for frame, face in found)
+
+
+def _vouched(face: Landmarks | None) -> Landmarks | None:
+    """A face that the user has boxed counts as present: the network doubts drawn faces, but finds their points."""
+    return None if face is None else replace(face, presence=1.0)
 
 
 def track_people(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from inference.face_source import FaceSource, Framing
 from inference.mesh.engine import MeshEngine, MeshJob
 from inference.options import Options
 from inference.prefetch import StageClock
+from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from tests.conftest import REPOSITORY
 from tests.material import photo
@@ -109,3 +111,15 @@ def test_frames_without_a_face_pass_through_and_are_counted(engine, tmp_path, au
     job = start(engine, path, audio)
     assert not job.has_face()
     job.close()
+
+
+def test_a_drawn_face_in_a_box_speaks(engine, audio, tmp_path):
+    drawn = cv2.stylization(photo(), sigma_s=60, sigma_r=0.45)
+    cv2.imwrite(str(tmp_path / "drawn.png"), drawn)
+    with closing(start(engine, tmp_path / "drawn.png", audio)) as alone:
+        assert not alone.has_face()
+    left, top, right, bottom = load_detector("haar")([photo()])[0][0].box.astype(int).tolist()
+    job = start(engine, tmp_path / "drawn.png", audio, box=(top, bottom, left, right))
+    box = mouth_box(job)
+    mouths = np.stack([frame[box] for frame in rendered(job)]).astype(float)
+    assert np.abs(np.diff(mouths[:22], axis=0)).mean() > 1.0
