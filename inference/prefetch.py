@@ -12,10 +12,11 @@ from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Given_co = TypeVar("Given_co", covariant=True)
 _END = object()
 
 
-class ClosableIterator(Iterator[Item], Protocol[Item]):
+class ClosableIterator(Iterator[Given_co], Protocol[Given_co]):
     """An iterator that holds resources until `close`."""
 
     def close(self) -> None: ...

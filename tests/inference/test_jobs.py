@@ -127,7 +127,7 @@ def test_a_failure_anywhere_leaves_no_file_and_no_thread(job, detector, media, t
 
 
 def test_unknown_and_wrong_options(job, media, tmp_path):
-    with pytest.raises(ValueError, match="unknown option 'color'; known: batch_size, blend"):
+    with pytest.raises(ValueError, match="unknown option 'color'; known: audio_track, background"):
         job(color="red")
     with pytest.raises(ValueError, match="tail must be one of cut, keep, not 'both'"):
         job(tail="both")

@@ -133,7 +133,8 @@ def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """
     triangles = triangulation().triangles
     corners, motion = (np.take(_complex(points), triangles.T) for points in (target, source - target))
-    edge1, edge2, change1, change2 = corners[1] - corners[0], corners[2] - corners[0], *(motion[1:] - motion[0])
+    edge1, edge2 = corners[1] - corners[0], corners[2] - corners[0]
+    change1, change2 = motion[1] - motion[0], motion[2] - motion[0]
     area = edge1.real * edge2.imag - edge1.imag * edge2.real
     inverse = np.where(np.abs(area) < 1e-3, 0, 1 / np.where(area == 0, 1, area))  # 0: degenerate, moved as a whole
     a = (change1 * edge2.imag - change2 * edge1.imag) * inverse
