@@ -39,6 +39,11 @@ def gaps(ring: np.ndarray) -> np.ndarray:
     return ring[..., 1:10, 1] - ring[..., :10:-1, 1]
 
 
+def teeth_place(ring: np.ndarray) -> np.ndarray:
+    """(2,) the middle of the upper lip's inner edge; (20, 2) inner lip ring in the mouth plane."""
+    return np.array([(ring[0, 0] + ring[10, 0]) / 2, ring[13:18, 1].mean()])
+
+
 @dataclass(frozen=True)
 class InnerMouth:
     """One inner mouth of the bank.
@@ -118,6 +123,8 @@ class InnerMouthBank:
     config: BankConfig = field(default_factory=BankConfig)
     entries: list[InnerMouth] = field(default_factory=list)
     seen: int = 0
+    _shut: int = 0
+    _place: np.ndarray = field(default_factory=lambda: np.zeros(2))
     _descriptors: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
     _pair: tuple[float, int] | None = None  # cached result of `_closest`
 
@@ -128,6 +135,8 @@ class InnerMouthBank:
         plane = mouth_plane(pose)
         ring = to_mouth_plane(points[LIPS_INNER], plane)
         if np.maximum(gaps(ring), 0).mean() < self.config.min_opening:
+            self._shut += 1
+            self._place = self._place + (teeth_place(ring) - self._place) / self._shut
             return False
         distance = np.linalg.norm(self._descriptors - mouth_descriptor(ring, head_angles(pose)), axis=1)
         if len(self.entries) >= self.config.size and distance.min() < self._closest()[0]:
@@ -140,10 +149,19 @@ class InnerMouthBank:
         if len(self.entries) >= self.config.size:
             self._replace(self._closest()[1], entry)
         else:
+            self.add(entry)
+        return True
+
+    def add(self, entry: InnerMouth) -> None:
+        """Adds an entry, as long as there is room."""
+        if len(self.entries) < self.config.size:
             self.entries.append(entry)
             self._descriptors = np.vstack([self._descriptors, entry.descriptor()])
             self._pair = None
-        return True
+
+    def widest(self) -> InnerMouth | None:
+        """The widest open entry; None with an empty bank."""
+        return max(self.entries, key=lambda entry: entry.opening, default=None)
 
     def _closest(self) -> tuple[float, int]:
         """Distance between the two most similar entries, and the index of the less sharp one."""
@@ -177,6 +195,10 @@ class InnerMouthBank:
     def dark(self) -> np.ndarray | None:
         """(3,) BGR color of the darkest inner mouth observed; None with an empty bank."""
         return min((entry.dark for entry in self.entries), key=lambda color: float(color.sum()), default=None)
+
+    def teeth(self) -> np.ndarray | None:
+        """(2,) mean `teeth_place` of the closed mouths observed, units; None if there was none."""
+        return self._place if self._shut else None
 
     @property
     def nbytes(self) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 
+from wav2lip.renderer.dental_arch import draw_teeth, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -17,7 +16,8 @@ DARK = np.array([24.0, 20.0, 46.0])  # default BGR color of the mouth cavity
 SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
 SHADOW = 1.6  # units; extent of the lip color into the cavity
-TONGUE, TONGUE_LIGHT = 7.0, 0.7  # units above the lower lip over which the cavity darkens; fraction of the lip color
+TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
+TONGUE_SEEN = (9.0, 0.9)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
 MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
@@ -27,6 +27,7 @@ MAX_STRETCH = 1.4  # of an entry without a gap between its teeth
 GAP_EDGE = (-0.9, 0.9)  # units around the split over which the entry's halves fade into the dark
 SLIT = (1.0, 2.6)  # units; lower openings are only dark, since squeezed teeth would look like dots
 MAX_RELIGHT = 1.3
+TEETH_FINER = 2  # drawn teeth are antialiased by this factor
 MIDDLE = slice(2, 7)  # of the nine opening heights
 
 
@@ -46,7 +47,9 @@ def _expanded(ring: np.ndarray, by: float) -> np.ndarray:
     return wider
 
 
-def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) -> np.ndarray:
+def cavity(
+    cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float, tongue: tuple[float, float] = TONGUE
+) -> np.ndarray:
     """Renders the mouth cavity as (h, w, 3) float32: `dark` in the middle, shaded lip color towards the rim.
 
     Args:
@@ -54,11 +57,12 @@ def cavity(cover: np.ndarray, lips: np.ndarray, dark: np.ndarray, scale: float) 
         lips: (3,) color of the lips.
         dark: (3,) color of the cavity.
         scale: pixels per unit.
+        tongue: see `TONGUE`.
     """
     depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
-    rows = max(3, round(TONGUE * scale))
+    rows = max(3, round(tongue[0] * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
-    dark = dark + (1 - above_lip) ** 1.5 * (TONGUE_LIGHT * lips - dark)  # the area behind the lower lip is lit
+    dark = dark + (1 - above_lip) ** 1.5 * (tongue[1] * lips - dark)  # the area behind the lower lip is lit
     shaded = 0.75 * lips + 0.25 * dark
     return (shaded + depth * (dark - shaded)).astype(np.float32)
 
@@ -167,6 +171,33 @@ def relight(mouth: InnerMouth, lips: np.ndarray) -> np.ndarray:
     return np.clip((lips + 8) / (mouth.lips + 8), 1 / MAX_RELIGHT, MAX_RELIGHT)
 
 
+def with_teeth(
+    fill: np.ndarray, lips: np.ndarray, ring: np.ndarray, plane: np.ndarray, area: Rectangle, place: np.ndarray
+) -> np.ndarray:
+    """Draws average teeth over a cavity, see `dental_arch`.
+
+    Args:
+        fill: (h, w, 3) float32, the cavity.
+        lips: (3,) color of the lips.
+        ring: (20, 2) target inner lip ring in the mouth plane.
+        plane: (2, 3) map from the mouth plane to frame pixels.
+        area: region of the frame that `fill` covers.
+        place: (2,) see `teeth_place`.
+    """
+    width, height = area.size
+    fine = [
+        (np.arange(n * TEETH_FINER) + 0.5) / TEETH_FINER - 0.5 + start
+        for n, start in ((width, area.left), (height, area.top))
+    ]
+    across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), plane), -1, 0)
+    edges = (_curve(ring, across, upper) - place[1] for upper in (True, False))
+    sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
+    alpha, bright = draw_teeth(across - place[0], down - place[1], *edges, sides)
+    layers = np.dstack([alpha * bright, alpha]).astype(np.float32)
+    layers = cv2.resize(layers, (width, height), interpolation=cv2.INTER_AREA)
+    return fill * (1 - layers[..., 1:]) + layers[..., :1] * tooth_color(lips).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Opening:
     """A mouth opening to fill.
@@ -176,46 +207,66 @@ class Opening:
         plane: (2, 3) map from the mouth plane to frame pixels, see `mouth_plane`.
         scale: pixels per unit.
         share: 0 to 1, opacity of the fill.
+        teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), where teeth are drawn if no mouth
+            is retrieved; None to draw none.
     """
 
     ring: np.ndarray
     plane: np.ndarray
     scale: float
     share: float
+    teeth: np.ndarray | None = None
 
 
-MouthPainter: TypeAlias = Callable[[np.ndarray, Rectangle, Opening, InnerMouth | None, np.ndarray | None], None]
-"""Fills an opening in place, like `paint_mouth`; may be a network."""
+@dataclass(frozen=True)
+class Filled:
+    """What `fill_mouth` painted: a rectangle of the frame, and where in it a retrieved mouth is seen, 0 to 1."""
+
+    near: Rectangle
+    retrieved: np.ndarray
 
 
-def paint_mouth(
+def fill_mouth(
     pixels: np.ndarray, area: Rectangle, opening: Opening, mouth: InnerMouth | None, dark: np.ndarray | None
-) -> None:
+) -> Filled | None:
     """Fills the opening in place.
 
     Args:
         pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the target's inner lips.
         area: region of the frame that they cover.
         opening: the opening.
-        mouth: bank entry to show; None for the dark cavity only.
+        mouth: bank entry to show; None for a dark cavity, and drawn teeth if their place is known.
         dark: (3,) BGR color of the cavity, if known.
+
+    Returns:
+        What was filled; None if the mouth is closed or outside the area.
     """
     ring, plane, scale, share = opening.ring, opening.plane, opening.scale, opening.share
     near = Rectangle.around(ring, 1.5 * scale, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
     width, height = near.size
     if share <= 0 or min(width, height) < 2:
-        return
+        return None
     units = to_mouth_plane(ring, plane)
-    over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
-    cover = coverage(_expanded(ring, over) - (near.left, near.top), width, height)
+    cover = opening_cover(ring - (near.left, near.top), units, scale, width, height)
     view = pixels[near.within(area)]
     lips = lip_color(view, cover, scale)
-    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale)
+    drawn = mouth is None and opening.teeth is not None
+    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_SEEN if drawn else TONGUE)
+    alpha = np.zeros(cover.shape, np.float32)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
         shown = shown * relight(mouth, lips)
         fill += alpha[..., None] * (shown - fill)
+    elif opening.teeth is not None:
+        fill = with_teeth(fill, lips, units, plane, near, opening.teeth)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
     blended = view + soft[..., None] * (fill - view)
     np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=(soft > 0.004)[..., None])
+    return Filled(near, alpha * soft)
+
+
+def opening_cover(ring: np.ndarray, units: np.ndarray, scale: float, width: int, height: int) -> np.ndarray:
+    """(height, width) mask of an opening, slightly over the lip edges; (20, 2) ring in pixels and in units."""
+    over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
+    return coverage(_expanded(ring, over), width, height)

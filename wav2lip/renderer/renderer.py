@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.mesh import LIPS_INNER, HeadPose, Landmarks
-from wav2lip.renderer.inner_mouth import InnerMouth, InnerMouthBank, head_angles, mouth_plane, to_mouth_plane
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, Landmarks
+from wav2lip.renderer.inner_mouth import (
+    InnerMouth,
+    InnerMouthBank,
+    crop_mouth,
+    head_angles,
+    mouth_plane,
+    teeth_place,
+    to_mouth_plane,
+)
 from wav2lip.renderer.lip_edges import lip_edges, with_lip_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
-from wav2lip.renderer.mouth_fill import MouthPainter, Opening, fill_opacity, paint_mouth
+from wav2lip.renderer.mouth_fill import Opening, fill_mouth, fill_opacity
+from wav2lip.renderer.painter_inference import KnownMouth, NetworkPainter
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import warp_frame
@@ -20,6 +29,9 @@ from wav2lip.renderer.warp import warp_frame
 __all__ = ["MouthRenderer", "mouth_target", "target_shape"]
 
 PRESENT = 0.5  # faces with lower presence are not added to the bank
+HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth are drawn
+IMAGINE_BELOW = 0.6  # a mouth is painted if the widest one known is less open than this fraction of the wanted one
+IMAGINED = -1  # number of the painted bank entry
 
 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
@@ -37,7 +49,7 @@ class MouthRenderer:
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
     chooser: MouthChooser = field(default_factory=MouthChooser)
-    painter: MouthPainter = paint_mouth
+    painter: NetworkPainter | None = None
 
     def __post_init__(self) -> None:
         if self.chooser.lookahead:
@@ -48,9 +60,39 @@ class MouthRenderer:
         if landmarks.presence >= PRESENT:
             self.bank.observe(frame, np.asarray(landmarks.points, np.float64), pose)
 
+    def imagine(self, frame: np.ndarray, points: np.ndarray, target: np.ndarray, pose: HeadPose | None = None) -> bool:
+        """Paints the inner mouth that no frame shows, once, and adds it to the bank.
+
+        All frames then show the same teeth. Without a painter nothing is done.
+
+        Args:
+            frame: (H, W, 3) uint8, not modified.
+            points: (206, 3) mesh points of the frame, pixels.
+            target: (206, 3) target points whose mouth is wide open.
+            pose: head pose, if known.
+
+        Returns:
+            Whether a mouth was added.
+        """
+        pose, widest = pose or HeadPose.of(points), self.bank.widest()
+        wanted = mouth_target(pose, np.asarray(target, np.float64)).opening
+        known = 0.0 if widest is None else widest.opening
+        if self.painter is None or wanted < self.bank.config.min_opening or known > IMAGINE_BELOW * wanted:
+            return False
+        painted = self._rendered(frame, points, target, 1.0, pose, widest, self.painter)
+        entry = crop_mouth(painted, np.asarray(target, np.float64), pose, IMAGINED, self.bank.config.max_side)
+        if entry is not None:
+            self.bank.add(entry)
+        return entry is not None
+
     def plan(self, targets: Sequence[MouthTarget]) -> list[InnerMouth | None]:
         """Selects the inner mouth for each frame of a sequence."""
-        return choose_mouths(targets, self.bank.entries)
+        return choose_mouths(targets, self._entries())
+
+    def _entries(self) -> list[InnerMouth]:
+        """The bank's entries, unless they are hardly open: such a mouth stretched would be darker than drawn teeth."""
+        widest = self.bank.widest()
+        return [] if widest is None or widest.opening < HARDLY_OPEN else self.bank.entries
 
     def render(
         self,
@@ -84,15 +126,32 @@ class MouthRenderer:
         moved = points + amount * (np.asarray(target, np.float64) - points)
         pose = pose or HeadPose.of(points)
         wanted = mouth_target(pose, moved)
-        mouth = mouth or self.chooser.push(wanted, self.bank.entries)[0]
+        mouth = mouth or self.chooser.push(wanted, self._entries())[0]
         if np.array_equal(moved, points):
             return result
-        scale = float(pose.scale)
+        return self._rendered(frame, points, moved, amount, pose, mouth)
+
+    def _rendered(
+        self,
+        frame: np.ndarray,
+        points: np.ndarray,
+        moved: np.ndarray,
+        amount: float,
+        pose: HeadPose,
+        mouth: InnerMouth | None,
+        painter: NetworkPainter | None = None,
+    ) -> np.ndarray:
+        result, scale, plane = frame.copy(), float(pose.scale), mouth_plane(pose)
         source = vertices_in_frame(with_lip_edges(points, lip_edges(frame, points), amount), pose)
         pixels, area = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
-        plane = mouth_plane(pose)
-        share = amount * fill_opacity(wanted.ring, to_mouth_plane(points[LIPS_INNER], plane))
-        opening = Opening(moved[LIPS_INNER, :2], plane, scale, share)
-        self.painter(pixels, area, opening, mouth, self.bank.dark())
+        here, ring = (to_mouth_plane(at[LIPS_INNER], plane) for at in (points, moved))
+        known, share = self.bank.teeth(), amount * fill_opacity(ring, here)
+        place = teeth_place(here) if known is None else known
+        opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place)
+        if painter is None:
+            fill_mouth(pixels, area, opening, mouth, self.bank.dark())
+        else:
+            person = KnownMouth.of(frame, plane, place, self.bank.widest())
+            painter.paint(pixels, area, opening, moved[LIPS_OUTER, :2], person, mouth, self.bank.dark())
         area.view(result)[:] = pixels
         return result

@@ -1,0 +1,96 @@
+"""Drawn teeth: where the crowns are, what color they have, and that they stay with head and jaw."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
+from tests.wav2lip.renderer.faces import SCALE, frame, opened, pose, shut_face
+from wav2lip.renderer.dental_arch import LOWER, LOWER_SHOWN, UPPER, UPPER_EDGE, draw_teeth, tooth_color
+from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
+from wav2lip.renderer.renderer import MouthRenderer
+
+
+def teeth(across: np.ndarray, down: np.ndarray, floor: float = 14.0) -> tuple[np.ndarray, np.ndarray]:
+    """Teeth of a mouth 40 units wide whose upper lip is at rest and whose lower lip is at `floor`."""
+    across, down = np.broadcast_arrays(across, down)
+    ceiling = np.zeros(across.shape)
+    return draw_teeth(across, down, ceiling, ceiling + floor, 20 - np.abs(across))
+
+
+def test_crowns_have_their_widths_and_are_darker_where_they_meet():
+    across = np.arange(-17, 17, 0.01)
+    _, bright = teeth(across, np.array(1.0))
+    minima = np.flatnonzero((bright[1:-1] < bright[:-2]) & (bright[1:-1] <= bright[2:])) + 1
+    ends = np.cumsum(UPPER.widths)[:-1]
+    expected = np.sort([*-ends, 0, *ends])
+    np.testing.assert_allclose(across[minima], expected, atol=0.3)
+    assert bright[minima].max() < bright[np.searchsorted(across, 0.5 * UPPER.widths[0])]
+
+
+def test_upper_teeth_reach_their_edge_and_lower_teeth_follow_the_lower_lip():
+    down = np.arange(0, 14, 0.05)
+    middle = 0.5 * UPPER.widths[0]
+    for floor in (8.0, 12.0):
+        alpha, _ = teeth(np.array(middle), down, floor)
+        upper, lower = np.flatnonzero((alpha > 0.5) & (down < 4)), np.flatnonzero((alpha > 0.5) & (down > 4))
+        assert abs(down[upper.max()] - UPPER_EDGE) < 0.6
+        assert abs(down[lower.min()] - (floor - LOWER_SHOWN)) < 0.6
+        assert alpha[(down > UPPER_EDGE + 1.2) & (down < floor - LOWER_SHOWN - 1.2)].max() < 0.01, "dark between them"
+    assert sum(LOWER.widths) < sum(UPPER.widths)
+
+
+def test_teeth_are_brighter_than_lips_in_their_light_and_gray_beside_gray_lips():
+    red, gray, bright = np.array([90.0, 88, 160]), np.array([100.0, 100, 100]), np.array([230.0, 235, 250])
+    assert tooth_color(red).mean() > 1.3 * red.mean()
+    assert 0 < np.ptp(tooth_color(red)) < np.ptp(red)
+    assert np.ptp(tooth_color(gray)) == 0
+    assert tooth_color(bright).max() <= 226
+
+
+def mouth(renderer: MouthRenderer, by: float) -> tuple[np.ndarray, np.ndarray]:
+    """A closed face rendered open by `by` units, and its inner lip ring in pixels."""
+    points = pose().repose(shut_face())
+    target = pose().repose(shut_face() + opened(by))
+    return renderer.render(frame() // 3 + 60, points, target, pose=pose()), target[LIPS_INNER, :2]
+
+
+def test_a_photo_shows_the_same_upper_teeth_at_every_opening():
+    """Head-fixed: the same pixels, wherever they are between the lips, at two openings; so the teeth never flicker."""
+    images = [mouth(MouthRenderer(), by)[0].astype(int) for by in (8.0, 12.0)]
+    place = teeth_place(to_mouth_plane(pose().repose(shut_face())[LIPS_INNER], mouth_plane(pose())))
+    corner = mouth_plane(pose()) @ [place[0] - 6, place[1] + 0.5, 1]
+    width, height = round(12 * SCALE), round(1.5 * SCALE)
+    left, top = corner.round().astype(int)
+    parts = [image[top : top + height, left : left + width] for image in images]
+    assert np.abs(parts[0] - parts[1]).max() <= 12
+    assert parts[0].mean() > 1.3 * images[0][top + round(5 * SCALE), left : left + width].mean()
+
+
+def test_teeth_are_drawn_only_for_a_person_who_never_shows_them():
+    points = pose().repose(shut_face() + opened(9.0))
+    image = frame() // 3 + 60
+    renderer = MouthRenderer()
+    renderer.observe(image, Landmarks(points.astype(np.float32)), pose())
+    assert len(renderer.bank.entries) == 1
+    shown, ring = mouth(renderer, 9.0)
+    drawn, _ = mouth(MouthRenderer(), 9.0)
+    column, row = (ring[13:18].mean(axis=0) + np.array([0, 1.2 * SCALE])).round().astype(int)
+    assert np.abs(shown[row, column].astype(int) - drawn[row, column]).max() > 15
+    hardly = MouthRenderer()
+    hardly.observe(image, Landmarks(pose().repose(shut_face() + opened(0.9)).astype(np.float32)), pose())
+    assert len(hardly.bank.entries) == 1
+    np.testing.assert_array_equal(mouth(hardly, 9.0)[0][row, column], drawn[row, column])
+
+
+def test_the_place_of_the_teeth_is_the_mean_of_the_closed_mouths():
+    renderer, places = MouthRenderer(), []
+    for shift in (0.0, 0.4, 0.8):
+        face = shut_face()
+        face[np.concatenate([LIPS_INNER, LIPS_OUTER]), 1] += shift
+        points = pose().repose(face)
+        renderer.observe(frame(), Landmarks(points.astype(np.float32)), pose())
+        places.append(teeth_place(to_mouth_plane(points[LIPS_INNER], mouth_plane(pose()))))
+    found = renderer.bank.teeth()
+    assert found is not None
+    np.testing.assert_allclose(found, np.mean(places, axis=0), atol=1e-3)

@@ -1,0 +1,152 @@
+"""The painter: geometry of its crop, what it may change, and that its teeth stay the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
+from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
+from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
+from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter
+from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.painter_inputs import (
+    ABOVE,
+    DENSITY,
+    HEIGHT,
+    WIDTH,
+    from_image,
+    paint_region,
+    sample_crop,
+    to_crop,
+)
+from wav2lip.renderer.renderer import IMAGINED, MouthRenderer
+
+IMAGES = ("composite", "warped", "source", "reference")
+
+
+def painter(paint: float | None = None, seed: int = 0) -> MouthPainter:
+    """A small painter; with `paint` it paints that gray everywhere."""
+    torch.manual_seed(seed)
+    network = MouthPainter(PainterConfig((4, 4, 4), 1)).eval().requires_grad_(False)
+    if paint is not None:
+        network.head.weight.zero_()
+        bias = torch.tensor([-20.0, -20.0, 20.0, *[paint - 0.5] * 3]).repeat_interleave(4)
+        network.head.bias.copy_(bias)
+    return network
+
+
+def planes(count: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = dict.fromkeys(IMAGES, 3) | {"inner": 1, "lips": 1, "retrieved": 1}
+    return {name: torch.rand(count, size, HEIGHT, WIDTH, generator=generator) for name, size in sizes.items()}
+
+
+def test_the_bundled_painter_is_small_and_mixes_with_weights_that_sum_to_one():
+    network = load_painter()
+    given = planes()
+    painted = network(given)
+    assert sum(p.numel() for p in network.parameters()) <= 2_000_000
+    torch.testing.assert_close(painted.weights.sum(1), torch.ones(2, HEIGHT, WIDTH))
+    parts = (given["warped"], given["composite"], painted.paint)
+    mixed = sum(painted.weights[:, k : k + 1] * part for k, part in enumerate(parts))
+    torch.testing.assert_close(painted.image, mixed)
+
+
+def test_the_crop_is_the_same_part_of_the_head_however_the_head_is_turned():
+    """A point of the mouth plane falls on one crop pixel in every pose, and the origin on the row ABOVE."""
+    face = shut_face()
+    for turned in (pose(), pose(scale=1.3, x=20, y=90, yaw=25)):
+        plane = mouth_plane(turned)
+        points = turned.repose(face)
+        origin = teeth_place(to_mouth_plane(points[LIPS_INNER], plane))
+        at = origin + np.array([3.0, 5.0])
+        place = from_image(plane[:, :2] @ at + plane[:, 2], to_crop(plane, origin))
+        np.testing.assert_allclose(place, ((WIDTH - 1) / 2 + 3 * DENSITY, ABOVE + 5 * DENSITY), atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.8, 2.0, 7.0])
+def test_a_sampled_crop_has_the_pixels_of_its_places(scale):
+    """The image is a ramp, so that every sampled value is known, with and without antialiasing."""
+    side = round(70 * scale)
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    ramp = np.dstack([x * 200 / side, y * 200 / side, np.full_like(x, 50)]).round().astype(np.uint8)
+    sampling = np.array([[scale / DENSITY, 0, 10 * scale], [0, scale / DENSITY, 12 * scale]])
+    crop = sample_crop(ramp, sampling, (WIDTH, HEIGHT))
+    column, row = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    expected = np.dstack([column * scale / DENSITY + 10 * scale, row * scale / DENSITY + 12 * scale]) * 200 / side
+    assert np.abs(crop[..., :2] - expected)[2:-2, 2:-2].max() < 1.6
+    assert (crop[2:-2, 2:-2, 2] == 50).all()
+
+
+def test_the_painted_region_covers_the_opening_and_ends_before_the_border_of_the_crop():
+    inner = np.zeros((HEIGHT, WIDTH), np.float32)
+    inner[10:25, 20:50] = 1
+    region = paint_region(inner)
+    assert region[10:25, 20:50].min() > 0.97
+    assert region[:4].max() == region[31:].max() == 0
+    assert paint_region(np.ones_like(inner))[[0, -1]].max() == 0
+
+
+def render(network: MouthPainter | None, target: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The face painted by a network, without a bank."""
+    renderer = MouthRenderer(painter=NetworkPainter(network) if network else None)
+    points = pose().repose(shut_face())
+    return renderer._rendered(image, points, target, 1.0, pose(), None, renderer.painter)
+
+
+def test_paint_appears_inside_the_lips_only():
+    image, target = frame(), pose().repose(shut_face() + opened(9.0))
+    before, after = render(None, target, image), render(painter(0.9), target, image)
+    changed = (before != after).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    ring = target[LIPS_OUTER, :2]
+    assert changed.sum() > 500
+    for places, edge in ((columns, ring[:, 0]), (rows, ring[:, 1])):
+        assert edge.min() <= places.min() <= places.max() <= edge.max()
+    middle = target[LIPS_INNER, :2].mean(axis=0).round().astype(int)
+    assert (np.abs(after[middle[1], middle[0]].astype(int) - round(0.9 * 255)) <= 1).all()
+
+
+def test_a_painter_that_copies_leaves_the_composite_as_it_is():
+    network = painter()
+    network.head.weight.zero_()
+    network.head.bias.copy_(torch.tensor([-20.0, 20.0, -20.0, 0, 0, 0]).repeat_interleave(4))
+    image, target = frame(), pose().repose(shut_face() + opened(9.0))
+    np.testing.assert_array_equal(render(None, target, image), render(network, target, image))
+
+
+def test_a_mouth_that_no_frame_shows_is_painted_once_and_then_shown_in_every_frame():
+    """Upper teeth do not move with the lips: they are painted at one opening and shown at another."""
+    image, points = frame(), pose().repose(shut_face())
+    wide, half = (pose().repose(shut_face() + opened(by)) for by in (12.0, 6.0))
+    renderer = MouthRenderer(painter=NetworkPainter(painter(0.9)))
+    assert renderer.imagine(image, points, wide, pose())
+    assert [entry.number for entry in renderer.bank.entries] == [IMAGINED]
+    assert not renderer.imagine(image, points, wide, pose()), "it is known now"
+    shown = renderer.render(image, points, half, pose=pose())
+    middle = half[LIPS_INNER, :2].mean(axis=0).round().astype(int)
+    assert shown[middle[1], middle[0]].min() > 180
+    dark = MouthRenderer().render(image, points, half, pose=pose())
+    assert dark[middle[1], middle[0]].max() < 120
+
+
+def test_nothing_is_imagined_for_a_person_whose_open_mouth_is_known_or_who_does_not_open_it():
+    image, points = frame(), pose().repose(shut_face())
+    renderer = MouthRenderer(painter=NetworkPainter(painter()))
+    assert not renderer.imagine(image, points, points, pose())
+    assert not MouthRenderer().imagine(image, points, pose().repose(shut_face() + opened(9.0)), pose())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "weights with spaces é.safetensors"
+    checkpoint = painter().checkpoint(step=3)
+    checkpoint.save(path)
+    assert load_painter(path).config == PainterConfig((4, 4, 4), 1)
+    type(checkpoint)(**{**checkpoint.__dict__, "crop": {"kind": "mouth plane", "width": 8}}).save(path)
+    with pytest.raises(UsageError, match="paints crops"):
+        load_painter(path)
+    with pytest.raises(UsageError, match="widths"):
+        PainterConfig((4, 4), 1)

@@ -1,0 +1,237 @@
+"""Training of the painter: its samples, its losses, a critic that learns, and a run that resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from preprocessing.errors import UsageError
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
+from tests.wav2lip.renderer.faces import opened, shut_face
+from training.engine import Engine
+from wav2lip.renderer import prepare, train
+from wav2lip.renderer.painter import Painted, PainterConfig, load_painter
+from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
+from wav2lip.renderer.training.adversary import MouthAdversary
+from wav2lip.renderer.training.crops import SIDE, MouthCrops, crop_pose, spread
+from wav2lip.renderer.training.dataset import MouthSamples, augment
+from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses
+from wav2lip.renderer.training.metrics import measure
+from wav2lip.renderer.training.recipe import CriticRecipe, PainterRecipe
+from wav2lip.renderer.training.samples import Pair, SampleMaker
+
+OPENINGS = (0.2, 0.4, 3.0, 5.0, 7.0, 9.0, 10.0, 11.0, 12.0)
+FIRST = {name: sum(list(PLANES.values())[:place]) for place, name in enumerate(PLANES)}
+
+
+def crops() -> MouthCrops:
+    """Red lips on skin, opened by `OPENINGS`, with white teeth: wider open mouths show more."""
+    pose, images, points = crop_pose(), [], []
+    for number, height in enumerate(OPENINGS):
+        mesh = pose.repose(shut_face() + opened(height))
+        noise = np.random.default_rng(number).integers(0, 12, (SIDE, SIDE, 3), np.uint8)
+        image = noise + np.array([110, 140, 190], np.uint8)
+        for ring, color in ((LIPS_OUTER, (70, 60, 170)), (LIPS_INNER, (215, 220, 225))):
+            cv2.fillPoly(image, [np.round(mesh[ring, :2] * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
+        images.append(image)
+        points.append(mesh)
+    count = len(images)
+    return MouthCrops(np.stack(images), np.stack(points), np.zeros((count, 2)), np.arange(count) * 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples of two people for training and one to be held out."""
+    out = tmp_path_factory.mktemp("mouths é")
+    for split, names in {"train": ("ann__1", "bob__1"), "val": ("eve__1",)}.items():
+        (out / split).mkdir()
+        for name in names:
+            crops().save(out / split / f"{name}.npz")
+        prepare.make_samples(out / split, out / split, 24, 0)
+    return out
+
+
+def plane(sample: np.ndarray, name: str) -> np.ndarray:
+    return sample[FIRST[name] : FIRST[name] + PLANES[name]]
+
+
+def test_a_sample_shows_the_target_frame_and_its_opening():
+    """The target's opening is exactly where the target frame is white."""
+    sample = SampleMaker(crops()).render(Pair("photo", 0, 7, ()))
+    white = plane(sample, "target").min(axis=0) > 200
+    inside = plane(sample, "inner")[0] > 127
+    assert sample.shape == (sum(PLANES.values()), HEIGHT, WIDTH)
+    assert (white & inside).sum() / (white | inside).sum() > 0.8
+    assert (inside <= (plane(sample, "lips")[0] > 127)).mean() > 0.99
+
+
+def test_a_photo_knows_no_teeth_and_a_video_has_retrieved_them():
+    maker = SampleMaker(crops())
+    photo, video = (maker.render(Pair("", 0, 7, bank)) for bank in ((), (5, 6, 8)))
+    inside = plane(photo, "inner")[0] > 200
+    assert plane(photo, "reference").max() == plane(photo, "retrieved").max() == 0
+    assert plane(photo, "composite")[:, inside].mean() < 100, "dark"
+    assert plane(video, "composite")[:, inside].mean() > 180, "teeth"
+    assert plane(video, "retrieved")[0][inside].mean() > 200
+    assert (plane(video, "reference").max(axis=0) > 0).mean() > 0.4
+
+
+def test_a_drawn_photo_is_closed_and_its_bank_is_empty():
+    maker, rng = SampleMaker(crops()), np.random.default_rng(0)
+    pairs = [maker.draw(rng) for _ in range(200)]
+    photos = [pair for pair in pairs if pair.case == "photo"]
+    assert 0.3 < len(photos) / len(pairs) < 0.55
+    assert {pair.source for pair in photos} <= {0, 1, 2}
+    assert all(not pair.bank for pair in photos)
+    for pair in pairs:
+        if pair.case in ("video", "poor"):
+            assert pair.target not in pair.bank
+    poor = [maker.openness[list(pair.bank)].max() for pair in pairs if pair.case == "poor" and pair.bank]
+    assert max(poor) <= 0.5 * maker.openness.max()
+
+
+def test_chosen_frames_are_spread_over_openness():
+    openness = np.concatenate([np.zeros(900), np.linspace(0, 10, 100)])
+    chosen = openness[spread(openness, 40)]
+    assert len(chosen) <= 40
+    assert (chosen > 5).sum() >= 8, "half of the choice is even in openness"
+
+
+def test_batches_go_through_all_samples_before_any_comes_again(folder: Path):
+    samples = MouthSamples.open(folder / "train")
+    rows = np.concatenate([samples.rows(step, 8, 3) for step in range(6)])
+    assert sorted(rows[:24]) == sorted(rows[24:]) == list(range(24))
+    assert list(rows[:24]) != list(rows[24:])
+    assert set(samples.people) == {"ann", "bob"}
+
+
+def test_augmentation_mirrors_and_tints_all_planes_alike(folder: Path):
+    planes = MouthSamples.open(folder / "train").batch(np.arange(12))
+    images = {name: plane for name, plane in planes.items() if name != "photo"}
+    changed = augment(images, np.random.default_rng(1))
+    mirrored = [not torch.equal(changed["inner"][k], images["inner"][k]) for k in range(12)]
+    assert 0 < sum(mirrored) < 12
+    for k, flipped in enumerate(mirrored):
+        back = {name: plane[k].flip(2) if flipped else plane[k] for name, plane in changed.items()}
+        assert torch.equal(back["inner"], images["inner"][k])
+        darker = images["target"][k].max() < 0.75
+        if darker:  # nothing was clipped
+            gains = [(back[name] / images[name][k].clamp_min(1e-3)).mean((1, 2)) for name in ("target", "source")]
+            torch.testing.assert_close(*gains, atol=0.02, rtol=0)
+
+
+def painted(image: Tensor) -> Painted:
+    weights = torch.zeros_like(image)
+    weights[:, 2] = 1
+    return Painted(image, weights, image)
+
+
+def test_losses_are_zero_for_the_truth_and_ignore_what_may_not_be_painted(folder: Path):
+    planes = MouthSamples.open(folder / "train").batch(np.arange(6))
+    right = reconstruction_losses(painted(planes["target"]), planes, 0.3)
+    assert all(value == 0 for value in right.values())
+    elsewhere = planes["target"] + (planes["region"] == 0) * 0.5
+    losses = reconstruction_losses(painted(elsewhere), planes, 0.3)
+    assert losses["pixels"] == losses["edges"] == losses["coarse"] == 0
+    assert torch.equal(finished(painted(elsewhere), planes), planes["target"])
+
+
+def test_a_photo_is_asked_for_colors_rather_than_for_pixels(folder: Path):
+    """A pattern without a mean costs pixels, weighed by `photo_pixels`, and next to nothing in coarse."""
+    samples = MouthSamples.open(folder / "train")
+    planes = samples.batch(np.flatnonzero(samples.cases == "photo")[:4])
+    checks = torch.ones(HEIGHT, WIDTH)
+    checks[::2, 1::2] = checks[1::2, ::2] = -1
+    losses = {
+        share: reconstruction_losses(painted(planes["target"] + 0.1 * checks), planes, share) for share in (1.0, 0.25)
+    }
+    assert losses[0.25]["pixels"] == pytest.approx(0.25 * losses[1.0]["pixels"].item())
+    assert losses[0.25]["coarse"] == losses[1.0]["coarse"] < 0.25 * losses[1.0]["pixels"]
+
+
+@pytest.mark.parametrize("name", ["non-saturating", "lsgan", "hinge", "wgan-gp"])
+def test_the_critic_learns_to_tell_blurred_mouths_and_mouths_of_another_shape(folder: Path, name: str):
+    samples, torch_steps = MouthSamples.open(folder / "train"), 12
+    torch.manual_seed(0)
+    recipe = CriticRecipe(name, width=8, lr=2e-3, steps=1, mismatched=1.0, paired=name != "wgan-gp")
+    adversary = MouthAdversary(recipe, Engine("cpu", precision="32-true").launch())
+    planes = samples.batch(np.arange(24))
+    real, masks = planes["target"], condition(planes)
+    blurred = torch.nn.functional.avg_pool2d(real, 5, 1, 2) * 0.9
+    fake = real + planes["region"] * (blurred - real)
+    for step in range(torch_steps):
+        adversary.train(fake, real, masks, step, 1.0)
+    with torch.no_grad():
+        score = adversary.network(real, masks)
+        assert (score > adversary.network(fake, masks)).float().mean() > 0.8
+    before = [value.clone() for value in adversary.network.parameters()]
+    moved = fake.clone().requires_grad_()
+    losses = adversary.generator_losses(moved, real, masks)
+    (losses["adversarial"] + losses["features"]).backward()
+    assert moved.grad is not None
+    assert moved.grad.abs().sum() > 0
+    for old, new in zip(before, adversary.network.parameters(), strict=True):
+        assert torch.equal(old, new)
+        assert new.requires_grad
+
+
+def test_measures_of_a_perfect_and_of_a_blurred_painter(folder: Path):
+    samples = MouthSamples.open(folder / "val")
+    perfect = measure(lambda planes: painted(planes["target"]), samples)
+    dull = measure(
+        lambda planes: painted(planes["target"].mean((2, 3), keepdim=True).expand_as(planes["target"])), samples
+    )
+    for kind in ("photo", "video"):
+        assert perfect[f"{kind}_after"] == 0 < perfect[f"{kind}_before"]
+        assert perfect[f"{kind}_sharp"] == pytest.approx(1)
+        assert perfect[f"{kind}_painted"] == pytest.approx(1, abs=0.01)
+        assert dull[f"{kind}_sharp"] < 0.7
+
+
+def run(folder: Path, out: Path, steps: int, *more: str) -> list[dict]:
+    tiny = ["--network.widths", "[4,4,4]", "--network.depth", "1", "--critic.width", "4", "--critic.start", "2"]
+    flags = [
+        "--steps",
+        str(steps),
+        "--batch",
+        "4",
+        "--precision",
+        "32-true",
+        "--log-every",
+        "1",
+        "--validate-every",
+        "2",
+    ]
+    assert train.main([str(folder), "--out", str(out), "--accelerator", "cpu", *tiny, *flags, *more]) == 0
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_weights_log_and_sheets_and_resumes_exactly(folder: Path, tmp_path: Path):
+    straight = run(folder, tmp_path / "one run", 4)
+    run(folder, tmp_path / "two", 2, "--steps", "4", "--steps", "2")
+    again = run(folder, tmp_path / "two", 4)
+    weights = [load_painter(tmp_path / name / "renderer.safetensors") for name in ("one run", "two")]
+    assert weights[0].config == PainterConfig((4, 4, 4), 1)
+    last = [{k: v for k, v in lines[-1].items() if k != "seconds"} for lines in (straight, again)]
+    logged = {name for line in straight for name in line}
+    assert {"adversarial", "features", "critic", "critic_right", "photo_after", "video_after"} <= logged
+    assert len(list((tmp_path / "one run").glob("sheet-*.png"))) == 2
+    assert last[0]["step"] == last[1]["step"] == 4
+
+
+def test_contradictions_are_refused_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    for recipe in ({"batch": 1}, {"ema": 1.0}, {"critic": CriticRecipe, "objective": "began"}):
+        with pytest.raises(UsageError):
+            CriticRecipe("began") if "objective" in recipe else PainterRecipe(**recipe)
+    assert train.main([str(tmp_path / "missing"), "--out", str(tmp_path / "out")]) == 2
+    assert prepare.main([str(tmp_path), str(tmp_path), str(tmp_path / "samples")]) == 2
+    error = capsys.readouterr().err
+    assert "has no samples of wav2lip.renderer.prepare" in error
+    assert "has labels" in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,149 @@
+"""The painter: a network that completes the inner mouth where neither the frame nor the person's other frames show it.
+
+A U-Net at half resolution. It copies before it paints: its output is a softmax over the warped frame, the composite
+with the retrieved mouth, and its own paint, so that copied parts keep their native detail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from preprocessing.errors import UsageError
+from training.checkpoint import Checkpoint
+from wav2lip.renderer.painter_inputs import DENSITY, HEIGHT, WIDTH
+
+KIND = "mouth-painter"
+WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer.safetensors"
+CROP = {"kind": "mouth plane", "width": WIDTH, "height": HEIGHT, "pixels_per_unit": DENSITY}
+FINE = ("composite", "cut", "reference", "inner")  # inputs at full resolution; the others are halved
+FINE_CHANNELS, COARSE_CHANNELS = 10, 7  # the coarse ones: source, lips, retrieved, x, y
+SLOPE = 0.1  # of the leaky ReLUs
+
+
+@dataclass(frozen=True)
+class PainterConfig:
+    """Architecture.
+
+    Attributes:
+        widths: channels at 1/2, 1/4 and 1/8 of the crop's resolution.
+        depth: residual blocks at 1/8.
+    """
+
+    widths: tuple[int, ...] = (24, 48, 96)
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != 3 or min(self.widths) < 1 or self.depth < 1:
+            raise UsageError(
+                f"a painter needs three widths and a depth, all 1 or more, not {self.widths} and {self.depth}"
+            )
+
+
+class Painted(NamedTuple):
+    """The painter's output.
+
+    Attributes:
+        image: (B, 3, HEIGHT, WIDTH), the mixture.
+        weights: (B, 3, HEIGHT, WIDTH), softmax over warped frame, composite and paint.
+        paint: (B, 3, HEIGHT, WIDTH).
+    """
+
+    image: Tensor
+    weights: Tensor
+    paint: Tensor
+
+
+class ResidualConv(nn.Module):
+    """x + conv(activation(conv(x))), activated; without norms, whose backward pass is slow on CPUs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w), same shape."""
+        return F.leaky_relu(x + self.second(F.leaky_relu(self.first(x), SLOPE)), SLOPE)
+
+
+class MouthPainter(nn.Module):
+    """The painter's network."""
+
+    def __init__(self, config: PainterConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or PainterConfig()
+        fine, middle, coarse = config.widths
+        self.stem = nn.Conv2d(4 * FINE_CHANNELS + COARSE_CHANNELS, fine, 3, padding=1)
+        self.down1 = nn.Conv2d(fine, middle, 4, 2, 1)
+        self.block1 = ResidualConv(middle)
+        self.down2 = nn.Conv2d(middle, coarse, 4, 2, 1)
+        self.bottom = nn.Sequential(*(ResidualConv(coarse) for _ in range(config.depth)))
+        self.up2 = nn.Conv2d(coarse, middle, 1)
+        self.join1 = ResidualConv(middle)
+        self.up1 = nn.Conv2d(middle, fine, 1)
+        self.join0 = ResidualConv(fine)
+        self.head = nn.Conv2d(fine, 4 * 6, 3, padding=1)
+        rows = torch.linspace(-1, 1, HEIGHT // 2)[:, None].expand(-1, WIDTH // 2)
+        columns = torch.linspace(-1, 1, WIDTH // 2).expand(HEIGHT // 2, -1)
+        self.register_buffer("position", torch.stack([columns, rows])[None], persistent=False)
+        self.position: Tensor
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, SLOPE)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type] # it has one
+        with torch.no_grad():
+            self.head.weight *= 0.1
+            for block in self.modules():
+                if isinstance(block, ResidualConv):
+                    block.second.weight *= 0.3
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # faster convolutions
+
+    def forward(self, planes: dict[str, Tensor]) -> Painted:
+        """Paints mouths.
+
+        Args:
+            planes: (B, 3 or 1, HEIGHT, WIDTH) each, BGR and masks in 0 to 1: composite, warped, source, reference,
+                inner, lips, retrieved (see `painter_inputs.PLANES`).
+        """
+        x = F.leaky_relu(self.stem(self._inputs(planes)), SLOPE)
+        half = self.block1(F.leaky_relu(self.down1(x), SLOPE))
+        quarter = self.bottom(F.leaky_relu(self.down2(half), SLOPE))
+        half = self.join1(half + F.interpolate(self.up2(quarter), scale_factor=2.0))
+        x = self.join0(x + F.interpolate(self.up1(half), scale_factor=2.0))
+        output = F.pixel_shuffle(self.head(x), 2).float()
+        weights, paint = torch.softmax(output[:, :3], 1), output[:, 3:] + 0.5
+        image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
+        return Painted(image, weights, paint)
+
+    def _inputs(self, planes: dict[str, Tensor]) -> Tensor:
+        cut = planes["warped"] * (1 - planes["inner"])
+        fine = torch.cat([planes["composite"], cut, planes["reference"], planes["inner"]], 1)
+        coarse = F.avg_pool2d(torch.cat([planes["source"], planes["lips"], planes["retrieved"]], 1), 2)
+        position = self.position.to(fine.dtype).expand(len(fine), -1, -1, -1)
+        inputs = torch.cat([F.pixel_unshuffle(fine, 2), coarse], 1) * 2 - 1
+        return torch.cat([inputs, position], 1).contiguous(memory_format=torch.channels_last)
+
+    def checkpoint(self, about: dict[str, Any] | None = None, step: int = 0) -> Checkpoint:
+        """The network as a checkpoint; `about` is kept in its header."""
+        config = asdict(self.config) | {"about": about or {}}
+        return Checkpoint(KIND, config, {}, CROP, self.state_dict(), step)
+
+
+def load_painter(path: Path = WEIGHTS) -> MouthPainter:
+    """Loads a checkpoint, for inference.
+
+    Raises:
+        UsageError: the file is missing, damaged, or of another network or crop.
+    """
+    checkpoint = Checkpoint.load(path, KIND)
+    if checkpoint.crop != CROP:
+        raise UsageError(f"{path} paints crops {checkpoint.crop}, not {CROP}")
+    painter = MouthPainter(PainterConfig(tuple(checkpoint.config["widths"]), checkpoint.config["depth"]))
+    painter.load_state_dict(checkpoint.weights)
+    return painter.eval().requires_grad_(False)

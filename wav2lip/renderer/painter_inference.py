@@ -1,0 +1,138 @@
+"""Paints mouths of frames with the trained painter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from wav2lip.renderer.inner_mouth import InnerMouth
+from wav2lip.renderer.mouth_fill import Filled, Opening, fill_mouth
+from wav2lip.renderer.painter import MouthPainter, Painted, load_painter
+from wav2lip.renderer.painter_inputs import (
+    HEIGHT,
+    WIDTH,
+    from_image,
+    mouth_masks,
+    paint_region,
+    reference_crop,
+    sample_crop,
+    to_crop,
+)
+from wav2lip.renderer.warp import Rectangle
+
+MIN_AREA = 0.35  # of the frontal mouth's area; turned further, the plane of the teeth is seen too much from the side
+
+
+@dataclass(frozen=True)
+class KnownMouth:
+    """What is known of a person besides the frame to be painted; constant, so that the teeth stay the same.
+
+    Attributes:
+        source: (HEIGHT, WIDTH, 3) uint8, the crop of a frame as it is.
+        origin: (2,) place of the crop in the mouth plane, units.
+        widest: the widest open mouth, or None.
+    """
+
+    source: np.ndarray
+    origin: np.ndarray
+    widest: InnerMouth | None = None
+
+    @classmethod
+    def of(cls, frame: np.ndarray, plane: np.ndarray, origin: np.ndarray, widest: InnerMouth | None) -> KnownMouth:
+        """Crops an (H, W, 3) uint8 frame whose mouth plane is mapped by `plane`."""
+        source = sample_crop(frame, to_crop(plane, origin), (WIDTH, HEIGHT))
+        return cls(source, origin, widest)
+
+
+@dataclass(frozen=True)
+class NetworkPainter:
+    """Fills an opening like `fill_mouth`, then lets the network mend it."""
+
+    network: MouthPainter
+
+    @classmethod
+    def load(cls) -> NetworkPainter:
+        """Loads the bundled network.
+
+        Raises:
+            UsageError: the file is missing or damaged.
+        """
+        return cls(load_painter())
+
+    def paint(
+        self,
+        pixels: np.ndarray,
+        area: Rectangle,
+        opening: Opening,
+        outer: np.ndarray,
+        known: KnownMouth,
+        mouth: InnerMouth | None,
+        dark: np.ndarray | None,
+    ) -> bool:
+        """Fills the opening in place; returns whether the network painted.
+
+        Args:
+            pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the lips and a narrow rim.
+            area: region of the frame that they cover.
+            opening: the opening.
+            outer: (20, 2) target outer lip ring, frame pixels.
+            known: the person.
+            mouth: bank entry to show, if any.
+            dark: (3,) BGR color of the cavity, if known.
+        """
+        warped = pixels.copy()
+        filled = fill_mouth(pixels, area, opening, mouth, dark)
+        plane = opening.plane.copy()
+        plane[:, 2] -= (area.left, area.top)
+        sampling = to_crop(plane, known.origin)
+        if filled is None or np.linalg.det(plane[:, :2]) < MIN_AREA * opening.scale**2:
+            return False
+        corner = (area.left, area.top)
+        inner, lips = mouth_masks(*(from_image(ring - corner, sampling) for ring in (opening.ring, outer)))
+        planes = {
+            "composite": sample_crop(pixels, sampling, (WIDTH, HEIGHT)),
+            "warped": sample_crop(warped, sampling, (WIDTH, HEIGHT)),
+            "source": known.source,
+            "reference": reference_crop(known.widest, known.origin),
+            "retrieved": _retrieved(filled, area, sampling),
+        }
+        bytes_ = {name: _tensor(plane) / 255 for name, plane in planes.items()}
+        with torch.inference_mode():
+            painted = self.network(bytes_ | {"inner": _tensor(inner), "lips": _tensor(lips)})
+        _blend(pixels, warped, painted, opening.share * paint_region(inner), sampling)
+        return True
+
+
+def _tensor(plane: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(plane).transpose(2, 0, 1), np.float32))[None]
+
+
+def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndarray:
+    """(HEIGHT, WIDTH) uint8: where a retrieved mouth is seen."""
+    shown = np.zeros(area.size[::-1], np.float32)
+    shown[filled.near.within(area)] = filled.retrieved
+    image = np.repeat((shown * 255).astype(np.uint8)[..., None], 3, axis=2)
+    return sample_crop(image, sampling, (WIDTH, HEIGHT))[..., 0]
+
+
+def _blend(pixels: np.ndarray, warped: np.ndarray, painted: Painted, region: np.ndarray, sampling: np.ndarray) -> None:
+    """Mixes warped frame, composite and paint at the frame's own resolution, in place."""
+    corners = np.array([[x, y, 1.0] for x in (0, WIDTH) for y in (0, HEIGHT)]) @ sampling.T
+    near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
+    if min(near.size) == 0:
+        return
+    to_painted = cv2.invertAffineTransform(sampling)
+    to_painted[:, 2] += to_painted[:, :2] @ (near.left, near.top)
+    weights, paint = (part[0].permute(1, 2, 0).numpy() for part in (painted.weights, painted.paint))
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    native = cv2.warpAffine(np.dstack([weights, region]).astype(np.float32), to_painted, near.size, flags=flags)
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+    color = cv2.warpAffine(255 * paint, to_painted, near.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    view, frame = near.view(pixels), near.view(warped).astype(np.float32)
+    mixed = native[..., :1] * frame + native[..., 1:2] * view + native[..., 2:3] * color
+    blended = view + native[..., 3:] * (mixed - view)
+    changed = native[..., 3] > 0.004
+    np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=changed[..., None])

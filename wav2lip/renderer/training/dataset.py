@@ -1,0 +1,102 @@
+"""The painter's training samples on disk, and batches of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from preprocessing.errors import UsageError, display_path
+from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH, paint_region
+
+GAIN, TINT = 0.2, 0.06  # augmentation: largest relative change of brightness, and of single channels
+
+
+@dataclass(frozen=True)
+class MouthSamples:
+    """Samples made by `wav2lip.renderer.prepare`.
+
+    Attributes:
+        planes: (N, channels of PLANES, HEIGHT, WIDTH) uint8, memory-mapped.
+        people, cases: (N,) names.
+    """
+
+    planes: np.ndarray
+    people: np.ndarray
+    cases: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path) -> MouthSamples:
+        """Opens PATH.npy and PATH.json.
+
+        Raises:
+            UsageError: a file is missing, damaged, or of another version.
+        """
+        array = path.with_suffix(".npy")
+        try:
+            planes = np.load(array, mmap_mode="r", allow_pickle=False)
+            index = json.loads(path.with_suffix(".json").read_text())
+            people, cases = (np.array([item[name] for item in index]) for name in ("person", "case"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{display_path(array)} has no samples of wav2lip.renderer.prepare ({error})") from error
+        if planes.shape[1:] != (sum(PLANES.values()), HEIGHT, WIDTH) or len(planes) != len(people):
+            raise UsageError(f"{display_path(array)} was made by another version: run wav2lip.renderer.prepare again")
+        return cls(planes, people, cases)
+
+    def __len__(self) -> int:
+        return len(self.planes)
+
+    def rows(self, step: int, batch: int, seed: int) -> np.ndarray:
+        """(batch,) rows of a step: epochs of all samples, each in an order of its own."""
+        first, rows = step * batch, []
+        while len(rows) < batch:
+            epoch, offset = divmod(first + len(rows), len(self))
+            order = np.random.default_rng((seed, epoch)).permutation(len(self))
+            rows += order[offset : offset + batch - len(rows)].tolist()
+        return np.array(rows)
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """Planes of rows by name, (B, 3 or 1, HEIGHT, WIDTH) in 0 to 1; augmented if there is a generator.
+
+        `region` is added: where the painter may paint. `photo`, (B, 1, 1, 1), is 1 where nothing was retrieved.
+        """
+        stack = np.sort(rows)
+        images = torch.from_numpy(self.planes[stack]).float() / 255
+        regions = np.stack([paint_region(np.asarray(inner, np.float32) / 255) for inner in self._plane(stack, "inner")])
+        planes, first = {}, 0
+        for name, channels in PLANES.items():
+            planes[name] = images[:, first : first + channels]
+            first += channels
+        planes["region"] = torch.from_numpy(regions)[:, None]
+        planes = planes if rng is None else augment(planes, rng)
+        photo = torch.from_numpy(self.cases[stack] == "photo").float()
+        return {name: plane.contiguous() for name, plane in planes.items()} | {"photo": photo[:, None, None, None]}
+
+    def _plane(self, rows: np.ndarray, name: str) -> np.ndarray:
+        first = sum(list(PLANES.values())[: list(PLANES).index(name)])
+        return self.planes[rows, first]
+
+
+def augment(planes: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    """Mirrors samples and changes their colors, each sample's images alike."""
+    count = len(planes["inner"])
+    mirrored = torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None]
+    gain = rng.uniform(1 - GAIN, 1 + GAIN, (count, 1)) * rng.uniform(1 - TINT, 1 + TINT, (count, 3))
+    factor = torch.from_numpy(gain.astype(np.float32))[:, :, None, None]
+    changed = {}
+    for name, plane in planes.items():
+        flipped = torch.where(mirrored, plane.flip(3), plane)
+        changed[name] = (flipped * factor).clamp(0, 1) if plane.shape[1] == 3 else flipped
+    return changed
+
+
+def sheet(rows: list[Tensor], path: Path, zoom: int = 2) -> None:
+    """Writes rows of (B, 3, H, W) images in 0 to 1 as one picture."""
+    strips = [np.hstack(list(row.detach().permute(0, 2, 3, 1).numpy())) for row in rows]
+    picture = (np.vstack(strips).clip(0, 1) * 255).astype(np.uint8)
+    cv2.imwrite(str(path), cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC))
