@@ -27,6 +27,9 @@ from preprocessing.media.audio import AudioConfig, frame_count
 from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
+from wav2lip.renderer.painter import WEIGHTS as PAINTER_WEIGHTS
+from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.renderer import MouthRenderer
 
 LANDMARK_WEIGHTS = Path(landmarks.__file__).parent / WEIGHTS
 LANDMARKS = ("mesh", "fan")
@@ -39,11 +42,12 @@ MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a fac
 
 @dataclass(frozen=True)
 class MeshEngine:
-    """The landmark network, the lip-motion model, and the landmark network's weight file."""
+    """The landmark network, the lip-motion model, the landmark network's weight file, and the mouth painter; without it drawn teeth stay as drawn."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel
     landmark_weights: Path = LANDMARK_WEIGHTS
+    painter: NetworkPainter | None = None
 
     @classmethod
     def load(cls, landmarks: str = "mesh", fan: Path | str | None = None, device: str = "cpu") -> MeshEngine:
@@ -62,15 +66,15 @@ class MeshEngine:
         if landmarks == "mesh":
             if fan is not None:
                 raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
-            return cls(load_landmarks(), LipMotionModel.load())
+            return cls(load_landmarks(), LipMotionModel.load(), painter=NetworkPainter.load())
         from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
 
         weights = find_fan(fan)
-        return cls(load_fan(weights, device), LipMotionModel.load(), weights)
+        return cls(load_fan(weights, device), LipMotionModel.load(), weights, NetworkPainter.load())
 
     def provenance(self) -> tuple[list[Path], str] | None:
         """The weight files; the networks run on the CPU, but for FAN."""
-        return [self.landmark_weights, MOTION_WEIGHTS], "mesh on cpu"
+        return [self.landmark_weights, MOTION_WEIGHTS, *([PAINTER_WEIGHTS] if self.painter else [])], "mesh on cpu"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> MeshJob:
         """Reads the speech and tracks the faces through every frame to be shown.
@@ -82,9 +86,12 @@ class MeshEngine:
             speech = _read_speech(job)
         speech_frames = max(frames for _, frames in speech.values())
         roles = job.roles
-        people = [MeshPerson(role.utterances, strength=job.options.strength) for role in roles]
+        people = [
+            MeshPerson(role.utterances, strength=job.options.strength, renderer=MouthRenderer(painter=self.painter))
+            for role in roles
+        ]
         for person in people:
-            person.renderer.painter = job.clock.timed("paint", person.renderer.painter)
+            person.renderer.paint = job.clock.timed("paint", person.renderer.paint)
         try:
             with job.clock("track"):
                 count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)

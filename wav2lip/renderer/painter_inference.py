@@ -21,8 +21,11 @@ from wav2lip.renderer.painter_inputs import (
     sample_crop,
     to_crop,
 )
+from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle
 
+SEAM = 1.0  # crop pixels; softness of the border to a retrieved mouth, which is kept: it is sharper and real
+LACKING = (0.1, 0.3)  # fraction of the opening without a retrieved mouth from which the network paints, and fully
 MIN_AREA = 0.35  # of the frontal mouth's area; turned further, the plane of the teeth is seen too much from the side
 
 
@@ -49,7 +52,7 @@ class KnownMouth:
 
 @dataclass(frozen=True)
 class NetworkPainter:
-    """Fills an opening like `fill_mouth`, then lets the network mend it."""
+    """Fills an opening like `fill_mouth`, then lets the network paint what no retrieved mouth covers."""
 
     network: MouthPainter
 
@@ -90,20 +93,47 @@ class NetworkPainter:
         sampling = to_crop(plane, known.origin)
         if filled is None or np.linalg.det(plane[:, :2]) < MIN_AREA * opening.scale**2:
             return False
-        corner = (area.left, area.top)
+        corner = np.array([area.left, area.top])
         inner, lips = mouth_masks(*(from_image(ring - corner, sampling) for ring in (opening.ring, outer)))
-        planes = {
-            "composite": sample_crop(pixels, sampling, (WIDTH, HEIGHT)),
-            "warped": sample_crop(warped, sampling, (WIDTH, HEIGHT)),
-            "source": known.source,
-            "reference": reference_crop(known.widest, known.origin),
-            "retrieved": _retrieved(filled, area, sampling),
-        }
-        bytes_ = {name: _tensor(plane) / 255 for name, plane in planes.items()}
-        with torch.inference_mode():
-            painted = self.network(bytes_ | {"inner": _tensor(inner), "lips": _tensor(lips)})
-        _blend(pixels, warped, painted, opening.share * paint_region(inner), sampling)
+        retrieved = _retrieved(filled, area, sampling)
+        lacking = 1 - float((retrieved * inner).sum() / max(inner.sum(), 1e-6))
+        share = opening.share * float(smoothstep(np.array(lacking), *LACKING))
+        if share <= 0:
+            return False
+        painted = self._run(pixels, warped, sampling, known, {"inner": inner, "lips": lips, "retrieved": retrieved})
+        region = paint_region(inner) * (1 - cv2.GaussianBlur(retrieved, (0, 0), SEAM))
+        _blend(pixels, warped, painted, share * region, sampling)
         return True
+
+    def _run(
+        self,
+        composite: np.ndarray,
+        warped: np.ndarray,
+        sampling: np.ndarray,
+        known: KnownMouth,
+        masks: dict[str, np.ndarray],
+    ) -> Painted:
+        crops = {
+            name: sample_crop(image, sampling, (WIDTH, HEIGHT))
+            for name, image in {"composite": composite, "warped": warped}.items()
+        }
+        crops |= {"source": known.source, "reference": reference_crop(known.widest, known.origin)}
+        planes = {name: _tensor(image) / 255 for name, image in crops.items()}
+        with torch.inference_mode():
+            return self.network(planes | {name: _tensor(mask) for name, mask in masks.items()})
+
+
+def fill_only(
+    pixels: np.ndarray,
+    area: Rectangle,
+    opening: Opening,
+    outer: np.ndarray,
+    known: KnownMouth,
+    mouth: InnerMouth | None,
+    dark: np.ndarray | None,
+) -> None:
+    """Fills the opening in place without a network; see `NetworkPainter.paint`."""
+    fill_mouth(pixels, area, opening, mouth, dark)
 
 
 def _tensor(plane: np.ndarray) -> torch.Tensor:
@@ -111,11 +141,10 @@ def _tensor(plane: np.ndarray) -> torch.Tensor:
 
 
 def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndarray:
-    """(HEIGHT, WIDTH) uint8: where a retrieved mouth is seen."""
-    shown = np.zeros(area.size[::-1], np.float32)
-    shown[filled.near.within(area)] = filled.retrieved
-    image = np.repeat((shown * 255).astype(np.uint8)[..., None], 3, axis=2)
-    return sample_crop(image, sampling, (WIDTH, HEIGHT))[..., 0]
+    """(HEIGHT, WIDTH) float32: where a retrieved mouth is seen."""
+    there = sampling.copy()
+    there[:, 2] -= (filled.near.left - area.left, filled.near.top - area.top)
+    return cv2.warpAffine(filled.retrieved, there, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _blend(pixels: np.ndarray, warped: np.ndarray, painted: Painted, region: np.ndarray, sampling: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,6 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, Landmarks
 from wav2lip.renderer.inner_mouth import (
     InnerMouth,
     InnerMouthBank,
-    crop_mouth,
     head_angles,
     mouth_plane,
     teeth_place,
@@ -20,8 +19,8 @@ from wav2lip.renderer.inner_mouth import (
 )
 from wav2lip.renderer.lip_edges import lip_edges, with_lip_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
-from wav2lip.renderer.mouth_fill import Opening, fill_mouth, fill_opacity
-from wav2lip.renderer.painter_inference import KnownMouth, NetworkPainter
+from wav2lip.renderer.mouth_fill import Opening, fill_opacity
+from wav2lip.renderer.painter_inference import KnownMouth, NetworkPainter, fill_only
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import warp_frame
@@ -30,8 +29,6 @@ __all__ = ["MouthRenderer", "mouth_target", "target_shape"]
 
 PRESENT = 0.5  # faces with lower presence are not added to the bank
 HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth are drawn
-IMAGINE_BELOW = 0.6  # a mouth is painted if the widest one known is less open than this fraction of the wanted one
-IMAGINED = -1  # number of the painted bank entry
 
 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
@@ -45,45 +42,24 @@ class MouthRenderer:
 
     For files: `observe` every frame, `plan` the mouths of all targets, then `render` each frame with its mouth. For
     streams: `observe` and `render` each frame without a mouth; it is then selected without lookahead.
+
+    `paint` fills an opening with the signature of `NetworkPainter.paint`: the painter's, or `fill_only` without one.
     """
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
     chooser: MouthChooser = field(default_factory=MouthChooser)
     painter: NetworkPainter | None = None
+    paint: Callable[..., object] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.chooser.lookahead:
             raise UsageError(f"render selects mouths immediately: lookahead must be 0, not {self.chooser.lookahead}")
+        self.paint = fill_only if self.painter is None else self.painter.paint
 
     def observe(self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None) -> None:
         """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, unoccluded and new."""
         if landmarks.presence >= PRESENT:
             self.bank.observe(frame, np.asarray(landmarks.points, np.float64), pose)
-
-    def imagine(self, frame: np.ndarray, points: np.ndarray, target: np.ndarray, pose: HeadPose | None = None) -> bool:
-        """Paints the inner mouth that no frame shows, once, and adds it to the bank.
-
-        All frames then show the same teeth. Without a painter nothing is done.
-
-        Args:
-            frame: (H, W, 3) uint8, not modified.
-            points: (206, 3) mesh points of the frame, pixels.
-            target: (206, 3) target points whose mouth is wide open.
-            pose: head pose, if known.
-
-        Returns:
-            Whether a mouth was added.
-        """
-        pose, widest = pose or HeadPose.of(points), self.bank.widest()
-        wanted = mouth_target(pose, np.asarray(target, np.float64)).opening
-        known = 0.0 if widest is None else widest.opening
-        if self.painter is None or wanted < self.bank.config.min_opening or known > IMAGINE_BELOW * wanted:
-            return False
-        painted = self._rendered(frame, points, target, 1.0, pose, widest, self.painter)
-        entry = crop_mouth(painted, np.asarray(target, np.float64), pose, IMAGINED, self.bank.config.max_side)
-        if entry is not None:
-            self.bank.add(entry)
-        return entry is not None
 
     def plan(self, targets: Sequence[MouthTarget]) -> list[InnerMouth | None]:
         """Selects the inner mouth for each frame of a sequence."""
@@ -139,7 +115,6 @@ class MouthRenderer:
         amount: float,
         pose: HeadPose,
         mouth: InnerMouth | None,
-        painter: NetworkPainter | None = None,
     ) -> np.ndarray:
         result, scale, plane = frame.copy(), float(pose.scale), mouth_plane(pose)
         source = vertices_in_frame(with_lip_edges(points, lip_edges(frame, points), amount), pose)
@@ -148,10 +123,7 @@ class MouthRenderer:
         known, share = self.bank.teeth(), amount * fill_opacity(ring, here)
         place = teeth_place(here) if known is None else known
         opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place)
-        if painter is None:
-            fill_mouth(pixels, area, opening, mouth, self.bank.dark())
-        else:
-            person = KnownMouth.of(frame, plane, place, self.bank.widest())
-            painter.paint(pixels, area, opening, moved[LIPS_OUTER, :2], person, mouth, self.bank.dark())
+        person = KnownMouth.of(frame, plane, place, self.bank.widest())
+        self.paint(pixels, area, opening, moved[LIPS_OUTER, :2], person, mouth, self.bank.dark())
         area.view(result)[:] = pixels
         return result

@@ -7,7 +7,7 @@ import pytest
 from preprocessing.faces.mesh import LIPS_INNER, HeadPose
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.inner_mouth import InnerMouth, crop_mouth, mouth_plane
-from wav2lip.renderer.mouth_fill import Opening, paint_mouth, relight, retrieve_mouth
+from wav2lip.renderer.mouth_fill import Opening, fill_mouth, relight, retrieve_mouth
 from wav2lip.renderer.mouth_look import UNKNOWN, look_differences
 from wav2lip.renderer.warp import Rectangle
 
@@ -45,7 +45,7 @@ def test_a_slightly_higher_opening_shows_the_entry_without_a_dark_arc(height: fl
     area = Rectangle(0, 0, picture.shape[1], picture.shape[0])
     ring, plane = points[LIPS_INNER, :2], mouth_plane(pose())
     pixels = np.full_like(picture, 120)
-    paint_mouth(pixels, area, Opening(ring, plane, float(pose().scale), 1.0), mouth(picture), None)
+    fill_mouth(pixels, area, Opening(ring, plane, float(pose().scale), 1.0), mouth(picture), None)
     inside = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillPoly(inside, [np.round(ring).astype(np.int32)], 1)
     core = cv2.erode(inside, np.ones((5, 9))) > 0

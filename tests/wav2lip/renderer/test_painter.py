@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
 from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter
@@ -22,7 +22,7 @@ from wav2lip.renderer.painter_inputs import (
     sample_crop,
     to_crop,
 )
-from wav2lip.renderer.renderer import IMAGINED, MouthRenderer
+from wav2lip.renderer.renderer import MouthRenderer
 
 IMAGES = ("composite", "warped", "source", "reference")
 
@@ -94,7 +94,7 @@ def render(network: MouthPainter | None, target: np.ndarray, image: np.ndarray) 
     """The face painted by a network, without a bank."""
     renderer = MouthRenderer(painter=NetworkPainter(network) if network else None)
     points = pose().repose(shut_face())
-    return renderer._rendered(image, points, target, 1.0, pose(), None, renderer.painter)
+    return renderer._rendered(image, points, target, 1.0, pose(), None)
 
 
 def test_paint_appears_inside_the_lips_only():
@@ -118,26 +118,20 @@ def test_a_painter_that_copies_leaves_the_composite_as_it_is():
     np.testing.assert_array_equal(render(None, target, image), render(network, target, image))
 
 
-def test_a_mouth_that_no_frame_shows_is_painted_once_and_then_shown_in_every_frame():
-    """Upper teeth do not move with the lips: they are painted at one opening and shown at another."""
-    image, points = frame(), pose().repose(shut_face())
-    wide, half = (pose().repose(shut_face() + opened(by)) for by in (12.0, 6.0))
-    renderer = MouthRenderer(painter=NetworkPainter(painter(0.9)))
-    assert renderer.imagine(image, points, wide, pose())
-    assert [entry.number for entry in renderer.bank.entries] == [IMAGINED]
-    assert not renderer.imagine(image, points, wide, pose()), "it is known now"
-    shown = renderer.render(image, points, half, pose=pose())
-    middle = half[LIPS_INNER, :2].mean(axis=0).round().astype(int)
-    assert shown[middle[1], middle[0]].min() > 180
-    dark = MouthRenderer().render(image, points, half, pose=pose())
-    assert dark[middle[1], middle[0]].max() < 120
-
-
-def test_nothing_is_imagined_for_a_person_whose_open_mouth_is_known_or_who_does_not_open_it():
-    image, points = frame(), pose().repose(shut_face())
-    renderer = MouthRenderer(painter=NetworkPainter(painter()))
-    assert not renderer.imagine(image, points, points, pose())
-    assert not MouthRenderer().imagine(image, points, pose().repose(shut_face() + opened(9.0)), pose())
+def test_a_retrieved_mouth_is_kept_and_only_the_rest_is_painted():
+    """The bank's mouth is half as open as the target: its teeth stay, the arc below them is painted."""
+    image = frame() // 3 + 60
+    half, wide = (pose().repose(shut_face() + opened(by)) for by in (5.0, 12.0))
+    images = []
+    for network in (None, painter(0.9)):
+        renderer = MouthRenderer(painter=NetworkPainter(network) if network else None)
+        renderer.observe(image, Landmarks(half.astype(np.float32)), pose())
+        images.append(renderer.render(image, pose().repose(shut_face()), wide, pose=pose()).astype(int))
+    column, top = wide[LIPS_INNER[13:18], :2].mean(axis=0).round().astype(int)
+    bottom = int(wide[LIPS_INNER[3:8], 1].mean())
+    changed = np.abs(images[0] - images[1])[:, column - 3 : column + 4].max(axis=(1, 2))
+    assert changed[top + 5 : top + 9].max() <= 6
+    assert changed[bottom - 8 : bottom - 2].min() > 60
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
