@@ -89,7 +89,7 @@ class WeightOptions:
 
 def stages(options: WeightOptions) -> list[Stage]:
     """All stages, in order."""
-    networks = [*_experts(options), *_landmarks(options), _lip_motion(options), _encoder(options)]
+    networks = [*_experts(options), *_landmarks(options), _lip_motion(options), _painter(options), _encoder(options)]
     return [_dataset(options), *networks]
 
 
@@ -169,6 +169,16 @@ def _lip_motion(o: WeightOptions) -> Stage:
     best = run / "best.safetensors"  # by the people of the split val, if there are any
     stage.delivers["wav2lip/weights/lip_motion.safetensors"] = (best, run / "lip_motion.safetensors")
     return stage
+
+
+def _painter(o: WeightOptions) -> Stage:
+    samples, run = o.out / "mouths", o.out / "runs" / "renderer"
+    few = o.trial("--samples", "64", "--validation", "16", "--min-scale", "0.3")
+    prepare = _module("wav2lip.renderer.prepare", o.videos, o.out / "mesh", samples, *few)
+    train = _module(
+        "wav2lip.renderer.train", samples, "--out", run, "--config", CONFIGS / "renderer.yaml", *o.capped("steps")
+    )
+    return _training("painter", run, "renderer.safetensors", (prepare, train), "wav2lip/weights", "renderer")
 
 
 def _encoder(o: WeightOptions) -> Stage:

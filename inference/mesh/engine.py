@@ -42,7 +42,7 @@ MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a fac
 
 @dataclass(frozen=True)
 class MeshEngine:
-    """The landmark network, the lip-motion model, the landmark network's weight file, and the mouth painter; without it drawn teeth stay as drawn."""
+    """The landmark network, the lip-motion model, the landmark network's weight file, and the mouth painter, if any."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel

@@ -1,9 +1,8 @@
 """Makes the painter's training samples from labeled videos: `python -m wav2lip.renderer.prepare VIDEOS MESH OUT`.
 
-VIDEOS contains the folders train/ and val/ with videos, MESH the same folders with a mesh label file (.npz) for each
-video. Crops the mouths of the sharper videos to OUT/crops, then draws and renders samples: OUT/train.npy, OUT/val.npy
-and a JSON list of each sample's person, clip and case beside them. The speaker is the part of a video's name before
-"__"; speakers of the split "train" are left out of "val". Existing crops are kept.
+VIDEOS and MESH are those of wav2lip.lip_motion.prepare. Crops the mouths of the sharper videos to OUT/crops, then draws
+and renders samples: OUT/train.npy, OUT/val.npy and a JSON list of each sample's person, clip and case beside them.
+Speakers of the split "train" are left out of "val". Existing crops are kept.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.faces.landmarks.training.labels import LabeledVideo
+from wav2lip.lip_motion.prepare import find_videos
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
 from wav2lip.renderer.training.crops import MouthCrops, check_density, crop_video
 from wav2lip.renderer.training.samples import SampleMaker
 
 SPLITS = ("train", "val")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg")
 
 
 @dataclass(frozen=True)
@@ -57,32 +57,31 @@ class PrepareOptions:
 
 
 def person(stem: str) -> str:
-    """The person of a video by its name."""
+    """The person of a crop file by its name."""
     return stem.split("__")[0]
 
 
-def find_videos(videos: Path, mesh: Path, split: str) -> dict[str, list[tuple[Path, Path]]]:
-    """Labeled videos of a split by person, as (video, labels)."""
-    found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
-    for video in sorted((videos / split).glob("*")):
-        labels = mesh / split / f"{video.stem}.npz"
-        if video.suffix.lower() in VIDEO_SUFFIXES and labels.is_file():
-            found[person(video.stem)].append((video, labels))
+def find_people(videos: Path, mesh: Path, split: str) -> dict[str, list[LabeledVideo]]:
+    """Labeled videos of a split by speaker; see `lip_motion.prepare.find_videos`."""
+    found: dict[str, list[LabeledVideo]] = defaultdict(list)
+    for item in find_videos(videos, mesh):
+        if item.split == split:
+            found[item.speaker].append(item)
     return found
 
 
-def make_crops(found: dict[str, list[tuple[Path, Path]]], folder: Path, options: PrepareOptions) -> None:
+def make_crops(found: dict[str, list[LabeledVideo]], folder: Path, options: PrepareOptions) -> None:
     """Crops the mouths of all videos that have no crops yet; reports unreadable ones on stderr."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(*job, len(jobs[: options.clips])) for jobs in found.values() for job in jobs[: options.clips]]
-    for video, labels, clips in tqdm(jobs, unit="video", disable=None):
-        path = folder / f"{video.stem}.npz"
+    jobs = [(item, len(items[: options.clips])) for items in found.values() for item in items[: options.clips]]
+    for item, clips in tqdm(jobs, unit="video", disable=None):
+        path = folder / f"{item.speaker.replace('/', '_')}__{item.name.replace('/', '_')}.npz"
         if path.exists():
             continue
         try:
-            crops = crop_video(video, labels, max(8, options.frames // clips), options.min_scale)
+            crops = crop_video(item.video, item.labels, max(8, options.frames // clips), options.min_scale)
         except MediaError as error:
-            print(f"{display_path(video)} skipped: {error}", file=sys.stderr)
+            print(f"{display_path(item.video)} skipped: {error}", file=sys.stderr)
             continue
         if crops is not None:
             part = path.with_suffix(".part")
@@ -127,7 +126,7 @@ def prepare(videos: Path, mesh: Path, out: Path, options: PrepareOptions) -> Non
     Raises:
         UsageError: no video has labels, or none is large enough.
     """
-    found = {split: find_videos(videos, mesh, split) for split in SPLITS}
+    found = {split: find_people(videos, mesh, split) for split in SPLITS}
     if not any(found.values()):
         searched = " and ".join(SPLITS)
         raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")
