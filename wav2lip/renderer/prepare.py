@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.faces.landmarks.training.labels import LabeledVideo
-from wav2lip.lip_motion.prepare import find_videos
+from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_videos
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
 from wav2lip.renderer.training.crops import MouthCrops, check_density, crop_video
 from wav2lip.renderer.training.samples import SampleMaker
@@ -62,7 +61,7 @@ def person(stem: str) -> str:
 
 
 def find_people(videos: Path, mesh: Path, split: str) -> dict[str, list[LabeledVideo]]:
-    """Labeled videos of a split by speaker; see `lip_motion.prepare.find_videos`."""
+    """Labeled videos of a split by speaker; see `find_videos`."""
     found: dict[str, list[LabeledVideo]] = defaultdict(list)
     for item in find_videos(videos, mesh):
         if item.split == split:
