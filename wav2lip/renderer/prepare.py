@@ -126,9 +126,6 @@ def prepare(videos: Path, mesh: Path, out: Path, options: PrepareOptions) -> Non
         UsageError: no video has labels, or none is large enough.
     """
     found = {split: find_people(videos, mesh, split) for split in SPLITS}
-    if not any(found.values()):
-        searched = " and ".join(SPLITS)
-        raise UsageError(f"no video in {display_path(videos)} has labels in {display_path(mesh)}: searched {searched}")
     found["val"] = {name: jobs for name, jobs in found["val"].items() if name not in found["train"]}
     for split, count in zip(SPLITS, (options.samples, options.validation), strict=True):
         make_crops(found[split], out / "crops" / split, options)
