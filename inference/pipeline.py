@@ -155,7 +155,7 @@ class LipSync:
 
 def _path(name: str, value: object) -> Path:
     """Raises UsageError for anything but a path, as a call from Python may contain it."""
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or "\0" in str(value):
         raise UsageError(f"{name} must be a path, not {value!r}")
     return Path(value)
 

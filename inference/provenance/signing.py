@@ -112,7 +112,11 @@ class Signer:
 
 
 def make_signer(
-    outfile: Path, face: Path, sounds: Sequence[Path], models: Sequence[Path], certificate: Path | None,
+    outfile: Path,
+    face: Path,
+    sounds: Sequence[Path],
+    models: Sequence[Path],
+    certificate: Path | None,
     key: Path | None,
 ) -> Signer:
     """The signer of a job, with the user's certificate and key or, without them, the self-made chain.
