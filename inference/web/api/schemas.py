@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from inference.parts import ALL, SPEAKING
 from inference.web.jobs.queue import Job
-from inference.web.jobs.worker import ANALYSIS, RENDER
+from inference.web.jobs.worker import ANALYSIS, PEOPLE, RENDER, SPEAKERS
 
-# Share of a job's time: 23 ms a frame for the landmarks, 19 ms for the rest, and encoding.
+# Where a stage begins in a job's time, and its share, as measured. Some jobs look for people first.
 SHARES = {ANALYSIS: (0.0, 0.5), RENDER: (0.5, 0.5)}
+SHARES_WITH_PEOPLE = {PEOPLE: (0.0, 0.35), SPEAKERS: (0.35, 0.05), ANALYSIS: (0.4, 0.3), RENDER: (0.7, 0.3)}
 MIN_PROGRESS = 0.02  # before this nothing is said of the remaining time
 
 
@@ -38,7 +40,7 @@ class JobState(BaseModel):
     id: str = Field(description="a random name; who knows it may see and delete the job")
     state: Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
     position: int | None = Field(description="jobs that start before this one, if it waits")
-    stage: Literal["analysis", "render"] | None = Field(description="what a running job does")
+    stage: Literal["people", "speakers", "analysis", "render"] | None = Field(description="what a running job does")
     done: int = Field(description="frames of this stage that are done")
     total: int = Field(description="frames of this stage")
     progress: float = Field(description="of the whole job, 0 to 1")
@@ -68,7 +70,8 @@ def job_progress(job: Job) -> float:
     """Done share of a job, 0 to 1."""
     if job.state == "done":
         return 1.0
-    begin, share = SHARES.get(job.stage or "", (0.0, 0.0))
+    finds_people = job.options.get("face_id") is not None or job.options.get("select") in (SPEAKING, ALL)
+    begin, share = (SHARES_WITH_PEOPLE if finds_people else SHARES).get(job.stage or "", (0.0, 0.0))
     return begin + share * min(1.0, job.done / max(job.total, 1))
 
 

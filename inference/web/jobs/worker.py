@@ -24,7 +24,7 @@ from preprocessing.errors import CancelledError, Wav2LipError
 
 IDLE = 0.2  # seconds between looks at an empty queue
 REPORT_EVERY = 0.25  # seconds between two notes of progress, which also ask whether to go on
-ANALYSIS, RENDER = "analysis", "render"
+PEOPLE, SPEAKERS, ANALYSIS, RENDER = "people", "speakers", "analysis", "render"
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +123,7 @@ class _Progress:
         self._lock = threading.Lock()
 
     def analysis(self, unit: str, done: int, total: int) -> None:
-        self._state = (ANALYSIS, done, total)
+        self._state = (unit if unit in (PEOPLE, SPEAKERS) else ANALYSIS, done, total)
 
     def render(self, done: int, total: int) -> None:
         self._state = (RENDER, done, total)

@@ -235,7 +235,7 @@ function follow(job) {
   };
 }
 
-const STAGES = { analysis: "Following the face", render: "Moving the lips" };
+const STAGES = { people: "Finding the people", speakers: "Finding out who speaks", analysis: "Following the face", render: "Moving the lips" };
 
 function show(job) {
   state.job = job;

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from inference.options import PATH_OPTIONS
+from inference.web.api.schemas import job_progress
 from inference.web.jobs.files import JobFiles, is_id
 from inference.web.jobs.inspection import audio_seconds, look_at_job, look_at_people
 from inference.web.jobs.options import client_options, parse_options
@@ -61,6 +62,26 @@ def test_limits_of_queue_and_length(tmp_path, inputs):
     form = job_form(inputs)
     form["files"]["audio"] = ("long.wav", write_speech(tmp_path / "long.wav", 3.0).read_bytes())
     assert "longer than this service takes: 2.5 s" in problem(client.post("/api/jobs", **form), 422)
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({}, ["analysis", "render"]),
+        ({"face_id": 2}, ["people", "analysis", "render"]),
+        ({"select": "speaking"}, ["people", "speakers", "analysis", "render"]),
+    ],
+)
+def test_progress_never_goes_back(tmp_path, options, stages):
+    queue = JobQueue(tmp_path / "queue.sqlite3")
+    queue.add("a", options, {}, 1)
+    job, told = queue.claim("w"), []
+    for stage in stages:
+        for done in range(5):
+            queue.progress(job, stage, done, 4)
+            told.append(job_progress(queue.get("a")))
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0, pytest.approx(1))
 
 
 @pytest.mark.parametrize("missing", ["face", "audio"])
