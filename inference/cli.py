@@ -84,7 +84,7 @@ def _add_files(p: _Parser) -> None:
     p.flag(g, "audio", type=Path, metavar="FILE", help="audio or video file with the speech")
     p.flag(
         g, "outfile", type=Path, metavar="FILE",
-        help=f"output video: .mp4, .mov or .mkv (default: {OUTFILE})",
+        help=f"output video: .mp4, .mov, .mkv or .webm, or .gif or .webp without sound (default: {OUTFILE})",
     )  # fmt: skip
     p.flag(
         g, "config", type=Path, metavar="FILE",

@@ -12,7 +12,7 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import stream_audio
-from preprocessing.media.audio_mux import CONTAINERS
+from preprocessing.media.output_formats import OUTPUTS
 from preprocessing.media.video_reader import open_media
 from preprocessing.unfinished import final_path
 
@@ -44,8 +44,8 @@ def check_files(
                 raise UsageError(f"the output {display_path(output)} is also an input: choose another name")
     if len({output.resolve() for output in outputs}) < len(outputs):
         raise UsageError(f"two outputs have the name {display_path(outputs[1])}: choose different names")
-    if outfile.suffix.lower() not in CONTAINERS:
-        raise UsageError(f"the output must end in {', '.join(CONTAINERS)}, not {display_path(outfile.name)}")
+    if outfile.suffix.lower() not in OUTPUTS:
+        raise UsageError(f"the output must end in {', '.join(OUTPUTS)}, not {display_path(outfile.name)}")
     for path in sounds:
         next(stream_audio(path, track=options.audio_track))
     _check_models(options)

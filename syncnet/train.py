@@ -10,6 +10,10 @@ Exit codes: 0 when training is complete, 1 when it failed, 2 for invalid usage, 
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("syncnet.train: starting", file=sys.stderr, flush=True)
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
@@ -40,6 +43,7 @@ from syncnet.recipe import (
 from syncnet.validation import validate
 from training.engine import Engine
 from training.options import parse_options
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due
 
 if TYPE_CHECKING:
@@ -197,8 +201,7 @@ def train(clips: Path, recipe: SyncNetRecipe, options: SyncNetTrainOptions, engi
         train_clips, speaker_weights(train_clips), recipe.draw, recipe.seed, size, fabric.global_rank, fabric.world_size
     )
     stream = batches(dataset, size, range(state.step, recipe.steps), workers=options.workers)
-    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
-    for batch in tqdm(stream, total=recipe.steps, initial=state.step, unit="step", disable=quiet):
+    for batch in training_steps(stream, state.step, recipe.steps, run.writes):
         losses = train_step(state, fabric.to_device(batch))
         if due(state.step, options.log_every):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})

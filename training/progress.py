@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
 from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+FIRST_STEPS, REPORT_EVERY = 3, 30.0  # each of the first steps is reported, then one in so many seconds
+
+
+def training_steps(items: Iterable[Item], first: int, last: int, shown: bool = True) -> Iterator[Item]:
+    """Yields one item for each of the steps after `first` up to `last`, and reports the progress on standard error.
+
+    A terminal shows a bar; elsewhere each of the first steps makes a line, then one step every REPORT_EVERY seconds.
+
+    Args:
+        shown: False for all but one of several processes.
+    """
+    if not shown or sys.stderr.isatty():
+        bar = tqdm(items, total=last, initial=first, unit="step", disable=not shown)
+        yield from bar
+        return
+    begun = reported = time.monotonic()
+    for step, item in enumerate(items, first + 1):
+        yield item
+        now = time.monotonic()
+        if step - first <= FIRST_STEPS or now - reported >= REPORT_EVERY or step == last:
+            pace = (now - begun) / (step - first)
+            left = timedelta(seconds=round(pace * (last - step)))
+            print(f"step {step} of {last}, {pace:.2f} s a step, {left} left", file=sys.stderr, flush=True)
+            reported = now
 
 
 class ProgressBars:

@@ -13,8 +13,12 @@ Exit codes: 0 when training is complete, 1 when it failed, 2 for invalid usage, 
 
 from __future__ import annotations
 
-import math
 import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("wav2lip.train: starting", file=sys.stderr, flush=True)
+
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import trange
 
 from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
@@ -36,6 +39,7 @@ from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from training.engine import Engine
 from training.losses import total
 from training.options import parse_options
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due, save_atomic
 from wav2lip.generator.data import GeneratorBatch, SilenceSampler, collate, sample
 from wav2lip.generator.losses import gradient_norms, masked_l1, reconstruction_losses, sync_expert_loss
@@ -249,8 +253,7 @@ def train(clips: Path, recipe: GeneratorRecipe, options: GeneratorTrainOptions, 
     judge = SyncExpert.load(options.judge, str(fabric.device))
     evaluation = HeldOutEvaluation(held_out, state.config, judge) if held_out and run.writes else None
     stream = iter(_window_loader(state, train_clips, options.workers))
-    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
-    for _ in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
+    for _ in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):
         parts = [fabric.to_device(part) for part in islice(stream, recipe.accumulate)]
         try:
             metrics = train_step(state, parts, due(state.step + 1, options.log_every))

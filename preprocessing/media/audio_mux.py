@@ -15,8 +15,6 @@ from preprocessing.errors import UsageError, display_path
 from preprocessing.media.containers import audio_stream, clock_start, open_media
 from preprocessing.media.timeline import RESTARTING
 
-CONTAINERS = (".mp4", ".mov", ".mkv")
-
 # Codecs, with the demuxers whose packets are copied into a container ("": any). What is missing is decoded and encoded
 # again, because its time or its existence depends on the version of ffmpeg (measured with 4.1, 4.2, 7.0 and 9.0):
 # decoders of lossy codecs start with a delay, which Matroska does not tell for MP3, Vorbis and, before version 8, for
@@ -27,6 +25,7 @@ COPIED_CODECS: dict[str, dict[str, tuple[str, ...]]] = {
     ".mov": _MP4 | {"alac": ("",)},
     ".mkv": {"alac": ("",), "ac3": ("",), "eac3": ("",), "dts": ("",), "flac": ("",), "mp2": ("",),
              "opus": ("ogg",)},
+    ".webm": {"opus": ("ogg",)},
 }  # fmt: skip
 MPEG_2_5 = 16000  # Hz; MP3 below it is not part of MPEG, and MP4 does not take it
 # Encoders: FLAC has no delay, and all versions tell that of AAC in MP4.
@@ -34,6 +33,7 @@ ENCODED = {
     ".mp4": {"c:a": "aac", "b:a": "192k"},
     ".mov": {"c:a": "aac", "b:a": "192k"},
     ".mkv": {"c:a": "flac", "sample_fmt": "s16"},
+    ".webm": {"c:a": "libopus", "b:a": "160k"},
 }
 
 

@@ -18,9 +18,10 @@ import imageio_ffmpeg
 import numpy as np
 
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio_mux import CONTAINERS, ENCODED, AudioSource, heard_tracks, plain
+from preprocessing.media.audio_mux import ENCODED, AudioSource, heard_tracks, plain
 from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
 from preprocessing.media.containers import open_media
+from preprocessing.media.output_formats import OUTPUTS, SILENT, comment_writer, filtered, video_options
 from preprocessing.media.planar_frame import PlanarFrame
 from preprocessing.media.sound_mix import channel_count, mix, sample_rate
 from preprocessing.media.video_reader import VideoInfo
@@ -36,15 +37,16 @@ def ffmpeg_binary() -> str:
 
 
 class VideoWriter:
-    """Writes uint8 BGR frames (height, width, 3) at `fps` to an H.264 .mp4, .mov or .mkv with audio.
+    """Writes uint8 BGR frames (height, width, 3) at `fps` to an H.264 .mp4, .mov or .mkv, or a VP9 .webm, with audio,
+    or to an animated .gif or .webp without.
 
     Colors are converted and tagged like `source`; `PlanarFrame`s, if it is to write such, are encoded as they are.
     H.264 in 4:2:0, which all players show, needs even sides: an odd one grows by a copy of its last row or column.
     Audio is trimmed to the length of the video, never the reverse, unless `duration` (seconds) limits both. A single
     complete audio track is copied if its timing survives it in the container; otherwise all tracks are mixed into AAC,
-    in .mkv FLAC. A track that ends before its start is silent. `finish` may write another version of the complete
-    file, given its path and the new one's, as signing does. The file is renamed into place when complete; errors
-    leave nothing.
+    in .mkv FLAC, in .webm Opus. A track that ends before its start is silent. `finish` may write another version of the
+    complete file, given its path and the new one's, as signing does. The file is renamed into place when complete;
+    errors leave nothing.
 
     Raises UsageError for an invalid argument or frame, MediaError if audio cannot be read or the file not written.
     """
@@ -70,15 +72,18 @@ class VideoWriter:
         self.frames, self._last_step = 0, finish
         self._limit = None if duration is None else max(1, round(duration * self.fps))
         self._suffix = self.path.suffix.lower()
-        self._tracks = heard_tracks(sounds)
+        self._tracks = heard_tracks(() if self._suffix in SILENT else sounds)
+        self._comment = (metadata or {}).get("comment", "")
         self._file_options = _file_options(self._suffix, metadata or {})
         self._folder = _hidden_folder(self.path)
         tags, aspect = writable(source), source.sample_aspect_ratio if source else Fraction(1)
         self._planar, self._border = planar, (height % 2, width % 2)
         video = _raw_video((height + height % 2, width + width % 2), self.fps, tags, aspect, planar)
-        options = {"c:v": "libx264", "crf": crf, "preset": preset, **tag_options(tags), **self._file_options}
+        options = video_options(self._suffix, crf, preset) | self._file_options
+        options |= {} if self._suffix in SILENT else tag_options(tags)
         try:
-            self._encoder = _Ffmpeg(video.output(plain(self._target("video")), **options), piped=True)
+            output = filtered(video, self._suffix).output(plain(self._target("video")), **options)
+            self._encoder = _Ffmpeg(output, piped=True)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -132,6 +137,9 @@ class VideoWriter:
         if not self.frames:
             raise MediaError("no frames were written")
         result = self._joined() if self._tracks else self._target("video")
+        if self._comment and (write := comment_writer(self._suffix)):
+            write(result, self._target("marked"), self._comment)
+            result = self._target("marked")
         if self._last_step:
             self._last_step(result, self._target("finished"))
             result = self._target("finished")
@@ -189,14 +197,14 @@ def _raw_video(
 
 
 def _file_options(suffix: str, metadata: dict[str, str]) -> dict[str, Any]:
-    options: dict[str, Any] = {} if suffix == ".mkv" else {"movflags": "+faststart"}
+    options: dict[str, Any] = {"movflags": "+faststart"} if suffix in (".mp4", ".mov") else {}
     # ffmpeg-python takes each option once; the specifier (g: the whole file) tells the repetitions apart.
     return options | {f"metadata:g:{n}": f"{name}={text}" for n, (name, text) in enumerate(metadata.items())}
 
 
 def _check_arguments(path: Path, shape: tuple[int, int, int], fps: Fraction, duration: float | None) -> None:
-    if path.suffix.lower() not in CONTAINERS:
-        raise UsageError(f"the output must end in {', '.join(CONTAINERS)}, not {display_path(path.name)}")
+    if path.suffix.lower() not in OUTPUTS:
+        raise UsageError(f"the output must end in {', '.join(OUTPUTS)}, not {display_path(path.name)}")
     if min(shape) < 2 or not 0 < fps <= 1000:
         raise UsageError(f"a video needs sides of at least 2 pixels and 0 < fps <= 1000, not {shape[:2]} at {fps}")
     if duration is not None and not duration > 0:

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from preprocessing.commands import run_command
+from training import precision
 from training.engine import Engine
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due, save_atomic
 
 
@@ -153,3 +155,27 @@ def test_engines_by_hand():
     }  # fmt: skip
     with pytest.raises(ValueError, match="devices must be 1 or more, not 0"):
         Engine(devices=0)
+
+
+def test_progress_is_reported_from_the_first_step(capsys):
+    assert list(training_steps(range(5, 12), 5, 12)) == list(range(5, 12))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"step {step} of 12" for step in (6, 7, 8, 12)]
+    assert list(training_steps(range(3), 0, 3, shown=False)) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("bf16", "full", "chosen"), [(1.0, 3.0, "bf16-mixed"), (10.0, 1.0, "32-true"), (1, 1, "32-true")]
+)
+def test_precision_is_what_is_faster_here(monkeypatch, bf16, full, chosen):
+    monkeypatch.delenv(precision.PROBED, raising=False)
+    monkeypatch.setattr(precision, "step_seconds", lambda half: bf16 if half else full)
+    assert precision.choose_precision("cpu") == chosen
+    monkeypatch.setattr(precision, "step_seconds", lambda half: pytest.fail("measured twice"))
+    assert precision.choose_precision("cpu") == chosen  # as the processes that this one starts would
+    monkeypatch.delenv(precision.PROBED)
+
+
+def test_the_probe_measures_both():
+    assert all(0 < precision.step_seconds(half) < 10 for half in (False, True))

@@ -12,9 +12,13 @@ Exit code: 0 on success, 1 if training failed, 2 for wrong usage, 130 if interru
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("wav2lip.lip_motion.train: starting", file=sys.stderr, flush=True)
+
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +31,7 @@ from preprocessing.errors import UsageError
 from syncnet.shape_expert import ShapeExpert
 from training.engine import Engine
 from training.options import parse_options
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due
 from wav2lip.lip_motion.data.clips import open_motion_clips
 from wav2lip.lip_motion.data.corpus import Corpus
@@ -158,8 +163,7 @@ def train(clips: Path, recipe: LipMotionRecipe, flags: LipMotionTrainOptions, en
         run.truncate_log(state.step)
     sampler = WindowSampler(corpus.seen, recipe.network, recipe.window, recipe.power, recipe.seed)
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
-    for step in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
+    for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):
         batch = {name: values[mine] for name, values in sampler.batch(step, recipe.batch).items()}
         losses = train_step(state, fabric.to_device(batch))
         if due(state.step, flags.log_every):

@@ -10,9 +10,13 @@ the same command resumes. Crops are extracted once and cached in --cache. Exit c
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("preprocessing.faces.landmarks.train: starting", file=sys.stderr, flush=True)
+
 import copy
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from preprocessing.commands import run_command
 from preprocessing.errors import TrainingError, UsageError
@@ -36,6 +39,7 @@ from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
 from training.options import parse_recipe
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due
 
 if TYPE_CHECKING:
@@ -300,7 +304,7 @@ def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -
     resume(state, run)
     run.write_config(asdict(recipe))
     shares = person_shares(crops.persons, recipe.person_power)
-    for step in tqdm(range(state.step, recipe.steps), initial=state.step, total=recipe.steps, disable=None):
+    for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):
         losses = train_step(state, fabric.to_device(draw_batch(maker, shares, recipe, step)))
         if due(state.step, flags.log_every):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})
