@@ -207,8 +207,7 @@ def _converted(value: object, kind: str) -> object:
     kind = kind.removesuffix(" | None")
     if kind.startswith("tuple"):
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
-        numbers = isinstance(parts, list | tuple)
-        return tuple(_converted(part, "int") for part in parts) if numbers else value  # type: ignore[union-attr]
+        return tuple(_converted(part, "int") for part in parts) if isinstance(parts, list | tuple) else value
     if not isinstance(value, str) or kind not in _CONVERTERS:
         return value
     try:

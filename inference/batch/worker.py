@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -85,11 +87,13 @@ def _model(engine: tuple[tuple[str, str], ...]) -> LipSync:
 
 
 def _limit_threads(threads: int) -> None:
+    """Limits OpenCV's threads, and torch's; where it is not imported yet, as without a generator, OpenMP's."""
     import cv2
-    import torch
 
     cv2.setNumThreads(threads)
-    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 class _Warnings(logging.Handler):

@@ -41,7 +41,6 @@ class MultiFaceTracker:
         max_faces: maximum number of people tracked at once.
         select: which face to track at the start of a shot or after max_gap without one: largest, left, right,
             center, or the face nearest to the point 'X,Y' (pixels).
-        face_id: track the n-th face instead, from 0 in order of appearance, over the whole video; one slot only.
         every: frames between detector runs, 1 for every frame; if the flow fails or a tracked face is missing, the
             detector also runs on the next frame.
         detect_side: longer side, in pixels, of the frames passed to the detector.
@@ -59,21 +58,20 @@ class MultiFaceTracker:
         *,
         max_faces: int = 1,
         select: str = "largest",
-        face_id: int | None = None,
         every: int = 5,
         detect_side: int = 640,
         max_gap: float = 0.5,
         smooth: float = 0.16,
         fps: float = 25.0,
     ) -> None:
-        if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0 or (face_id or 0) < 0:
+        if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0:
             raise UsageError(
-                "tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0, fps > 0 and face_id >= 0"
+                "tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0 and fps > 0"
             )
-        if max_faces < 1 or (face_id is not None and max_faces > 1):
-            raise UsageError("tracking needs max_faces >= 1, and max_faces = 1 with a face_id")
+        if max_faces < 1:
+            raise UsageError(f"tracking needs max_faces >= 1, not {max_faces}")
         self._detector, self._every, self._side = detector, every, detect_side
-        self._select, self._face_id = parse_select(select), face_id
+        self._select = parse_select(select)
         gap, sigma = max(every, round(max_gap * fps)), max(smooth * fps, 0.8 * every) if smooth else 0.0
         self._slots = [FaceTrackFilter(every, gap, sigma, (NOISE_TO_DRIFT * fps) ** 2) for _ in range(max_faces)]
         self._ready: list[deque[tuple[np.ndarray | None, int]]] = [deque() for _ in range(max_faces)]
@@ -101,12 +99,9 @@ class MultiFaceTracker:
         return self._release()
 
     def finish(self) -> list[list[TrackedFace]]:
-        """Returns the remaining faces after the last push. Raises UsageError if `face_id` has never appeared."""
+        """Returns the remaining faces after the last push."""
         for is_cut in self._cuts.finish():
             self._advance(self._waiting.popleft(), is_cut)
-        if self._face_id is not None and 0 < self._identities.count <= self._face_id:
-            shown = "1 face" if self._identities.count == 1 else f"{self._identities.count} faces"
-            raise UsageError(f"there is no face {self._face_id}: {shown} found in these frames, counted from 0")
         return self._release(finish=True)
 
     def _advance(self, frame: np.ndarray, cut: bool) -> None:
@@ -159,14 +154,10 @@ class MultiFaceTracker:
     def _begin(self, slot: FaceTrackFilter, faces: list[np.ndarray], numbers: list[int], size: tuple[int, int]) -> None:
         """Starts a track of the selected face if it is present, untracked and allowed in this slot."""
         free = [i for i in range(len(faces)) if slot.may_begin(numbers[i]) and self._is_free(faces[i], numbers[i])]
-        if self._face_id is not None:
-            chosen = [i for i in free if numbers[i] == self._face_id]
-        else:
-            select = self._select if isinstance(self._select, str) else np.asarray(self._select) / self._scale
-            best = choose([_box(faces[i]) for i in free], select, size)
-            chosen = [free[best]] if best >= 0 else []
-        for i in chosen:
-            slot.begin(faces[i], numbers[i])
+        select = self._select if isinstance(self._select, str) else np.asarray(self._select) / self._scale
+        best = choose([_box(faces[i]) for i in free], select, size)
+        if best >= 0:
+            slot.begin(faces[free[best]], numbers[free[best]])
 
     def _is_free(self, face: np.ndarray, number: int) -> bool:
         """Whether no slot tracks that face."""

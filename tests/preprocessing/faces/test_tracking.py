@@ -127,20 +127,11 @@ def crossing(i: int) -> list[np.ndarray]:
         ({"select": "left"}, 80),
         ({"select": "center"}, 190),
         ({"select": "210,100"}, 190),
-        ({"face_id": 0}, 80),
-        ({"face_id": 1}, 190),
     ],
 )
 def test_who_is_followed(options: dict, centre: float) -> None:
     track = track_face(still(40), Scripted(crossing), **options)
     np.testing.assert_allclose(centres(track)[:, 0], centre, atol=0.1)
-
-
-def test_the_third_face_is_followed_from_when_it_appears() -> None:
-    track = track_face(still(40), Scripted(crossing), face_id=2)
-    assert track.found.tolist() == [i >= 21 for i in range(40)]  # nobody followed: a look at every third frame
-    np.testing.assert_allclose(centres(track)[21:, 0], 300, atol=0.1)
-    assert not track_face(still(40), Scripted(crossing), face_id=3).found.any()
 
 
 def test_coordinates_are_those_of_the_frames_not_of_the_reduced_ones() -> None:
@@ -217,7 +208,7 @@ def test_nobody_in_the_video() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"every": 0}, {"detect_side": 0}, {"max_gap": -1}, {"smooth": -1}, {"fps": 0}, {"face_id": -1}, {"select": "me"}],
+    [{"every": 0}, {"detect_side": 0}, {"max_gap": -1}, {"smooth": -1}, {"fps": 0}, {"select": "me"}],
 )
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"tracking needs|select must be one of"):
