@@ -25,6 +25,7 @@ from wav2lip.renderer.training.losses import condition, finished, reconstruction
 from wav2lip.renderer.training.metrics import measure
 from wav2lip.renderer.training.recipe import CriticRecipe, PainterRecipe
 from wav2lip.renderer.training.samples import Pair, SampleMaker
+from wav2lip.renderer.training.train_state import PainterTrainState
 
 OPENINGS = (0.2, 0.4, 3.0, 5.0, 7.0, 9.0, 10.0, 11.0, 12.0)
 FIRST = {name: sum(list(PLANES.values())[:place]) for place, name in enumerate(PLANES)}
@@ -194,41 +195,43 @@ def test_measures_of_a_perfect_and_of_a_blurred_painter(folder: Path):
         assert dull[f"{kind}_sharp"] < 0.7
 
 
-def run(folder: Path, out: Path, steps: int, *more: str) -> list[dict]:
+def run(folder: Path, out: Path, code: int = 0) -> list[dict]:
     tiny = ["--network.widths", "[4,4,4]", "--network.depth", "1", "--critic.width", "4", "--critic.start", "2"]
-    flags = [
-        "--steps",
-        str(steps),
-        "--batch",
-        "4",
-        "--precision",
-        "32-true",
-        "--log-every",
-        "1",
-        "--validate-every",
-        "2",
-    ]
-    assert train.main([str(folder), "--out", str(out), "--accelerator", "cpu", *tiny, *flags, *more]) == 0
+    flags = ["--steps", "4", "--batch", "4", "--precision", "32-true", "--log-every", "1", "--validate-every", "2"]
+    assert train.main([str(folder), "--out", str(out), "--accelerator", "cpu", *tiny, *flags]) == code
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_writes_weights_log_and_sheets_and_resumes_exactly(folder: Path, tmp_path: Path):
-    straight = run(folder, tmp_path / "one run", 4)
-    run(folder, tmp_path / "two", 2, "--steps", "4", "--steps", "2")
-    again = run(folder, tmp_path / "two", 4)
-    weights = [load_painter(tmp_path / name / "renderer.safetensors") for name in ("one run", "two")]
-    assert weights[0].config == PainterConfig((4, 4, 4), 1)
-    last = [{k: v for k, v in lines[-1].items() if k != "seconds"} for lines in (straight, again)]
+def test_a_run_writes_weights_log_and_sheets_and_resumes_exactly(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    straight = run(folder, tmp_path / "one run")
+    step = train.train_step
+
+    def interrupted(state: PainterTrainState, planes: dict[str, Tensor]) -> dict[str, Tensor]:
+        if state.step == 3:
+            raise KeyboardInterrupt
+        return step(state, planes)
+
+    monkeypatch.setattr(train, "train_step", interrupted)
+    run(folder, tmp_path / "two", 130)
+    monkeypatch.setattr(train, "train_step", step)
+    again = run(folder, tmp_path / "two")
+    one, two = (load_painter(tmp_path / name / "renderer.safetensors") for name in ("one run", "two"))
+    for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert one.config == PainterConfig((4, 4, 4), 1)
+    timeless = [[{**line, "seconds": 0} for line in lines] for lines in (straight, again)]
+    assert timeless[0] == timeless[1]
     logged = {name for line in straight for name in line}
     assert {"adversarial", "features", "critic", "critic_right", "photo_after", "video_after"} <= logged
     assert len(list((tmp_path / "one run").glob("sheet-*.png"))) == 2
-    assert last[0]["step"] == last[1]["step"] == 4
 
 
 def test_contradictions_are_refused_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    for recipe in ({"batch": 1}, {"ema": 1.0}, {"critic": CriticRecipe, "objective": "began"}):
+    for wrong in (lambda: PainterRecipe(batch=1), lambda: PainterRecipe(ema=1.0), lambda: CriticRecipe("began")):
         with pytest.raises(UsageError):
-            CriticRecipe("began") if "objective" in recipe else PainterRecipe(**recipe)
+            wrong()
     assert train.main([str(tmp_path / "missing"), "--out", str(tmp_path / "out")]) == 2
     assert prepare.main([str(tmp_path), str(tmp_path), str(tmp_path / "samples")]) == 2
     error = capsys.readouterr().err
