@@ -217,13 +217,14 @@ def _frames(
 
 def _source(path: Path, reference: object) -> Path:
     """The file beside the avatar that its frames are in."""
-    name = reference.get("name") if isinstance(reference, dict) else None
+    values = reference if isinstance(reference, dict) else {}
+    name, digest = values.get("name"), values.get("sha256")
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
         raise _damaged(path, "the name of its video")
     file = path.parent / name
     if not file.is_file():
         raise MediaError(f"the avatar {display_path(path)} needs {display_path(name)} beside it")
-    if _digest(file) != reference.get("sha256"):  # type: ignore[union-attr]
+    if _digest(file) != digest:
         raise MediaError(f"{display_path(file)} is not the file that {display_path(path)} was made from")
     return file
 

@@ -48,7 +48,7 @@ def prepare(face: Path, outfile: Path, embed: bool, options: dict[str, object]) 
     from inference.live.avatar_file import save_avatar
     from inference.pipeline import LipSync
 
-    avatar = LipSync.load().avatar(face, **options)
+    avatar = LipSync.load().avatar(face, **options)  # type: ignore[arg-type]
     try:
         save_avatar(avatar, outfile, embed=embed)
         print(f"{display_path(outfile)}: {len(avatar)} frames of {avatar.size[0]}x{avatar.size[1]}, "

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from math import floor
 from typing import Protocol
 
 import numpy as np
 
 from inference.live.sound import SPEECH_RATE, Speech, SpeechQueue
+from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.motion import LipMotion, LipMotionModel, MotionRange
-from wav2lip.lip_motion.streaming import MotionStream
+from wav2lip.lip_motion.streaming import HOP, MotionStream
+
+LEAP = Fraction(1, 2)  # seconds between two frames after which the sound in between is left out
+LEAD = Fraction(2, 5)  # seconds of sound before a frame that are heard then
 
 
 class Motion(Protocol):
@@ -37,13 +42,30 @@ MotionSource = Callable[[Speech], Motion]
 class StreamedMotion:
     """Predicts the motion while the sound arrives."""
 
-    whole = None
+    whole: tuple[LipMotion, int] | None = None
 
-    def __init__(self, speech: Speech, queue: SpeechQueue, stream: MotionStream) -> None:
-        self._speech, self._queue, self._stream = speech, queue, stream
+    def __init__(self, speech: Speech, queue: SpeechQueue, make: Callable[[], MotionStream]) -> None:
+        self._speech, self._queue, self._make, self._stream = speech, queue, make, make()
+        self._origin = Fraction(0)  # seconds of the utterance at which the stream begins
+        self._last = Fraction(0)
 
     def coefficients(self, time: Fraction) -> np.ndarray:
         """See `Motion.coefficients`."""
+        if time - self._last > LEAP:
+            self._leap(time)
+        self._last = time
+        return self._at(time - self._origin)
+
+    def _leap(self, time: Fraction) -> None:
+        """Begins anew shortly before a time after many dropped frames: to predict all in between would drop more."""
+        origin = floor((time - LEAD) * FPS / HOP) * Fraction(HOP, FPS)
+        passed = int((origin - self._origin) * SPEECH_RATE) - self._stream.known
+        if passed > 0:
+            with self._queue.lock:
+                self._speech.heard.take(passed)
+            self._origin, self._stream = origin, self._make()
+
+    def _at(self, time: Fraction) -> np.ndarray:
         needed = round(self._stream.seconds_needed(time) * SPEECH_RATE) - self._stream.known
         with self._queue.lock:
             samples = self._speech.heard.take(max(0, needed))
@@ -55,7 +77,7 @@ class StreamedMotion:
 
     def guess(self, time: Fraction) -> np.ndarray:
         """See `Motion.guess`."""
-        return self._stream.guess(time)
+        return self._stream.guess(time - self._origin)
 
 
 class WholeMotion:
@@ -76,7 +98,7 @@ def motion_source(model: LipMotionModel, span: MotionRange, lookahead: float, qu
     """Makes the motion of each utterance; an infinite look-ahead takes it as a whole."""
 
     def streamed(speech: Speech) -> Motion:
-        return StreamedMotion(speech, queue, MotionStream(model, span, lookahead))
+        return StreamedMotion(speech, queue, lambda: MotionStream(model, span, lookahead))
 
     def whole(speech: Speech) -> Motion:
         samples = speech.heard.take(len(speech.heard))

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import soxr
@@ -51,7 +52,8 @@ class _Resampler:
     """Resamples a stream whose rate may change (soxr, HQ)."""
 
     def __init__(self, rate: int) -> None:
-        self._rate, self._stream, self._source = rate, None, 0
+        self._rate, self._source = rate, 0
+        self._stream: Any = None  # of the rate `_source`
 
     def push(self, samples: np.ndarray, rate: int) -> np.ndarray:
         rest = self.finish() if rate != self._source else np.zeros(0, np.float32)

@@ -68,7 +68,7 @@ class LiveHost:
             if name not in self._avatars:
                 path = Path(self.settings.avatars, name)
                 options = {} if path.suffix.lower() == ".avatar" else self._options
-                self._avatars[name] = self._lipsync.avatar(path, **options)
+                self._avatars[name] = self._lipsync.avatar(path, **options)  # type: ignore[arg-type]
             return self._lipsync, self._avatars[name]
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ from tests.inference.live.material import (
     sound_of,
 )
 from tests.material import moving_photo, number_of, write_sound, write_video
+from wav2lip.lip_motion.streaming import MotionStream
 
 
 def begin(shown: list) -> int:
@@ -240,6 +241,24 @@ def test_a_consumer_that_stalls_loses_frames_and_stays_in_sync(engine, avatar, s
     assert dropped == (74 if stall > 1 else 1)
     assert len(shown[11].pcm) == FRAME * (1 if stall > 1 else 1 + dropped)  # sound is lost only with many frames
     assert number_of(shown[11].frame) == np.array([*range(16), *range(14, 0, -1)])[(11 + dropped) % 30]
+
+
+def test_after_a_long_stall_only_the_sound_around_the_next_frame_is_predicted(engine, portrait, monkeypatch):
+    clock, steps = FakeClock(), []
+    original = MotionStream._step
+    monkeypatch.setattr(MotionStream, "_step", lambda stream: steps.append(clock.now()) or original(stream))
+    live = session(engine, portrait, clock)
+    live.push(noise(20), RATE)
+    shown = frames(live, 10)
+    clock.time += 12
+    shown += frames(live, 5)
+    assert sum(moment > 10 for moment in steps) <= 12  # of 150 in 12 s
+    known = session(engine, portrait)
+    known.push(noise(20), RATE)
+    expected = {frame.timestamp: frame.frame for frame in frames(known, 320)}
+    errors = [np.abs(one.frame.astype(int) - expected[one.timestamp]).mean() for one in shown[11:]]
+    others = [np.abs(one.frame.astype(int) - expected[one.timestamp - 1]).mean() for one in shown[11:]]
+    assert np.mean(errors) < 0.3 * np.mean(others)
 
 
 def test_an_interruption_drops_the_rest_and_closes_the_mouth_within_150_ms(engine, portrait, rest):
