@@ -104,7 +104,7 @@ def recordings(draw: st.DrawFn) -> Recording:
         height=draw(st.integers(24, 48)) * 2 + (draw(st.booleans()) if codec == "ffv1" else 0),
         fps=fps, frames=max(3, round(seconds * Fraction(fps))),
         sample_rate=draw(st.sampled_from(sample_rates)),
-        channels=draw(st.sampled_from((1, 2) if few else (1, 2, 6) if sound == "ac3" else (*LAYOUTS,))),
+        channels=draw(st.sampled_from((1, 2) if few else (1, 2, 6) if sound in ("ac3", "libopus") else (*LAYOUTS,))),
         orientation=draw(st.integers(1, 8)) if suffix in (".mp4", ".mov") else 1,
         out=draw(st.sampled_from((".mp4", ".mov", ".mkv"))),
         start=draw(st.sampled_from((0.0, 0.0, 0.2))),
