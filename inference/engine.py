@@ -17,7 +17,7 @@ from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.people import Person
 
 AnalysisProgress = Callable[[str, int, int], None]
-"""Called before the first frame is rendered, with the unit ("frame", "step"), the number done and the total."""
+"""Called before the first frame is rendered, with the unit ("frame"), the number done and the total."""
 
 
 @dataclass(frozen=True, eq=False)
