@@ -27,8 +27,8 @@ from preprocessing.media.audio import AudioConfig, frame_count
 from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
-from wav2lip.renderer.painter import WEIGHTS as PAINTER_WEIGHTS
 from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.painter_inputs import WEIGHTS as PAINTER_WEIGHTS
 from wav2lip.renderer.renderer import MouthRenderer
 
 LANDMARK_WEIGHTS = Path(landmarks.__file__).parent / WEIGHTS

@@ -16,10 +16,9 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 from training.checkpoint import Checkpoint
-from wav2lip.renderer.painter_inputs import DENSITY, HEIGHT, WIDTH
+from wav2lip.renderer.painter_inputs import CHANNELS, DENSITY, HEIGHT, INPUTS, PLANES, WEIGHTS, WIDTH
 
 KIND = "mouth-painter"
-WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer.safetensors"
 CROP = {"kind": "mouth plane", "width": WIDTH, "height": HEIGHT, "pixels_per_unit": DENSITY}
 FINE = ("composite", "cut", "reference", "inner")  # inputs at full resolution; the others are halved
 FINE_CHANNELS, COARSE_CHANNELS = 10, 7  # the coarse ones: source, lips, retrieved, x, y
@@ -133,6 +132,25 @@ class MouthPainter(nn.Module):
         """The network as a checkpoint; `about` is kept in its header."""
         config = asdict(self.config) | {"about": about or {}}
         return Checkpoint(KIND, config, {}, CROP, self.state_dict(), step)
+
+
+class StackedPainter(nn.Module):
+    """The painter with its inputs in one tensor, as inference engines want them."""
+
+    def __init__(self, painter: MouthPainter) -> None:
+        super().__init__()
+        self.painter = painter
+
+    def forward(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, CHANNELS, HEIGHT, WIDTH), the planes of INPUTS → weights and paint, (1, 3, HEIGHT, WIDTH) each."""
+        parts = torch.split(stacked, [PLANES[name] for name in INPUTS], 1)
+        painted = self.painter(dict(zip(INPUTS, parts, strict=True)))
+        return painted.weights, painted.paint
+
+
+def painter_module(painter: MouthPainter | None = None) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A painter, by default the bundled one, and example inputs, for `load_network`."""
+    return StackedPainter(painter or load_painter()), (torch.rand(1, CHANNELS, HEIGHT, WIDTH),)
 
 
 def load_painter(path: Path = WEIGHTS) -> MouthPainter:

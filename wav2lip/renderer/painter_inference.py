@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
+from preprocessing.compiled_networks import Network, load_network
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_fill import Filled, Opening, fill_mouth
-from wav2lip.renderer.painter import MouthPainter, Painted, load_painter
 from wav2lip.renderer.painter_inputs import (
+    CHANNELS,
     HEIGHT,
+    INPUTS,
+    WEIGHTS,
     WIDTH,
     from_image,
     mouth_masks,
@@ -52,9 +55,13 @@ class KnownMouth:
 
 @dataclass(frozen=True)
 class NetworkPainter:
-    """Fills an opening like `fill_mouth`, then lets the network paint what no retrieved mouth covers."""
+    """Fills an opening like `fill_mouth`, then lets the network paint what no retrieved mouth covers.
 
-    network: MouthPainter
+    Attributes:
+        network: (1, CHANNELS, HEIGHT, WIDTH) float32 → softmax weights and paint, see `painter.StackedPainter`.
+    """
+
+    network: Network
 
     @classmethod
     def load(cls) -> NetworkPainter:
@@ -63,7 +70,8 @@ class NetworkPainter:
         Raises:
             UsageError: the file is missing or damaged.
         """
-        return cls(load_painter())
+        code = [Path(__file__).with_name(name) for name in ("painter.py", "painter_inputs.py")]
+        return cls(load_network("painter", (WEIGHTS, *code), _painter_module, [(1, CHANNELS, HEIGHT, WIDTH)]))
 
     def paint(
         self,
@@ -112,15 +120,23 @@ class NetworkPainter:
         sampling: np.ndarray,
         known: KnownMouth,
         masks: dict[str, np.ndarray],
-    ) -> Painted:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(HEIGHT, WIDTH, 3) weights of warped frame, composite and paint, and the paint, 0 to 1."""
         crops = {
             name: sample_crop(image, sampling, (WIDTH, HEIGHT))
             for name, image in {"composite": composite, "warped": warped}.items()
         }
         crops |= {"source": known.source, "reference": reference_crop(known.widest, known.origin)}
-        planes = {name: _tensor(image) / 255 for name, image in crops.items()}
-        with torch.inference_mode():
-            return self.network(planes | {name: _tensor(mask) for name, mask in masks.items()})
+        planes = {name: image / np.float32(255) for name, image in crops.items()} | masks
+        stacked = np.dstack([planes[name] for name in INPUTS]).astype(np.float32).transpose(2, 0, 1)
+        weights, paint = self.network(np.ascontiguousarray(stacked)[None])
+        return weights[0].transpose(1, 2, 0), paint[0].transpose(1, 2, 0)
+
+
+def _painter_module():  # type: ignore[no-untyped-def]  # its types would import torch
+    from wav2lip.renderer.painter import painter_module
+
+    return painter_module()
 
 
 def fill_only(
@@ -136,10 +152,6 @@ def fill_only(
     fill_mouth(pixels, area, opening, mouth, dark)
 
 
-def _tensor(plane: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(plane).transpose(2, 0, 1), np.float32))[None]
-
-
 def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndarray:
     """(HEIGHT, WIDTH) float32: where a retrieved mouth is seen."""
     there = sampling.copy()
@@ -147,7 +159,13 @@ def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndar
     return cv2.warpAffine(filled.retrieved, there, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _blend(pixels: np.ndarray, warped: np.ndarray, painted: Painted, region: np.ndarray, sampling: np.ndarray) -> None:
+def _blend(
+    pixels: np.ndarray,
+    warped: np.ndarray,
+    painted: tuple[np.ndarray, np.ndarray],
+    region: np.ndarray,
+    sampling: np.ndarray,
+) -> None:
     """Mixes warped frame, composite and paint at the frame's own resolution, in place."""
     corners = np.array([[x, y, 1.0] for x in (0, WIDTH) for y in (0, HEIGHT)]) @ sampling.T
     near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
@@ -155,11 +173,13 @@ def _blend(pixels: np.ndarray, warped: np.ndarray, painted: Painted, region: np.
         return
     to_painted = cv2.invertAffineTransform(sampling)
     to_painted[:, 2] += to_painted[:, :2] @ (near.left, near.top)
-    weights, paint = (part[0].permute(1, 2, 0).numpy() for part in (painted.weights, painted.paint))
+    weights, paint = painted
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     native = cv2.warpAffine(np.dstack([weights, region]).astype(np.float32), to_painted, near.size, flags=flags)
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-    color = cv2.warpAffine(255 * paint, to_painted, near.size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    color = cv2.warpAffine(
+        np.ascontiguousarray(255 * paint), to_painted, near.size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
     view, frame = near.view(pixels), near.view(warped).astype(np.float32)
     mixed = native[..., :1] * frame + native[..., 1:2] * view + native[..., 2:3] * color
     blended = view + native[..., 3:] * (mixed - view)

@@ -6,12 +6,15 @@ does. The crop has the same number of pixels per unit for every face, and its pl
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_fill import coverage, opening_cover
 
+WEIGHTS = Path(__file__).parents[1] / "weights" / "renderer.safetensors"
 WIDTH, HEIGHT = 72, 40  # pixels
 DENSITY = 2.0  # pixels per unit
 ABOVE = 8  # rows above the origin
@@ -21,6 +24,8 @@ EDGE = 3  # pixels over which the painted region ends at the border of the crop
 MAX_REDUCTION = 1.5  # larger reductions of a frame are antialiased first
 PLANES = {"target": 3, "composite": 3, "warped": 3, "source": 3, "reference": 3, "inner": 1, "lips": 1, "retrieved": 1}
 """Channels of a training sample by name, in storage order; all but the target are the network's input."""
+INPUTS = tuple(name for name in PLANES if name != "target")
+CHANNELS = sum(PLANES[name] for name in INPUTS)
 
 
 def to_crop(plane: np.ndarray, origin: np.ndarray) -> np.ndarray:

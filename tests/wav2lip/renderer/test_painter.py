@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from preprocessing.compiled_networks import torch_network
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
-from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter
+from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter, painter_module
 from wav2lip.renderer.painter_inference import NetworkPainter
 from wav2lip.renderer.painter_inputs import (
     ABOVE,
@@ -90,9 +91,13 @@ def test_the_painted_region_covers_the_opening_and_ends_before_the_border_of_the
     assert paint_region(np.ones_like(inner))[[0, -1]].max() == 0
 
 
+def inference(network: MouthPainter | None) -> NetworkPainter | None:
+    return NetworkPainter(torch_network(lambda: painter_module(network))) if network else None
+
+
 def render(network: MouthPainter | None, target: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The face painted by a network, without a bank."""
-    renderer = MouthRenderer(painter=NetworkPainter(network) if network else None)
+    renderer = MouthRenderer(painter=inference(network))
     points = pose().repose(shut_face())
     return renderer._rendered(image, points, target, 1.0, pose(), None)
 
@@ -124,7 +129,7 @@ def test_a_retrieved_mouth_is_kept_and_only_the_rest_is_painted():
     half, wide = (pose().repose(shut_face() + opened(by)) for by in (5.0, 12.0))
     images = []
     for network in (None, painter(0.9)):
-        renderer = MouthRenderer(painter=NetworkPainter(network) if network else None)
+        renderer = MouthRenderer(painter=inference(network))
         renderer.observe(image, Landmarks(half.astype(np.float32)), pose())
         images.append(renderer.render(image, pose().repose(shut_face()), wide, pose=pose()).astype(int))
     column, top = wide[LIPS_INNER[13:18], :2].mean(axis=0).round().astype(int)
