@@ -61,6 +61,11 @@ def exports() -> dict[str, Export]:
             _lip_motion, ("features",), ("coefficients", "closures"), motion,
             "features (1, rows, 288): coefficients (1, frames, K) at 25 fps and closure logits (1, frames)",
         ),
+        "mouth-painter": Export(
+            _mouth_painter, ("planes",), ("weights", "paint"), {},
+            "planes (1, 15, 40, 72), 0 to 1, BGR images and masks in the order of painter_inputs.INPUTS: "
+            "softmax weights and paint, (1, 3, 40, 72) each",
+        ),
         "sync-expert": Export(lambda: _sync("EXPERT"), *sync, about_sync),
         "sync-judge": Export(lambda: _sync("JUDGE"), *sync, about_sync),
     }  # fmt: skip
@@ -83,6 +88,12 @@ def _lip_motion() -> tuple[nn.Module, tuple[Tensor, ...]]:
     from wav2lip.lip_motion.motion import WEIGHTS, motion_module
 
     return motion_module(TrainedMotion.load(WEIGHTS))
+
+
+def _mouth_painter() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    from wav2lip.renderer.painter import painter_module
+
+    return painter_module()
 
 
 def _sync(which: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
