@@ -25,6 +25,8 @@ from preprocessing.media.planar_frame import as_planar, is_planar, planar_from_b
 from preprocessing.media.timeline import RESTARTING, Scan, decode, has_clock
 
 __all__ = ["VideoInfo", "decode", "open_media", "probe", "read_frames", "read_image"]
+# Matroska counts milliseconds: with stamps rounded down, frames at half the rate would be dropped in pairs.
+STAMP_ERROR = Fraction(1, 2000)  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +243,7 @@ def _filled_slots(
     """(frame, number of slots it fills) until `count` slots of 1 / rate seconds, the first at `start`, are full."""
     held, filled, slot = None, 0, 0
     for frame, time in deinterlaced(_timed_frames(path, info, start)):
-        slot = min(math.floor((time - Fraction(start)) * rate + Fraction(1, 2)), count)
+        slot = min(math.floor((time + STAMP_ERROR - Fraction(start)) * rate + Fraction(1, 2)), count)
         if held is not None and slot > filled:
             yield held, slot - filled
             filled = slot

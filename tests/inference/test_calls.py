@@ -6,16 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from inference.options import Options
 from inference.pipeline import LipSync
 from preprocessing.errors import UsageError, Wav2LipError
-from preprocessing.faces.face_track import Detection
-from preprocessing.faces.tracking import stream_face_track
 from preprocessing.media.video_reader import probe
-from tests.material import moving_photo, photo, write_photo, write_speech
+from tests.material import write_photo, write_speech
 from tests.media_fuzz import UnchangedEngine
 
 JUNK = (object(), [], {}, float("nan"), float("inf"), b"x", lambda: 0, 10**400, (1,), "\0")
@@ -66,13 +63,3 @@ def test_a_link_as_output_stays_a_link(good: dict[str, Any], tmp_path: Path) -> 
     assert {path.name for path in tmp_path.rglob("*")} == {
         "face.png", "speech.wav", "out.mp4", "elsewhere", "target.mp4"
     }  # fmt: skip
-
-
-def test_a_face_that_never_appears_is_refused_with_their_number() -> None:
-    def two_faces(frames: list[np.ndarray]) -> list[list[Detection]]:
-        boxes = np.array([[10, 20, 50, 70], [90, 20, 130, 70]], np.float32)
-        return [[Detection(box, 0.9) for box in boxes] for _ in frames]
-
-    with pytest.raises(UsageError, match="there is no face 2: 2 faces found in these frames, counted from 0"):
-        list(stream_face_track(moving_photo(6), two_faces, face_id=2))
-    assert len(list(stream_face_track([photo()] * 3, two_faces, face_id=1))) == 3

@@ -47,11 +47,17 @@ def test_a_closed_standard_error_does_not_stop_a_run():
     assert (code, out) == (0, "True\n")
 
 
+def heed_signals():
+    """Undoes what the tests' own background job or nohup ignores, which a child would ignore as well."""
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def running(job, *prefix):
     """Starts a job that prints a line when it is ready."""
     process = subprocess.Popen(
         [*prefix, sys.executable, "-c", COMMAND.format(job=f"(print('ready', flush=True), {job})")],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process

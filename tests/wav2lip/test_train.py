@@ -313,7 +313,7 @@ def test_what_is_no_number_stops_the_run_and_is_kept(clips, expert, tmp_path, mo
 
 def test_a_weight_that_is_no_number_is_never_saved(clips, expert):
     state = create_state(SMALL, CPU.launch(), expert)
-    next(iter(state.average.state_dict().values())).view(-1)[0] = torch.nan
+    next(iter(state.average.state_dict().values()))[0] = torch.nan
     with pytest.raises(FloatingPointError, match="is not finite after step 0"):
         wav2lip.train.state_dict(state)
 
@@ -375,9 +375,9 @@ def test_a_new_run_starts_from_another_generators_weights(clips, expert, tmp_pat
 
 
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
-    message = capsys.readouterr().err
+    """The one line of an error; progress may stand before it."""
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("step ")]
     assert message.startswith("wav2lip.train: error: ")
-    assert message.count("\n") == 1
     return message
 
 

@@ -158,7 +158,7 @@ def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
     assert (infos["mirrored"].mirrored, infos["odd size"].width % 2, infos["240 fps"].fps) == (True, 1, 60)
     assert infos["joined capture"].duration > 1.9
     assert infos["photo"].is_image
-    sounds = {hard.kind: sound_of(hard.audio) for hard in inputs_}
+    sounds = {hard.kind: sound_of(hard.audio) for hard in inputs_ if hard.kind in ("silence", "music", "dark")}
     assert not sounds["silence"].any()
     assert len(sounds["music"]) == SECONDS * 16000
     assert len(sounds["dark"]) == pytest.approx(30 * 640, abs=1024), "no longer than the sound"

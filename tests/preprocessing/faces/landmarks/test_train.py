@@ -35,7 +35,8 @@ FRAMES = 24
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with portrait__1.mp4 and portrait__1.npz, its labels."""
     folder = tmp_path_factory.mktemp("material")
-    points, found = load_landmarks()(portrait(), BOX).points, []
+    network, found = load_landmarks(), []
+    points = network(portrait(), network(portrait(), BOX)).points  # the second look starts from the first one's pose
     with VideoWriter(folder / "portrait__1.mp4", 512, 512, Fraction(25)) as writer:
         for k in range(FRAMES):
             frame, matrix = turned(k - 10.0, 1 + k / 60)
@@ -78,7 +79,9 @@ def test_crops_show_the_labelled_mouth_upright(material, tmp_path):
     assert np.abs(np.degrees(np.arctan2(across[:, 1], across[:, 0]))).max() < 6
     maker = ExampleMaker(crops, NetworkConfig("mouth", 96), LandmarkAugmentation())
     lips = np.stack([to_pixels(maker.plain(row).points, 96) for row in range(len(crops.points))])
-    assert (np.abs(lips[..., :2].mean((0, 1)) - 48) < 12).all()
+    sideways, down = lips[..., :2].mean((0, 1)) - 48
+    assert abs(sideways) < 3
+    assert -15 < down < 3  # a smile lies above the middle of a mouth at rest
 
 
 def test_an_unfinished_cache_is_refused(tmp_path):
