@@ -11,7 +11,7 @@ LEAST_GAIN = 1.1  # bf16 must be faster by this factor
 
 
 def choose_precision(accelerator: str) -> str:
-    """"bf16-mixed", "16-mixed" or "32-true", whatever is fast on this machine; the same in all processes of a run.
+    """ "bf16-mixed", "16-mixed" or "32-true", whatever is fast on this machine; the same in all processes of a run.
 
     Args:
         accelerator: "auto", "cpu", "cuda" or "mps".

@@ -65,9 +65,7 @@ class MultiFaceTracker:
         fps: float = 25.0,
     ) -> None:
         if every < 1 or detect_side < 32 or max_gap < 0 or smooth < 0 or fps <= 0:
-            raise UsageError(
-                "tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0 and fps > 0"
-            )
+            raise UsageError("tracking needs every >= 1, detect_side >= 32, max_gap >= 0, smooth >= 0 and fps > 0")
         if max_faces < 1:
             raise UsageError(f"tracking needs max_faces >= 1, not {max_faces}")
         self._detector, self._every, self._side = detector, every, detect_side
