@@ -64,7 +64,7 @@ def _fraction(text: str) -> Fraction:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number (examples: 25, 29.97, 30000/1001)") from None
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Builds the argument parser; job flags have the names of the fields of `inference.options.Options`."""
     p = _Parser(
         program(), "Lip-syncs the face in a video or photo to speech.", EPILOG, prog=program(),

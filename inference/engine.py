@@ -92,8 +92,10 @@ class RenderedFrame:
 class RenderJob(Protocol):
     """A job started by an engine."""
 
-    planar: bool
-    """Whether `render` takes each frame as a `PlanarFrame` and returns such results."""
+    @property
+    def planar(self) -> bool:
+        """Whether `render` takes each frame as a `PlanarFrame` and returns such results."""
+        ...
 
     speech_frames: int
     """Length of the speech in frames, from the beginning of the output."""

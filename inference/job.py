@@ -85,7 +85,7 @@ def with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: a part is wrong.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for given, value in values.items():
         name = ALIASES.get(str(given), str(given)).replace("-", "_")
         if (name in FILES or name in PATH_OPTIONS) and isinstance(value, str):

@@ -62,8 +62,8 @@ def who_speaks(source: FaceSource, people: Sequence[Person], progress: Progress 
     scorer = ExpertScorer(SyncExpert.load())
     scored = score_tracks(_shown(source.frames(), order), tracks, samples, scorer, progress)
     chosen = speakers(scored, flags, len(order))
-    times = np.minimum((np.arange(people[0].length) * CLIP_FPS / source.fps).astype(float).astype(int), len(order) - 1)
-    return Speaking(chosen[times], source.fps)
+    times = np.array([int(number * CLIP_FPS / source.fps) for number in range(people[0].length)])
+    return Speaking(chosen[np.minimum(times, len(order) - 1)], source.fps)
 
 
 def _order(count: int, fps: Fraction) -> np.ndarray:

@@ -40,7 +40,7 @@ class BatchState:
 
     def report(self) -> dict[str, Any]:
         """The report: a row a job, in the order of the table."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for item in self.jobs:
             outcome = self.outcomes.get(item.name) or Outcome("waiting")
             files = {"row": item.row, "face": str(item.job.face), "audio": [str(path) for path in item.job.sounds()]}

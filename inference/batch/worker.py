@@ -67,9 +67,8 @@ def _run(item: BatchJob) -> Outcome:
 
     job, checkpoint = item.job, dict(item.engine).get("checkpoint_path")
     job.outfile.parent.mkdir(parents=True, exist_ok=True)
-    check_files(
-        job.face, job.sounds(), job.outfile, job.options, checkpoint and Path(checkpoint)
-    )  # before loading anything
+    # before loading anything
+    check_files(job.face, job.sounds(), job.outfile, job.options, Path(checkpoint) if checkpoint else None)
     report = _model(item.engine).run(job)
     stages = {stage: round(value, 3) for stage, value in report.seconds.items()}
     outcome = Outcome("done", frames=report.frames, faces=report.faces, stages=stages)

@@ -116,7 +116,7 @@ class Speaker:
 
     def _coefficients(self, number: int, speaking: Speaking | None) -> np.ndarray:
         """The motion of this utterance, of what is left of the last one, and of an interrupted one."""
-        total = self._rest
+        total: np.ndarray = self._rest
         for part in {id(part): part for part in (speaking, self._tail) if part is not None}.values():
             total = total + part.motion.coefficients((number - part.first) / self._fps)
         if self._closing is not None:

@@ -75,7 +75,7 @@ class Signer:
     def _manifest(self) -> dict[str, Any]:
         agent = {"name": "Wav2Lip", "version": wav2lip.__version__}
         photo = _is_photo(self.face)
-        first = {"action": "c2pa.created" if photo else "c2pa.opened"}
+        first: dict[str, Any] = {"action": "c2pa.created" if photo else "c2pa.opened"}
         if photo:
             first["digitalSourceType"] = SOURCE_TYPE
         else:

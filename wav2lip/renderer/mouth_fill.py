@@ -190,11 +190,11 @@ def with_teeth(
         for n, start in ((width, area.left), (height, area.top))
     ]
     across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), plane), -1, 0)
-    edges = (_curve(ring, across, upper) - place[1] for upper in (True, False))
+    ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
-    alpha, bright = draw_teeth(across - place[0], down - place[1], *edges, sides)
-    layers = np.dstack([alpha * bright, alpha]).astype(np.float32)
-    layers = cv2.resize(layers, (width, height), interpolation=cv2.INTER_AREA)
+    alpha, bright = draw_teeth(across - place[0], down - place[1], ceiling, floor, sides)
+    fine_layers = np.dstack([alpha * bright, alpha]).astype(np.float32)
+    layers = cv2.resize(fine_layers, (width, height), interpolation=cv2.INTER_AREA)
     return fill * (1 - layers[..., 1:]) + layers[..., :1] * tooth_color(lips).astype(np.float32)
 
 

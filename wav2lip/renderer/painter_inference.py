@@ -171,8 +171,8 @@ def _blend(
     near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
     if min(near.size) == 0:
         return
-    to_painted = cv2.invertAffineTransform(sampling)
-    to_painted[:, 2] += to_painted[:, :2] @ (near.left, near.top)
+    to_painted = np.asarray(cv2.invertAffineTransform(sampling), np.float64)
+    to_painted[:, 2] += to_painted[:, :2] @ np.array([near.left, near.top], np.float64)
     weights, paint = painted
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     native = cv2.warpAffine(np.dstack([weights, region]).astype(np.float32), to_painted, near.size, flags=flags)

@@ -39,7 +39,9 @@ def density(sampling: np.ndarray) -> float:
     return float(np.sqrt(abs(np.linalg.det(sampling[:, :2]))))
 
 
-def sample_crop(image: np.ndarray, sampling: np.ndarray, size: tuple[int, int], outside: int | None = None):
+def sample_crop(
+    image: np.ndarray, sampling: np.ndarray, size: tuple[int, int], outside: int | None = None
+) -> np.ndarray:
     """Samples an image at the pixels of a crop.
 
     Args:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -102,7 +103,8 @@ def make_samples(folder: Path, out: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     people = list(clips)
     counts = np.bincount(np.arange(count) % len(people), minlength=len(people))
-    order, index, row = rng.permutation(count), [{}] * count, 0
+    order, row = rng.permutation(count), 0
+    index: list[dict[str, Any]] = [{}] * count
     planes = np.lib.format.open_memmap(
         out.with_suffix(".part"), "w+", np.uint8, (count, sum(PLANES.values()), HEIGHT, WIDTH)
     )

@@ -121,8 +121,10 @@ def _open_face(options: dict[str, Any], max_seconds: float) -> FaceSource:
     parsed = Options.of(options)
     framing = Framing(parsed.resize_factor, parsed.rotate, parsed.crop)
     background = parse_color(parsed.background)
-    span = {"start": parsed.start, "end": parsed.end}
-    source = FaceSource(Path(FACE), framing, fps=parsed.fps, static=parsed.static, background=background, **span)
+    source = FaceSource(
+        Path(FACE), framing, fps=parsed.fps, static=parsed.static, start=parsed.start, end=parsed.end,
+        background=background,
+    )  # fmt: skip
     if source.info.duration > max_seconds:
         length = f"{source.info.duration:.0f} s long"
         raise MediaError(f"the face video is {length}: this service takes at most {max_seconds:g} s")

@@ -53,7 +53,8 @@ class MouthSamples:
 
     def rows(self, step: int, batch: int, seed: int) -> np.ndarray:
         """(batch,) rows of a step: epochs of all samples, each in an order of its own."""
-        first, rows = step * batch, []
+        first = step * batch
+        rows: list[int] = []
         while len(rows) < batch:
             epoch, offset = divmod(first + len(rows), len(self))
             order = np.random.default_rng((seed, epoch)).permutation(len(self))

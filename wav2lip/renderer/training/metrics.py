@@ -44,14 +44,14 @@ def measure(
             found.setdefault(name, []).append(values.numpy())
     whole = {name: np.concatenate(parts) for name, parts in found.items()}
     photo = np.char.equal(samples.cases, "photo")
-    values = {"critic_right": float(whole.pop("right").mean())} if critic else {}
+    metrics: dict[str, float] = {"critic_right": float(whole.pop("right").mean())} if critic else {}
     for kind, rows in {"photo": photo, "video": ~photo}.items():
         if rows.any():
             mean = {name: float(np.median(part[rows])) for name, part in whole.items()}
-            values |= {f"{kind}_{name}": mean[name] for name in ("before", "after", "painted")}
-            values |= {f"{kind}_sharp": mean["sharp"] / mean["sharp_real"]}
-            values |= {f"{kind}_sharp_before": mean["sharp_before"] / mean["sharp_real"]}
-    return values
+            metrics |= {f"{kind}_{name}": mean[name] for name in ("before", "after", "painted")}
+            metrics |= {f"{kind}_sharp": mean["sharp"] / mean["sharp_real"]}
+            metrics |= {f"{kind}_sharp_before": mean["sharp_before"] / mean["sharp_real"]}
+    return metrics
 
 
 def _measured(
