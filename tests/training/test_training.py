@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_state(tmp_path):
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_tensorboard_shows_the_log(tmp_path):
+def test_tensorboard_shows_the_log(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     file = tmp_path / "image.png"
@@ -61,6 +62,9 @@ def test_tensorboard_shows_the_log(tmp_path):
     run = RunFolder(tmp_path / "run", board=True)
     for step in (1, 2, 3):
         run.log(step, loss=step / 10)
+    # TensorBoard reads its files in the order of their names, which begin with the second they were opened in.
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
     again = RunFolder(tmp_path / "run", board=True)
     again.truncate_log(2)
     again.log(3, loss=0.7)
