@@ -14,7 +14,7 @@ from evaluation.report.results import BASELINES, OURS
 from preprocessing.faces.detectors import load_detector
 from tests.material import swaying_photo, write_generator, write_speech, write_talk, write_video
 
-FRAMES = 30
+FRAMES = 25
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def report(tmp_path_factory):
     """(exit code, report folder) for three faces: two talking videos and one file that is not a video."""
     folder = tmp_path_factory.mktemp("evaluation")
     one = write_talk(folder / "anna__a talk.mp4", swaying_photo(FRAMES))
-    two = write_talk(folder / "bob__talk.mp4", [picture[:, ::-1] for picture in swaying_photo(FRAMES + 10)])
+    two = write_talk(folder / "bob__talk.mp4", [picture[:, ::-1] for picture in swaying_photo(FRAMES)])
     (folder / "carl__text.mp4").write_text("no video")
     pairs = folder / "pairs.csv"
     with pairs.open("w", newline="") as file:
@@ -32,7 +32,7 @@ def report(tmp_path_factory):
     made = folder / "theirs" / "matched"
     made.mkdir(parents=True)
     shutil.copy(one, made / "anna__a_talk.mp4")
-    flags = ["--checkpoint", generator, "--made", f"others={made.parent}", "--detector", "haar", "--seconds", "1.2"]
+    flags = ["--checkpoint", generator, "--made", f"others={made.parent}", "--detector", "haar", "--seconds", "1"]
     code = main(list(map(str, [pairs, "--out", folder / "report", *flags])))
     return code, folder / "report"
 
@@ -102,7 +102,7 @@ def filled(row):
 def test_the_settings_say_what_the_figures_were_found_with(report):
     settings = json.loads((report[1] / "report.json").read_text())["settings"]
     assert len(settings["pairs_sha256"]) == 64
-    assert settings["seconds"] == 1.2
+    assert settings["seconds"] == 1
     assert "tiny.safetensors, SHA-256 " in settings["tiny of ours"]
     assert settings["judge"].startswith("judge.safetensors, SHA-256 ")
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from inference.batch.job_table import read_jobs
 from preprocessing.errors import MediaError, UsageError
 from tests.conftest import REPOSITORY
 from tests.material import BOX, pictures_of, write_speech
+from tests.processes import Command
 
 pytest_plugins = ["tests.inference.bench"]
 FLAGS = f"box={' '.join(map(str, BOX))}"
@@ -111,20 +110,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 
 @contextmanager
-def dask(*words: object) -> Iterator[None]:
+def dask(part: str, output: Path, *words: object) -> Iterator[None]:
     """`dask scheduler` or `dask worker`, as started by hand."""
-    command = [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
+    process = Command(f"distributed.cli.dask_{part}", [*words, "--no-dashboard"], REPOSITORY, output)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 @pytest.fixture
 def jobs(media, tmp_path) -> list[str]:
     """A command for four jobs: one quick, one of a minute at first, one that fails, one quick."""
-    rows = [f"{media}/face.png,speech.wav,{name}.mp4,240" for name in ("one", "two", "four")]
+    rows = [f"{media}/face.png,speech.wav,{name}.mp4,100" for name in ("one", "two", "four")]
     rows.insert(2, f"{media}/nowhere.png,speech.wav,three.mp4,25")
     write_speech(tmp_path / "speech.wav", 0.4)
     path = table(tmp_path, *rows, header="face,audio,out,fps")
@@ -143,31 +142,33 @@ def test_a_killed_batch_goes_on_with_what_is_left(jobs, tmp_path, capsys):
     lines = Path(jobs[0]).read_text().splitlines()
     write_speech(tmp_path / "long.wav", 60)
     Path(jobs[0]).write_text("\n".join([*lines[:2], lines[2].replace("speech.wav", "long.wav"), *lines[3:]]))
-    with subprocess.Popen(
-        [sys.executable, "-m", "inference.batch", *jobs, "--workers", "1"], cwd=REPOSITORY, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        try:
-            wait_for(lambda: (out / "one.mp4").exists() and list(out.glob(".unfinished-*")))
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+    process = Command("inference.batch.command", [*jobs, "--workers", "1"], REPOSITORY, tmp_path / "killed")
+    try:
+        wait_for(lambda: (out / "one.mp4").exists() and list(out.glob(".unfinished-*")))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     first = (out / "one.mp4").stat().st_mtime_ns
     Path(jobs[0]).write_text("\n".join(lines))
 
     file = tmp_path / "scheduler.json"
-    with dask("scheduler", "--host", "127.0.0.1", "--port", 0, "--scheduler-file", file):
+    with ExitStack() as stack:
+        words = ("--host", "127.0.0.1", "--port", 0, "--scheduler-file", file)
+        stack.enter_context(dask("scheduler", tmp_path / "scheduler", *words))
         wait_for(lambda: file.exists() and file.read_text())
         address = json.loads(file.read_text())["address"]
-        with dask("worker", address, "--nworkers", 2, "--nthreads", 1, "--local-directory", tmp_path / "scratch"):
-            assert batch.main([*jobs, "--scheduler", address]) == 1
+        for name in ("worker1", "worker2"):
+            own = (address, "--no-nanny", "--nthreads", 1, "--local-directory", tmp_path / "scratch")
+            stack.enter_context(dask("worker", tmp_path / name, *own))
+        assert batch.main([*jobs, "--scheduler", address]) == 1
     assert states(out) == {"one": "done", "two": "done", "three": "failed", "four": "done"}
     assert (out / "one.mp4").stat().st_mtime_ns == first
-    assert len(pictures_of(out / "two.mp4")) == len(pictures_of(out / "four.mp4")) == 96
+    assert len(pictures_of(out / "two.mp4")) == len(pictures_of(out / "four.mp4")) == 40
     assert sorted(path.name for path in out.iterdir()) == [".batch", "four.mp4", "one.mp4", "report.json", "two.mp4"]
     report = json.loads((out / "report.json").read_text())
     assert (report["done"], report["failed"]) == (3, 1)
     assert "nowhere.png does not exist" in report["jobs"][2]["error"]
-    assert report["jobs"][1]["frames"] == 96
+    assert report["jobs"][1]["frames"] == 40
     printed = capsys.readouterr()
     assert printed.err.startswith("1 of 4 jobs were done before\n")
     assert "4/4 " in printed.err

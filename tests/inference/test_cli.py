@@ -17,6 +17,7 @@ from skimage.data import brick
 
 from tests.inference.command import BOX_FLAG, command, one_line, run
 from tests.material import BOX, SIDE, photo, pictures_of, write_speech, write_video
+from tests.processes import Command
 from wav2lip.generator.model import Generator
 
 pytest_plugins = ["tests.inference.bench"]
@@ -117,10 +118,10 @@ def test_a_refusal_through_the_real_command(media, out):
     assert list(out.iterdir()) == []
 
 
-def wait_for_encoder(process: subprocess.Popen[str]) -> int:
+def wait_for_encoder(process: Command) -> int:
     """Process ID of the command's video encoder (ffmpeg), shortly after its start."""
     for _ in range(2400):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.text()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
@@ -134,14 +135,14 @@ def wait_for_encoder(process: subprocess.Popen[str]) -> int:
     raise AssertionError("the encoder did not start")
 
 
-def lose_encoder(process: subprocess.Popen[str]) -> None:
+def lose_encoder(process: Command) -> None:
     """Kills the command's ffmpeg; again, should the command have started another one."""
     for _ in range(5):
         os.kill(wait_for_encoder(process), signal.SIGKILL)
         try:
             process.wait(20)
             return
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             continue
 
 
@@ -151,16 +152,17 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
     minute = write_speech(tmp_path / "minute.wav", 60)
     long = [*command(media, audio=minute, fps=240, preview=2, save_track="track.json"), *BOX_FLAG]
     short = [*command(media, preview=1), *BOX_FLAG]
-    runs = [start(argv, out) for argv in (long, long, short)]
+    runs = [Command("inference.cli", argv, out, tmp_path / f"run{n}") for n, argv in enumerate((long, long, short))]
     try:
         lose_encoder(runs[0])
         wait_for_encoder(runs[1])
         os.killpg(runs[1].pid, signal.SIGINT)  # a terminal signals the whole group
-        outputs = [process.communicate(timeout=120) for process in runs]
+        codes = [process.wait(120) for process in runs]
     finally:
         for process in runs:
             process.kill()
-    assert [process.returncode for process in runs] == [1, 130, 0], outputs
+    outputs = [(process.text("stdout"), process.text()) for process in runs]
+    assert codes == [1, 130, 0], outputs
     assert [outputs[0][0], outputs[1][0], outputs[2][1]] == ["", "", ""]
     assert "out.mp4 cannot be written: ffmpeg was killed (SIGKILL)" in one_line(outputs[0][1])
     assert "interrupted: no output was written" in one_line(outputs[1][1])
@@ -173,15 +175,16 @@ def test_three_runs_in_one_folder_of_which_two_are_ended(media, tmp_path, out):
 def test_terminated_in_the_middle(media, tmp_path, out):
     """SIGTERM to the command only, not to its encoder."""
     minute = write_speech(tmp_path / "minute.wav", 60)
-    process = start([*command(media, audio=minute, fps=240, preview=2), *BOX_FLAG], out)
+    argv = [*command(media, audio=minute, fps=240, preview=2), *BOX_FLAG]
+    process = Command("inference.cli", argv, out, tmp_path / "run")
     try:
         wait_for_encoder(process)
-        process.terminate()
-        stdout, stderr = process.communicate(timeout=120)
+        os.kill(process.pid, signal.SIGTERM)
+        code = process.wait(120)
     finally:
         process.kill()
-    assert (process.returncode, stdout) == (130, "")
-    assert "interrupted: no output was written" in one_line(stderr)
+    assert (code, process.text("stdout")) == (130, "")
+    assert "interrupted: no output was written" in one_line(process.text())
     assert not list(out.iterdir())
 
 

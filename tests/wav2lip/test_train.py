@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -28,6 +25,7 @@ from preprocessing.media.audio import AudioConfig
 from syncnet.model import SmallSyncNet
 from syncnet.sync_expert import SyncExpert
 from tests.material import change_clip, write_talking_clips
+from tests.processes import Command, two_ranks
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from wav2lip.gan.adversary_recipe import AdversaryRecipe
@@ -52,7 +50,6 @@ WHOLE = replace(
     sync_start=0, sync_ramp=3, sampling=Sampling(silent=0.5), accumulate=2,
 )  # fmt: skip
 CPU = Engine(accelerator="cpu", precision="32-true")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -212,19 +209,17 @@ def test_a_killed_run_ends_as_one_that_was_not(clips, expert, tmp_path):
     """Killed by SIGKILL during a step or while writing its results."""
     recipe = replace(WHOLE, steps=6)
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
-    command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
-    command += ["--expert", expert, "--judge", expert, "--out", tmp_path / "killed", "--log-every", "1"]
-    command += ["--grid-every", "2", "--validate-every", "2", "--save-every", "1", "--accelerator", "cpu"]
+    words = [clips, "--val", clips, "--config", tmp_path / "recipe.json", "--expert", expert, "--judge", expert]
+    words += ["--out", tmp_path / "killed", "--log-every", 1, "--grid-every", 2, "--validate-every", 2]
+    words += ["--save-every", 1, "--accelerator", "cpu", "--precision", "32-true"]
     log = tmp_path / "killed" / "log.jsonl"
-    process = subprocess.Popen(
-        [*map(str, command), "--precision", "32-true"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
-    )
+    process = Command("wav2lip.train", words, ROOT, tmp_path / "output")
     until = time.monotonic() + 300
     while not (log.is_file() and '"step": 3,' in log.read_text()):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
     reached = torch.load(tmp_path / "killed" / "state.pt", weights_only=True)["step"]
     assert 2 <= reached < 6
@@ -255,17 +250,17 @@ def test_workers_train_the_same_network_and_another_seed_another(clips, expert, 
     assert not same_state(tmp_path / "0", tmp_path / "other")
 
 
+def train_as_told(words: list[str]) -> None:
+    assert main(words) == 0
+
+
 def test_two_processes_train_what_one_does(clips, expert, tmp_path):
-    """The command line with two processes: they share each step, as one process does that takes it in two parts."""
+    """The command with two processes: they share each step, as one process does that takes it in two parts."""
     recipe = replace(SMALL, steps=2, optimizer="adam", weight_decay=0, sync_start=0, sync_ramp=0, schedule="constant")
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
-    command = [sys.executable, "-m", "wav2lip.train", clips, "--val", clips, "--config", tmp_path / "recipe.json"]
-    command += ["--expert", expert, "--judge", expert, "--log-every", "1", "--out", tmp_path / "two"]
-    engine = ["--accelerator", "cpu", "--precision", "32-true", "--devices", "2"]
-    done = subprocess.run(
-        [*map(str, command), *engine], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    words = [clips, "--val", clips, "--config", tmp_path / "recipe.json", "--expert", expert, "--judge", expert]
+    words += ["--log-every", 1, "--out", tmp_path / "two", "--accelerator", "cpu", "--precision", "32-true"]
+    two_ranks(train_as_told, [*map(str, words), "--devices", "2"])
     run(replace(recipe, accumulate=2), clips, expert, tmp_path / "one", clips)
     fresh = dict(create_state(recipe, CPU.launch(), expert).generator.named_parameters())
     one, two = (torch.load(tmp_path / name / "state.pt", weights_only=True)["generator"] for name in ("one", "two"))

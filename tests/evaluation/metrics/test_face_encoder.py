@@ -1,7 +1,5 @@
 """The face encoder: shapes, training, bundled weights and behavior of its metrics."""
 
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -25,8 +23,8 @@ from evaluation.metrics.train_face_encoder import (
 )
 from preprocessing.dataset.clips import open_clips
 from preprocessing.faces.detectors import load_detector
-from tests.conftest import REPOSITORY
 from tests.material import photo, write_numbered_clip
+from tests.processes import Command
 from training.checkpoint import Checkpoint
 
 
@@ -209,8 +207,9 @@ def test_the_command_trains_what_opens(tmp_path):
         faces = np.stack([np.roll(photo()[:96, :96], 30 * (name == "b"), axis=0)] * 3)
         write_numbered_clip(tmp_path / f"{name}.safetensors", faces, speaker=name)
     out = tmp_path / "encoder.safetensors"
-    command = [sys.executable, "-m", "evaluation.metrics.train_face_encoder", str(tmp_path), "--out", str(out)]
-    subprocess.run([*command, "--steps", "1", "--batch", "2"], cwd=REPOSITORY, check=True, capture_output=True)
+    words = [str(tmp_path), "--out", str(out), "--steps", "1", "--batch", "2"]
+    command = Command("evaluation.metrics.train_face_encoder", words, tmp_path, tmp_path / "output")
+    assert command.wait() == 0
     assert FaceEncoder.load(out).step == 1
 
 

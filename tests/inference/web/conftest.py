@@ -61,7 +61,9 @@ class Server:
 
     def __init__(self, data: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "tests.inference.web.stub_service", "--data", data, "--port", "0", *flags]
+        self.hurry = data.parent / "hurry"  # once it exists, the stub's slow jobs are quick
         environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(data.parent / "no cache")}
+        environment |= {"STUB_HURRY": str(self.hurry)}
         self.log = open(data.parent / "log.txt", "a+")  # noqa: SIM115  closed by stop()
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from preprocessing.media.video_writer import VideoWriter
 FRAMES = 50
 STUCK = 0.5  # the value of `strength` that makes the stub ignore its cancellation
 FAILING = 0.25  # the value that makes it fail
-SLOW = 1.5  # the value that makes it take ten seconds
+SLOW = 1.5  # the value that makes it take ten seconds, or less: until there is the file that HURRY names
+HURRY = "STUB_HURRY"  # of the environment
 
 
 def load(engine: EngineSettings, device: str) -> Callable[..., Report]:
@@ -35,18 +37,18 @@ def render(
     options = Options.of(values)
     if options.strength == FAILING:
         raise MediaError(f"{face} shows no face in any frame")
-    pause = 0.1 if options.strength in (SLOW, STUCK) else 0.002
+    hurry = Path(os.environ[HURRY])
     for stage in (lambda done: analysis_progress("frame", done, FRAMES), lambda done: progress(done, FRAMES)):
         for number in range(1, FRAMES + 1):
             stage(number)
-            time.sleep(pause)
+            time.sleep(0.1 if options.strength in (SLOW, STUCK) and not hurry.exists() else 0.002)
             if cancelled() and options.strength != STUCK:
                 raise CancelledError("cancelled")
     source = FaceSource(face, Framing())
     with VideoWriter(outfile, *source.size, source.fps, sounds=[AudioSource(audio)]) as writer:
         for _, frame in source.play(FRAMES, "bounce"):
             writer.write(frame)
-    return Report(outfile, FRAMES, FRAMES, source.fps, {"total": 2 * FRAMES * pause})
+    return Report(outfile, FRAMES, FRAMES, source.fps, {"total": 0.0})
 
 
 def main() -> int:

@@ -140,7 +140,7 @@ def test_the_shipped_recipe_trains_a_generator_that_opens(tmp_path):
     (tmp_path / "clips").mkdir()
     clips = write_talking_clips(tmp_path / "clips")
     words = [str(clips), "--expert", str(EXPERT), "--out", str(tmp_path / "run"), *SHIPPED]
-    words += ["--windows-per-step", "1", "--steps", "2", "--accelerator", "cpu", "--precision", "32-true"]
+    words += ["--windows-per-step", "1", "--steps", "1", "--accelerator", "cpu", "--precision", "32-true"]
     assert main([*words, "--sync-start", "0"]) == 0
     generator, _, geometry = load_generator(tmp_path / "run" / "generator.safetensors")
     recipe = recipe_of(*SHIPPED)
