@@ -18,9 +18,10 @@ from inference.mesh.person import MeshPerson
 from inference.options import Options
 from inference.prefetch import StageClock
 from preprocessing.errors import MediaError, display_path
-from preprocessing.faces.mesh import Landmarks
-from wav2lip.renderer.inner_mouth import BankConfig, InnerMouth, InnerMouthBank
-from wav2lip.renderer.renderer import MouthRenderer
+from preprocessing.faces.mesh import LIPS_INNER, Landmarks
+from wav2lip.renderer.inner_mouth import BankConfig, InnerMouth, InnerMouthBank, mouth_plane, to_mouth_plane
+from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.renderer import PRESENT, MouthRenderer
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,15 @@ class Avatar:
     def __len__(self) -> int:
         return len(self.landmarks)
 
-    def renderer(self) -> MouthRenderer:
-        """A renderer with this person's inner mouths, which are not copied."""
+    def renderer(self, painter: NetworkPainter | None = None) -> MouthRenderer:
+        """A renderer that knows what one knows that has observed all frames; the inner mouths are not copied."""
         bank = InnerMouthBank(BankConfig(size=max(1, len(self.mouths))))
+        for number in range(len(self)):
+            found = self.landmarks.landmarks(number)
+            if found is not None and found.presence >= PRESENT:
+                bank.observe_shut(to_mouth_plane(found.points[LIPS_INNER], mouth_plane(found.pose)))
         bank.entries.extend(self.mouths)
-        return MouthRenderer(bank)
+        return MouthRenderer(bank, painter=painter)
 
     def close(self) -> None:
         """Removes the temporary files."""

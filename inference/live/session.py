@@ -112,7 +112,8 @@ class LiveSession:
         shapes = avatar.landmarks.shapes()
         rest = engine.rest(shapes)
         span = engine.motion_range(shapes, rest)
-        self._person = MeshPerson((), avatar.landmarks, avatar.renderer(), rest, strength=self.config.strength)
+        renderer = avatar.renderer(engine.painter)
+        self._person = MeshPerson((), avatar.landmarks, renderer, rest, strength=self.config.strength)
         self._space = engine.motion.space
         self._scale = self._space.gain if span.gain is None else span.gain
         motions = motion_source(engine.motion, span, self.config.lookahead, self._queue)
@@ -206,8 +207,9 @@ class LiveSession:
         key = plan.target.tobytes() if len(self.avatar) == 1 else b""
         if key and self._still is not None and self._still[0] == key:
             return self._still[1].copy()
-        picture = self.avatar.frames[plan.number]
-        self._person.render(picture, plan, mouth).paste(picture)
+        shown = self.avatar.frames[plan.number]
+        picture = shown.copy()
+        self._person.render(picture, shown, plan, mouth)
         self._still = (key, picture.copy()) if key else None
         return picture
 

@@ -8,14 +8,13 @@ person's own frames. Pixels outside the warped region are unchanged.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, Utterance
 from inference.mesh.face_landmarks import track_landmarks
-from inference.mesh.patch import pasted
 from inference.mesh.person import MeshPerson, Spoken
 from inference.speech import read_speech
 from preprocessing.errors import UsageError
@@ -86,12 +85,11 @@ class MeshEngine:
             speech = _read_speech(job)
         speech_frames = max(frames for _, frames in speech.values())
         roles = job.roles
+        painter = self.painter and replace(self.painter, network=job.clock.timed("paint", self.painter.network))
         people = [
-            MeshPerson(role.utterances, strength=job.options.strength, renderer=MouthRenderer(painter=self.painter))
+            MeshPerson(role.utterances, strength=job.options.strength, renderer=MouthRenderer(painter=painter))
             for role in roles
         ]
-        for person in people:
-            person.renderer.paint = job.clock.timed("paint", person.renderer.paint)
         try:
             with job.clock("track"):
                 count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
@@ -192,6 +190,10 @@ class MeshJob:
             with clock("plan"):
                 planned = [(person, next(plan, None)) for person, plan in zip(people, plans, strict=True)]
             shown = [(person, *plan) for person, plan in planned if plan is not None and plan[0].number == number]
+            result = frame
             with clock("render"):
-                result = pasted(frame, (person.render(frame, plan, mouth) for person, plan, mouth in shown))
+                if shown:
+                    result = frame.copy()
+                for person, plan, mouth in shown:
+                    person.render(result, frame, plan, mouth)
             yield RenderedFrame(frame, result, bool(shown), shown[0][1].mouth_box() if shown else None)

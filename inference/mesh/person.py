@@ -11,12 +11,12 @@ import numpy as np
 
 from inference.engine import Utterance
 from inference.mesh.landmark_store import FADE, LandmarkStore
-from inference.mesh.patch import Patch, moving_area, shifted
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, Landmarks, lower_face
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
 from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
+from wav2lip.renderer.warp import FrameOrPlanes
 
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
@@ -111,12 +111,10 @@ class MeshPerson:
         displacement = said.motion.at(Fraction(position - said.first) / fps)
         return FramePlan.of(number, found, self.rest, displacement, amount, self.strength)
 
-    def render(self, frame: np.ndarray, plan: FramePlan, mouth: InnerMouth | None) -> Patch:
-        """The region of a frame, BGR or planar, with this person's mouth."""
-        area = moving_area(frame, plan.points, plan.target, plan.pose)
-        corner, before = (area.left, area.top, 0), np.asarray(area.view(frame))
-        after = self.renderer.render(
-            before, plan.points - corner, plan.target - corner, amount=plan.amount, pose=shifted(plan.pose, area),
-            mouth=mouth,
-        )  # fmt: skip
-        return Patch(area, before, after)
+    def render(
+        self, result: FrameOrPlanes, frame: FrameOrPlanes, plan: FramePlan, mouth: InnerMouth | None
+    ) -> None:  # fmt: skip
+        """Renders this person's mouth in a frame into a copy of it, both BGR or planar."""
+        self.renderer.render_into(
+            result, frame, plan.points, plan.target, amount=plan.amount, pose=plan.pose, mouth=mouth
+        )

@@ -25,6 +25,7 @@ class PlanarFrame:
 
     Attributes:
         planes: (H * 3 / 2, W) uint8: Y, then U and V at half the resolution, the layout of raw yuv420p.
+        luma, chroma: views of the planes: (H, W), and U and V, (H / 2, W / 2) each.
         to_bgr: (3, 4) affine map from Y, U, V to B, G, R, see `yuv_to_bgr`.
         shape: (H, W, 3).
     """
@@ -37,7 +38,7 @@ class PlanarFrame:
         height, width = planes.shape[0] * 2 // 3, planes.shape[1]
         self.shape = (height, width, 3)
         chroma = planes[height:].reshape(2, height // 2, width // 2)
-        self._luma, self._chroma = planes[:height], (chroma[0], chroma[1])
+        self.luma, self.chroma = planes[:height], (chroma[0], chroma[1])
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         """The BGR pixels of a region."""
@@ -47,11 +48,11 @@ class PlanarFrame:
         # Two more chroma samples on each side, as far as there are any, make the result independent of the region.
         first_y, first_x = max(top // 2 - 2, 0), max(left // 2 - 2, 0)
         last_y, last_x = (bottom + 1) // 2 + 2, (right + 1) // 2 + 2
-        chroma = [plane[first_y:last_y, first_x:last_x] for plane in self._chroma]
+        chroma = [plane[first_y:last_y, first_x:last_x] for plane in self.chroma]
         size = (2 * chroma[0].shape[1], 2 * chroma[0].shape[0])
         rows, columns = slice(top - 2 * first_y, bottom - 2 * first_y), slice(left - 2 * first_x, right - 2 * first_x)
         full = [cv2.resize(plane, size, interpolation=cv2.INTER_CUBIC)[rows, columns] for plane in chroma]
-        return cv2.transform(cv2.merge([self._luma[top:bottom, left:right], *full]), self.to_bgr)
+        return cv2.transform(cv2.merge([self.luma[top:bottom, left:right], *full]), self.to_bgr)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self[:, :]
@@ -64,8 +65,8 @@ class PlanarFrame:
     def reduced(self, rows: slice, columns: slice, width: int, height: int) -> np.ndarray:
         """The region, reduced to (height, width, 3) BGR by averaging; the planes are reduced before the conversion."""
         (top, bottom), (left, right) = _span(rows, self.shape[0]), _span(columns, self.shape[1])
-        chroma = [plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2] for plane in self._chroma]
-        small = [_reduced(plane, width, height) for plane in (self._luma[top:bottom, left:right], *chroma)]
+        chroma = [plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2] for plane in self.chroma]
+        small = [_reduced(plane, width, height) for plane in (self.luma[top:bottom, left:right], *chroma)]
         return cv2.transform(cv2.merge(small), self.to_bgr)
 
     def paste(self, top: int, left: int, before: np.ndarray, after: np.ndarray) -> None:
@@ -82,11 +83,11 @@ class PlanarFrame:
         x, y, width, height = x // 2 * 2, y // 2 * 2, (x % 2 + width + 1) // 2 * 2, (y % 2 + height + 1) // 2 * 2
         part = np.s_[y : y + height, x : x + width]
         luma, *chroma = cv2.split(cv2.transform(after[part], _inverse(self.to_bgr)))
-        cv2.copyTo(luma, changed[part], self._luma[top + y : top + y + height, left + x : left + x + width])
+        cv2.copyTo(luma, changed[part], self.luma[top + y : top + y + height, left + x : left + x + width])
         half, (row, column) = (width // 2, height // 2), ((top + y) // 2, (left + x) // 2)
         spread = cv2.dilate(changed[part], np.ones((2, 2), np.uint8), anchor=(0, 0))  # each 2x2 block's first pixel
         touched = cv2.resize(spread, half, interpolation=cv2.INTER_NEAREST)
-        for plane, values in zip(self._chroma, chroma, strict=True):
+        for plane, values in zip(self.chroma, chroma, strict=True):
             target = plane[row : row + half[1], column : column + half[0]]
             cv2.copyTo(cv2.resize(values, half, interpolation=cv2.INTER_AREA), touched, target)
 

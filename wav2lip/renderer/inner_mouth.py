@@ -7,6 +7,7 @@ fixed to the skull, so in this plane they do not move while the lips pass over t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from wav2lip.renderer.mouth_look import sample_look
 
 UNITS_PER_DEGREE = 0.08  # units of shape difference per degree of yaw or pitch
 LIP_RIM = 1.5  # units of lip around the opening whose color tells the light
+FEWEST = 8  # pixels inside the lips that tell sharpness and color
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
 
 
@@ -73,10 +75,15 @@ class InnerMouth:
     look: np.ndarray
     split: float = np.inf
 
-    @property
+    @cached_property
     def opening(self) -> float:
         """Mean opening height, units."""
         return float(np.maximum(gaps(self.ring), 0).mean())
+
+    @cached_property
+    def darkness(self) -> float:
+        """Sum of the dark color's channels, levels."""
+        return float(self.dark.sum())
 
     def descriptor(self) -> np.ndarray:
         """(42,) descriptor: ring (RMS, in units) and weighted angles."""
@@ -132,11 +139,8 @@ class InnerMouthBank:
         """Observes a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was added."""
         self.seen += 1
         pose = pose or HeadPose.of(points)
-        plane = mouth_plane(pose)
-        ring = to_mouth_plane(points[LIPS_INNER], plane)
-        if np.maximum(gaps(ring), 0).mean() < self.config.min_opening:
-            self._shut += 1
-            self._place = self._place + (teeth_place(ring) - self._place) / self._shut
+        ring = to_mouth_plane(points[LIPS_INNER], mouth_plane(pose))
+        if self.observe_shut(ring):
             return False
         distance = np.linalg.norm(self._descriptors - mouth_descriptor(ring, head_angles(pose)), axis=1)
         if len(self.entries) >= self.config.size and distance.min() < self._closest()[0]:
@@ -150,6 +154,14 @@ class InnerMouthBank:
             self._replace(self._closest()[1], entry)
         else:
             self.add(entry)
+        return True
+
+    def observe_shut(self, ring: np.ndarray) -> bool:
+        """Whether a mouth, a (20, 2) ring in the mouth plane, is shut; if so, it tells where the teeth are."""
+        if np.maximum(gaps(ring), 0).mean() >= self.config.min_opening:
+            return False
+        self._shut += 1
+        self._place = self._place + (teeth_place(ring) - self._place) / self._shut
         return True
 
     def add(self, entry: InnerMouth) -> None:
@@ -194,7 +206,8 @@ class InnerMouthBank:
 
     def dark(self) -> np.ndarray | None:
         """(3,) BGR color of the darkest inner mouth observed; None with an empty bank."""
-        return min((entry.dark for entry in self.entries), key=lambda color: float(color.sum()), default=None)
+        darkest = min(self.entries, key=lambda entry: entry.darkness, default=None)
+        return None if darkest is None else darkest.dark
 
     def teeth(self) -> np.ndarray | None:
         """(2,) mean `teeth_place` of the closed mouths observed, units; None if there was none."""
@@ -230,13 +243,14 @@ def crop_mouth(
     inside = np.zeros(pixels.shape[:2], np.uint8)
     polygon = (edges[:, :2] - low) * reduction
     cv2.fillPoly(inside, [np.round(polygon * 16).astype(np.int32)], 1, shift=4)
-    looks = _appearance(pixels, inside > 0)
-    if looks[0] < least_sharpness:
+    gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    sharpness = _sharpness(gray, inside > 0)
+    if sharpness < least_sharpness:
         return None
-    lips = lip_color(pixels, inside, float(pose.scale) * reduction)
+    dark, lips = _darkest(pixels, gray, inside > 0), lip_color(pixels, inside, float(pose.scale) * reduction)
     sampled = sample_look(pixels, to_crop, inner)
     split = _split(pixels, to_crop, inner)
-    return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), *looks, lips, sampled, split)
+    return InnerMouth(number, pixels.copy(), to_crop, inner, head_angles(pose), sharpness, dark, lips, sampled, split)
 
 
 def lip_color(pixels: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarray:
@@ -266,10 +280,14 @@ def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:
     return float(y[dark]) if floor - top > 2.5 and rows[dark] < 0.75 * above else np.inf
 
 
-def _appearance(pixels: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:
-    """Sharpness and darkest color inside the lips."""
-    if inside.sum() < 8:
-        return 0.0, np.median(pixels.reshape(-1, 3), axis=0) * 0.3
-    gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+def _sharpness(gray: np.ndarray, inside: np.ndarray) -> float:
+    """Variance of the Laplacian inside the lips."""
+    return float(cv2.Laplacian(gray, cv2.CV_32F)[inside].var()) if inside.sum() >= FEWEST else 0.0
+
+
+def _darkest(pixels: np.ndarray, gray: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(3,) mean color of the darkest tenth inside the lips."""
+    if inside.sum() < FEWEST:
+        return np.median(pixels.reshape(-1, 3), axis=0) * 0.3
     dark = np.argsort(gray[inside], kind="stable")[: max(4, int(inside.sum()) // 10)]
-    return float(cv2.Laplacian(gray, cv2.CV_32F)[inside].var()), pixels[inside][dark].mean(axis=0)
+    return pixels[inside][dark].mean(axis=0)

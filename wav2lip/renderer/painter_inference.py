@@ -9,18 +9,17 @@ import cv2
 import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network
-from wav2lip.renderer.inner_mouth import InnerMouth
-from wav2lip.renderer.mouth_fill import Filled, Opening, fill_mouth
+from wav2lip.renderer.mouth_fill import Filled, Opening
 from wav2lip.renderer.painter_inputs import (
     CHANNELS,
     HEIGHT,
     INPUTS,
+    PLANES,
     WEIGHTS,
     WIDTH,
     from_image,
     mouth_masks,
     paint_region,
-    reference_crop,
     sample_crop,
     to_crop,
 )
@@ -29,6 +28,8 @@ from wav2lip.renderer.warp import Rectangle
 
 SEAM = 1.0  # crop pixels; softness of the border to a retrieved mouth, which is kept: it is sharper and real
 LACKING = (0.1, 0.3)  # fraction of the opening without a retrieved mouth from which the network paints, and fully
+LEAST = 0.004  # opacity below which pixels stay as they are
+AROUND = 2.5  # units around lips and crop that are looked at
 MIN_AREA = 0.35  # of the frontal mouth's area; turned further, the plane of the teeth is seen too much from the side
 
 
@@ -37,25 +38,19 @@ class KnownMouth:
     """What is known of a person besides the frame to be painted; constant, so that the teeth stay the same.
 
     Attributes:
-        source: (HEIGHT, WIDTH, 3) uint8, the crop of a frame as it is.
+        frame: (h, w, 3) uint8, the pixels of the painted region as they were.
         origin: (2,) place of the crop in the mouth plane, units.
-        widest: the widest open mouth, or None.
+        reference: (HEIGHT, WIDTH, 3) uint8, crop of the widest open mouth, see `reference_crop`.
     """
 
-    source: np.ndarray
+    frame: np.ndarray
     origin: np.ndarray
-    widest: InnerMouth | None = None
-
-    @classmethod
-    def of(cls, frame: np.ndarray, plane: np.ndarray, origin: np.ndarray, widest: InnerMouth | None) -> KnownMouth:
-        """Crops an (H, W, 3) uint8 frame whose mouth plane is mapped by `plane`."""
-        source = sample_crop(frame, to_crop(plane, origin), (WIDTH, HEIGHT))
-        return cls(source, origin, widest)
+    reference: np.ndarray
 
 
 @dataclass(frozen=True)
 class NetworkPainter:
-    """Fills an opening like `fill_mouth`, then lets the network paint what no retrieved mouth covers.
+    """Lets the network paint what no retrieved mouth covers, after `fill_mouth`.
 
     Attributes:
         network: (1, CHANNELS, HEIGHT, WIDTH) float32 → softmax weights and paint, see `painter.StackedPainter`.
@@ -76,30 +71,28 @@ class NetworkPainter:
     def paint(
         self,
         pixels: np.ndarray,
+        warped: np.ndarray,
         area: Rectangle,
         opening: Opening,
         outer: np.ndarray,
         known: KnownMouth,
-        mouth: InnerMouth | None,
-        dark: np.ndarray | None,
+        filled: Filled,
     ) -> bool:
-        """Fills the opening in place; returns whether the network painted.
+        """Paints in place what no retrieved mouth covers; returns whether there was any of that.
 
         Args:
-            pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the lips and a narrow rim.
-            area: region of the frame that they cover.
+            pixels: (h, w, 3) uint8, the pixels of `area`, filled; modified inside the lips and a narrow rim.
+            warped: the same before they were filled.
+            area: region of the frame that they cover, see `painted_area`.
             opening: the opening.
             outer: (20, 2) target outer lip ring, frame pixels.
             known: the person.
-            mouth: bank entry to show, if any.
-            dark: (3,) BGR color of the cavity, if known.
+            filled: how the opening was filled.
         """
-        warped = pixels.copy()
-        filled = fill_mouth(pixels, area, opening, mouth, dark)
         plane = opening.plane.copy()
         plane[:, 2] -= (area.left, area.top)
         sampling = to_crop(plane, known.origin)
-        if filled is None or np.linalg.det(plane[:, :2]) < MIN_AREA * opening.scale**2:
+        if np.linalg.det(plane[:, :2]) < MIN_AREA * opening.scale**2:
             return False
         corner = np.array([area.left, area.top])
         inner, lips = mouth_masks(*(from_image(ring - corner, sampling) for ring in (opening.ring, outer)))
@@ -108,48 +101,49 @@ class NetworkPainter:
         share = opening.share * float(smoothstep(np.array(lacking), *LACKING))
         if share <= 0:
             return False
-        painted = self._run(pixels, warped, sampling, known, {"inner": inner, "lips": lips, "retrieved": retrieved})
+        images = {"composite": pixels, "warped": warped, "source": known.frame}
+        crops = {name: sample_crop(image, sampling, (WIDTH, HEIGHT)) for name, image in images.items()}
+        masks = {"inner": inner, "lips": lips, "retrieved": retrieved}
+        painted = self.network(_stacked(crops | {"reference": known.reference}, masks))
         region = paint_region(inner) * (1 - cv2.GaussianBlur(retrieved, (0, 0), SEAM))
-        _blend(pixels, warped, painted, share * region, sampling)
+        _blend(pixels, warped, (painted[0][0], painted[1][0]), share * region, sampling)
         return True
 
-    def _run(
-        self,
-        composite: np.ndarray,
-        warped: np.ndarray,
-        sampling: np.ndarray,
-        known: KnownMouth,
-        masks: dict[str, np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(HEIGHT, WIDTH, 3) weights of warped frame, composite and paint, and the paint, 0 to 1."""
-        crops = {
-            name: sample_crop(image, sampling, (WIDTH, HEIGHT))
-            for name, image in {"composite": composite, "warped": warped}.items()
-        }
-        crops |= {"source": known.source, "reference": reference_crop(known.widest, known.origin)}
-        planes = {name: image / np.float32(255) for name, image in crops.items()} | masks
-        stacked = np.dstack([planes[name] for name in INPUTS]).astype(np.float32).transpose(2, 0, 1)
-        weights, paint = self.network(np.ascontiguousarray(stacked)[None])
-        return weights[0].transpose(1, 2, 0), paint[0].transpose(1, 2, 0)
+
+def painted_area(
+    plane: np.ndarray, origin: np.ndarray, rings: np.ndarray, scale: float, shape: tuple[int, ...]
+) -> Rectangle:
+    """The region of a frame that filling and painting a mouth look at, with even corners where the frame's are.
+
+    Args:
+        plane: (2, 3) map from the mouth plane to frame pixels.
+        origin: (2,) place of the crop in the mouth plane, units.
+        rings: (N, 2) points of the lips, frame pixels.
+        scale: pixels per unit.
+        shape: (H, W, ...) of the frame.
+    """
+    sampling = to_crop(plane, origin)
+    corners = np.array([[x, y, 1.0] for x in (0, WIDTH) for y in (0, HEIGHT)]) @ sampling.T
+    return Rectangle.around(np.vstack([corners, rings]), AROUND * scale, shape[1], shape[0]).even(shape[1], shape[0])
+
+
+def _stacked(crops: dict[str, np.ndarray], masks: dict[str, np.ndarray]) -> np.ndarray:
+    """(1, CHANNELS, HEIGHT, WIDTH) float32, the planes of INPUTS, 0 to 1, from uint8 crops and masks."""
+    stacked, first = np.empty((1, CHANNELS, HEIGHT, WIDTH), np.float32), 0
+    for name in INPUTS:
+        last = first + PLANES[name]
+        if name in crops:
+            np.divide(crops[name].transpose(2, 0, 1), np.float32(255), out=stacked[0, first:last])
+        else:
+            stacked[0, first] = masks[name]
+        first = last
+    return stacked
 
 
 def _painter_module():  # type: ignore[no-untyped-def]  # its types would import torch
     from wav2lip.renderer.painter import painter_module
 
     return painter_module()
-
-
-def fill_only(
-    pixels: np.ndarray,
-    area: Rectangle,
-    opening: Opening,
-    outer: np.ndarray,
-    known: KnownMouth,
-    mouth: InnerMouth | None,
-    dark: np.ndarray | None,
-) -> None:
-    """Fills the opening in place without a network; see `NetworkPainter.paint`."""
-    fill_mouth(pixels, area, opening, mouth, dark)
 
 
 def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndarray:
@@ -166,22 +160,29 @@ def _blend(
     region: np.ndarray,
     sampling: np.ndarray,
 ) -> None:
-    """Mixes warped frame, composite and paint at the frame's own resolution, in place."""
-    corners = np.array([[x, y, 1.0] for x in (0, WIDTH) for y in (0, HEIGHT)]) @ sampling.T
+    """Mixes warped frame, composite and paint at the frame's own resolution, in place.
+
+    Args:
+        painted: (3, HEIGHT, WIDTH) weights of warped frame, composite and paint, and the paint, 0 to 1.
+        region: (HEIGHT, WIDTH) opacity.
+    """
+    left, top, width, height = cv2.boundingRect((region > LEAST / 2).astype(np.uint8))
+    corners = np.array([[x, y, 1.0] for x in (left - 1, left + width) for y in (top - 1, top + height)]) @ sampling.T
     near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
-    if min(near.size) == 0:
+    if not width or min(near.size) == 0:
         return
     to_painted = np.asarray(cv2.invertAffineTransform(sampling), np.float64)
     to_painted[:, 2] += to_painted[:, :2] @ np.array([near.left, near.top], np.float64)
     weights, paint = painted
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    native = cv2.warpAffine(np.dstack([weights, region]).astype(np.float32), to_painted, near.size, flags=flags)
+    own, filled, new, opacity = cv2.split(
+        cv2.warpAffine(cv2.merge([*weights, region.astype(np.float32)]), to_painted, near.size, flags=flags)
+    )
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
     color = cv2.warpAffine(
-        np.ascontiguousarray(255 * paint), to_painted, near.size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+        cv2.merge([*(255 * paint)]), to_painted, near.size, flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     view, frame = near.view(pixels), near.view(warped).astype(np.float32)
-    mixed = native[..., :1] * frame + native[..., 1:2] * view + native[..., 2:3] * color
-    blended = view + native[..., 3:] * (mixed - view)
-    changed = native[..., 3] > 0.004
-    np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=changed[..., None])
+    mixed = own[..., None] * frame + filled[..., None] * view + new[..., None] * color
+    blended = view + opacity[..., None] * (mixed - view)
+    np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=(opacity > LEAST)[..., None])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, Landmarks
+from preprocessing.media.planar_frame import PlanarFrame
 from wav2lip.renderer.inner_mouth import (
     InnerMouth,
     InnerMouthBank,
@@ -19,11 +20,12 @@ from wav2lip.renderer.inner_mouth import (
 )
 from wav2lip.renderer.lip_edges import lip_edges, with_lip_edges
 from wav2lip.renderer.mouth_choice import MouthChooser, MouthTarget, choose_mouths
-from wav2lip.renderer.mouth_fill import Opening, fill_opacity
-from wav2lip.renderer.painter_inference import KnownMouth, NetworkPainter, fill_only
+from wav2lip.renderer.mouth_fill import Opening, fill_mouth, fill_opacity
+from wav2lip.renderer.painter_inference import KnownMouth, NetworkPainter, painted_area
+from wav2lip.renderer.painter_inputs import reference_crop
 from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
-from wav2lip.renderer.warp import warp_frame
+from wav2lip.renderer.warp import FrameOrPlanes, Rectangle, warp_into
 
 __all__ = ["MouthRenderer", "mouth_target", "target_shape"]
 
@@ -43,18 +45,17 @@ class MouthRenderer:
     For files: `observe` every frame, `plan` the mouths of all targets, then `render` each frame with its mouth. For
     streams: `observe` and `render` each frame without a mouth; it is then selected without lookahead.
 
-    `paint` fills an opening with the signature of `NetworkPainter.paint`: the painter's, or `fill_only` without one.
+    Without a painter, an opening that no mouth of the bank covers shows drawn teeth.
     """
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
     chooser: MouthChooser = field(default_factory=MouthChooser)
     painter: NetworkPainter | None = None
-    paint: Callable[..., object] = field(init=False)
+    _reference: tuple[InnerMouth | None, bytes, np.ndarray] | None = None  # cached result of `reference_crop`
 
     def __post_init__(self) -> None:
         if self.chooser.lookahead:
             raise UsageError(f"render selects mouths immediately: lookahead must be 0, not {self.chooser.lookahead}")
-        self.paint = fill_only if self.painter is None else self.painter.paint
 
     def observe(self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None) -> None:
         """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, unoccluded and new."""
@@ -96,34 +97,84 @@ class MouthRenderer:
         Raises:
             UsageError: amount is not in 0 to 1.
         """
+        result = frame.copy()
+        self.render_into(result, frame, points, target, amount=amount, pose=pose, mouth=mouth)
+        return result
+
+    def render_into(
+        self,
+        result: FrameOrPlanes,
+        frame: FrameOrPlanes,
+        points: np.ndarray,
+        target: np.ndarray,
+        *,
+        amount: float = 1.0,
+        pose: HeadPose | None = None,
+        mouth: InnerMouth | None = None,
+    ) -> None:
+        """Renders a frame into a copy of it, which may show other people already; see `render`.
+
+        Only the region of the mouth of a `PlanarFrame` is converted to BGR; the rest is warped in its planes.
+        """
         if not 0 <= amount <= 1:
             raise UsageError(f"amount must be from 0 to 1, not {amount}")
-        result, points = frame.copy(), np.asarray(points, np.float64)
+        points = np.asarray(points, np.float64)
         moved = points + amount * (np.asarray(target, np.float64) - points)
         pose = pose or HeadPose.of(points)
         wanted = mouth_target(pose, moved)
         mouth = mouth or self.chooser.push(wanted, self._entries())[0]
-        if np.array_equal(moved, points):
-            return result
-        return self._rendered(frame, points, moved, amount, pose, mouth)
+        if not np.array_equal(moved, points):
+            self._render(result, frame, points, moved, amount, pose, mouth)
 
-    def _rendered(
+    def _render(
         self,
-        frame: np.ndarray,
+        result: FrameOrPlanes,
+        frame: FrameOrPlanes,
         points: np.ndarray,
         moved: np.ndarray,
         amount: float,
         pose: HeadPose,
         mouth: InnerMouth | None,
-    ) -> np.ndarray:
-        result, scale, plane = frame.copy(), float(pose.scale), mouth_plane(pose)
-        source = vertices_in_frame(with_lip_edges(points, lip_edges(frame, points), amount), pose)
-        pixels, area = warp_frame(frame, source, vertices_in_frame(points, pose, moved), scale)
+    ) -> None:
+        scale, plane = float(pose.scale), mouth_plane(pose)
         here, ring = (to_mouth_plane(at[LIPS_INNER], plane) for at in (points, moved))
         known, share = self.bank.teeth(), amount * fill_opacity(ring, here)
         place = teeth_place(here) if known is None else known
         opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place)
-        person = KnownMouth.of(frame, plane, place, self.bank.widest())
-        self.paint(pixels, area, opening, moved[LIPS_OUTER, :2], person, mouth, self.bank.dark())
-        area.view(result)[:] = pixels
-        return result
+        rings = np.vstack([at[[*LIPS_OUTER, *LIPS_INNER], :2] for at in (points, moved)])
+        area = painted_area(plane, place, rings, scale, frame.shape)
+        before, corner = area.view(frame).copy(), np.array([area.left, area.top, 0])
+        edges = lip_edges(before, points - corner) + corner if before.size else points[LIPS_INNER]
+        source = vertices_in_frame(with_lip_edges(points, edges, amount), pose)
+        warp_into(result, frame, source, vertices_in_frame(points, pose, moved), scale)
+        if not before.size:
+            return
+        pixels = area.view(result)
+        warped = pixels.copy()
+        self._fill(pixels, warped, area, opening, moved[LIPS_OUTER, :2], before, mouth)
+        if isinstance(result, PlanarFrame):
+            result.paste(area.top, area.left, warped, pixels)
+
+    def _fill(
+        self,
+        pixels: np.ndarray,
+        warped: np.ndarray,
+        area: Rectangle,
+        opening: Opening,
+        outer: np.ndarray,
+        before: np.ndarray,
+        mouth: InnerMouth | None,
+    ) -> None:
+        """Fills the opening in place."""
+        filled = fill_mouth(pixels, area, opening, mouth, self.bank.dark())
+        if filled is None or self.painter is None or opening.teeth is None:
+            return
+        known = KnownMouth(before, opening.teeth, self._reference_crop(opening.teeth))
+        self.painter.paint(pixels, warped, area, opening, outer, known, filled)
+
+    def _reference_crop(self, origin: np.ndarray) -> np.ndarray:
+        """The crop of the widest open mouth, which rarely changes."""
+        widest, place = self.bank.widest(), origin.tobytes()
+        if self._reference is None or self._reference[0] is not widest or self._reference[1] != place:
+            self._reference = widest, place, reference_crop(widest, origin)
+        return self._reference[2]

@@ -8,11 +8,13 @@ p + d(p).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 
+from preprocessing.media.planar_frame import PlanarFrame
 from wav2lip.renderer.triangulation import triangulation
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 
 SKIN_SIGMA = 1.6  # canonical units; blur of the displacement away from the lips
 LIP_MARGIN, LIP_SIGMA = 2.6, 1.0  # units; margin of exact displacement around the outer lip ring, and its blur
-MIN_MOTION = 0.03  # pixels; smaller motion is ignored
 GRID_UNITS = 1.0  # spacing in units of the coarse grid for skin
 LIP_GRID_UNITS = 0.2  # spacing of the fine grid for the lips
+GRID_STEP = 128  # pixels; sides of the cached coordinates are multiples of it
 _Array = TypeVar("_Array", np.ndarray, "Tensor")
+FrameOrPlanes: TypeAlias = np.ndarray | PlanarFrame
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,13 @@ class Rectangle:
         """Width and height."""
         return max(self.right - self.left, 0), max(self.bottom - self.top, 0)
 
+    def even(self, width: int, height: int) -> Rectangle:
+        """The rectangle extended to even corners, as far as a frame of this size goes."""
+        right, bottom = min(self.right + self.right % 2, width), min(self.bottom + self.bottom % 2, height)
+        return Rectangle(self.left // 2 * 2, self.top // 2 * 2, right, bottom)
+
     def view(self, frame: np.ndarray) -> np.ndarray:
-        """View of this rectangle in a frame."""
+        """View of this rectangle in a frame; of a `PlanarFrame`, its BGR pixels."""
         return frame[self.top : self.bottom, self.left : self.right]
 
     def within(self, outer: Rectangle) -> tuple[slice, slice]:
@@ -113,8 +121,9 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
     order, terms = drawing_order(target), _terms(source - (area.left, area.top, 0), target - (area.left, area.top, 0))
     exact, ids = _exact(terms, target, area, area, coarse, order)
     sigma = scale / coarse
-    skin = _blur(exact, SKIN_SIGMA * sigma) * _inside(ids, sigma)[..., None]
-    field = np.ascontiguousarray(_upsample(skin, area, coarse))
+    inside = _inside(ids, sigma)
+    skin = cv2.multiply(_blur(exact, SKIN_SIGMA * sigma), cv2.merge([inside, inside]))
+    field = _smooth(skin, area, coarse)
     lips = target[triangulation().outer_lips, :2]
     near = Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + coarse, area.right, area.bottom)
     near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
@@ -209,6 +218,17 @@ def _upsample(grid: np.ndarray, area: Rectangle, step: int, corner: tuple[int, i
     return cv2.warpAffine(grid, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
+def _smooth(grid: np.ndarray, area: Rectangle, step: int) -> np.ndarray:
+    """A smooth grid at every pixel of `area`, by way of every second one, which takes half the time."""
+    width, height = area.size
+    if step < 3 or min(width, height) < 2:
+        return np.ascontiguousarray(_upsample(grid, area, step))
+    matrix = np.array([[step / 2, 0, -0.25], [0, step / 2, -0.25]], np.float64)
+    half = cv2.warpAffine(grid, matrix, ((width + 1) // 2, (height + 1) // 2), borderMode=cv2.BORDER_REPLICATE)
+    size = (width + width % 2, height + height % 2)
+    return np.ascontiguousarray(cv2.resize(half, size, interpolation=cv2.INTER_LINEAR)[:height, :width])
+
+
 def remap(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """Samples an image at (h, w, 2) float32 coordinates, with cubic interpolation.
 
@@ -229,33 +249,68 @@ def warp_frame(frame: np.ndarray, source: np.ndarray, target: np.ndarray, scale:
     Returns:
         The warped pixels of a rectangle, and the rectangle; pixels that do not move equal the frame's.
     """
-    moved = np.abs(source - target)[:, :2].max(axis=1) > 0
-    reach = np.vstack([source[moved, :2], target[moved, :2]])
-    height, width = frame.shape[:2]
-    if not len(reach):
-        return frame[:0, :0], Rectangle(0, 0, 0, 0)
-    area = Rectangle.around(reach, 2 * SKIN_SIGMA * scale, width, height)
-    if min(area.size) == 0:
-        return area.view(frame).copy(), area
-    field = displacement(source, target, scale, area)
-    moving = _moving(field)
+    area = moving_area(frame.shape, source, target, scale)
     pixels = area.view(frame).copy()
-    left, top, columns, rows = cv2.boundingRect(moving)
-    if columns:
-        part = np.s_[top : top + rows, left : left + columns]
-        coordinates = field[part] + _grid(area.left + left, area.top + top, columns, rows)
-        cv2.copyTo(remap(frame, coordinates), moving[part], pixels[part])
+    if pixels.size:
+        _sample(frame, area, displacement(source, target, scale, area), pixels)
     return pixels, area
 
 
-def _moving(field: np.ndarray) -> np.ndarray:
-    """(h, w) uint8: 255 where a displacement is at least `MIN_MOTION` in x or y, else 0."""
-    size = float(np.nextafter(np.float32(MIN_MOTION), np.float32(0)))
-    return cv2.bitwise_not(cv2.inRange(field, (-size, -size, 0, 0), (size, size, 0, 0)))
+def warp_into(
+    result: FrameOrPlanes, frame: FrameOrPlanes, source: np.ndarray, target: np.ndarray, scale: float
+) -> None:
+    """Warps a frame into a copy of it; see `warp_frame`. A `PlanarFrame` stays in its planes."""
+    area = moving_area(frame.shape, source, target, scale)
+    if min(area.size) == 0:
+        return
+    field = displacement(source, target, scale, area)
+    if not isinstance(frame, PlanarFrame) or not isinstance(result, PlanarFrame):
+        _sample(frame, area, field, area.view(result))
+        return
+    half = Rectangle(area.left // 2, area.top // 2, area.right // 2, area.bottom // 2)
+    coarse = 0.5 * cv2.resize(field, half.size, interpolation=cv2.INTER_AREA)
+    for before, after, part, motion in zip(
+        (frame.luma, *frame.chroma), (result.luma, *result.chroma), (area, half, half), (field, coarse, coarse),
+        strict=True,
+    ):  # fmt: skip
+        _sample(before, part, motion, part.view(after))
 
 
-def _grid(left: int, top: int, width: int, height: int) -> np.ndarray:
+def moving_area(shape: tuple[int, ...], source: np.ndarray, target: np.ndarray, scale: float) -> Rectangle:
+    """The part of a frame of this (H, W, ...) shape in which pixels move; its corners are even, where they can."""
+    moved = np.abs(source - target)[:, :2].max(axis=1) > 0
+    reach = np.vstack([source[moved, :2], target[moved, :2]])
+    height, width = shape[:2]
+    if not len(reach):
+        return Rectangle(0, 0, 0, 0)
+    return Rectangle.around(reach, 2 * SKIN_SIGMA * scale, width, height).even(width, height)
+
+
+def _sample(image: np.ndarray, area: Rectangle, field: np.ndarray, result: np.ndarray) -> None:
+    """Samples each pixel of an area of an image where its displacement points, with the interpolation of `remap`.
+
+    Coordinates are rounded to 1/32 pixel, so motion of less than half of that leaves pixels as they are.
+    """
+    reach = int(np.ceil(cv2.norm(field, cv2.NORM_INF))) + 2  # cubic interpolation takes two pixels on each side
+    height, width = image.shape[:2]
+    left, top = max(area.left - reach, 0), max(area.top - reach, 0)
+    wider = Rectangle(left, top, min(area.right + reach, width), min(area.bottom + reach, height))
+    rows, columns = area.within(wider)
+    at = cv2.add(field, _grid(columns.stop, rows.stop)[rows, columns])
+    border = cv2.BORDER_REPLICATE
+    given = cv2.remap(wider.view(image), at, np.empty(0), cv2.INTER_CUBIC, dst=result, borderMode=border)
+    if given is not result:  # OpenCV did not take the view
+        result[...] = given
+
+
+def _grid(width: int, height: int) -> np.ndarray:
     """(height, width, 2) float32 coordinates of the pixels of a rectangle."""
+    return _large_grid(-(-width // GRID_STEP) * GRID_STEP, -(-height // GRID_STEP) * GRID_STEP)[:height, :width]
+
+
+@lru_cache(maxsize=4)
+def _large_grid(width: int, height: int) -> np.ndarray:
     grid = np.empty((height, width, 2), np.float32)
-    grid[..., 0], grid[..., 1] = np.arange(left, left + width), np.arange(top, top + height)[:, None]
+    grid[..., 0], grid[..., 1] = np.arange(width), np.arange(height)[:, None]
+    grid.setflags(write=False)
     return grid

@@ -99,7 +99,7 @@ def render(network: MouthPainter | None, target: np.ndarray, image: np.ndarray) 
     """The face painted by a network, without a bank."""
     renderer = MouthRenderer(painter=inference(network))
     points = pose().repose(shut_face())
-    return renderer._rendered(image, points, target, 1.0, pose(), None)
+    return renderer.render(image, points, target, pose=pose())
 
 
 def test_paint_appears_inside_the_lips_only():
