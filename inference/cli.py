@@ -195,8 +195,8 @@ def _add_video(p: _Parser) -> None:
     )  # fmt: skip
     p.flag(g, "background", metavar="COLOR", help="shown by transparent parts: black (default), white, #00ff00, ...")
     p.flag(
-        g, "preset", metavar="NAME", help="x264 preset, ultrafast to veryslow: slower ones write smaller files "
-        "(default: veryfast)",
+        g, "preset", metavar="NAME", help="light (default), or an x264 preset, ultrafast to veryslow: slower ones "
+        "write smaller files",
     )  # fmt: skip
     p.flag(g, "crf", type=float, metavar="N", help="H.264 quality, 0 (lossless) to 51 (default: 14)")
 

@@ -12,8 +12,9 @@ from inference.generator.compositing import BLENDS
 from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
 from preprocessing.media.color_conversion import parse_color
+from preprocessing.media.output_formats import LIGHT
 
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")  # of x264
+PRESETS = (LIGHT, "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Options:
         rest: bring the mouth to rest in silence.
         strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
         crf: H.264 quality, 0 (lossless) to 51.
-        preset: x264's trade of speed for file size, ultrafast to veryslow.
+        preset: trade of speed for file size: light, or x264's ultrafast to veryslow.
         save_track, load_track: face track file (JSON), written or used instead of detection.
         preview: number of passages in a picture next to the video: six consecutive frames each, before above after.
         sign: sign the video with a C2PA manifest and, without a certificate, a self-made chain that nobody trusts.
@@ -79,7 +80,7 @@ class Options:
     rest: bool = True
     strength: float = 1.0
     crf: float = 14
-    preset: str = "veryfast"
+    preset: str = LIGHT
     save_track: Path | None = None
     load_track: Path | None = None
     preview: int = 0

@@ -8,6 +8,7 @@ person's own frames. Pixels outside the warped region are unchanged.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +66,9 @@ class MeshEngine:
         if landmarks == "mesh":
             if fan is not None:
                 raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
-            return cls(load_landmarks(), LipMotionModel.load(), painter=NetworkPainter.load())
+            with ThreadPoolExecutor(2) as pool:  # reading compiled networks takes a tenth of a second each
+                motion, painter = pool.submit(LipMotionModel.load), pool.submit(NetworkPainter.load)
+                return cls(load_landmarks(), motion.result(), painter=painter.result())
         from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
 
         weights = find_fan(fan)

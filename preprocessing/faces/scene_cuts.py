@@ -64,7 +64,7 @@ class SceneCutDetector:
 
 def _thumbnail(frame: np.ndarray) -> _Thumbnail:
     if isinstance(frame, PlanarFrame):
-        small = frame.reduced(np.s_[:], np.s_[:], 64, 64)
+        small = frame.sampled(4).reduced(np.s_[:], np.s_[:], 64, 64)
     else:
         small = cv2.resize(frame, (64, 64), interpolation=cv2.INTER_AREA)
     colors = cv2.calcHist([small], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel() / small[..., 0].size

@@ -19,8 +19,14 @@ VP9_PER_H264 = 63 / 51  # the ranges of their quality factors
 WEBP_QUALITY = 0.8  # points of WebP's quality, of 100, for one point of H.264's factor
 
 
+LIGHT = "light"
+# x264's veryfast searches only whole macroblocks, and less finely, at one point of quality more: as measured, the
+# same picture (SSIM within 0.0002) for two thirds of the time and files a quarter larger; superfast doubles them.
+LIGHT_SEARCH, LIGHT_FINER = "partitions=i8x8:subme=1", 1.0
+
+
 def video_options(suffix: str, crf: float, preset: str) -> dict[str, Any]:
-    """The encoder's options; `crf` is H.264's factor, 0 to 51, whatever the format, `preset` x264's."""
+    """The encoder's options; `crf` is H.264's factor, 0 to 51, whatever the format, `preset` x264's, or `LIGHT`."""
     if suffix == ".webm":
         return {
             "c:v": "libvpx-vp9", "crf": round(crf * VP9_PER_H264), "b:v": 0, "deadline": "good", "cpu-used": 5,
@@ -30,7 +36,10 @@ def video_options(suffix: str, crf: float, preset: str) -> dict[str, Any]:
         return {"c:v": "gif"}
     if suffix == ".webp":
         return {"c:v": "libwebp_anim", "quality": round(100 - WEBP_QUALITY * crf), "loop": 0}
-    return {"c:v": "libx264", "crf": crf, "preset": preset}
+    if preset != LIGHT:
+        return {"c:v": "libx264", "crf": crf, "preset": preset}
+    finer = crf - LIGHT_FINER if crf > LIGHT_FINER else crf  # 0 is lossless
+    return {"c:v": "libx264", "crf": finer, "preset": "veryfast", "x264-params": LIGHT_SEARCH}
 
 
 def filtered(video: Any, suffix: str) -> Any:

@@ -69,6 +69,19 @@ class PlanarFrame:
         small = [_reduced(plane, width, height) for plane in (self.luma[top:bottom, left:right], *chroma)]
         return cv2.transform(cv2.merge(small), self.to_bgr)
 
+    def sampled(self, step: int) -> PlanarFrame:
+        """Every `step`th pixel each way, if at least 128 remain of both sides; else the frame itself."""
+        height, width = (side // (2 * step) * 2 for side in self.shape[:2])
+        if min(height, width) < 128:
+            return self
+        parts = [
+            plane[: step * h : step, : step * w : step].ravel()
+            for plane, (h, w) in zip(
+                (self.luma, *self.chroma), ((height, width), *[(height // 2, width // 2)] * 2), strict=True
+            )
+        ]
+        return PlanarFrame(np.concatenate(parts).reshape(height * 3 // 2, width), self.to_bgr)
+
     def paste(self, top: int, left: int, before: np.ndarray, after: np.ndarray) -> None:
         """Writes the pixels in which two BGR images of a region, (h, w, 3), differ; all others stay as they are.
 

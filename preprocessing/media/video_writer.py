@@ -21,7 +21,7 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.audio_mux import ENCODED, AudioSource, heard_tracks, plain
 from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
 from preprocessing.media.containers import open_media
-from preprocessing.media.output_formats import OUTPUTS, SILENT, comment_writer, filtered, video_options
+from preprocessing.media.output_formats import LIGHT, OUTPUTS, SILENT, comment_writer, filtered, video_options
 from preprocessing.media.planar_frame import PlanarFrame
 from preprocessing.media.sound_mix import channel_count, mix, sample_rate
 from preprocessing.media.video_reader import VideoInfo
@@ -61,7 +61,7 @@ class VideoWriter:
         sounds: Sequence[AudioSource] = (),
         duration: float | None = None,
         crf: float = 14,
-        preset: str = "veryfast",
+        preset: str = LIGHT,
         source: VideoInfo | None = None,
         metadata: dict[str, str] | None = None,
         finish: Callable[[Path, Path], None] | None = None,

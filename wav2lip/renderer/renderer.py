@@ -121,8 +121,8 @@ class MouthRenderer:
         points = np.asarray(points, np.float64)
         moved = points + amount * (np.asarray(target, np.float64) - points)
         pose = pose or HeadPose.of(points)
-        wanted = mouth_target(pose, moved)
-        mouth = mouth or self.chooser.push(wanted, self._entries())[0]
+        if mouth is None and (entries := self._entries()):
+            mouth = self.chooser.push(mouth_target(pose, moved), entries)[0]
         if not np.array_equal(moved, points):
             self._render(result, frame, points, moved, amount, pose, mouth)
 
