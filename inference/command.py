@@ -26,10 +26,13 @@ def run_one(values: Mapping[str, Any]) -> str:
     checkpoint = engine.get("checkpoint")
     check_files(job.face, job.sounds(), job.outfile, job.options, checkpoint and Path(checkpoint))
 
+    import cv2
+
     from inference.pipeline import LipSync, open_source
     from inference.soundtrack import timed_parts
     from training.progress import ProgressBars
 
+    cv2.setNumThreads(1)  # its threads wait for each other longer than they compute, beside decoder and encoder
     timed_parts(job.parts, open_source(job.face, job.options))
     with ProgressBars(bool(values.get("quiet"))) as bars:
         report = LipSync.load(**engine).run(job, partial(bars.show, "frame"), bars.show)

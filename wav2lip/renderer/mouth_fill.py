@@ -59,12 +59,16 @@ def cavity(
         scale: pixels per unit.
         tongue: see `TONGUE`.
     """
+    lips, dark = lips.astype(np.float32), dark.astype(np.float32)  # float64 would take twice as long
     depth = np.clip(2 * cv2.GaussianBlur(cover, (0, 0), max(SHADOW * scale / 2, 0.5)) - 0.7, 0, 1)[..., None]
     rows = max(3, round(tongue[0] * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
-    dark = dark + (1 - above_lip) ** 1.5 * (tongue[1] * lips - dark)  # the area behind the lower lip is lit
-    shaded = 0.75 * lips + 0.25 * dark
-    return (shaded + depth * (dark - shaded)).astype(np.float32)
+    open_lip = 1 - above_lip
+    dark = dark + open_lip * np.sqrt(open_lip) * (
+        np.float32(tongue[1]) * lips - dark
+    )  # the area behind the lower lip is lit
+    shaded = np.float32(0.75) * lips + np.float32(0.25) * dark
+    return shaded + depth * (dark - shaded)
 
 
 def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
@@ -145,8 +149,9 @@ def retrieve_mouth(
     Returns:
         (h, w, 3) float32 pixels and (h, w) float32 alpha mask.
     """
-    x, y = np.meshgrid(np.arange(area.left, area.right), np.arange(area.top, area.bottom))
-    across, down = np.moveaxis(to_mouth_plane(np.stack([x, y], -1).astype(np.float32), plane), -1, 0)
+    (a, b, c), (d, e, f) = cv2.invertAffineTransform(plane)
+    x, y = np.arange(area.left, area.right), np.arange(area.top, area.bottom)[:, None]
+    across, down = (a * x + b * y + c).astype(np.float32), (d * x + e * y + f).astype(np.float32)
     height = _curve(ring, across, False) - _curve(ring, across, True)
     across = _aligned(across, ring, mouth)
     there, known = _heights(down, ring, mouth)
@@ -256,7 +261,7 @@ def fill_mouth(
     alpha = np.zeros(cover.shape, np.float32)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
-        shown = shown * relight(mouth, lips)
+        shown = shown * relight(mouth, lips).astype(np.float32)
         fill += alpha[..., None] * (shown - fill)
     elif opening.teeth is not None:
         fill = with_teeth(fill, lips, units, plane, near, opening.teeth)

@@ -143,7 +143,7 @@ class MouthRenderer:
         opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place)
         rings = np.vstack([at[[*LIPS_OUTER, *LIPS_INNER], :2] for at in (points, moved)])
         area = painted_area(plane, place, rings, scale, frame.shape)
-        before, corner = area.view(frame).copy(), np.array([area.left, area.top, 0])
+        before, corner = area.view(frame), np.array([area.left, area.top, 0])
         edges = lip_edges(before, points - corner) + corner if before.size else points[LIPS_INNER]
         source = vertices_in_frame(with_lip_edges(points, edges, amount), pose)
         warp_into(result, frame, source, vertices_in_frame(points, pose, moved), scale)
