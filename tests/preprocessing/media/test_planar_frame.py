@@ -14,6 +14,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import reduce_frame
 from preprocessing.faces.landmarks.views import View
 from preprocessing.faces.scene_cuts import _thumbnail
+from preprocessing.media.color_conversion import yuv_to_bgr
 from preprocessing.media.planar_frame import PlanarFrame, planar_from_bgr
 from preprocessing.media.video_reader import probe, read_frames
 from preprocessing.media.video_writer import VideoWriter
@@ -123,3 +124,14 @@ def test_a_writer_takes_one_kind_of_frame(pair, tmp_path):
         ):
             writer.write(frame)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sampled_frame_has_every_fourth_pixel_and_small_ones_stay_whole():
+    rows, columns = np.mgrid[:520, :1028]
+    image = np.dstack([rows // 3, columns // 5, np.full_like(rows, 90)]).astype(np.uint8)
+    frame = planar_from_bgr(image, yuv_to_bgr("bt709", False))
+    small = frame.sampled(4)
+    assert small.shape == (130, 256, 3)
+    np.testing.assert_array_equal(small.luma, frame.luma[:520:4, :1024:4])
+    np.testing.assert_array_equal(small.chroma[1], frame.chroma[1][:260:4, :512:4])
+    assert frame.sampled(8) is frame
