@@ -25,6 +25,7 @@ from inference.live.session import LiveConfig, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.parts import Part
+from inference.people_file import recall_people
 from inference.prefetch import StageClock
 from inference.preview import Preview
 from inference.soundtrack import audio_sources, timed_parts
@@ -77,7 +78,7 @@ class LipSync:
     def __call__(
         self, face: Path | str, audio: Path | str | None, outfile: Path | str, *, parts: Sequence[Part] = (),
         progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None,
-        cancelled: Cancelled | None = None, **options: object,
+        cancelled: Cancelled | None = None, people: Path | None = None, **options: object,
     ) -> Report:  # fmt: skip
         """Lip-syncs the face in a video or photo to the audio, or several people to the audio of their `parts`.
 
@@ -87,6 +88,7 @@ class LipSync:
             progress: called with the number of frames done and the expected total.
             analysis_progress: called during analysis, before the first frame is rendered; see `AnalysisProgress`.
             cancelled: asked for every frame, in any thread; if it returns True, the job ends and leaves no file.
+            people: file with the people in the video, see `people_file`, which need not be found then.
             options: see `Options`.
 
         Raises:
@@ -96,14 +98,16 @@ class LipSync:
         """
         sound = None if audio is None else _path("audio", audio)
         job = Job(_path("face", face), sound, _path("outfile", outfile), Options.of(options), tuple(parts))
-        return self.run(job, progress, analysis_progress, cancelled)
+        return self.run(job, progress, analysis_progress, cancelled, people)
 
     def run(
         self, job: Job, progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None,
-        cancelled: Cancelled | None = None,
+        cancelled: Cancelled | None = None, people: Path | None = None,
     ) -> Report:  # fmt: skip
         """Runs a job; see `__call__`."""
-        return run_job(self.engine, job, _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled))
+        return run_job(
+            self.engine, job, _or_cancel(progress, cancelled), _or_cancel(analysis_progress, cancelled), people
+        )
 
     def avatar(
         self, face: Path | str, *, fps: Fraction | float | None = None, progress: AnalysisProgress | None = None,
@@ -169,7 +173,8 @@ def lipsync(
 
 
 def run_job(
-    engine: LipSyncEngine, job: Job, progress: Progress | None = None, analysis_progress: AnalysisProgress | None = None
+    engine: LipSyncEngine, job: Job, progress: Progress | None = None,
+    analysis_progress: AnalysisProgress | None = None, people: Path | None = None,
 ) -> Report:  # fmt: skip
     """Runs the stages of a job; see `LipSync.__call__` for the arguments."""
     options = job.options
@@ -179,7 +184,7 @@ def run_job(
         source = open_source(job.face, options)
         notes = input_notes(source, job.sounds(), options)
         parts = timed_parts(job.parts, source)
-        roles = _roles(job, parts, source, clock, analysis_progress)
+        roles = _roles(job, parts, Census(source, options, analysis_progress), clock, people)
         if parts:
             options = replace(options, tail="keep")
         given = JobInput(source, job.sounds()[0], options, clock, roles)
@@ -209,13 +214,15 @@ def run_job(
 
 
 def _roles(
-    job: Job, parts: Sequence[Part], source: FaceSource, clock: StageClock, progress: AnalysisProgress | None
+    job: Job, parts: Sequence[Part], census: Census, clock: StageClock, people: Path | None
 ) -> tuple[Role, ...]:  # fmt: skip
     """Who says what; empty if the face is chosen while it is tracked."""
     if not needs_census(job.options, parts):
         return ()
     with clock("people"):
-        roles = cast(job.audio, parts, job.options, Census(source, job.options, progress))
+        if people is not None:
+            recall_people(people, census)
+        roles = cast(job.audio, parts, job.options, census)
     if len(roles) > 1 and job.options.save_track:
         raise UsageError(f"save_track saves one face, but {len(roles)} people speak")
     return roles

@@ -8,7 +8,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -79,16 +79,27 @@ def _supervisor(service: Service, load: Callable[[EngineSettings, str], LipSynce
 
 
 def _add_pages(app: FastAPI) -> None:
-    """The page, and the API's description with Swagger UI from a package: nothing comes from another host."""
+    """The pages, and the API's description with Swagger UI from a package: nothing comes from another host."""
+    for name in ("index", "live"):
+        _add_page(app, name)
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> FileResponse:
         return FileResponse(PAGE / "docs.html")
 
-    @app.get("/live", include_in_schema=False)
-    def live() -> FileResponse:
-        return FileResponse(PAGE / "live.html")
-
     swagger = Path(str(resources("fastapi_swagger"))) / "resources"
     app.mount("/docs", StaticFiles(directory=swagger), name="swagger")
-    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.mount("/", StaticFiles(directory=PAGE), name="page")
+
+
+def _add_page(app: FastAPI, name: str) -> None:
+    """A page whose comments `<!-- head -->` and `<!-- login -->` stand for what the pages share."""
+
+    def page() -> HTMLResponse:
+        text = (PAGE / f"{name}.html").read_text(encoding="utf-8")
+        for part in ("head", "login"):
+            text = text.replace(f"<!-- {part} -->\n", (PAGE / "parts" / f"{part}.html").read_text(encoding="utf-8"))
+        return HTMLResponse(text)
+
+    for path in ("/" if name == "index" else f"/{name}", f"/{name}.html"):
+        app.add_api_route(path, page, include_in_schema=False)

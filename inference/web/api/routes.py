@@ -18,7 +18,7 @@ from inference.options import Options
 from inference.web.api.gate import COOKIE, session_value
 from inference.web.api.problems import RESPONSES
 from inference.web.api.schemas import Faces, Health, JobState, Session
-from inference.web.jobs.files import AUDIO, FACE, RESULT, JobFiles, is_id, share, store
+from inference.web.jobs.files import AUDIO, FACE, PEOPLE_FILE, RESULT, JobFiles, is_id, share, store
 from inference.web.jobs.inspection import inspect
 from inference.web.jobs.options import client_options, parse_options
 from inference.web.jobs.queue import FINISHED, Job, JobQueue
@@ -80,7 +80,7 @@ def health(service: ThisService) -> Health:
     return Health(
         status="ok" if ready else "failed" if failed else "starting", detail=None if ready or not failed else failed[0],
         version=wav2lip.__version__, queued=counts["queued"], running=counts["running"],
-        limits=asdict(service.settings.limits), options=options,
+        limits=asdict(service.settings.limits), options=options, live=service.settings.live.avatars is not None,
         signed=bool(service.settings.engine.options.keys() & {"sign", "sign_cert"}),
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ async def create_job(
     try:
         await asyncio.to_thread(store, audio.file, folder / AUDIO)
         await asyncio.to_thread(_store_face, service, folder, face, upload)
-        media = await service.inspect(folder, "job", options=values)
+        media = await service.inspect(folder, "job", options=values | _detector(service))
         service.queue.add(folder.name, values, media, service.settings.limits.queue)
     except BaseException:
         service.files.remove(folder)
@@ -159,6 +159,8 @@ def _store_face(service: Service, folder: Path, face: UploadFile | None, upload:
     if source is None or not source.is_file():
         raise HTTPException(404, "no such upload: it never existed, or was deleted after an hour")
     share(source, folder / FACE)
+    if (people := source.with_name(PEOPLE_FILE)).is_file():
+        share(people, folder / PEOPLE_FILE)
 
 
 @router.get("/jobs/{job_id}")

@@ -50,7 +50,9 @@ class JobState(BaseModel):
     error: JobError | None
     report: JobReport | None
     options: dict[str, Any] = Field(description="the options it was sent with")
-    original: dict[str, Any] = Field(description="the face file: width, height, seconds, photo, type")
+    original: dict[str, Any] = Field(
+        description="the face file: width, height, seconds, photo, type; people_known: by POST /api/faces"
+    )
 
     @classmethod
     def of(cls, job: Job, position: int | None) -> JobState:
@@ -71,6 +73,7 @@ def job_progress(job: Job) -> float:
     if job.state == "done":
         return 1.0
     finds_people = job.options.get("face_id") is not None or job.options.get("select") in (SPEAKING, ALL)
+    finds_people = finds_people and not job.media.get("people_known")
     begin, share = (SHARES_WITH_PEOPLE if finds_people else SHARES).get(job.stage or "", (0.0, 0.0))
     return begin + share * min(1.0, job.done / max(job.total, 1))
 
@@ -111,6 +114,7 @@ class Health(BaseModel):
     running: int
     limits: dict[str, float]
     options: dict[str, Any] = Field(description="options that a job may set, with their defaults")
+    live: bool = Field(description="whether there are live sessions, see /api/live")
     signed: bool = Field(description="whether results carry a signed C2PA manifest besides the metadata mark")
 
 

@@ -9,9 +9,7 @@ import cv2
 import numpy as np
 
 from inference.casting import Census
-from inference.face_source import FaceSource
 from inference.faces import thumbnails
-from inference.options import Options
 from inference.web.jobs.files import FACE
 from preprocessing.errors import MediaError
 from preprocessing.faces.people import Person
@@ -19,18 +17,17 @@ from preprocessing.faces.people import Person
 SECONDS = 60.0  # of a video that are searched: the numbers, in order of appearance, are those of the whole video
 
 
-def list_people(source: FaceSource, options: Options) -> list[dict[str, Any]]:
+def list_people(census: Census) -> list[dict[str, Any]]:
     """The people in a video or photo, as the API tells of them; see `inference.web.api.schemas.Person`.
 
     Raises:
         MediaError: there is no face.
     """
-    census = Census(source, options)
     if not census.people:
         raise MediaError(f"{FACE} shows no face: choose a video or photo with a face that looks at the camera")
     speaking = census.speaking if len(census.people) > 1 else None  # a single person needs no telling apart
     return [
-        _told(person, float(source.fps), picture, None if speaking is None else speaking.seconds(index) > 0)
+        _told(person, float(census.source.fps), picture, None if speaking is None else speaking.seconds(index) > 0)
         for index, (person, picture) in enumerate(zip(census.people, thumbnails(census), strict=True))
     ]
 

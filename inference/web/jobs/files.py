@@ -12,14 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-FACE, AUDIO, RESULT = "face", "audio", "result.mp4"
+FACE, AUDIO, RESULT, PEOPLE_FILE = "face", "audio", "result.mp4", "people.npz"
 _ID = re.compile(r"[0-9a-f]{32}")
 UPLOAD_SECONDS = 3600  # an upload that no job has used is deleted after this time
 YOUNG_SECONDS = 600  # a folder without a job may belong to a request that still uploads
 
 
 class JobFiles:
-    """The data folder: `jobs/ID/` with face, audio and result.mp4, `uploads/ID/` with a face, `tmp/`, the queue's file.
+    """The data folder: `jobs/ID/` with face, audio and result.mp4, `uploads/ID/` with a face and
+    its people, `tmp/`, the queue's file.
 
     Ids are made here, never taken from a client; `folder` refuses whatever is not of their form.
     """

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.web.jobs.files import AUDIO, FACE
+from inference.web.jobs.files import AUDIO, FACE, PEOPLE_FILE
 from preprocessing.errors import MediaError, UsageError, Wav2LipError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def look_at_job(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
     """Checks the files `face` and `audio` in the working directory, and their lengths.
 
     Returns:
-        What `look_at_face` returns.
+        What `look_at_face` returns, and whether the file of `look_at_people` beside it holds for these options.
 
     Raises:
         MediaError: a file cannot be read, or is too long.
@@ -79,13 +79,14 @@ def look_at_job(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
     """
     from inference.file_checks import check_files
     from inference.options import Options
+    from inference.people_file import found_with
 
     parsed = Options.of(options)
     check_files(Path(FACE), [Path(AUDIO)], Path("result.mp4"), parsed)
     length = audio_seconds(Path(AUDIO), max_seconds)
     if length > max_seconds:
         raise MediaError(f"the audio is longer than this service takes: {max_seconds:g} s")
-    return look_at_face(options, max_seconds)
+    return {**look_at_face(options, max_seconds), "people_known": found_with(Path(PEOPLE_FILE), parsed)}
 
 
 def look_at_face(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
@@ -101,16 +102,25 @@ def look_at_face(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
 def look_at_people(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
     """The facts of `look_at_face` under "original", and the people; see `faces.list_people`.
 
+    Writes the file `PEOPLE_FILE` for a job, if the whole video was searched.
+
     Raises:
         MediaError: the file cannot be read, is too long, or shows no face.
     """
+    from inference.casting import Census
     from inference.options import Options
+    from inference.people_file import save_people
     from inference.web.jobs.faces import SECONDS, list_people
 
     parsed = Options.of(options)
+    whole = _open_face(options, max_seconds)
     end = min(parsed.start + SECONDS, parsed.end or math.inf)
     source = _open_face(options | {"end": end}, max_seconds)
-    return {"original": _facts(source), "people": list_people(source, parsed)}
+    census = Census(source, parsed)
+    people = list_people(census)
+    if source.still or source.count == whole.count:
+        save_people(Path(PEOPLE_FILE), census)
+    return {"original": _facts(source), "people": people}
 
 
 def _open_face(options: dict[str, Any], max_seconds: float) -> FaceSource:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.options import Report
-from inference.web.jobs.files import AUDIO, FACE, RESULT, JobFiles
+from inference.web.jobs.files import AUDIO, FACE, PEOPLE_FILE, RESULT, JobFiles
 from inference.web.jobs.queue import Job, JobQueue
 from inference.web.settings import EngineSettings
 from preprocessing.errors import CancelledError, Wav2LipError
@@ -91,7 +91,8 @@ def run_job(job: Job, model: LipSyncer, queue: JobQueue, files: JobFiles, servic
         with chdir(folder):  # relative names keep the messages free of the service's own paths
             done = model(
                 Path(FACE), Path(AUDIO), Path(RESULT), progress=progress.render,
-                analysis_progress=progress.analysis, cancelled=progress.stopped, **job.options | service_options,
+                analysis_progress=progress.analysis, cancelled=progress.stopped, people=Path(PEOPLE_FILE),
+                **job.options | service_options,
             )  # fmt: skip
         state, report = "done", _report(done)
     except CancelledError:

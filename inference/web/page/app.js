@@ -1,57 +1,8 @@
 // The page of the service. It uses the same API as everyone else; see /docs.
 
-const $ = (id) => document.getElementById(id);
+import { $, api, say, sentence } from "./api.js";
+
 const state = { upload: null, stored: null, audio: null, faces: null, job: null, events: null, limits: null, offset: 0 };
-
-// Requests -----------------------------------------------------------------------------------------------------------
-
-/** Sends a request to the API; throws an Error with the service's one-line message. */
-async function api(path, init = {}) {
-  let response;
-  try {
-    response = await fetch(`api/${path}`, init);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service does not answer. Is it still running?");
-  }
-  if (response.status === 401 && path !== "session") {
-    await logIn();
-    return api(path, init);
-  }
-  const body = response.headers.get("content-type")?.includes("json") ? await response.json() : null;
-  if (!response.ok) throw Object.assign(new Error(sentence(body?.detail ?? `The service answers ${response.status}.`)), { status: response.status });
-  return body;
-}
-
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-
-let login = null;
-/** Asks for the token until it is right; all waiting requests share one dialog. */
-function logIn() {
-  login ??= new Promise((resolve) => {
-    $("login").showModal();
-    $("login").oncancel = (event) => event.preventDefault();
-    $("login-form").onsubmit = async (event) => {
-      event.preventDefault();
-      try {
-        const body = JSON.stringify({ token: $("token").value });
-        await api("session", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-        $("login").close();
-        login = null;
-        resolve();
-      } catch (error) { say("login-message", error.message, true); }
-    };
-  });
-  return login;
-}
-
-/** Shows a message in its place; an empty one hides it. */
-function say(id, text, isError = false) {
-  const element = $(id);
-  element.textContent = text;
-  element.classList.toggle("error", isError);
-  element.hidden = !text;
-}
 
 // Inputs -------------------------------------------------------------------------------------------------------------
 
@@ -120,20 +71,31 @@ function showPeople(found) {
   state.upload = state.stored = found.upload;
   const several = found.people.length > 1;
   say("face-message", several ? `${found.people.length} people found.` : "One person found.");
-  $("people-list").replaceChildren(...found.people.map((person, index) => personCard(person, index, found.original.photo)));
+  $("people-list").replaceChildren(...found.people.map((person, index) => personCard(person, index, found.original.photo)),
+    choiceCard("all", "Everyone", "with this one speech"),
+    ...(found.people.some((person) => person.speaking) ? [choiceCard("speaking", "Whoever speaks", "in the video's own sound")] : []));
   $("people").hidden = !several;
 }
 
 function personCard(person, index, photo) {
-  const card = document.createElement("label");
-  card.className = "person";
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "face_id", value: person.id, checked: index === 0 });
   const picture = Object.assign(document.createElement("img"), { src: person.thumbnail, alt: "", width: 96, height: 96 });
-  const name = Object.assign(document.createElement("strong"), { textContent: `Person ${index + 1}` });
   const facts = [photo ? "" : `${clock(person.start)} to ${clock(person.end)}`, person.speaking ? "speaks" : ""].filter(Boolean);
-  card.append(input, picture, name);
-  if (facts.length) card.append(Object.assign(document.createElement("span"), { className: "hint", textContent: facts.join(", ") }));
-  return card;
+  return card(person.id, index === 0, picture, `Person ${index + 1}`, facts.join(", "));
+}
+
+/** A choice beside the faces. */
+function choiceCard(value, name, hint) {
+  const picture = Object.assign(document.createElement("span"), { className: "several", textContent: value === "all" ? "👥" : "💬" });
+  picture.setAttribute("aria-hidden", "true");
+  return card(value, false, picture, name, hint);
+}
+
+function card(value, checked, picture, name, hint) {
+  const label = Object.assign(document.createElement("label"), { className: "person" });
+  label.append(Object.assign(document.createElement("input"), { type: "radio", name: "who", value, checked }), picture,
+    Object.assign(document.createElement("strong"), { textContent: name }));
+  if (hint) label.append(Object.assign(document.createElement("span"), { className: "hint", textContent: hint }));
+  return label;
 }
 
 function takeAudio(file, name = file.name) {
@@ -192,10 +154,11 @@ function options() {
   return values;
 }
 
-/** The options of a job: those above, and the person, if there is a choice. */
+/** The options of a job: those above, and who speaks, if there is a choice. */
 function jobOptions() {
-  const person = document.querySelector("[name=face_id]:checked");
-  return person && !$("people").hidden ? { ...options(), face_id: Number(person.value) } : options();
+  const who = document.querySelector("[name=who]:checked")?.value;
+  if (!who || $("people").hidden) return options();
+  return { ...options(), ...(["all", "speaking"].includes(who) ? { select: who } : { face_id: Number(who) }) };
 }
 
 // The job ------------------------------------------------------------------------------------------------------------
@@ -377,6 +340,7 @@ async function begin() {
   try {
     const health = await api("health");
     state.limits = health.limits;
+    $("live").hidden = !health.live;
     if (health.status === "failed") say("service", `The service cannot work: ${health.detail}`, true);
     $("mark-note").textContent = health.signed ? "in the file's metadata and by a signed C2PA manifest." : "in the file's metadata.";
     if (/^#[0-9a-f]{32}$/.test(location.hash)) follow(await api(`jobs/${location.hash.slice(1)}`));

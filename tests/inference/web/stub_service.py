@@ -31,7 +31,7 @@ def load(engine: EngineSettings, device: str) -> Callable[..., Report]:
 
 def render(
     face: Path, audio: Path, outfile: Path, *, progress: Callable, analysis_progress: Callable, cancelled: Callable,
-    **values: Any,
+    people: Path | None = None, **values: Any,
 ) -> Report:  # fmt: skip
     """FRAMES frames of the unchanged face with the speech; each takes `pause` seconds in both stages."""
     options = Options.of(values)

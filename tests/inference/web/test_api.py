@@ -39,7 +39,8 @@ def test_a_job_waits_in_the_queue(client, inputs, tmp_path):
     assert reply.headers["location"] == f"/api/jobs/{job['id']}"
     assert (job["state"], job["position"], job["progress"], job["eta"]) == ("queued", 0, 0.0, None)
     assert job["options"] == {"strength": 0.8, "sync_mode": "loop"}
-    assert job["original"] == {"width": 160, "height": 160, "photo": True, "seconds": None, "type": "image/png"}
+    assert job["original"] == {"width": 160, "height": 160, "photo": True, "seconds": None, "type": "image/png",
+                               "people_known": False}  # fmt: skip
     assert client.get(f"/api/jobs/{job['id']}").json() == job
     assert stored(tmp_path) == [f"jobs/{job['id']}{name}" for name in ("", "/audio", "/face")]
     for path in (tmp_path / "data", tmp_path / "data/jobs" / job["id"]):

@@ -95,7 +95,8 @@ def test_from_two_files_to_a_download(page, served, two_people, inputs, tmp_path
     assert serious_faults(page) == []
     give(page, two_people, inputs / "speech.wav")
     people = page.locator(".person")
-    expect(people).to_have_count(2)
+    expect(people).to_have_count(3)
+    expect(people.nth(2)).to_contain_text("Everyone")
     expect(people.first.locator("input")).to_be_checked()
     page.locator("summary").click()
     page.locator("[name=start]").fill("0.9")
@@ -144,8 +145,9 @@ def check_playing(page: Page) -> None:
     assert page.evaluate("document.querySelector('#original').muted")
 
 
-def test_progress_and_cancel(page, served, inputs):
-    give(page, inputs / "face.png", inputs / "speech.wav")
+def test_progress_and_cancel(page, served, two_people, inputs):
+    give(page, two_people, inputs / "speech.wav")
+    page.locator(".person", has_text="Everyone").click()
     page.locator("summary").click()
     page.locator("#strength").fill("1.5")  # the stub takes ten seconds
     page.locator("#go").click()
@@ -156,7 +158,9 @@ def test_progress_and_cancel(page, served, inputs):
     job_id = page.url.split("#")[1]
     page.locator("#cancel").click()
     expect(page.locator("#start-message")).to_have_text("Cancelled.")
-    assert served.api.get(f"/jobs/{job_id}").json()["state"] == "cancelled"
+    job = served.api.get(f"/jobs/{job_id}").json()
+    assert (job["state"], job["options"]["select"]) == ("cancelled", "all")
+    assert job["original"]["people_known"]
     expect(page.locator("#go")).to_be_enabled()
 
 
