@@ -43,6 +43,8 @@ class Census:
     @cached_property
     def speaking(self) -> Speaking | None:
         """Who speaks the video's own sound; None if it has no speech."""
+        if self.source.still or not self.source.info.has_audio:
+            return None
         from inference.speaking import who_speaks  # here: the sync expert takes seconds to import
 
         show = self._show("speakers")

@@ -37,9 +37,7 @@ class Command:
         environment: added to that of the tests.
     """
 
-    def __init__(
-        self, module: str, argv: Sequence[object], folder: Path, output: Path, **environment: str
-    ) -> None:
+    def __init__(self, module: str, argv: Sequence[object], folder: Path, output: Path, **environment: str) -> None:
         output.mkdir()
         self.output = output
         words, extra = [str(word) for word in argv], {"OMP_NUM_THREADS": "1"} | environment

@@ -143,6 +143,8 @@ def watch(event, args):
         if data or set(args[1] or "") & set("wax+"):
             done.append(f"open {args[0]}")
 
+import ctypes.util
+ctypes.util.find_library = lambda name: f"lib{name}.so.6"  # aiortc's dependency asks ldconfig for libc
 sys.addaudithook(watch)
 for name in modules:
     importlib.import_module(name)

@@ -26,6 +26,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def media_address(host: str) -> str | None:
+    """The only IP address for live media of a service that listens on `host`; None: any of this machine's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "127.0.0.1" if host == "localhost" else None
+    return None if address.is_unspecified else str(address)
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How jobs are rendered: chosen by whoever runs the service, never by a client.

@@ -20,7 +20,7 @@ from inference.web.jobs.supervisor import Supervisor
 from inference.web.jobs.worker import LipSyncer, WorkerTask, load_engine
 from inference.web.live.host import LiveHost
 from inference.web.live.routes import router as live_router
-from inference.web.settings import EngineSettings, ServiceSettings
+from inference.web.settings import EngineSettings, ServiceSettings, media_address
 
 PAGE = Path(__file__).parents[1] / "page"
 
@@ -42,7 +42,7 @@ def make_app(
     app.state.service = service
     handle_problems(app)
     app.include_router(router)
-    app.state.live = LiveHost(settings.live, _face_options(settings))
+    app.state.live = LiveHost(settings.live, _face_options(settings), media_address(settings.host))
     app.include_router(live_router)
     _add_pages(app)
     return Gate(app, settings, DiskBudget(service.files, settings.limits.disk_bytes))
@@ -64,6 +64,7 @@ def _lifespan(service: Service, load: Callable[[EngineSettings, str], LipSyncer]
         finally:
             if supervisor is not None:
                 supervisor.stop()
+            await app.state.live.end_sessions()
             app.state.live.close()
 
     return lifespan

@@ -1,7 +1,7 @@
 """One client's live session over a WebSocket: sound in, frames with their sound out.
 
-The client sends binary messages, 16-bit little-endian mono samples at the rate in the address, and JSON messages:
-{"type": "end"}, {"type": "interrupt"}, {"type": "say", "text": ...}. It gets one JSON message, {"type": "ready", ...},
+The client sends binary messages, 16-bit little-endian mono samples at the rate in the address, and the JSON messages of
+`orders`. It gets one JSON message, {"type": "ready", ...},
 then a binary message for each frame: time in seconds (float64), length of the picture in bytes (uint32), a JPEG, and
 the frame's 16-bit samples; little-endian. Problems are JSON messages {"type": "problem", "detail": ...}.
 """
@@ -9,8 +9,6 @@ the frame's 16-bit samples; little-endian. Problems are JSON messages {"type": "
 from __future__ import annotations
 
 import asyncio
-import json
-import queue
 import struct
 import threading
 import time
@@ -22,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from inference.live.session import LiveFrame, LiveSession
 from inference.web.live.host import LiveHost
-from inference.web.live.tts import MAX_CHARACTERS, speak
+from inference.web.live.orders import Orders
 from preprocessing.errors import Wav2LipError
 
 HEADER = struct.Struct("<dI")
@@ -42,6 +40,7 @@ class Conversation:
 
     def __init__(self, socket: WebSocket, host: LiveHost, session: LiveSession, rate: int) -> None:
         self._socket, self._host, self._session, self._rate = socket, host, session, rate
+        self._orders = Orders(session, host.settings)
         self._loop = asyncio.get_running_loop()
         self._begin = time.monotonic()
 
@@ -90,49 +89,13 @@ class Conversation:
         if sound is not None:
             await self._push(sound)
         elif text is not None:
-            await self._obey(_parsed(text))
+            await self._orders.obey(text)
 
     async def _push(self, sound: bytes) -> None:
         if len(sound) % 2 or len(sound) > MAX_MESSAGE:
             await self._tell(f"sound must be 16-bit samples, at most {MAX_MESSAGE} bytes in one message")
             return
-        await asyncio.to_thread(self._push_samples, np.frombuffer(sound, "<i2").astype(np.int16), self._rate)
-
-    def _push_samples(self, samples: np.ndarray, rate: int) -> None:
-        """While there is no room, the client is not read."""
-        try:
-            self._session.push(samples, rate, timeout=self._host.settings.idle)
-        except queue.Full:
-            self._session.interrupt()
-
-    async def _obey(self, order: dict[str, Any]) -> None:
-        kind = order.get("type")
-        if kind == "end":
-            self._session.end()
-        elif kind == "interrupt":
-            self._session.interrupt()
-        elif kind == "say" and self._host.settings.tts:
-            await self._say(order.get("text"))
-        else:
-            await self._tell("unknown message")
-
-    async def _say(self, text: object) -> None:
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:
-            await self._tell(f"a text must have 1 to {MAX_CHARACTERS} characters")
-            return
-        samples = await asyncio.to_thread(speak, self._host.settings.tts, text)
-        self._session.end()
-        for first in range(0, len(samples), 16000):
-            await asyncio.to_thread(self._push_samples, samples[first : first + 16000], 16000)
-        self._session.end()
+        await asyncio.to_thread(self._orders.push, np.frombuffer(sound, "<i2").astype(np.int16), self._rate)
 
     async def _tell(self, problem: str) -> None:
         await self._socket.send_json({"type": "problem", "detail": " ".join(problem.split())})
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        order = json.loads(text) if len(text) < 8000 else {}
-    except ValueError:
-        return {}
-    return order if isinstance(order, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,14 @@ class NoRoomError(Exception):
 class LiveHost:
     """Loads the networks and each person when they are first needed."""
 
-    def __init__(self, settings: LiveSettings, options: dict[str, object]) -> None:
-        """`options`: how faces are found in videos and photos, see `inference.options.Options`."""
-        self.settings, self._options = settings, options
+    def __init__(self, settings: LiveSettings, options: dict[str, object], address: str | None = "127.0.0.1") -> None:
+        """
+        Args:
+            options: how faces are found in videos and photos, see `inference.options.Options`.
+            address: the only IP address at which media are received; None: all of this machine's.
+        """
+        self.settings, self.address, self._options = settings, address, options
+        self._tasks: set[asyncio.Task] = set()
         self._lock = threading.Lock()
         self._lipsync: LipSync | None = None
         self._avatars: dict[str, Avatar] = {}
@@ -70,6 +76,17 @@ class LiveHost:
                 options = {} if path.suffix.lower() == ".avatar" else self._options
                 self._avatars[name] = self._lipsync.avatar(path, **options)  # type: ignore[arg-type]
             return self._lipsync, self._avatars[name]
+
+    def keep(self, task: asyncio.Task) -> None:
+        """Keeps a session's task from being collected, and ends it with the service."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end_sessions(self) -> None:
+        """Ends what is still connected."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close(self) -> None:
         """Removes the people's temporary files."""

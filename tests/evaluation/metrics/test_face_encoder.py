@@ -1,6 +1,5 @@
 """The face encoder: shapes, training, bundled weights and behavior of its metrics."""
 
-
 import cv2
 import numpy as np
 import pytest

@@ -59,8 +59,8 @@ def job_form(inputs: Path, face: str = "face.png", **fields: str) -> dict:
 class Server:
     """A service in a process of its own, with the stub engine."""
 
-    def __init__(self, data: Path, *flags: str) -> None:
-        command = [sys.executable, "-m", "tests.inference.web.stub_service", "--data", data, "--port", "0", *flags]
+    def __init__(self, data: Path, *flags: str, stub: str = "stub_service") -> None:
+        command = [sys.executable, "-m", f"tests.inference.web.{stub}", "--data", data, "--port", "0", *flags]
         self.hurry = data.parent / "hurry"  # once it exists, the stub's slow jobs are quick
         environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(data.parent / "no cache")}
         environment |= {"STUB_HURRY": str(self.hurry)}
@@ -113,9 +113,9 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, *flags: str) -> Iterator[Server]:
+def server(folder: Path, *flags: str, stub: str = "stub_service") -> Iterator[Server]:
     """A service whose data lie in `folder`/data; stopped at the end."""
-    running = Server(folder / "data", *flags)
+    running = Server(folder / "data", *flags, stub=stub)
     try:
         yield running
     finally:

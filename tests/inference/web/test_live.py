@@ -128,6 +128,31 @@ def test_a_second_session_waits_and_only_people_of_the_folder_are_shown(client):
     assert closed(client, "/api/live/notes.txt") == 1008
 
 
+OFFER = "v=0\r\na=mid:0\r\na=candidate:1 1 udp 2113937151 0b6c-9d.local 50000 typ host generation 0\r\n"
+
+
+def test_a_bad_offer_is_refused_and_holds_no_session(client):
+    pytest.importorskip("aiortc", reason="the extra web is not installed: pip install -r requirements-web.txt")
+    for avatar, sdp, status in (("notes.txt", OFFER, 404), ("anna ä.png", OFFER, 400), ("anna ä.png", "x", 400)):
+        reply = client.post("/api/live/offer", json={"avatar": avatar, "sdp": sdp})
+        assert (reply.status_code, reply.headers["content-type"]) == (status, "application/problem+json"), reply.text
+        assert client.get("/api/live").json()["free"] == 1
+    with connect(client, ADDRESS) as socket:
+        socket.receive_json()
+        assert client.post("/api/live/offer", json={"avatar": "anna ä.png", "sdp": OFFER}).status_code == 503
+    other = client.post("/api/live/offer", json={}, headers={"origin": "http://evil.example"})
+    assert other.status_code == 403
+
+
+def test_no_name_of_an_offer_is_looked_up():
+    peer = pytest.importorskip("inference.web.live.peer", reason="aiortc is not installed", exc_type=ImportError)
+    assert " 192.0.2.7 50000 typ host" in peer.without_names(OFFER, "192.0.2.7")
+    assert ".local" not in peer.without_names(OFFER, "192.0.2.7")
+    kept = OFFER.replace("0b6c-9d.local", "192.0.2.9")
+    assert peer.without_names(kept, "192.0.2.7") == kept
+    assert "192.0.2.7 9 typ host" in peer.without_names("v=0\r\na=mid:0\r\n", "192.0.2.7")
+
+
 @pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"host": "evil.example"},
                                      {"sec-fetch-site": "cross-site"}])  # fmt: skip
 def test_other_sites_open_no_socket(client, headers):
