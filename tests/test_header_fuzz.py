@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from inference.generator.face_track_buffer import loaded_track
+from inference.job import Job, read_config
 from preprocessing.dataset.clips import Clip
 from preprocessing.errors import Wav2LipError
 from preprocessing.faces.face_track import FaceTrack
@@ -22,6 +23,11 @@ from training.checkpoint import Checkpoint
 from training.checkpoint_header import read_header
 
 DRAWS = 60
+JOB = {
+    "face": "talk.mp4", "out": "sub/out.mp4", "keep-audio": 0.2, "crf": 18, "fps": "30000/1001", "yunet": "a.onnx",
+    "start": 1.5, "pads": [0, 10, 0, 0], "nosmooth": True,
+    "parts": [{"person": 1, "audio": "a.wav", "from": 3.2, "to": 9.0}, {"person": [2, 5], "audio": "b.wav"}],
+}  # fmt: skip
 
 hostile = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_subnormal=False), st.text(max_size=5),
@@ -48,13 +54,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     write_numbered_clip(folder / "clip", np.full((3, 48, 48, 3), 90, np.uint8))
     still_track(4).save(folder / "track")
-    return {kind: folder / kind for kind in ("checkpoint", "clip", "track")}
+    (folder / "job").write_text(json.dumps(JOB))
+    return {kind: folder / kind for kind in READERS}
 
 
 READERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": lambda path: (Checkpoint.load(path), read_header(path, None)),
     "clip": Clip.open,
     "track": lambda path: list(loaded_track(path, (160, 160), 1)),
+    "job": lambda path: Job.of(read_config(path)),
 }
 
 
@@ -101,7 +109,7 @@ def _replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize(("kind", "entry"), [("checkpoint", "header"), ("clip", "clip"), ("track", "")])
+@pytest.mark.parametrize(("kind", "entry"), [("checkpoint", "header"), ("clip", "clip"), ("track", ""), ("job", "")])
 def test_values_of_the_wrong_kind(files: dict[str, Path], tmp_path: Path, kind: str, entry: str) -> None:
     data = files[kind].read_bytes()
     whole, tensors = _safetensors_parts(data) if entry else (json.loads(data), b"")
