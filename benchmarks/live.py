@@ -183,11 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         begin = time.monotonic()
         avatar = lipsync.avatar(given.face)
         print(f"prepared {len(avatar)} frames of {avatar.size[0]}x{avatar.size[1]} in {time.monotonic() - begin:.1f} s")
-        with lipsync.live(avatar, sample_rate=RATE) as warm:
-            warm.push(samples[:RATE], RATE)
-            for frame in warm.frames():
-                if frame.timestamp > 1:
-                    break
         figures = measure_all(lipsync, avatar, samples, given.seconds, given.sessions, given.lookahead)
         figures |= {"width": avatar.size[0], "height": avatar.size[1], "fps": float(avatar.fps)}
         avatar.close()

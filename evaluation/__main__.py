@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
-from inference.generator.backends import DEVICES
+from inference.options import DEVICES
 from preprocessing.commands import Parser, run_command, say
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors.flags import add_detector_flags
-from training.run import INSTALL
 
 if TYPE_CHECKING:
     from evaluation.protocols.measure import MetricNetworks
@@ -92,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> int:
         if missing := [name for name in REQUIRED if find_spec(name) is None]:
+            from training.run import INSTALL  # imports torch
+
             raise UsageError(f"evaluation requires {' and '.join(missing)}: {INSTALL}")
+        print(f"{PROGRAM}: loading the networks", file=sys.stderr, flush=True)  # which takes seconds
         evaluation = evaluate(args)
 
         from evaluation.report.files import counts, write

@@ -14,6 +14,7 @@ from preprocessing.faces.identity import parse_select
 from preprocessing.media.color_conversion import parse_color
 from preprocessing.media.output_formats import LIGHT
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRESETS = (LIGHT, "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 

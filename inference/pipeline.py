@@ -152,9 +152,9 @@ class LipSync:
         if not isinstance(self.engine, MeshEngine):
             raise UsageError("live sessions need the default mouth: load it without a checkpoint")
         if isinstance(person, Avatar):
-            return LiveSession(self.engine, person, config, clock)
+            return LiveSession(self.engine, person, config, clock).warm_up()
         prepared = self.avatar(person, fps=fps, progress=progress, **options)
-        return LiveSession(self.engine, prepared, config, clock, owns_avatar=True)
+        return LiveSession(self.engine, prepared, config, clock, owns_avatar=True).warm_up()
 
 
 def _path(name: str, value: object) -> Path:

@@ -42,10 +42,11 @@ class Export:
 
 
 def exports() -> dict[str, Export]:
-    """Every network that the command and the sync score use, by name."""
+    """Every network that is shipped, by name."""
     speech = {"samples": {1: "samples"}, "features": {1: "rows"}}
     motion = {"features": {1: "rows"}, "coefficients": {1: "frames"}, "closures": {1: "frames"}}
     windows = {name: {0: "windows"} for name in ("mel", "mouths", "audio_embedding", "video_embedding")}
+    faces = {name: {0: "faces"} for name in ("faces", "embedding", "features")}
     sync = ("mel", "mouths"), ("audio_embedding", "video_embedding"), windows
     about_sync = "mel (W, 1, 80, 16), -4 to 4, and mouths (W, 15, S, S), 0 to 1: unit embeddings (W, D)"
     crop, points = ("crop",), ("points", "presence")
@@ -68,6 +69,10 @@ def exports() -> dict[str, Export]:
         ),
         "sync-expert": Export(lambda: _sync("EXPERT"), *sync, about_sync),
         "sync-judge": Export(lambda: _sync("JUDGE"), *sync, about_sync),
+        "face-encoder": Export(
+            _face_encoder, ("faces",), ("embedding", "features"), faces,
+            "faces (N, 3, S, S), 0 to 1, BGR: unit embeddings (N, E) and features of the Fréchet distance (N, D)",
+        ),
     }  # fmt: skip
 
 
@@ -104,10 +109,37 @@ def _sync(which: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     network = sync_expert.SyncExpert.load(getattr(sync_expert, which)).network
     side = network.config["mouth_size"]
     for tower in (network.face_encoder, network.audio_encoder):
-        for position, layer in enumerate(tower):
-            if isinstance(layer, torch.nn.AdaptiveAvgPool2d):
-                tower[position] = _quadrants()
+        _use_quadrants(tower)
     return network, (torch.zeros(2, 1, 80, 16), torch.zeros(2, 15, side, side))
+
+
+def _face_encoder() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    import torch
+
+    from evaluation.metrics.face_crops import SIDE
+    from evaluation.metrics.face_encoder import FaceEncoder
+
+    network = FaceEncoder.load().network
+    _use_quadrants(network.person)
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+            return self.network(faces), self.network.features(faces)
+
+    return Both(), (torch.zeros(2, 3, SIDE, SIDE),)
+
+
+def _use_quadrants(layers: nn.Sequential) -> None:
+    """Replaces AdaptiveAvgPool2d(2), which ONNX lacks."""
+    import torch
+
+    for position, layer in enumerate(layers):
+        if isinstance(layer, torch.nn.AdaptiveAvgPool2d):
+            layers[position] = _quadrants()
 
 
 def _quadrants() -> nn.Module:

@@ -6,8 +6,12 @@ classify identities (CosFace, arXiv 1801.09414), which clusters faces of one per
 
 from __future__ import annotations
 
-import argparse
 import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("evaluation.metrics.train_face_encoder: starting", file=sys.stderr, flush=True)
+
+import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

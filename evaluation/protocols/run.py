@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.metrics import motion
 from evaluation.metrics.face_crops import read_still_footage
@@ -19,6 +18,7 @@ from evaluation.protocols.mouths import MouthMeasurement
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemMetric
 from preprocessing.errors import MediaError
+from training.progress import training_steps
 
 Features = dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]]
 """By protocol, system and metric: (N, D) features of each clip, generated and real."""
@@ -55,12 +55,13 @@ class EvaluationRun:
 
     def evaluate(self, trials: Sequence[Trial]) -> tuple[list[ResultRow], list[SystemMetric]]:
         """The rows of all trials, which must be grouped by face, and the system-level metrics."""
-        with tqdm(total=len(trials), unit="trial", disable=None) as bar:
-            for face, face_trials in groupby(trials, key=lambda trial: trial.face):
-                self._evaluate_face(face, list(face_trials), bar)
+        done = training_steps(range(len(trials)), 0, len(trials))
+        next(done, None)
+        for face, face_trials in groupby(trials, key=lambda trial: trial.face):
+            self._evaluate_face(face, list(face_trials), done)
         return self.rows, list(self._system_metrics())
 
-    def _evaluate_face(self, face: Path, trials: Sequence[Trial], bar: tqdm) -> None:
+    def _evaluate_face(self, face: Path, trials: Sequence[Trial], done: Iterator[int]) -> None:
         try:
             truth = GroundTruth.measure(self.maker.source(face), self.networks)
         except (MediaError, OSError) as error:
@@ -68,13 +69,13 @@ class EvaluationRun:
                 for system in self._systems_for(trial):
                     reason = _one_line(error)
                     self.rows.append(ResultRow(trial.pair, trial.protocol, trial.speaker, system, reason=reason))
-                bar.update()
+                next(done, None)
             return
         openings: dict[str, np.ndarray] = {}  # by system, with the face's own audio
         for trial in sorted(trials, key=lambda trial: trial.protocol != MATCHED):
             for system in self._systems_for(trial):
                 self.rows.append(self._evaluate_system(trial, system, truth, openings))
-            bar.update()
+            next(done, None)
 
     def _evaluate_system(self, trial: Trial, system: str, truth: GroundTruth, own: dict[str, np.ndarray]) -> ResultRow:
         """The row of a trial; `own` collects the openings with the face's own audio by system."""

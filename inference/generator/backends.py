@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inference.options import DEVICES
 from preprocessing.errors import OutOfMemoryError, UsageError
 from wav2lip.generator.model import Generator
 
 BACKENDS = ("auto", "torch", "openvino")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Maximum pixel error (0 to 1) of half precision on `_probe`. For the released architecture fp16 has 0.0055;
 # bfloat16 has 0.03, and 0.007 even if only the decoder's residual branches use it.

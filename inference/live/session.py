@@ -15,13 +15,13 @@ from inference.live.clock import Clock, SystemClock
 from inference.live.frames import bounced
 from inference.live.motion import motion_source
 from inference.live.mouths import LiveMouths
-from inference.live.sound import SpeechQueue, checked_rate
+from inference.live.sound import SPEECH_RATE, SpeechQueue, checked_rate
 from inference.live.speaker import Said, Speaker, Speaking
 from inference.mesh.engine import MeshEngine
 from inference.mesh.person import FramePlan, MeshPerson, Spoken
 from preprocessing.errors import UsageError
 from preprocessing.media.audio import frame_count
-from wav2lip.lip_motion.streaming import GUESSED, MAX_LOOKAHEAD
+from wav2lip.lip_motion.streaming import GUESSED, MAX_LOOKAHEAD, MotionStream
 from wav2lip.renderer.inner_mouth import InnerMouth
 
 LATE = 0.04  # seconds after its time from which a frame counts as late
@@ -117,12 +117,30 @@ class LiveSession:
         self._space = engine.motion.space
         self._scale = self._space.gain if span.gain is None else span.gain
         motions = motion_source(engine.motion, span, self.config.lookahead, self._queue)
+        self._engine, self._span = engine, span
         self._speaker = Speaker(self._queue, motions, self._space.components, avatar.fps, self.config.lookahead)
         self._mouths = LiveMouths(avatar.mouths)
         self._start: float | None = None
         self._last = -1  # number of the last frame rendered
         self._whole: tuple[Speaking, Iterator[tuple[FramePlan, InnerMouth | None] | None]] | None = None
         self._still: tuple[bytes, np.ndarray] | None = None  # the last picture of a photo
+
+    def warm_up(self) -> Self:
+        """Loads what is loaded at first use, and makes a frame for nobody: the first ones shown are not late."""
+        if np.isfinite(self.config.lookahead):
+            motion = MotionStream(self._engine.motion, self._span, self.config.lookahead)
+            motion.push(np.zeros(2 * SPEECH_RATE, np.float32))
+            motion.coefficients(Fraction(1))
+        number = next(
+            number for number in range(len(self.avatar)) if self.avatar.landmarks.landmarks(number) is not None
+        )
+        plan = self._plan(number, np.zeros((1, self._space.components), np.float32))
+        if plan is not None:
+            renderer = self.avatar.renderer(self._engine.painter)
+            someone = MeshPerson((), self.avatar.landmarks, renderer, self._person.rest)
+            mouth = LiveMouths(self.avatar.mouths).choose([plan.mouth])
+            someone.render(self.avatar.frames[number], self.avatar.frames[number], plan, mouth)
+        return self
 
     @property
     def fps(self) -> Fraction:

@@ -10,18 +10,22 @@ Exit code: 0 on success, 1 if training failed, 2 for wrong usage, 130 if interru
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("wav2lip.renderer.train: starting", file=sys.stderr, flush=True)
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import trange
 
 from preprocessing.commands import run_command
 from preprocessing.errors import UsageError
 from training.engine import Engine
 from training.options import parse_options
+from training.progress import training_steps
 from training.run import RESUMES, RunFolder, due
 from wav2lip.renderer.training.dataset import MouthSamples, sheet
 from wav2lip.renderer.training.losses import finished
@@ -96,8 +100,7 @@ def train(samples: Path, recipe: PainterRecipe, flags: PainterTrainOptions, engi
     if saved:
         restore(state, saved)
         run.truncate_log(state.step)
-    quiet = None if run.writes else True  # None: tqdm shows a bar only on a terminal
-    for step in trange(state.step, recipe.steps, initial=state.step, total=recipe.steps, unit="step", disable=quiet):
+    for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, shown=run.writes):
         rows = seen.rows(step, recipe.batch, recipe.seed)[fabric.global_rank :: fabric.world_size]
         planes = seen.batch(rows, np.random.default_rng((recipe.seed, step, fabric.global_rank)))
         losses = train_step(state, fabric.to_device(planes))
