@@ -94,7 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             from training.run import INSTALL  # imports torch
 
             raise UsageError(f"evaluation requires {' and '.join(missing)}: {INSTALL}")
-        print(f"{PROGRAM}: loading the networks", file=sys.stderr, flush=True)  # which takes seconds
         evaluation = evaluate(args)
 
         from evaluation.report.files import counts, write
@@ -262,5 +261,6 @@ def _settings(args: argparse.Namespace, models: Mapping[str, LipSync]) -> dict[s
     return found | {"python": platform.python_version(), "machine": platform.machine()}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the networks take seconds to load
+    print(f"{PROGRAM}: starting", file=sys.stderr, flush=True)
     sys.exit(main())
