@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from inference.generator.backends import Backend, run_batched
+from preprocessing.errors import MediaError
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import TrackedFace
 from wav2lip.generator.model import GeneratorConfig, mask_and_stack
@@ -70,10 +71,16 @@ class FaceGenerator:
 
         Returns:
             B faces (S, S, 3) float32 BGR, 0 to 255.
+
+        Raises:
+            MediaError: a pixel is not a number, as of a network whose values exceed the range of its precision.
         """
         squares = np.stack([item.pixels for item in crops])
         faces = mask_and_stack(squares, np.stack([item.pixels for item in references]), self.config.mask_row)
         outputs = run_batched(self.backend, mels, faces, batch_size).transpose(0, 2, 3, 1)
+        if not np.isfinite(outputs).all():
+            where = f"{self.backend.name}, {self.backend.precision}"
+            raise MediaError(f"the generator gave pixels that are not numbers ({where}): its weights cannot be used")
         return [np.ascontiguousarray(face) * np.float32(255) for face in outputs]
 
 

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 from inference.pipeline import lipsync
 from preprocessing.errors import MediaError
 from preprocessing.media.video_writer import VideoWriter
-from tests.inference.stub import mouth, psnr, stub, unchanged
+from tests.inference.stub import loud_mouth, mouth, psnr, stub, unchanged
 from tests.material import (
     BOX,
     SIDE,
@@ -294,3 +294,14 @@ def test_report(job, media, tmp_path):
     sound, total = report.seconds.pop("sound"), report.seconds.pop("total")
     assert sound > 0
     assert all(0 < seconds < total for seconds in report.seconds.values())
+
+
+def test_pixels_that_are_not_numbers_never_reach_a_frame(job, tmp_path):
+    def breaking(mel: np.ndarray, faces: np.ndarray) -> np.ndarray:
+        output = loud_mouth(mel, faces)
+        output[-1, 0, 70, 40] = np.nan
+        return output
+
+    with pytest.raises(MediaError, match=r"pixels that are not numbers \(stub, fp32\)"):
+        job(model=stub(breaking))
+    assert list(tmp_path.iterdir()) == []
