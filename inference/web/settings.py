@@ -99,7 +99,7 @@ class LiveSettings:
 
     Attributes:
         avatars: folder with the people to choose from (.avatar files, videos, photos); None: no live sessions.
-        sessions: sessions at a time.
+        sessions: sessions at a time; by default one for every two cores, which is what keeps up with the clock.
         seconds: length of a session.
         idle: seconds without a message after which it ends.
         lookahead: seconds, see `inference.live.session.LiveConfig`.
@@ -107,7 +107,7 @@ class LiveSettings:
     """
 
     avatars: Path | None = None
-    sessions: int = 2
+    sessions: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) // 2))
     seconds: float = 600
     idle: float = 60
     lookahead: float = 0.2
