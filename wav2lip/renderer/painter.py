@@ -1,7 +1,9 @@
 """The painter: a network that completes the inner mouth where neither the frame nor the person's other frames show it.
 
 A U-Net at half resolution. It copies before it paints: its output is a softmax over the warped frame, the composite
-with the retrieved mouth, and its own paint, so that copied parts keep their native detail.
+with the retrieved mouth, and its own paint, so that copied parts keep their native detail. The paint's brightness is at
+full resolution, its color at a quarter: teeth and tongue differ in brightness at every scale, in hue only at large
+ones, and a critic of hues at full resolution teaches colored specks.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ CROP = {"kind": "mouth plane", "width": WIDTH, "height": HEIGHT, "pixels_per_uni
 FINE = ("composite", "cut", "reference", "inner")  # inputs at full resolution; the others are halved
 FINE_CHANNELS, COARSE_CHANNELS = 10, 7  # the coarse ones: source, lips, retrieved, x, y
 SLOPE = 0.1  # of the leaky ReLUs
+CHROMA = ((1.772, 0.0), (-0.344, -0.714), (0.0, 1.402))  # BGR by Cb and Cr (ITU-T T.871)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ class MouthPainter(nn.Module):
         self.join1 = ResidualConv(middle)
         self.up1 = nn.Conv2d(middle, fine, 1)
         self.join0 = ResidualConv(fine)
-        self.head = nn.Conv2d(fine, 4 * 6, 3, padding=1)
+        self.head = nn.Conv2d(fine, 4 * (3 + 1), 3, padding=1)  # weights and brightness
+        self.color = nn.Conv2d(middle, 2, 3, padding=1)
+        self.register_buffer("chroma", torch.tensor(CHROMA)[:, :, None, None], persistent=False)
+        self.chroma: Tensor
         rows = torch.linspace(-1, 1, HEIGHT // 2)[:, None].expand(-1, WIDTH // 2)
         columns = torch.linspace(-1, 1, WIDTH // 2).expand(HEIGHT // 2, -1)
         self.register_buffer("position", torch.stack([columns, rows])[None], persistent=False)
@@ -97,7 +103,8 @@ class MouthPainter(nn.Module):
                 nn.init.kaiming_normal_(module.weight, SLOPE)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type] # it has one
         with torch.no_grad():
-            self.head.weight *= 0.1
+            for head in (self.head, self.color):
+                head.weight *= 0.1
             for block in self.modules():
                 if isinstance(block, ResidualConv):
                     block.second.weight *= 0.3
@@ -116,7 +123,8 @@ class MouthPainter(nn.Module):
         half = self.join1(half + F.interpolate(self.up2(quarter), scale_factor=2.0))
         x = self.join0(x + F.interpolate(self.up1(half), scale_factor=2.0))
         output = F.pixel_shuffle(self.head(x), 2).float()
-        weights, paint = torch.softmax(output[:, :3], 1), output[:, 3:] + 0.5
+        color = F.interpolate(self.color(half).float(), scale_factor=4.0, mode="bilinear", align_corners=False)
+        weights, paint = torch.softmax(output[:, :3], 1), output[:, 3:] + 0.5 + F.conv2d(color, self.chroma)
         image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
         return Painted(image, weights, paint)
 

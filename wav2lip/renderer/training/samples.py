@@ -102,8 +102,11 @@ class SampleMaker:
         source = int(rng.choice(near[~closed] if (~closed).any() else near))
         return Pair(case, source, target, (source,))
 
-    def render(self, pair: Pair) -> np.ndarray:
-        """The sample: (channels of PLANES, HEIGHT, WIDTH) uint8, as the renderer shows it without a painter."""
+    def render(self, pair: Pair, teeth: bool = True) -> np.ndarray:
+        """The sample: (channels of PLANES, HEIGHT, WIDTH) uint8, as the renderer shows it without a painter.
+
+        `teeth`: draw average teeth where no mouth is retrieved.
+        """
         frame, points = self.crops.images[pair.source], self.crops.points[pair.source]
         moved = self.shapes[pair.target]
         source = vertices_in_frame(self.shapes[pair.source], self.pose)
@@ -117,7 +120,7 @@ class SampleMaker:
         dark = min((entry.dark for entry in entries), key=lambda color: float(color.sum()), default=None)
         share = fill_opacity(wanted.ring, to_mouth_plane(points[LIPS_INNER], self.plane))
         place = teeth_place(to_mouth_plane(points[LIPS_INNER], self.plane))
-        opening = Opening(moved[LIPS_INNER, :2], self.plane, DENSITY, share, place)
+        opening = Opening(moved[LIPS_INNER, :2], self.plane, DENSITY, share, place if teeth else None)
         filled = fill_mouth(pixels, area, opening, mouth, dark)
         composite, retrieved = warped.copy(), np.zeros((SIDE, SIDE), np.float32)
         area.view(composite)[:] = pixels
