@@ -1,0 +1,1 @@
+"""What stands in front of a face: hands, microphones, subtitles."""

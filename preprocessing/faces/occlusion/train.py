@@ -1,0 +1,256 @@
+"""Trains the occlusion network on faces with made-up occluders.
+
+    python -m preprocessing.faces.occlusion.train --config configs/occlusion.yaml --crops CROPS --out runs/occlusion
+
+--crops is the folder of face crops that preprocessing.faces.landmarks.train makes (its --cache), with train/ and val/.
+Writes to the run folder: occlusion.safetensors (the averaged weights, 16-bit), log.jsonl with figures on held-out
+people, config.json and state.pt, from which the same command resumes. Exit code: 0 on success, 1 if training failed,
+2 for wrong usage, 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # what follows takes seconds to import
+    print("preprocessing.faces.occlusion.train: starting", file=sys.stderr, flush=True)
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from preprocessing.commands import run_command
+from preprocessing.errors import TrainingError, UsageError
+from preprocessing.faces.landmarks.training.crops import open_crops
+from preprocessing.faces.occlusion.model import CROP, KIND, OcclusionConfig, OcclusionNet
+from preprocessing.faces.occlusion.training.examples import OcclusionAugmentation, OcclusionExamples
+from training.checkpoint import Checkpoint
+from training.engine import Engine
+from training.options import parse_recipe
+from training.progress import training_steps
+from training.run import RESUMES, RunFolder, due
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+VALIDATION, BATCH = 256, 32  # held-out examples; examples per forward pass
+
+
+@dataclass(frozen=True)
+class OcclusionRecipe:
+    """Training recipe.
+
+    Attributes:
+        network: Architecture.
+        augmentation: Data augmentation.
+        steps: Training steps.
+        batch: Examples per step.
+        lr: Peak learning rate, with linear warmup and cosine decay.
+        warmup: Warmup steps.
+        weight_decay: Weight decay of AdamW.
+        overlap: Weight of the soft Dice loss beside the cross-entropy.
+        average: Decay of the exponential moving average of the weights, which is what is saved.
+        seed: Random seed of initialization and sampling.
+    """
+
+    network: OcclusionConfig = field(default_factory=OcclusionConfig)
+    augmentation: OcclusionAugmentation = field(default_factory=OcclusionAugmentation)
+    steps: int = 3000
+    batch: int = 16
+    lr: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    overlap: float = 0.5
+    average: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "warmup"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate at a step."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        return self.lr * rise * (0.505 + 0.495 * math.cos(math.pi * min(1.0, step / self.steps)))
+
+
+@dataclass(frozen=True)
+class OcclusionTrainOptions:
+    """Training job.
+
+    Attributes:
+        crops: Folder of face crops with the parts train and val.
+        out: Run folder; an existing run in it is resumed.
+        log_every: Steps between logged losses.
+        validate_every: Steps between validations and saved states.
+    """
+
+    crops: Path
+    out: Path
+    log_every: int = 50
+    validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+
+
+@dataclass
+class OcclusionTrainState:
+    """Training state; `forward` is the network wrapped by Fabric, `averaged` its exponential moving average."""
+
+    recipe: OcclusionRecipe
+    fabric: Fabric
+    network: OcclusionNet
+    averaged: OcclusionNet
+    forward: nn.Module
+    optimizer: Any
+    step: int = 0
+
+
+def start(recipe: OcclusionRecipe, fabric: Fabric) -> OcclusionTrainState:
+    """Initializes training."""
+    torch.manual_seed(recipe.seed)
+    network = OcclusionNet(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    forward, optimizer = fabric.setup(network, optimizer)
+    return OcclusionTrainState(recipe, fabric, network, averaged, forward, optimizer)
+
+
+def batch_of(examples: OcclusionExamples, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Crops (B, 3, S, S), 0 to 1, and masks (B, S / 2, S / 2)."""
+    images, masks = zip(*(examples.draw(int(row), rng) for row in rows), strict=True)
+    crops = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return crops.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.stack(masks))
+
+
+def mask_loss(logits: Tensor, masks: Tensor, overlap: float) -> Tensor:
+    """Cross-entropy plus `overlap` times 1 - Dice over the batch (Milletari et al., arXiv 1606.04797)."""
+    shown = torch.sigmoid(logits)
+    dice = (2 * (shown * masks).sum() + 1) / (shown.sum() + masks.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + overlap * (1 - dice)
+
+
+def train_step(state: OcclusionTrainState, crops: Tensor, masks: Tensor) -> float:
+    """Runs one training step; returns the loss.
+
+    Raises:
+        TrainingError: the loss is not finite; the network is unchanged.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.recipe.lr_at(state.step)
+    loss = mask_loss(state.forward(crops), masks, state.recipe.overlap)
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
+    state.optimizer.zero_grad()
+    state.fabric.backward(loss)
+    state.optimizer.step()
+    state.step += 1
+    _average(state)
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _average(state: OcclusionTrainState) -> None:
+    """Updates the moving average of the weights, with a shorter horizon early in training."""
+    keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
+    theirs = state.network.state_dict()
+    for name, value in state.averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(theirs[name], 1 - keep)
+        else:
+            value.copy_(theirs[name])
+
+
+@torch.no_grad()
+def measure(network: OcclusionNet, examples: OcclusionExamples, seed: int = 0) -> dict[str, float]:
+    """Figures on held-out people, at probability one half.
+
+    Returns:
+        `iou` over all covered examples, `missed`, the fraction of covered examples found by less than half, and
+        `false`, the mean fraction of cells called covered in examples without an occluder.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(examples.views), VALIDATION)
+    shared = total = 0.0
+    missed, false = [], []
+    for first in range(0, VALIDATION, BATCH):
+        crops, masks = batch_of(examples, rows[first : first + BATCH], rng)
+        for found, mask in zip(network(crops) > 0, masks > 0.5, strict=True):
+            if mask.any():
+                shared, total = shared + float((found & mask).sum()), total + float((found | mask).sum())
+                missed.append(float((found & mask).sum() < mask.sum() / 2))
+            else:
+                false.append(float(found.float().mean()))
+    return {"iou": shared / max(total, 1), "missed": float(np.mean(missed)), "false": float(np.mean(false))}
+
+
+def check(state: OcclusionTrainState, run: RunFolder, held_out: OcclusionExamples) -> None:
+    """Validates and writes weights and state; on rank 0 only."""
+    if not run.writes:
+        return
+    run.log(state.step, **{f"val_{name}": value for name, value in measure(state.averaged, held_out).items()})
+    config = asdict(state.recipe.network)
+    Checkpoint(KIND, config, {}, CROP, state.averaged.state_dict(), state.step).save(
+        run.folder / "occlusion.safetensors", half=True
+    )
+    parts = {"network": state.network, "averaged": state.averaged, "optimizer": state.optimizer}
+    saved = {name: part.state_dict() for name, part in parts.items()}
+    run.save_state({"step": state.step, "recipe": asdict(state.recipe)} | saved)
+
+
+def train(recipe: OcclusionRecipe, flags: OcclusionTrainOptions, engine: Engine) -> None:
+    """Trains up to `recipe.steps` steps.
+
+    Raises:
+        UsageError: the crops, options or an earlier run in the folder are incompatible.
+        TrainingError: the loss is not finite.
+    """
+    if engine.devices > 1:
+        raise UsageError(f"the occlusion network trains in a single process, not {engine.devices}")
+    parts = (open_crops(flags.crops / part) for part in ("train", "val"))
+    seen, held_out = (OcclusionExamples(crops, recipe.augmentation) for crops in parts)
+    fabric = engine.launch()
+    run = RunFolder(flags.out, writes=fabric.is_global_zero)
+    state = start(recipe, fabric)
+    if (saved := run.load_state(asdict(recipe))) is not None:
+        for name in ("network", "averaged", "optimizer"):
+            getattr(state, name).load_state_dict(saved[name])
+        state.step = saved["step"]
+        run.truncate_log(state.step)
+    run.write_config(asdict(recipe))
+    for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):
+        rng = np.random.default_rng((recipe.seed, step))
+        crops, masks = batch_of(seen, rng.integers(0, len(seen.views), recipe.batch), rng)
+        loss = train_step(state, fabric.to_device(crops), fabric.to_device(masks))
+        if due(state.step, flags.log_every):
+            run.log(state.step, loss=loss)
+        if due(state.step, flags.validate_every) or state.step == recipe.steps:
+            check(state, run, held_out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (see --help)."""
+
+    def job() -> None:
+        given = sys.argv[1:] if argv is None else argv
+        program = "python -m preprocessing.faces.occlusion.train"
+        flags, recipe, engine = parse_recipe(given, program, __doc__, OcclusionTrainOptions, OcclusionRecipe, Engine)
+        train(recipe, flags, engine)
+
+    return run_command("preprocessing.faces.occlusion.train", job, RESUMES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
