@@ -89,8 +89,10 @@ class WeightOptions:
 
 def stages(options: WeightOptions) -> list[Stage]:
     """All stages, in order."""
-    networks = [*_experts(options), *_landmarks(options), _lip_motion(options), _painter(options), _encoder(options)]
-    return [_dataset(options), *networks]
+    faces = [*_landmarks(options), _occlusion(options)]
+    return [
+        _dataset(options), *_experts(options), *faces, _lip_motion(options), _painter(options), _encoder(options)
+    ]  # fmt: skip
 
 
 def _module(name: str, *arguments: object) -> tuple[str, ...]:
@@ -155,6 +157,16 @@ def _landmarks(o: WeightOptions) -> list[Stage]:
     parts = [runs / f"landmarks-{part}" / "network.safetensors" for part in ("face", "mouth")]
     command = _module("preprocessing.faces.landmarks.join", *parts, joined)
     return [*found, Stage("landmarks", (command,), (joined,), {f"{folder}/landmarks.safetensors": (joined,)})]
+
+
+def _occlusion(o: WeightOptions) -> Stage:
+    """On the crops of the landmark networks."""
+    run, folder = o.out / "runs" / "occlusion", "preprocessing/faces/occlusion/weights"
+    command = _module(
+        "preprocessing.faces.occlusion.train", "--config", CONFIGS / "occlusion.yaml", "--crops",
+        o.out / "runs" / "landmark-crops", "--out", run, *o.capped("steps"),
+    )  # fmt: skip
+    return _training("occlusion", run, "occlusion.safetensors", (command,), folder, "occlusion")
 
 
 def _lip_motion(o: WeightOptions) -> Stage:

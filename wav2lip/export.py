@@ -54,6 +54,10 @@ def exports() -> dict[str, Export]:
     return {
         "landmarks-face": Export(lambda: _landmarks("face"), crop, points, {}, about_points),
         "landmarks-mouth": Export(lambda: _landmarks("mouth"), crop, points, {}, about_points),
+        "occlusion": Export(
+            _occlusion, crop, ("covered",), {},
+            "crop (1, 112, 112, 3) uint8 BGR: covered (1, 56, 56), probability that something covers the face",
+        ),
         "speech-encoder": Export(
             _speech_encoder, ("samples",), ("features",), speech,
             "samples (1, n), 16 kHz, -1 to 1: features (1, rows, 288), 50 rows a second",
@@ -80,6 +84,12 @@ def _landmarks(part: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     from preprocessing.faces.landmarks.predictor import bundled_part
 
     return bundled_part(part)
+
+
+def _occlusion() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    from preprocessing.faces.occlusion.model import bundled_module
+
+    return bundled_module()
 
 
 def _speech_encoder() -> tuple[nn.Module, tuple[Tensor, ...]]:

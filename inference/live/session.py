@@ -113,7 +113,9 @@ class LiveSession:
         rest = engine.rest(shapes)
         span = engine.motion_range(shapes, rest)
         renderer = avatar.renderer(engine.painter)
-        self._person = MeshPerson((), avatar.landmarks, renderer, rest, strength=self.config.strength)
+        self._person = MeshPerson(
+            (), avatar.landmarks, renderer, rest, strength=self.config.strength, occlusion=engine.occlusion
+        )
         self._space = engine.motion.space
         self._scale = self._space.gain if span.gain is None else span.gain
         motions = motion_source(engine.motion, span, self.config.lookahead, self._queue)

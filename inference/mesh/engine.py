@@ -23,6 +23,8 @@ from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.landmarks.predictor import WEIGHTS, LandmarkNetwork, load_landmarks
 from preprocessing.faces.mesh import lower_face, opening, rest_shape
+from preprocessing.faces.occlusion.mask import WEIGHTS as OCCLUSION_WEIGHTS
+from preprocessing.faces.occlusion.mask import OcclusionFinder
 from preprocessing.media.audio import AudioConfig, frame_count
 from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
@@ -42,12 +44,14 @@ MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a fac
 
 @dataclass(frozen=True)
 class MeshEngine:
-    """The landmark network, the lip-motion model, the landmark network's weight file, and the mouth painter, if any."""
+    """The networks: landmarks with their weight file, lip motion and, if any, the mouth painter and the finder of what
+    covers a face."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel
     landmark_weights: Path = LANDMARK_WEIGHTS
     painter: NetworkPainter | None = None
+    occlusion: OcclusionFinder | None = None
 
     @classmethod
     def load(cls, landmarks: str = "mesh", fan: Path | str | None = None, device: str = "cpu") -> MeshEngine:
@@ -66,17 +70,24 @@ class MeshEngine:
         if landmarks == "mesh":
             if fan is not None:
                 raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
-            with ThreadPoolExecutor(2) as pool:  # reading compiled networks takes a tenth of a second each
-                motion, painter = pool.submit(LipMotionModel.load), pool.submit(NetworkPainter.load)
-                return cls(load_landmarks(), motion.result(), painter=painter.result())
+            with ThreadPoolExecutor(3) as pool:  # reading compiled networks takes a tenth of a second each
+                loads = LipMotionModel.load, NetworkPainter.load, OcclusionFinder.load
+                motion, painter, occlusion = [pool.submit(load) for load in loads]
+                return cls(
+                    load_landmarks(), motion.result(), painter=painter.result(), occlusion=occlusion.result()
+                )  # fmt: skip
         from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
 
         weights = find_fan(fan)
-        return cls(load_fan(weights, device), LipMotionModel.load(), weights, NetworkPainter.load())
+        network = load_fan(weights, device)
+        return cls(network, LipMotionModel.load(), weights, NetworkPainter.load(), OcclusionFinder.load())
 
     def provenance(self) -> tuple[list[Path], str] | None:
         """The weight files; the networks run on the CPU, but for FAN."""
-        return [self.landmark_weights, MOTION_WEIGHTS, *([PAINTER_WEIGHTS] if self.painter else [])], "mesh on cpu"
+        files = [self.landmark_weights, MOTION_WEIGHTS]
+        files += [PAINTER_WEIGHTS] if self.painter else []
+        files += [OCCLUSION_WEIGHTS] if self.occlusion else []
+        return files, "mesh on cpu"
 
     def start(self, job: JobInput, progress: AnalysisProgress | None = None) -> MeshJob:
         """Reads the speech and tracks the faces through every frame to be shown.
@@ -89,10 +100,14 @@ class MeshEngine:
         speech_frames = max(frames for _, frames in speech.values())
         roles = job.roles
         painter = self.painter and replace(self.painter, network=job.clock.timed("paint", self.painter.network))
+        occlusion = self.occlusion and job.clock.timed("occlusion", self.occlusion)
         people = [
-            MeshPerson(role.utterances, strength=job.options.strength, renderer=MouthRenderer(painter=painter))
+            MeshPerson(
+                role.utterances, renderer=MouthRenderer(painter=painter), strength=job.options.strength,
+                occlusion=occlusion,
+            )
             for role in roles
-        ]
+        ]  # fmt: skip
         try:
             with job.clock("track"):
                 count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)

@@ -12,6 +12,7 @@ import numpy as np
 from inference.engine import Utterance
 from inference.mesh.landmark_store import FADE, LandmarkStore
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, Landmarks, lower_face
+from preprocessing.faces.occlusion.mask import FindOcclusion
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
@@ -74,7 +75,10 @@ class FramePlan:
 
 @dataclass
 class MeshPerson:
-    """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances."""
+    """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances.
+
+    `occlusion` finds what covers the face, which then stays as it was; None: nothing is looked for.
+    """
 
     utterances: Sequence[Utterance]
     store: LandmarkStore = field(default_factory=LandmarkStore)
@@ -82,6 +86,7 @@ class MeshPerson:
     rest: np.ndarray | None = None
     spoken: list[Spoken] = field(default_factory=list)
     strength: float = 1.0
+    occlusion: FindOcclusion | None = None
 
     def observe(self, frame: np.ndarray, found: Landmarks | None) -> None:
         """Adds the next frame, (H, W, 3) uint8, with the person's landmarks."""
@@ -114,7 +119,10 @@ class MeshPerson:
     def render(
         self, result: FrameOrPlanes, frame: FrameOrPlanes, plan: FramePlan, mouth: InnerMouth | None
     ) -> None:  # fmt: skip
-        """Renders this person's mouth in a frame into a copy of it, both BGR or planar."""
+        """Renders this person's mouth in a frame into a copy of it, both BGR or planar; what covers it stays."""
         self.renderer.render_into(
             result, frame, plan.points, plan.target, amount=plan.amount, pose=plan.pose, mouth=mouth
         )
+        covering = None if self.occlusion is None else self.occlusion(frame, plan.points, plan.pose)
+        if covering is not None:
+            covering.restore(result, frame)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,6 +13,9 @@ import numpy as np
 from preprocessing.compiled_networks import Network, load_network
 from preprocessing.faces.landmarks.views import View, roll
 from preprocessing.faces.mesh import HeadPose
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parent / "weights" / "occlusion.safetensors"
 SIZE, CELLS = 112, 56  # sides of the network's input and output, pixels
@@ -44,6 +49,10 @@ class OcclusionMask:
         to_cells[:, 2] += to_cells[:, :2] @ (left, top)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(self.cells, to_cells, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+
+
+FindOcclusion: TypeAlias = Callable[[np.ndarray, HeadPose], OcclusionMask | None]
+"""Finds what covers a face in a frame, BGR or planar; None if nothing does."""
 
 
 class OcclusionFinder:
@@ -83,7 +92,7 @@ def covered_cells(probability: np.ndarray) -> np.ndarray | None:
     return cv2.dilate(cells, np.ones((GROWTH, GROWTH), np.uint8))
 
 
-def _bundled():  # type: ignore[no-untyped-def] # torch's types would import torch
+def _bundled() -> tuple[nn.Module, tuple[Tensor, ...]]:
     from preprocessing.faces.occlusion.model import bundled_module
 
     return bundled_module()

@@ -2,7 +2,8 @@
 
     python -m preprocessing.faces.occlusion.train --config configs/occlusion.yaml --crops CROPS --out runs/occlusion
 
---crops is the folder of face crops that preprocessing.faces.landmarks.train makes (its --cache), with train/ and val/.
+--crops is the folder of face crops that preprocessing.faces.landmarks.train makes (its --cache): train/ and, of
+held-out people, val/ if there is one.
 Writes to the run folder: occlusion.safetensors (the averaged weights, 16-bit), log.jsonl with figures on held-out
 people, config.json and state.pt, from which the same command resumes. Exit code: 0 on success, 1 if training failed,
 2 for wrong usage, 130 if interrupted.
@@ -88,7 +89,7 @@ class OcclusionTrainOptions:
     """Training job.
 
     Attributes:
-        crops: Folder of face crops with the parts train and val.
+        crops: Folder of face crops with the part train and, for validation, val.
         out: Run folder; an existing run in it is resumed.
         log_every: Steps between logged losses.
         validate_every: Steps between validations and saved states.
@@ -193,14 +194,15 @@ def measure(network: OcclusionNet, examples: OcclusionExamples, seed: int = 0) -
                 missed.append(float((found & mask).sum() < mask.sum() / 2))
             else:
                 false.append(float(found.float().mean()))
-    return {"iou": shared / max(total, 1), "missed": float(np.mean(missed)), "false": float(np.mean(false))}
+    return {"iou": shared / max(total, 1), "missed": float(np.mean(missed or 0)), "false": float(np.mean(false or 0))}
 
 
-def check(state: OcclusionTrainState, run: RunFolder, held_out: OcclusionExamples) -> None:
+def check(state: OcclusionTrainState, run: RunFolder, held_out: OcclusionExamples | None) -> None:
     """Validates and writes weights and state; on rank 0 only."""
     if not run.writes:
         return
-    run.log(state.step, **{f"val_{name}": value for name, value in measure(state.averaged, held_out).items()})
+    if held_out:
+        run.log(state.step, **{f"val_{name}": value for name, value in measure(state.averaged, held_out).items()})
     config = asdict(state.recipe.network)
     Checkpoint(KIND, config, {}, CROP, state.averaged.state_dict(), state.step).save(
         run.folder / "occlusion.safetensors", half=True
@@ -219,8 +221,9 @@ def train(recipe: OcclusionRecipe, flags: OcclusionTrainOptions, engine: Engine)
     """
     if engine.devices > 1:
         raise UsageError(f"the occlusion network trains in a single process, not {engine.devices}")
-    parts = (open_crops(flags.crops / part) for part in ("train", "val"))
-    seen, held_out = (OcclusionExamples(crops, recipe.augmentation) for crops in parts)
+    seen, held_out = OcclusionExamples(open_crops(flags.crops / "train"), recipe.augmentation), None
+    if (flags.crops / "val").is_dir():
+        held_out = OcclusionExamples(open_crops(flags.crops / "val"), recipe.augmentation)
     fabric = engine.launch()
     run = RunFolder(flags.out, writes=fabric.is_global_zero)
     state = start(recipe, fabric)

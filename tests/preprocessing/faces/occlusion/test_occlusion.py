@@ -1,0 +1,106 @@
+"""What covers a face is found, and stays as it was when the mouth under it moves."""
+
+import cv2
+import numpy as np
+import pytest
+
+from inference.mesh.patch import uncovered
+from preprocessing.faces.landmarks.predictor import load_landmarks
+from preprocessing.faces.landmarks.training.crops import Crops
+from preprocessing.faces.landmarks.views import View
+from preprocessing.faces.mesh import HeadPose
+from preprocessing.faces.occlusion.mask import CELLS, OcclusionFinder, OcclusionMask, covered_cells, occlusion_view
+from preprocessing.faces.occlusion.training.occluders import OccluderMaker
+from tests.preprocessing.faces.landmarks.portrait import BOX, portrait
+
+
+@pytest.fixture(scope="module")
+def pose() -> HeadPose:
+    network = load_landmarks()
+    return network(portrait(), network(portrait(), BOX)).pose
+
+
+@pytest.fixture(scope="module")
+def finder() -> OcclusionFinder:
+    return OcclusionFinder.load()
+
+
+def covered_portrait() -> tuple[np.ndarray, np.ndarray]:
+    """The portrait with a microphone before the mouth, and the microphone's mask."""
+    image, mask = portrait(), np.zeros((512, 512), np.uint8)
+    cv2.ellipse(mask, ((222.0, 152.0), (30.0, 36.0), 0.0), 255, -1)
+    cv2.line(mask, (222, 165), (232, 260), 255, 14)
+    noise = np.random.default_rng(0).normal(45, 12, (512, 512, 1))
+    texture = (noise * [1, 1, 1.1]).clip(0, 255).astype(np.uint8)
+    image[mask > 0] = texture[mask > 0]
+    return image, mask > 0
+
+
+def test_nothing_covers_the_portrait(finder, pose):
+    assert finder(portrait(), pose) is None
+
+
+def test_a_microphone_before_the_mouth_is_found_where_it_is(finder, pose):
+    image, truth = covered_portrait()
+    mask = finder(image, pose)
+    assert mask is not None
+    seen = occlusion_view(pose).matrix(8)
+    inside = np.zeros((512, 512), bool)
+    left, top = (np.linalg.inv(seen[:, :2]) @ (np.array([0, 0]) - seen[:, 2])).astype(int)
+    right, bottom = (np.linalg.inv(seen[:, :2]) @ (np.array([7, 7]) - seen[:, 2])).astype(int)
+    inside[top:bottom, left:right] = True
+    found, truth = (mask.over(0, 0, 512, 512) > 0.5) & inside, truth & inside
+    assert (found & truth).sum() / truth.sum() > 0.8
+    assert (found & truth).sum() / found.sum() > 0.6  # it has grown by a cell
+
+
+def test_a_mask_lies_over_the_frame_as_its_view_does():
+    view = View(np.array([300.0, 200.0]), 112.0, 0.4)
+    cells = np.zeros((CELLS, CELLS), np.float32)
+    cells[10:13, 40:43] = 1
+    x, y = np.round(view.to_frame(np.array([41.0, 11.0, 0.0]), CELLS)[:2]).astype(int)
+    mask = OcclusionMask(view, cells).over(x - 20, y - 10, 60, 50)
+    assert mask.shape == (50, 60)
+    assert mask[10, 20] > 0.9
+    assert mask.sum() == pytest.approx(9 * 4, rel=0.1)  # nine cells of two pixels square
+    assert OcclusionMask(view, cells).over(0, 0, 50, 50).max() == 0
+
+
+def test_doubtful_and_tiny_spots_cover_nothing():
+    probability = np.full((CELLS, CELLS), 0.4, np.float32)
+    assert covered_cells(probability) is None
+    probability[5:7, 5:7] = 1
+    assert covered_cells(probability) is None
+    probability[20:30, 20:30] = 1
+    mask = covered_cells(probability)
+    assert mask is not None
+    assert mask[19, 25] == 1
+    assert mask[17, 25] == 0
+
+
+def test_what_covers_stays_and_the_rest_is_rendered():
+    rng = np.random.default_rng(1)
+    before, after = (rng.integers(0, 256, (6, 8, 3), dtype=np.uint8) for _ in range(2))
+    covered = np.zeros((6, 8), np.float32)
+    covered[2:4], covered[4] = 1, 0.5
+    result = uncovered(before, after, covered)
+    np.testing.assert_array_equal(result[2:4], before[2:4])
+    np.testing.assert_array_equal(result[:2], after[:2])
+    assert np.abs(result[4].astype(float) - (before[4].astype(float) + after[4]) / 2).max() <= 0.5
+
+
+def test_every_kind_of_occluder_covers_something_and_is_drawn_again_the_same():
+    images = np.stack([cv2.resize(portrait()[40:280, 100:340], (240, 240))])
+    points = np.random.default_rng(0).uniform(60, 180, (1, 206, 3)).astype(np.float32)
+    maker = OccluderMaker(Crops(images, points, np.array(["a"]), images[:, :120, :120]), 64)
+    for kind in (maker.thing, maker.board, maker.hand, maker.microphone, maker.subtitle, maker.strands):
+        drawn = [kind(0, np.random.default_rng(seed)) for seed in range(5)]
+        assert np.mean([occluder.mask.any() for occluder in drawn]) >= 0.6
+        again = kind(0, np.random.default_rng(3))
+        np.testing.assert_array_equal(again.mask, drawn[3].mask)
+        np.testing.assert_array_equal(again.texture, drawn[3].texture)
+        pasted = drawn[3].paste(images[0, :64, :64], 0.5)
+        assert pasted.shape == (64, 64, 3)
+        free = cv2.dilate(drawn[3].mask, np.ones((7, 7))) == 0
+        if not drawn[3].shadow:
+            np.testing.assert_array_equal(pasted[free], images[0, :64, :64][free])
