@@ -49,7 +49,8 @@ CHANCE = "own mouth"
 TITLES = {
     "mesh_opening_r": "opening r", "mesh_width_r": "width r", "closures_kept": "closures kept",
     "amplitude": "amplitude", "mesh_redness": "lips' redness", "mesh_sharpness": "sharpness",
-    "silence_motion": "motion in silence", "untouched": "change outside", "mesh_found": "found",
+    "mesh_flicker": "flicker", "silence_motion": "motion in silence", "untouched": "change outside",
+    "mesh_found": "found",
 }  # fmt: skip
 
 

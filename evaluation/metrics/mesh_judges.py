@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,15 @@ import cv2
 import numpy as np
 
 from evaluation.metrics import mediapipe_mesh
-from evaluation.metrics.mouth_shape import MouthLook, fill_gaps, lip_redness, mouth_box, outside_change, sharpness
+from evaluation.metrics.mouth_shape import (
+    MouthLook,
+    fill_gaps,
+    flicker,
+    lip_redness,
+    mouth_box,
+    outside_change,
+    sharpness,
+)
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceDetector
@@ -139,12 +149,16 @@ def observe(path: Path, judge: MeshJudge, seconds: float | None = None) -> Mouth
     if not found.any():
         raise MediaError(f"{judge.name} finds no face in {display_path(path)}")
     points = fill_gaps(points, found)
-    look = np.full((len(points), 2), np.nan)
-    for k, frame in enumerate(_frames(path, seconds)):
-        if k < len(found) and found[k]:
+    look = np.full((len(points), 3), np.nan)
+    recent = deque[np.ndarray](maxlen=3)
+    for k, frame in enumerate(islice(_frames(path, seconds), len(points))):
+        recent.append(frame)
+        if found[k]:
             box, inside = mouth_box(frame, points[k])
-            look[k] = lip_redness(box, inside), sharpness(box)
-    return MouthLook(points, found, look[:, 0], look[:, 1])
+            look[k, :2] = lip_redness(box, inside), sharpness(box)
+        if len(recent) == 3 and found[k - 1]:
+            look[k - 1, 2] = flicker(*recent, points[k - 1])
+    return MouthLook(points, found, *look.T)
 
 
 def untouched(made: Path, own: Path, look: MouthLook, seconds: float | None = None) -> float | None:

@@ -50,12 +50,14 @@ class MouthLook:
         found: (N,) bool, whether the judge found the face.
         redness: (N,) see `lip_redness`; nan where the face was not found.
         sharpness: (N,) see `sharpness`; nan where the face was not found.
+        flicker: (N,) see `flicker`; nan where the face was not found, and in the first and last frame.
     """
 
     points: np.ndarray
     found: np.ndarray
     redness: np.ndarray
     sharpness: np.ndarray
+    flicker: np.ndarray
 
     @property
     def opening(self) -> np.ndarray:
@@ -157,6 +159,24 @@ def sharpness(box: np.ndarray) -> float:
     return float(edges[MOUTH_ROWS, MOUTH_COLUMNS].var())
 
 
+def flicker(before: np.ndarray, frame: np.ndarray, after: np.ndarray, points: np.ndarray) -> float:
+    """Mean absolute second difference in time of the gray mouth inside the outer lips, in levels of 255.
+
+    What moves or brightens steadily cancels; what flashes in a single frame counts twice.
+
+    Args:
+        before, frame, after: (H, W, 3) uint8 BGR, consecutive.
+        points: (206, 2) of the middle frame, which places the box for all three: jitter of the judge changes nothing.
+
+    Returns:
+        nan without lips.
+    """
+    matrix = box_matrix(points)
+    gray = [cv2.cvtColor(crop(x, matrix, BOX_SIDE), cv2.COLOR_BGR2GRAY).astype(float) for x in (before, frame, after)]
+    inside = _filled((points @ matrix[:, :2].T + matrix[:, 2])[LIPS_OUTER], gray[0].shape)
+    return float(np.abs(gray[0] - 2 * gray[1] + gray[2])[inside].mean()) if inside.any() else float("nan")
+
+
 def lip_redness(box: np.ndarray, points: np.ndarray) -> float:
     """Redness of the lips minus that of the skin beside them, in levels of the 8-bit a of CIE L*a*b*; nan without lips.
 
@@ -227,6 +247,9 @@ def compare_look(made: MouthLook, own: MouthLook) -> Iterator[tuple[str, float]]
         yield "mesh_redness", float(np.nanpercentile(made.redness, PALEST_PERCENTILE) / red)
     if sharp > 0 and np.isfinite(made.sharpness).any():
         yield "mesh_sharpness", float(np.nanmedian(made.sharpness) / sharp)
+    ours, theirs = (look.flicker[np.isfinite(look.flicker)] for look in (made, own))
+    if len(ours) and len(theirs) and np.median(theirs) > 0:
+        yield "mesh_flicker", float(np.median(ours) / np.median(theirs))
     yield "mesh_found", float(made.found.mean())
 
 

@@ -88,6 +88,9 @@ COLUMNS = (
            "of the face's own video."),
     Column("mesh_sharpness", "sharpness", "mouth", SPEECH_PROTOCOLS, "one", ".2f", "mesh",
            "Variance of the Laplacian around the lips, median over frames, relative to the face's own video."),
+    Column("mesh_flicker", "lips' flicker", "mouth", SPEECH_PROTOCOLS, "one", ".2f", "mesh",
+           "Second difference in time of the gray mouth inside the lips, median over frames, relative to the face's "
+           "own video, which speaks other words."),
     Column("silence_motion", "motion in silence", "mouth", (SILENT,), "zero", ".2f", "mesh",
            "Standard deviation of the lips' opening in silence, relative to that with the face's own audio; up to 0.15 "
            "is at rest."),

@@ -34,7 +34,7 @@ def faces(opening, width=None, scale=2.0, shift=(30, 20)):
 def look(opening, width=None, redness=10.0, sharpness=5.0):
     count = len(opening)
     same = np.ones(count)
-    return MouthLook(faces(opening, width), same > 0, same * redness, same * sharpness)
+    return MouthLook(faces(opening, width), same > 0, same * redness, same * sharpness, same)
 
 
 def sway(count=60, period=9.0):
@@ -45,7 +45,7 @@ def test_curves_are_in_distances_of_the_eyes_at_any_size_and_place():
     wanted = np.array([0.0, 0.1, 0.25])
     for scale, shift in ((1.0, (0, 0)), (3.5, (-40, 7))):
         points = faces(wanted, wanted + 1, scale, shift)
-        mouth = MouthLook(points, np.ones(3, bool), np.ones(3), np.ones(3))
+        mouth = MouthLook(points, np.ones(3, bool), *np.ones((3, 3)))
         np.testing.assert_allclose(mouth_shape.eye_distance(points), EYES * scale, rtol=1e-2)
         np.testing.assert_allclose(mouth.opening, wanted, rtol=1e-2, atol=1e-9)
         np.testing.assert_allclose(mouth.width, wanted + 1, rtol=1e-2)
@@ -165,7 +165,9 @@ def test_a_video_compared_with_itself_is_perfect():
     one = look(opening, 1 + sway(period=13))
     figures = dict(mouth_shape.compare_motion(one, one, np.ones(60, bool)))
     assert figures == pytest.approx({"mesh_opening_r": 1, "mesh_width_r": 1, "closures_kept": 1, "amplitude": 1})
-    assert dict(mouth_shape.compare_look(one, one)) == {"mesh_redness": 1, "mesh_sharpness": 1, "mesh_found": 1}
+    assert dict(mouth_shape.compare_look(one, one)) == dict.fromkeys(
+        ("mesh_redness", "mesh_sharpness", "mesh_flicker", "mesh_found"), 1
+    )
 
 
 def test_videos_of_different_length_are_compared_as_far_as_both_go():
@@ -198,3 +200,14 @@ def test_frames_of_speech_are_found_by_level():
     assert speech[27:49].all()
     assert not speech[52:].any()
     assert not mouth_shape.speech_frames(np.zeros(0, np.int16), 5).any()
+
+
+def test_flicker_counts_what_flashes_and_not_what_brightens():
+    points = faces(np.array([0.2]), np.array([0.5]))[0]
+    low, high = points.min(0), points.max(0)
+    points = 40 + (points - low) * 160 / (high - low).max()
+    flat = np.full((240, 240, 3), 100, np.uint8)
+    brighter, flash = flat + 10, flat + 20
+    assert mouth_shape.flicker(flat, brighter, flash, points) == 0
+    assert mouth_shape.flicker(flat, flash, flat, points) == 40
+    assert mouth_shape.flicker(flat, flat, flash, points) == 20
