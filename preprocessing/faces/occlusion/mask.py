@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network
 from preprocessing.faces.landmarks.views import View, roll
-from preprocessing.faces.mesh import HeadPose
+from preprocessing.faces.mesh import HeadPose, lower_face
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,8 +21,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "occlusion.safetensors"
 SIZE, CELLS = 112, 56  # sides of the network's input and output, pixels
 SIDE = 112.0  # side of the view in units of the canonical face
 CENTER = np.array([64.0, 94.0, 0.0])  # its center on the canonical face: a little above the mouth
-SURE = (0.45, 0.7)  # probabilities at which a cell starts to count as covered, and at which it fully does
-MIN_CELLS = 12  # of the mask; less is noise
+SURE = (0.7, 0.9)  # probabilities at which a cell starts to count as covered, and at which it fully does
+MIN_CELLS, MIN_SHARE = 25, 0.15  # of a covered spot: cells before the lower face, and their share of the spot
 GROWTH = 3  # cells; side of the square by which the mask grows, over what the warp drags along its border
 
 
@@ -51,8 +51,8 @@ class OcclusionMask:
         return cv2.warpAffine(self.cells, to_cells, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
 
 
-FindOcclusion: TypeAlias = Callable[[np.ndarray, HeadPose], OcclusionMask | None]
-"""Finds what covers a face in a frame, BGR or planar; None if nothing does."""
+FindOcclusion: TypeAlias = Callable[[np.ndarray, np.ndarray, HeadPose], OcclusionMask | None]
+"""Finds what covers a face with these (206, 3) points in a frame, BGR or planar; None if nothing does."""
 
 
 class OcclusionFinder:
@@ -75,21 +75,37 @@ class OcclusionFinder:
         sources = (WEIGHTS, Path(__file__).with_name("model.py"))
         return cls(load_network("occlusion", sources, _bundled, [(1, SIZE, SIZE, 3)]))
 
-    def __call__(self, frame: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
-        """The mask of a face in a frame, BGR or planar; None if nothing covers it."""
+    def __call__(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
+        """See `FindOcclusion`."""
         view = occlusion_view(pose)
         (probability,) = self.network(view.crop(frame, SIZE)[None])
-        cells = covered_cells(probability[0])
+        cells = covered_cells(probability[0], view.to_crop(points[lower_face()], CELLS)[:, :2])
         return None if cells is None else OcclusionMask(view, cells)
 
 
-def covered_cells(probability: np.ndarray) -> np.ndarray | None:
-    """A mask from (CELLS, CELLS) probabilities; None if hardly anything is covered."""
+def covered_cells(probability: np.ndarray, face: np.ndarray) -> np.ndarray | None:
+    """The mask of the spots that cover the lower face; None if there are none.
+
+    What lies beside the face, such as a tie, is none of them, although the network may call it so.
+
+    Args:
+        probability: (CELLS, CELLS).
+        face: (N, 2) points of the lower face, in cells.
+    """
     low, high = SURE
     cells = np.clip((probability - low) / (high - low), 0, 1).astype(np.float32)
     if cells.sum() < MIN_CELLS:
         return None
-    return cv2.dilate(cells, np.ones((GROWTH, GROWTH), np.uint8))
+    before = np.zeros((CELLS, CELLS), np.uint8)
+    cv2.fillConvexPoly(before, cv2.convexHull(np.round(face).astype(np.int32)), 1)
+    count, spots = cv2.connectedComponents((cells > 0.5).astype(np.uint8))
+    size, seen = np.bincount(spots.ravel(), minlength=count), np.bincount(spots[before > 0], minlength=count)
+    kept = (seen >= MIN_CELLS) & (seen >= MIN_SHARE * size)
+    kept[0] = False  # what is free
+    if not kept.any():
+        return None
+    near = cv2.dilate(kept[spots].astype(np.uint8), np.ones((GROWTH, GROWTH), np.uint8))
+    return cv2.dilate(cells * near, np.ones((GROWTH, GROWTH), np.uint8))
 
 
 def _bundled() -> tuple[nn.Module, tuple[Tensor, ...]]:

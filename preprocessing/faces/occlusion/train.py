@@ -64,7 +64,7 @@ class OcclusionRecipe:
 
     network: OcclusionConfig = field(default_factory=OcclusionConfig)
     augmentation: OcclusionAugmentation = field(default_factory=OcclusionAugmentation)
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 16
     lr: float = 3e-3
     warmup: int = 100

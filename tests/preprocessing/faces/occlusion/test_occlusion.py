@@ -15,9 +15,14 @@ from tests.preprocessing.faces.landmarks.portrait import BOX, portrait
 
 
 @pytest.fixture(scope="module")
-def pose() -> HeadPose:
+def points() -> np.ndarray:
     network = load_landmarks()
-    return network(portrait(), network(portrait(), BOX)).pose
+    return network(portrait(), network(portrait(), BOX)).points.astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def pose(points) -> HeadPose:
+    return HeadPose.of(points)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,13 @@ def covered_portrait() -> tuple[np.ndarray, np.ndarray]:
     return image, mask > 0
 
 
-def test_nothing_covers_the_portrait(finder, pose):
-    assert finder(portrait(), pose) is None
+def test_nothing_covers_the_portrait(finder, points, pose):
+    assert finder(portrait(), points, pose) is None
 
 
-def test_a_microphone_before_the_mouth_is_found_where_it_is(finder, pose):
+def test_a_microphone_before_the_mouth_is_found_where_it_is(finder, points, pose):
     image, truth = covered_portrait()
-    mask = finder(image, pose)
+    mask = finder(image, points, pose)
     assert mask is not None
     seen = occlusion_view(pose).matrix(8)
     inside = np.zeros((512, 512), bool)
@@ -66,16 +71,37 @@ def test_a_mask_lies_over_the_frame_as_its_view_does():
     assert OcclusionMask(view, cells).over(0, 0, 50, 50).max() == 0
 
 
-def test_doubtful_and_tiny_spots_cover_nothing():
-    probability = np.full((CELLS, CELLS), 0.4, np.float32)
-    assert covered_cells(probability) is None
-    probability[5:7, 5:7] = 1
-    assert covered_cells(probability) is None
-    probability[20:30, 20:30] = 1
-    mask = covered_cells(probability)
+FACE = np.array([[14.0, 20], [42, 20], [42, 44], [14, 44]])  # of the lower face, in cells
+
+
+def spot(left: int, top: int, width: int, height: int, level: float = 1.0) -> np.ndarray:
+    probability = np.full((CELLS, CELLS), 0.2, np.float32)
+    probability[top : top + height, left : left + width] = level
+    return probability
+
+
+def test_a_spot_before_the_face_covers_it_and_grows():
+    mask = covered_cells(spot(20, 22, 10, 10), FACE)
     assert mask is not None
-    assert mask[19, 25] == 1
-    assert mask[17, 25] == 0
+    assert mask[21, 25] == mask[22, 20] == 1
+    assert mask[19, 25] == mask[30, 45] == 0
+
+
+@pytest.mark.parametrize(
+    "probability",
+    [spot(20, 22, 10, 10, 0.44), spot(20, 22, 4, 4), spot(20, 46, 16, 8), spot(10, 43, 40, 13)],
+    ids=["doubtful", "tiny", "below the chin", "below and hardly before it"],
+)
+def test_what_covers_nothing(probability):
+    assert covered_cells(probability, FACE) is None
+
+
+def test_what_reaches_over_the_face_from_outside_is_kept_whole_and_nothing_else():
+    probability = np.maximum(spot(20, 30, 8, 26), spot(46, 5, 8, 8))
+    mask = covered_cells(probability, FACE)
+    assert mask is not None
+    assert mask[54, 24] == 1
+    assert mask[:15].max() == 0
 
 
 def test_what_covers_stays_and_the_rest_is_rendered():
