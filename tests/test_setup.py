@@ -24,6 +24,7 @@ FILES = ("requirements.txt", *(f"requirements-{name}.txt" for name in (*EXTRAS, 
 DISTRIBUTIONS = {
     "cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "skimage": "scikit-image", "distributed": "dask",
     "c2pa": "c2pa-python", "starlette": "fastapi", "pydantic": "fastapi", "PIL": "pillow", "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
 }  # fmt: skip
 
 # A Python that only pretends: it makes its own copy for a venv and lacks libGL until the headless wheel is installed.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from evaluation.metrics import image_quality, motion
@@ -20,6 +21,7 @@ from syncnet.data import speech_share
 from syncnet.lse import PublishedScorer
 from syncnet.sync_expert import SyncExpert
 
+MOUTH_FEATURES = "mouth"  # the encoder's features of the mouth square alone
 QUIET_MARGIN = 2  # frames on either side of a quiet frame that are free of speech as well
 
 
@@ -63,8 +65,10 @@ class GroundTruth:
 
 
 def features(faces: np.ndarray, networks: MetricNetworks) -> dict[str, np.ndarray]:
-    """Features for system-level distances: (N, D) by metric key."""
-    found = {"frechet": networks.encoder.features(faces)}
+    """Features for system-level distances: (N, D) by metric key; `MOUTH_FEATURES` serve several metrics."""
+    mouths = image_quality.crop_box(faces, image_quality.MOUTH)
+    scaled = np.stack([cv2.resize(mouth, faces.shape[2:0:-1], interpolation=cv2.INTER_CUBIC) for mouth in mouths])
+    found = {"frechet": networks.encoder.features(faces), MOUTH_FEATURES: networks.encoder.features(scaled)}
     if networks.inception:
         found["fid"] = networks.inception.features(faces)
     return found

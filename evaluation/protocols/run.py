@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.metrics import motion
+from evaluation.metrics.distributions import distribution_metrics
 from evaluation.metrics.face_crops import read_still_footage
 from evaluation.metrics.frechet import frechet_interval
 from evaluation.protocols.generate_videos import STILL_POSITIONS, VideoMaker, find_video, still_index
-from evaluation.protocols.measure import GroundTruth, MetricNetworks, features, measure
+from evaluation.protocols.measure import MOUTH_FEATURES, GroundTruth, MetricNetworks, features, measure
 from evaluation.protocols.mouths import MouthMeasurement
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, MATCHED, SILENT, STILLS, SWAPPED, UNSYNCED, ResultRow, SystemMetric
@@ -145,7 +146,11 @@ class EvaluationRun:
 
     def _system_metrics(self) -> Iterator[SystemMetric]:
         for (protocol, system, key), clips in self._features.items():
-            if found := frechet_interval([made for made, _ in clips], [real for _, real in clips]):
+            made, real = [made for made, _ in clips], [real for _, real in clips]
+            if key == MOUTH_FEATURES:
+                for name, value in distribution_metrics(made, real):
+                    yield SystemMetric(protocol, system, name, value)
+            elif found := frechet_interval(made, real):
                 yield SystemMetric(protocol, system, key, *found)
 
 

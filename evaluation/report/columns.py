@@ -19,7 +19,8 @@ class Column:
         title: in tables.
         group: the table it belongs to.
         protocols: those that have it.
-        better: direction of improvement; "real": closer to the real video's value, "one": closer to 1, "zero": to 0.
+        better: direction of improvement; "real": closer to the real video's value, "one": closer to 1, "zero": to 0,
+            "half": to 0.5.
         form: format specification.
         judge: network behind it: "" none, "judge" our judge, "syncnet" syncnet_python's, "encoder" our face encoder,
             "mesh" a face mesh.
@@ -30,7 +31,7 @@ class Column:
     title: str
     group: Literal["sync", "motion", "mouth", "picture"]
     protocols: tuple[str, ...]
-    better: Literal["higher", "lower", "real", "one", "zero"]
+    better: Literal["higher", "lower", "real", "one", "zero", "half"]
     form: str
     judge: Literal["", "judge", "syncnet", "encoder", "mesh"]
     meaning: str
@@ -123,6 +124,19 @@ COLUMNS = (
 SYSTEM_COLUMNS = (
     Column("frechet", "Fréchet distance, our encoder", "picture", SPEECH_PROTOCOLS, "lower", ".2f", "encoder",
            "Fréchet distance between face features of our encoder; not comparable with a published FID."),
+    Column("kernel", "kernel distance x 1000", "picture", SPEECH_PROTOCOLS, "lower", ".2f", "encoder",
+           "KID's estimator on features of the mouth square in our encoder; below 0 as often as not for equal "
+           "distributions."),
+    Column("precision", "precision", "picture", SPEECH_PROTOCOLS, "higher", ".2f", "encoder",
+           "Share of the generated mouths that lie among the real ones (3 neighbors)."),
+    Column("recall", "recall", "picture", SPEECH_PROTOCOLS, "higher", ".2f", "encoder",
+           "Share of the real mouths that lie among the generated ones: low if the system always paints the same."),
+    Column("bins", "different bins", "picture", SPEECH_PROTOCOLS, "lower", ".2f", "encoder",
+           "Share of the clusters of real mouths that are significantly more or less frequent among the generated "
+           "ones; above 0.05 even for real clips, whose frames depend on each other."),
+    Column("classifier", "told apart", "picture", SPEECH_PROTOCOLS, "half", ".2f", "encoder",
+           "Accuracy of a linear classifier of generated and real mouths on clips that it has not seen; 0.5: not told "
+           "apart."),
     Column("fid", "FID", "picture", SPEECH_PROTOCOLS, "lower", ".1f", "",
            "Fréchet distance between Inception features of the face crops."),
 )  # fmt: skip

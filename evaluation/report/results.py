@@ -40,14 +40,14 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class SystemMetric:
-    """A metric over all videos of a system, with its 95 % interval over clips."""
+    """A metric over all videos of a system, with its 95 % interval over clips, if there is one."""
 
     protocol: str
     system: str
     key: str
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

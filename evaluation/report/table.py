@@ -61,7 +61,7 @@ JUDGES = {
     "encoder": "our face encoder",
     "mesh": "a face mesh: MediaPipe's or our landmark network, see the settings",
 }
-BETTER = {"higher": "↑", "lower": "↓", "real": "→ real", "one": "→ 1", "zero": "→ 0"}
+BETTER = {"higher": "↑", "lower": "↓", "real": "→ real", "one": "→ 1", "zero": "→ 0", "half": "→ 0.5"}
 ABSENT = "–"
 SPEAKER_KEYS = {
     MATCHED: ("cosine", "opening_r", "psnr"),
