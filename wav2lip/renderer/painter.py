@@ -2,8 +2,8 @@
 
 A U-Net at half resolution. It copies before it paints: its output is a softmax over the warped frame, the composite
 with the retrieved mouth, and its own paint, so that copied parts keep their native detail. The paint's brightness is at
-full resolution, its color at a quarter: teeth and tongue differ in brightness at every scale, in hue only at large
-ones, and a critic of hues at full resolution teaches colored specks.
+full resolution, its color at a quarter, smoothed and halfway to the composite's: teeth and tongue differ in brightness at
+every scale, in hue only at large ones, and what a critic teaches of hues are colored specks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ FINE = ("composite", "cut", "reference", "inner")  # inputs at full resolution; 
 FINE_CHANNELS, COARSE_CHANNELS = 10, 7  # the coarse ones: source, lips, retrieved, x, y
 SLOPE = 0.1  # of the leaky ReLUs
 CHROMA = ((1.772, 0.0), (-0.344, -0.714), (0.0, 1.402))  # BGR by Cb and Cr (ITU-T T.871)
+TO_CHROMA = ((0.5, -0.331, -0.169), (-0.081, -0.419, 0.5))  # Cb and Cr by BGR
+COMPOSITE_COLOR = 0.5  # share of the composite's color in that of the paint
+COLOR_REACH = 4  # pixels; the color is smoothed by a Gaussian of half that standard deviation
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,13 @@ class MouthPainter(nn.Module):
         self.head = nn.Conv2d(fine, 4 * (3 + 1), 3, padding=1)  # weights and brightness
         self.color = nn.Conv2d(middle, 2, 3, padding=1)
         self.register_buffer("chroma", torch.tensor(CHROMA)[:, :, None, None], persistent=False)
+        self.register_buffer("to_chroma", torch.tensor(TO_CHROMA)[:, :, None, None], persistent=False)
+        offsets = torch.arange(-COLOR_REACH, COLOR_REACH + 1.0)
+        bell = torch.softmax(-2 * (offsets / COLOR_REACH) ** 2, 0)
+        self.register_buffer("smoothing", torch.outer(bell, bell).expand(2, 1, -1, -1).clone(), persistent=False)
         self.chroma: Tensor
+        self.to_chroma: Tensor
+        self.smoothing: Tensor
         rows = torch.linspace(-1, 1, HEIGHT // 2)[:, None].expand(-1, WIDTH // 2)
         columns = torch.linspace(-1, 1, WIDTH // 2).expand(HEIGHT // 2, -1)
         self.register_buffer("position", torch.stack([columns, rows])[None], persistent=False)
@@ -123,10 +132,17 @@ class MouthPainter(nn.Module):
         half = self.join1(half + F.interpolate(self.up2(quarter), scale_factor=2.0))
         x = self.join0(x + F.interpolate(self.up1(half), scale_factor=2.0))
         output = F.pixel_shuffle(self.head(x), 2).float()
-        color = F.interpolate(self.color(half).float(), scale_factor=4.0, mode="bilinear", align_corners=False)
-        weights, paint = torch.softmax(output[:, :3], 1), output[:, 3:] + 0.5 + F.conv2d(color, self.chroma)
+        weights = torch.softmax(output[:, :3], 1)
+        paint = output[:, 3:] + 0.5 + self._color(self.color(half).float(), planes["composite"])
         image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
         return Painted(image, weights, paint)
+
+    def _color(self, own: Tensor, composite: Tensor) -> Tensor:
+        """(B, 3, HEIGHT, WIDTH) of brightness 0: the paint's own color (B, 2, HEIGHT / 4, WIDTH / 4) and the composite's."""
+        own = F.interpolate(own, scale_factor=4.0, mode="bilinear", align_corners=False)
+        mixed = own + COMPOSITE_COLOR * (F.conv2d(composite.float(), self.to_chroma) - own)
+        padded = F.pad(mixed, (COLOR_REACH,) * 4, mode="replicate")
+        return F.conv2d(F.conv2d(padded, self.smoothing, groups=2), self.chroma)
 
     def _inputs(self, planes: dict[str, Tensor]) -> Tensor:
         cut = planes["warped"] * (1 - planes["inner"])
