@@ -2,8 +2,8 @@
 
 A U-Net at half resolution. It copies before it paints: its output is a softmax over the warped frame, the composite
 with the retrieved mouth, and its own paint, so that copied parts keep their native detail. The paint's brightness is at
-full resolution, its color at a quarter, smoothed and halfway to the composite's: teeth and tongue differ in brightness at
-every scale, in hue only at large ones, and what a critic teaches of hues are colored specks.
+full resolution, its color at a quarter, smoothed and halfway to the composite's: teeth and tongue differ in brightness
+at every scale, in hue only at large ones, and what a critic teaches of hues are colored specks.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class MouthPainter(nn.Module):
         return Painted(image, weights, paint)
 
     def _color(self, own: Tensor, composite: Tensor) -> Tensor:
-        """(B, 3, HEIGHT, WIDTH) of brightness 0: the paint's own color (B, 2, HEIGHT / 4, WIDTH / 4) and the composite's."""
+        """The paint's color, (B, 3, HEIGHT, WIDTH) of brightness 0, from its own, (B, 2, HEIGHT / 4, WIDTH / 4)."""
         own = F.interpolate(own, scale_factor=4.0, mode="bilinear", align_corners=False)
         mixed = own + COMPOSITE_COLOR * (F.conv2d(composite.float(), self.to_chroma) - own)
         padded = F.pad(mixed, (COLOR_REACH,) * 4, mode="replicate")

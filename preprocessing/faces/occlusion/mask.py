@@ -13,6 +13,7 @@ import numpy as np
 from preprocessing.compiled_networks import Network, load_network
 from preprocessing.faces.landmarks.views import View, roll
 from preprocessing.faces.mesh import HeadPose, lower_face
+from preprocessing.media.planar_frame import PlanarFrame
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +50,37 @@ class OcclusionMask:
         to_cells[:, 2] += to_cells[:, :2] @ (left, top)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(self.cells, to_cells, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+
+    def restore(self, result: np.ndarray | PlanarFrame, frame: np.ndarray | PlanarFrame) -> None:
+        """Writes the covered pixels of a frame, BGR or planar, back into one that was made from it."""
+        rows, columns = self._region(*frame.shape[:2])
+        width, height = columns.stop - columns.start, rows.stop - rows.start
+        if min(width, height) <= 0:
+            return
+        covered = self.over(columns.start, rows.start, width, height)
+        if isinstance(result, PlanarFrame) and isinstance(frame, PlanarFrame):
+            _mix(result.luma[rows, columns], frame.luma[rows, columns], covered)
+            half = cv2.resize(covered, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+            part = (slice(rows.start // 2, rows.stop // 2), slice(columns.start // 2, columns.stop // 2))
+            for ours, original in zip(result.chroma, frame.chroma, strict=True):
+                _mix(ours[part], original[part], half)
+        else:
+            _mix(np.asarray(result)[rows, columns], np.asarray(frame)[rows, columns], cv2.merge([covered] * 3))
+
+    def _region(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of a frame that hold the mask, with even ends where the frame's sides are even."""
+        x, y, across, down = cv2.boundingRect((self.cells > 0).astype(np.uint8))
+        corners = np.array([[x + dx, y + dy, 0.0] for dx in (-1, across) for dy in (-1, down)])
+        seen = self.view.to_frame(corners, CELLS)[:, :2]
+        (left, top), (right, bottom) = np.floor(seen.min(0)).astype(int), np.ceil(seen.max(0)).astype(int) + 1
+        left, top = max(int(left), 0) // 2 * 2, max(int(top), 0) // 2 * 2
+        return slice(top, min(int(bottom + bottom % 2), height)), slice(left, min(int(right + right % 2), width))
+
+
+def _mix(ours: np.ndarray, original: np.ndarray, weight: np.ndarray) -> None:
+    """Moves 8-bit values towards the original in place, by weights from 0 to 1."""
+    mixed = cv2.subtract(original.astype(np.float32), ours.astype(np.float32)) * weight + ours
+    ours[:] = (mixed + 0.5).astype(np.uint8)
 
 
 FindOcclusion: TypeAlias = Callable[[np.ndarray, np.ndarray, HeadPose], OcclusionMask | None]

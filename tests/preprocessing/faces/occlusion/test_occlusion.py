@@ -4,13 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.mesh.patch import uncovered
 from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.landmarks.training.crops import Crops
 from preprocessing.faces.landmarks.views import View
 from preprocessing.faces.mesh import HeadPose
 from preprocessing.faces.occlusion.mask import CELLS, OcclusionFinder, OcclusionMask, covered_cells, occlusion_view
 from preprocessing.faces.occlusion.training.occluders import OccluderMaker
+from preprocessing.media.color_conversion import yuv_to_bgr
+from preprocessing.media.planar_frame import planar_from_bgr
 from tests.preprocessing.faces.landmarks.portrait import BOX, portrait
 
 
@@ -104,15 +105,36 @@ def test_what_reaches_over_the_face_from_outside_is_kept_whole_and_nothing_else(
     assert mask[:15].max() == 0
 
 
-def test_what_covers_stays_and_the_rest_is_rendered():
+@pytest.mark.parametrize("planar", [False, True])
+def test_what_covers_stays_and_the_rest_is_rendered(planar):
     rng = np.random.default_rng(1)
-    before, after = (rng.integers(0, 256, (6, 8, 3), dtype=np.uint8) for _ in range(2))
-    covered = np.zeros((6, 8), np.float32)
-    covered[2:4], covered[4] = 1, 0.5
-    result = uncovered(before, after, covered)
-    np.testing.assert_array_equal(result[2:4], before[2:4])
-    np.testing.assert_array_equal(result[:2], after[:2])
-    assert np.abs(result[4].astype(float) - (before[4].astype(float) + after[4]) / 2).max() <= 0.5
+    before, after = (rng.integers(0, 256, (120, 160, 3), dtype=np.uint8) for _ in range(2))
+    mask = OcclusionMask(View(np.array([80.0, 60.0]), 56.0, 0.3), np.pad(np.ones((20, 20), np.float32), 18))
+    covered = mask.over(0, 0, 160, 120)
+    assert 350 < covered.sum() < 450
+    if planar:
+        frames = [planar_from_bgr(image, yuv_to_bgr("bt709", False)) for image in (after, before)]
+        mask.restore(*frames)
+        result, old, new = frames[0].luma, frames[1].luma, planar_from_bgr(after, frames[0].to_bgr).luma
+    else:
+        result = after.copy()
+        mask.restore(result, before)
+        old, new = before, after
+    np.testing.assert_array_equal(result[covered == 1], old[covered == 1])
+    np.testing.assert_array_equal(result[covered == 0], new[covered == 0])
+    edge = (covered > 0.45) & (covered < 0.55)
+    middle = (old[edge].astype(float) + new[edge]) / 2
+    assert np.abs(result[edge] - middle).max() <= 0.05 * 255 + 1
+
+
+def test_a_mask_beyond_the_frame_restores_what_is_inside():
+    before, result = np.full((60, 50, 3), 200, np.uint8), np.zeros((60, 50, 3), np.uint8)
+    OcclusionMask(View(np.array([0.0, 58.0]), 56.0), np.ones((CELLS, CELLS), np.float32)).restore(result, before)
+    assert result[59, 0].tolist() == [200] * 3
+    assert result[59, 40].tolist() == [0] * 3
+    away = np.zeros_like(before)
+    OcclusionMask(View(np.array([500.0, 500.0]), 56.0), np.ones((CELLS, CELLS), np.float32)).restore(away, before)
+    assert not away.any()
 
 
 def test_every_kind_of_occluder_covers_something_and_is_drawn_again_the_same():
