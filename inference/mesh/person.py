@@ -12,7 +12,7 @@ import numpy as np
 from inference.engine import Utterance
 from inference.mesh.landmark_store import FADE, LandmarkStore
 from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, Landmarks, lower_face
-from preprocessing.faces.occlusion.mask import FindOcclusion
+from preprocessing.faces.occlusion.mask import FindOcclusion, OcclusionMask
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
@@ -20,6 +20,7 @@ from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
 from wav2lip.renderer.warp import FrameOrPlanes
 
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
+LOOK_EVERY = 3  # frames; how often a free mouth is looked at for what covers it
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
 
 
@@ -87,12 +88,16 @@ class MeshPerson:
     spoken: list[Spoken] = field(default_factory=list)
     strength: float = 1.0
     occlusion: FindOcclusion | None = None
+    _unseen: int = field(default=0, init=False)  # frames until the next look for what covers the mouth
 
     def observe(self, frame: np.ndarray, found: Landmarks | None) -> None:
         """Adds the next frame, (H, W, 3) uint8, with the person's landmarks."""
         self.store.append(found)
         if found is not None and self.store.landmarks(len(self.store) - 1) is not None:
-            self.renderer.observe(frame, found, found.pose)
+            self.renderer.observe(frame, found, found.pose, lambda: self._covered(frame, found))
+
+    def _covered(self, frame: np.ndarray, found: Landmarks) -> bool:
+        return self.occlusion is not None and self.occlusion(frame, found.points, found.pose) is not None
 
     def plans(
         self, numbers: Iterator[int], total: int, fps: Fraction
@@ -123,6 +128,16 @@ class MeshPerson:
         self.renderer.render_into(
             result, frame, plan.points, plan.target, amount=plan.amount, pose=plan.pose, mouth=mouth
         )
-        covering = None if self.occlusion is None else self.occlusion(frame, plan.points, plan.pose)
-        if covering is not None:
-            covering.restore(result, frame)
+        if (mask := self._covering(frame, plan)) is not None:
+            mask.restore(result, frame)
+
+    def _covering(self, frame: np.ndarray, plan: FramePlan) -> OcclusionMask | None:
+        """What covers the mouth; a free one is looked at in every third frame only."""
+        if self.occlusion is None:
+            return None
+        if self._unseen:
+            self._unseen -= 1
+            return None
+        mask = self.occlusion(frame, plan.points, plan.pose)
+        self._unseen = 0 if mask is not None else LOOK_EVERY - 1
+        return mask

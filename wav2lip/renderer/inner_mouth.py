@@ -6,8 +6,10 @@ fixed to the skull, so in this plane they do not move while the lips pass over t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -44,6 +46,10 @@ def gaps(ring: np.ndarray) -> np.ndarray:
 def teeth_place(ring: np.ndarray) -> np.ndarray:
     """(2,) the middle of the upper lip's inner edge; (20, 2) inner lip ring in the mouth plane."""
     return np.array([(ring[0, 0] + ring[10, 0]) / 2, ring[13:18, 1].mean()])
+
+
+Covered: TypeAlias = Callable[[], bool]
+"""Whether something is in front of a mouth; asked only where it matters, since it takes a network."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,13 @@ class InnerMouthBank:
     _descriptors: np.ndarray = field(default_factory=lambda: np.zeros((0, 42)))
     _pair: tuple[float, int] | None = None  # cached result of `_closest`
 
-    def observe(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None) -> bool:
-        """Observes a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was added."""
+    def observe(
+        self, frame: np.ndarray, points: np.ndarray, pose: HeadPose | None = None, covered: Covered | None = None
+    ) -> bool:
+        """Observes a frame (H, W, 3) with its (206, 3) points; returns whether its mouth was added.
+
+        `covered` is asked before a mouth is added: whether something is in front of it.
+        """
         self.seen += 1
         pose = pose or HeadPose.of(points)
         ring = to_mouth_plane(points[LIPS_INNER], mouth_plane(pose))
@@ -144,11 +155,11 @@ class InnerMouthBank:
             return False
         distance = np.linalg.norm(self._descriptors - mouth_descriptor(ring, head_angles(pose)), axis=1)
         if len(self.entries) >= self.config.size and distance.min() < self._closest()[0]:
-            return self._refresh(frame, points, pose, distance)
+            return self._refresh(frame, points, pose, distance, covered)
         if len(distance) and distance.min() < self.config.min_distance:
-            return self._refresh(frame, points, pose, distance)
+            return self._refresh(frame, points, pose, distance, covered)
         entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side)
-        if entry is None:
+        if entry is None or (covered is not None and covered()):
             return False
         if len(self.entries) >= self.config.size:
             self._replace(self._closest()[1], entry)
@@ -187,14 +198,16 @@ class InnerMouthBank:
         one, other = divmod(int(distances.argmin()), len(distances))
         return float(distances.min()), min(one, other, key=lambda entry: self.entries[entry].sharpness)
 
-    def _refresh(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, distance: np.ndarray) -> bool:
+    def _refresh(
+        self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, distance: np.ndarray, covered: Covered | None
+    ) -> bool:  # fmt: skip
         """Replaces a near duplicate if the new mouth is clearly sharper."""
         twin = int(distance.argmin())
         if distance[twin] > self.config.min_distance:
             return False
         least = 1.3 * self.entries[twin].sharpness
         entry = crop_mouth(frame, points, pose, self.seen, self.config.max_side, least)
-        if entry is None:
+        if entry is None or (covered is not None and covered()):
             return False
         self._replace(twin, entry)
         return True

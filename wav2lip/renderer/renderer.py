@@ -11,6 +11,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, Landmarks
 from preprocessing.media.planar_frame import PlanarFrame
 from wav2lip.renderer.inner_mouth import (
+    Covered,
     InnerMouth,
     InnerMouthBank,
     head_angles,
@@ -57,10 +58,12 @@ class MouthRenderer:
         if self.chooser.lookahead:
             raise UsageError(f"render selects mouths immediately: lookahead must be 0, not {self.chooser.lookahead}")
 
-    def observe(self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None) -> None:
-        """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, unoccluded and new."""
+    def observe(
+        self, frame: np.ndarray, landmarks: Landmarks, pose: HeadPose | None = None, covered: Covered | None = None
+    ) -> None:
+        """Adds the inner mouth of an (H, W, 3) uint8 frame to the bank if it is open, new and not `covered`."""
         if landmarks.presence >= PRESENT:
-            self.bank.observe(frame, np.asarray(landmarks.points, np.float64), pose)
+            self.bank.observe(frame, np.asarray(landmarks.points, np.float64), pose, covered)
 
     def plan(self, targets: Sequence[MouthTarget]) -> list[InnerMouth | None]:
         """Selects the inner mouth for each frame of a sequence."""

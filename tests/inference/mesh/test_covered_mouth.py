@@ -1,0 +1,58 @@
+"""What stands before a mouth is left as it is, looked for only as often as needed, and never kept as a mouth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from inference.mesh.person import LOOK_EVERY, MeshPerson
+from preprocessing.faces.mesh import HeadPose, Landmarks
+from preprocessing.faces.occlusion.mask import CELLS, OcclusionMask, occlusion_view
+from tests.inference.mesh.test_planar_rendering import frame, plan  # noqa: F401  # fixtures
+from tests.wav2lip.renderer.test_renderer import drawn
+
+
+class Finder:
+    """Finds the whole face covered in the looks of the given numbers."""
+
+    def __init__(self, *covered: int) -> None:
+        self.covered, self.looks = covered, 0
+
+    def __call__(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
+        self.looks += 1
+        if self.looks - 1 not in self.covered:
+            return None
+        return OcclusionMask(occlusion_view(pose), np.ones((CELLS, CELLS), np.float32))
+
+
+def shown(finder: Finder, frame: np.ndarray, plan, frames: int) -> list[bool]:  # noqa: F811
+    """Whether the mouth moved, frame by frame."""
+    person, moved = MeshPerson(utterances=(), occlusion=finder), []
+    for _ in range(frames):
+        result = frame.copy()
+        person.render(result, frame, plan, None)
+        moved.append(bool((result != frame).any()))
+    return moved
+
+
+def test_a_free_mouth_is_looked_at_in_every_third_frame_and_a_covered_one_in_every_one(frame, plan):  # noqa: F811
+    finder = Finder(1, 2)
+    assert shown(finder, frame, plan, 9) == [True] * LOOK_EVERY + [False, False] + [True] * 4
+    assert finder.looks == 5
+
+
+@pytest.mark.parametrize(("covered", "kept"), [((), 1), ((0,), 0)])
+def test_a_covered_mouth_is_not_kept(covered, kept):
+    image, points = drawn(6)
+    finder = Finder(*covered)
+    person = MeshPerson(utterances=(), occlusion=finder)
+    person.observe(image, Landmarks(points.astype(np.float32), 1.0))
+    assert len(person.renderer.bank.entries) == kept
+    assert finder.looks == 1
+
+
+def test_a_shut_mouth_needs_no_look():
+    image, points = drawn(0)
+    finder = Finder()
+    MeshPerson(utterances=(), occlusion=finder).observe(image, Landmarks(points.astype(np.float32), 1.0))
+    assert finder.looks == 0
