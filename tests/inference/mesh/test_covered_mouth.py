@@ -18,7 +18,7 @@ class Finder:
     def __init__(self, *covered: int) -> None:
         self.covered, self.looks = covered, 0
 
-    def __call__(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
+    def __call__(self, image: np.ndarray, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
         self.looks += 1
         if self.looks - 1 not in self.covered:
             return None
