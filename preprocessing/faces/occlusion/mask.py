@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "occlusion.safetensors"
 SIZE, CELLS = 112, 56  # sides of the network's input and output, pixels
 SIDE = 112.0  # side of the view in units of the canonical face
 CENTER = np.array([64.0, 94.0, 0.0])  # its center on the canonical face: a little above the mouth
-SURE = (0.7, 0.9)  # probabilities at which a cell starts to count as covered, and at which it fully does
+SURE = (0.6, 0.85)  # probabilities at which a cell starts to count as covered, and at which it fully does
 MIN_CELLS, MIN_SHARE = 25, 0.15  # of a covered spot: cells before the lower face, and their share of the spot
 GROWTH = 3  # cells; side of the square by which the mask grows, over what the warp drags along its border
 
