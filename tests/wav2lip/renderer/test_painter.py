@@ -29,13 +29,13 @@ IMAGES = ("composite", "warped", "source", "reference")
 
 
 def painter(paint: float | None = None, seed: int = 0) -> MouthPainter:
-    """A small painter; with `paint` it paints that gray everywhere."""
+    """A small painter; with `paint` it paints that brightness everywhere, in half the composite's color."""
     torch.manual_seed(seed)
     network = MouthPainter(PainterConfig((4, 4, 4), 1)).eval().requires_grad_(False)
     if paint is not None:
         network.head.weight.zero_()
-        bias = torch.tensor([-20.0, -20.0, 20.0, *[paint - 0.5] * 3]).repeat_interleave(4)
-        network.head.bias.copy_(bias)
+        network.head.bias.copy_(torch.tensor([-20.0, -20.0, 20.0, paint - 0.5]).repeat_interleave(4))
+        network.color.weight.zero_()
     return network
 
 
@@ -112,13 +112,27 @@ def test_paint_appears_inside_the_lips_only():
     for places, edge in ((columns, ring[:, 0]), (rows, ring[:, 1])):
         assert edge.min() <= places.min() <= places.max() <= edge.max()
     middle = target[LIPS_INNER, :2].mean(axis=0).round().astype(int)
-    assert (np.abs(after[middle[1], middle[0]].astype(int) - round(0.9 * 255)) <= 1).all()
+    luma = after[middle[1], middle[0]] @ [0.114, 0.587, 0.299]
+    assert luma == pytest.approx(0.9 * 255, abs=2)
+
+
+def test_the_paint_has_half_the_composites_color_smoothed_and_its_own_brightness():
+    given, network = planes(1), painter(0.6)
+    given["composite"] = torch.tensor([0.2, 0.4, 0.7])[None, :, None, None].expand(1, 3, HEIGHT, WIDTH)
+    paint = network(given).paint[0]
+    gray = 0.114 * 0.2 + 0.587 * 0.4 + 0.299 * 0.7
+    for channel, value in zip(paint, (0.2, 0.4, 0.7), strict=True):
+        assert (channel - (0.6 + 0.5 * (value - gray))).abs().max() < 0.005  # the color matrix has three digits
+    speck = given["composite"].clone()
+    speck[0, 2, 20, 36] = 1.0
+    changed = network(given | {"composite": speck}).paint[0] - paint
+    assert changed.abs().max() < 0.02
 
 
 def test_a_painter_that_copies_leaves_the_composite_as_it_is():
     network = painter()
     network.head.weight.zero_()
-    network.head.bias.copy_(torch.tensor([-20.0, 20.0, -20.0, 0, 0, 0]).repeat_interleave(4))
+    network.head.bias.copy_(torch.tensor([-20.0, 20.0, -20.0, 0]).repeat_interleave(4))
     image, target = frame(), pose().repose(shut_face() + opened(9.0))
     np.testing.assert_array_equal(render(None, target, image), render(network, target, image))
 
