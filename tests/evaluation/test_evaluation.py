@@ -82,7 +82,9 @@ def test_baselines_get_what_they_must(rows):
 def test_a_video_of_somebody_else_is_measured_like_ours(rows, report):
     theirs, real = (rows["anna__a_talk", "matched", name] for name in ("others", "real"))
     assert float(theirs["psnr"]) > float(real["psnr"])  # the source itself, not re-encoded
-    assert theirs["offset"] == real["offset"]
+    # A still face that sways is in sync at no offset: what encoding changes moves the best one, but not how good it is.
+    assert float(theirs["cosine"]) == pytest.approx(float(real["cosine"]), abs=0.05)
+    assert float(theirs["confidence"]) == pytest.approx(float(real["confidence"]), abs=0.05)
     assert theirs["video"].endswith("theirs/matched/anna__a_talk.mp4")
 
 
