@@ -39,7 +39,7 @@ def save_people(path: Path, census: Census) -> None:
         arrays["speaking"] = np.asarray(speaking.by_frame, np.int64)
     part = path.with_suffix(".part")
     with open(part, "wb") as file:  # the old file may have other names
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type] # NumPy's stubs mix up the two
     os.replace(part, path)
 
 

@@ -157,7 +157,8 @@ def observe(path: Path, judge: MeshJudge, seconds: float | None = None) -> Mouth
             box, inside = mouth_box(frame, points[k])
             look[k, :2] = lip_redness(box, inside), sharpness(box)
         if len(recent) == 3 and found[k - 1]:
-            look[k - 1, 2] = flicker(*recent, points[k - 1])
+            before, middle, after = recent
+            look[k - 1, 2] = flicker(before, middle, after, points[k - 1])
     return MouthLook(points, found, *look.T)
 
 

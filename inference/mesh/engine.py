@@ -71,16 +71,14 @@ class MeshEngine:
             if fan is not None:
                 raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
             with ThreadPoolExecutor(3) as pool:  # reading compiled networks takes a tenth of a second each
-                loads = LipMotionModel.load, NetworkPainter.load, OcclusionFinder.load
-                motion, painter, occlusion = [pool.submit(load) for load in loads]
-                return cls(
-                    load_landmarks(), motion.result(), painter=painter.result(), occlusion=occlusion.result()
-                )  # fmt: skip
+                motion, painter = pool.submit(LipMotionModel.load), pool.submit(NetworkPainter.load)
+                occlusion, network = pool.submit(OcclusionFinder.load), load_landmarks()
+                return cls(network, motion.result(), painter=painter.result(), occlusion=occlusion.result())
         from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
 
         weights = find_fan(fan)
-        network = load_fan(weights, device)
-        return cls(network, LipMotionModel.load(), weights, NetworkPainter.load(), OcclusionFinder.load())
+        networks = NetworkPainter.load(), OcclusionFinder.load()
+        return cls(load_fan(weights, device), LipMotionModel.load(), weights, *networks)
 
     def provenance(self) -> tuple[list[Path], str] | None:
         """The weight files; the networks run on the CPU, but for FAN."""

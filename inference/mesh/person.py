@@ -131,7 +131,7 @@ class MeshPerson:
         if (mask := self._covering(frame, plan)) is not None:
             mask.restore(result, frame)
 
-    def _covering(self, frame: np.ndarray, plan: FramePlan) -> OcclusionMask | None:
+    def _covering(self, frame: FrameOrPlanes, plan: FramePlan) -> OcclusionMask | None:
         """What covers the mouth; a free one is looked at in every third frame only."""
         if self.occlusion is None:
             return None

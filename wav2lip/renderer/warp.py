@@ -56,7 +56,7 @@ class Rectangle:
         right, bottom = min(self.right + self.right % 2, width), min(self.bottom + self.bottom % 2, height)
         return Rectangle(self.left // 2 * 2, self.top // 2 * 2, right, bottom)
 
-    def view(self, frame: np.ndarray) -> np.ndarray:
+    def view(self, frame: FrameOrPlanes) -> np.ndarray:
         """View of this rectangle in a frame; of a `PlanarFrame`, its BGR pixels."""
         return frame[self.top : self.bottom, self.left : self.right]
 
@@ -265,7 +265,7 @@ def warp_into(
         return
     field = displacement(source, target, scale, area)
     if not isinstance(frame, PlanarFrame) or not isinstance(result, PlanarFrame):
-        _sample(frame, area, field, area.view(result))
+        _sample(np.asarray(frame), area, field, area.view(result))
         return
     half = Rectangle(area.left // 2, area.top // 2, area.right // 2, area.bottom // 2)
     coarse = 0.5 * cv2.resize(field, half.size, interpolation=cv2.INTER_AREA)

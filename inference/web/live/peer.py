@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Any
 
+import av
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
@@ -112,7 +113,7 @@ class Peer:
             transports.append(self._connection.sctp.transport)
         for ice in {id(one): one.transport.iceGatherer._connection for one in transports}.values():
             gather = ice.get_component_candidates
-            ice.get_component_candidates = lambda component, addresses, gather=gather, **more: gather(
+            ice.get_component_candidates = lambda component, addresses, gather=gather, **more: gather(  # type: ignore[method-assign]
                 component=component, addresses=[self._address], **more
             )
 
@@ -144,7 +145,7 @@ class Peer:
             await asyncio.wait_for(self._connected.wait(), CONNECT)
             thread.start()
             jobs = (self._listen(), self._follow(), self._watch(), self._left.wait())
-            tasks = [asyncio.create_task(job) for job in jobs]  # type: ignore[arg-type]
+            tasks = [asyncio.create_task(job) for job in jobs]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass
@@ -173,6 +174,7 @@ class Peer:
                 heard = await asyncio.wait_for(self._microphone.recv(), GONE)
             except (TimeoutError, MediaStreamError):
                 return
+            assert isinstance(heard, av.AudioFrame)
             samples = heard.to_ndarray().reshape(-1, len(heard.layout.channels))
             seconds = len(samples) / heard.sample_rate
             silent = int(np.abs(samples.astype(np.int32)).max(initial=0)) < SILENT

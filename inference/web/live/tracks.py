@@ -52,7 +52,7 @@ class SoundTrack(MediaStreamTrack):
 
     def __init__(self, fps: Fraction) -> None:
         super().__init__()
-        self._fps, self._waiting, self._next = fps, Fifo(), 0
+        self._fps, self._sound, self._next = fps, Fifo(), 0
         self._origin = (
             np.inf
         )  # the loop's time at the session's first frame: of the frame that came with the least delay
@@ -62,20 +62,20 @@ class SoundTrack(MediaStreamTrack):
         """Appends a frame's sound, which ends with the frame; called in the loop's thread."""
         self._origin = min(self._origin, asyncio.get_running_loop().time() - frame.timestamp)
         first = round((frame.timestamp + 1 / float(self._fps)) * RATE) - len(frame.pcm)
-        gap = first - self._next - len(self._waiting)
+        gap = first - self._next - len(self._sound)
         if gap > BEHIND:
-            self._waiting, self._next = Fifo(), first
+            self._sound, self._next = Fifo(), first
         elif gap > 0:
-            self._waiting.push(np.zeros(gap, np.float32))
-        self._waiting.push(frame.pcm[max(0, -gap) :])
+            self._sound.push(np.zeros(gap, np.float32))
+        self._sound.push(frame.pcm[max(0, -gap) :])
         self._there.set()
 
     async def recv(self) -> av.AudioFrame:
         """The next packet."""
-        while len(self._waiting) < PACKET:
+        while len(self._sound) < PACKET:
             self._there.clear()
             await self._there.wait()
-        first, samples = self._next, self._waiting.take(PACKET)
+        first, samples = self._next, self._sound.take(PACKET)
         self._next += PACKET
         await asyncio.sleep(max(0.0, self._origin + first / RATE - asyncio.get_running_loop().time()))
         pcm = np.clip(np.rint(samples * 32767), -32768, 32767).astype(np.int16)

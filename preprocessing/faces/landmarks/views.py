@@ -38,7 +38,7 @@ class View:
         cos, sin, middle = math.cos(self.angle) * scale, math.sin(self.angle) * scale, (size - 1) / 2
         return np.array([[cos, sin, middle - cos * x - sin * y], [-sin, cos, middle + sin * x - cos * y]])
 
-    def crop(self, frame: np.ndarray, size: int) -> np.ndarray:
+    def crop(self, frame: np.ndarray | PlanarFrame, size: int) -> np.ndarray:
         """The square as (size, size, 3) pixels; black outside the frame."""
         return warp(frame, self.matrix(size), size)
 
@@ -62,7 +62,7 @@ class View:
         return View(self.center + along, self.side * zoom, self.angle + turn)
 
 
-def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def warp(frame: np.ndarray | PlanarFrame, matrix: np.ndarray, size: int) -> np.ndarray:
     """Warps a frame by a matrix (2, 3) to a (size, size, 3) crop; strong reductions are area-averaged first."""
     (a, b, _), (c, d, _) = matrix.tolist()
     scale = math.sqrt(abs(a * d - b * c))
@@ -72,7 +72,9 @@ def warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
-def _reduced(frame: np.ndarray, matrix: np.ndarray, size: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+def _reduced(
+    frame: np.ndarray | PlanarFrame, matrix: np.ndarray, size: int, factor: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The frame region under the crop, reduced by `factor`, and the matrix from it to the crop."""
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T

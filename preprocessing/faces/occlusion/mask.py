@@ -83,7 +83,7 @@ def _mix(ours: np.ndarray, original: np.ndarray, weight: np.ndarray) -> None:
     ours[:] = (mixed + 0.5).astype(np.uint8)
 
 
-FindOcclusion: TypeAlias = Callable[[np.ndarray, np.ndarray, HeadPose], OcclusionMask | None]
+FindOcclusion: TypeAlias = Callable[[np.ndarray | PlanarFrame, np.ndarray, HeadPose], OcclusionMask | None]
 """Finds what covers a face with these (206, 3) points in a frame, BGR or planar; None if nothing does."""
 
 
@@ -107,7 +107,7 @@ class OcclusionFinder:
         sources = (WEIGHTS, Path(__file__).with_name("model.py"))
         return cls(load_network("occlusion", sources, _bundled, [(1, SIZE, SIZE, 3)]))
 
-    def __call__(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
+    def __call__(self, frame: np.ndarray | PlanarFrame, points: np.ndarray, pose: HeadPose) -> OcclusionMask | None:
         """See `FindOcclusion`."""
         view = occlusion_view(pose)
         (probability,) = self.network(view.crop(frame, SIZE)[None])
