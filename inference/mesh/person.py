@@ -88,6 +88,7 @@ class MeshPerson:
     spoken: list[Spoken] = field(default_factory=list)
     strength: float = 1.0
     occlusion: FindOcclusion | None = None
+    _free: int = field(default=0, init=False)  # first frames whose mouth counts as free
     _unseen: int = field(default=0, init=False)  # frames until the next look for what covers the mouth
 
     def observe(self, frame: np.ndarray, found: Landmarks | None) -> None:
@@ -97,7 +98,13 @@ class MeshPerson:
             self.renderer.observe(frame, found, found.pose, lambda: self._covered(frame, found))
 
     def _covered(self, frame: np.ndarray, found: Landmarks) -> bool:
-        return self.occlusion is not None and self.occlusion(frame, found.points, found.pose) is not None
+        """Whether something is in front of the mouth of the frame observed last; see `_covering`."""
+        if self.occlusion is None or len(self.store) <= self._free:
+            return False
+        if self.occlusion(frame, found.points, found.pose) is not None:
+            return True
+        self._free = len(self.store) + LOOK_EVERY - 1
+        return False
 
     def plans(
         self, numbers: Iterator[int], total: int, fps: Fraction

@@ -56,3 +56,13 @@ def test_a_shut_mouth_needs_no_look():
     finder = Finder()
     MeshPerson(utterances=(), occlusion=finder).observe(image, Landmarks(points.astype(np.float32), 1.0))
     assert finder.looks == 0
+
+
+def test_mouths_of_the_frames_after_a_free_one_are_kept_without_another_look():
+    finder = Finder(1)
+    person = MeshPerson(utterances=(), occlusion=finder)
+    for opening in (3, 6, 9, 12, 15):
+        image, points = drawn(opening)
+        person.observe(image, Landmarks(points.astype(np.float32), 1.0))
+    assert finder.looks == 3  # at the first, the fourth and, since that is covered, the fifth
+    assert len(person.renderer.bank.entries) == 4
