@@ -139,7 +139,8 @@ class LiveSession:
         plan = self._plan(number, np.zeros((1, self._space.components), np.float32))
         if plan is not None:
             renderer = self.avatar.renderer(self._engine.painter)
-            someone = MeshPerson((), self.avatar.landmarks, renderer, self._person.rest)
+            occlusion = self._engine.occlusion
+            someone = MeshPerson((), self.avatar.landmarks, renderer, self._person.rest, occlusion=occlusion)
             mouth = LiveMouths(self.avatar.mouths).choose([plan.mouth])
             someone.render(self.avatar.frames[number], self.avatar.frames[number], plan, mouth)
         return self

@@ -64,9 +64,8 @@ def cavity(
     rows = max(3, round(tongue[0] * scale))
     above_lip = cv2.boxFilter(cover, -1, (1, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)[..., None]
     open_lip = 1 - above_lip
-    dark = dark + open_lip * np.sqrt(open_lip) * (
-        np.float32(tongue[1]) * lips - dark
-    )  # the area behind the lower lip is lit
+    lit = open_lip * np.sqrt(open_lip)  # the area behind the lower lip
+    dark = dark + lit * (np.float32(tongue[1]) * lips - dark)
     shaded = np.float32(0.75) * lips + np.float32(0.25) * dark
     return shaded + depth * (dark - shaded)
 

@@ -53,9 +53,8 @@ class SoundTrack(MediaStreamTrack):
     def __init__(self, fps: Fraction) -> None:
         super().__init__()
         self._fps, self._sound, self._next = fps, Fifo(), 0
-        self._origin = (
-            np.inf
-        )  # the loop's time at the session's first frame: of the frame that came with the least delay
+        # The loop's time at the session's first frame, by the frame that came with the least delay.
+        self._origin = np.inf
         self._there = asyncio.Event()
 
     def feed(self, frame: LiveFrame) -> None:

@@ -35,6 +35,7 @@ from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open
 from preprocessing.faces.landmarks.training.labels import has_split
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
+from training.averaging import update_average
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
@@ -196,20 +197,8 @@ def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, 
     fabric.clip_gradients(state.forward, state.optimizer, max_norm=20.0, error_if_nonfinite=False)
     state.optimizer.step()
     state.step += 1
-    _average(state)
+    update_average(state.averaged, state.network, state.recipe.average, state.step)
     return {name: value.detach() for name, value in losses.items()}
-
-
-@torch.no_grad()
-def _average(state: LandmarkTrainState) -> None:
-    """Updates the moving average of the weights, with a shorter horizon early in training."""
-    keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
-    ours, theirs = state.averaged.state_dict(), state.network.state_dict()
-    for name, value in ours.items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - keep)
-        else:
-            value.copy_(theirs[name])
 
 
 def person_shares(persons: np.ndarray, power: float) -> np.ndarray:

@@ -33,6 +33,7 @@ from preprocessing.errors import TrainingError, UsageError
 from preprocessing.faces.landmarks.training.crops import open_crops
 from preprocessing.faces.occlusion.model import CROP, KIND, OcclusionConfig, OcclusionNet
 from preprocessing.faces.occlusion.training.examples import OcclusionAugmentation, OcclusionExamples
+from training.averaging import update_average
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.options import parse_recipe
@@ -158,20 +159,8 @@ def train_step(state: OcclusionTrainState, crops: Tensor, masks: Tensor) -> floa
     state.fabric.backward(loss)
     state.optimizer.step()
     state.step += 1
-    _average(state)
+    update_average(state.averaged, state.network, state.recipe.average, state.step)
     return float(loss.detach())
-
-
-@torch.no_grad()
-def _average(state: OcclusionTrainState) -> None:
-    """Updates the moving average of the weights, with a shorter horizon early in training."""
-    keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
-    theirs = state.network.state_dict()
-    for name, value in state.averaged.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - keep)
-        else:
-            value.copy_(theirs[name])
 
 
 @torch.no_grad()
