@@ -13,7 +13,8 @@ from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import (
     AudioConfig,
     frame_count,
-    mel_spectrogram,
+    mel_columns,
+    mel_length,
     mel_window,
     rest_in_silence,
     speech_columns,
@@ -21,6 +22,35 @@ from preprocessing.media.audio import (
 )
 
 MIN_SECONDS = 0.1
+BLOCK = 800  # mel columns computed at a time: 10 s
+
+
+class BlockwiseMel:
+    """The mel spectrogram of long speech, `mel[:, first:last]`, computed as it is read; the last block is kept.
+
+    Args:
+        samples: (n,) as of `read_speech`.
+        speech: (T,) bool; columns that are none become silence. None: all stay.
+    """
+
+    def __init__(self, samples: np.ndarray, config: AudioConfig, speech: np.ndarray | None) -> None:
+        self._samples, self._config, self._speech = samples, config, speech
+        self._columns = mel_length(samples, config)
+        self._first, self._block = 0, np.zeros((config.n_mels, 0), np.float32)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        """(n_mels or fewer, columns) float32; `mel_window` reads it so."""
+        rows, columns = part
+        first, last, _ = columns.indices(self._columns)
+        if first < self._first or last > self._first + self._block.shape[1]:
+            self._first, self._block = first, self._computed(first, max(last, min(first + BLOCK, self._columns)))
+        return self._block[rows, first - self._first : max(last, first) - self._first]
+
+    def _computed(self, first: int, last: int) -> np.ndarray:
+        if last <= first:
+            return np.zeros((self._config.n_mels, 0), np.float32)
+        mel = mel_columns(self._samples, first, last, self._config)
+        return mel if self._speech is None else rest_in_silence(mel, self._speech[first:last], self._config)
 
 
 @dataclass(frozen=True)
@@ -28,13 +58,13 @@ class Speech:
     """Speech as generator input.
 
     Attributes:
-        mel: (80, T) float32, -4 to 4.
+        mel: (80, T), -4 to 4.
         frames: length in video frames.
         fps: frame rate of the video.
         config: parameters of the mel spectrogram.
     """
 
-    mel: np.ndarray
+    mel: BlockwiseMel
     frames: int
     fps: Fraction
     config: AudioConfig
@@ -53,9 +83,7 @@ class Speech:
             MediaError: the file has no audio, or less than 0.1 s.
         """
         samples = read_speech(path, config, track)
-        mel = mel_spectrogram(samples, config)
-        if rest:
-            mel = rest_in_silence(mel, speech_columns(samples, config), config)
+        mel = BlockwiseMel(samples, config, speech_columns(samples, config) if rest else None)
         return cls(mel, frame_count(len(samples), fps, config), fps, config)
 
     def window(self, frame: int) -> np.ndarray:

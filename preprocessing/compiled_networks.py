@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from preprocessing.errors import MediaError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -49,10 +51,12 @@ def load_network(name: str, sources: Sequence[Path], build: Build, shapes: Seque
         sources: files that define the network: weights and source code.
         build: makes the network if it is not cached.
         shapes: input shapes, -1 for a variable length.
+
+    The network raises MediaError rather than return values that are not numbers.
     """
     engine = openvino_module()
     if engine is None:
-        return torch_network(build)
+        return torch_network(build, name)
     core = engine.Core()
     try:
         file = _cache_folder() / f"{name}-{_key(core, engine, sources)}.network"
@@ -63,7 +67,19 @@ def load_network(name: str, sources: Sequence[Path], build: Build, shapes: Seque
         model = core.compile_model(_converted(engine, build, shapes), "CPU", SETTINGS)
         if file:
             _write(file, model.export_model())
-    return _OpenVINONetwork(model)
+    return _finite(name, _OpenVINONetwork(model))
+
+
+def _finite(name: str, network: Network) -> Network:
+    """The network with its outputs checked: a NaN must not reach a frame, where it would be some color."""
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = network(*inputs)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise MediaError(f"the network {name} gave values that are not numbers: its weights cannot be used")
+        return outputs
+
+    return run
 
 
 def openvino_module() -> ModuleType | None:
@@ -91,8 +107,8 @@ class _OpenVINONetwork:
         return list(request.infer(list(inputs), share_inputs=True).values())
 
 
-def torch_network(build: Build) -> Network:
-    """A network run by torch, without compiling."""
+def torch_network(build: Build, name: str = "in training") -> Network:
+    """A network run by torch, without compiling; otherwise as `load_network`."""
     import torch
 
     network, _ = build()
@@ -102,7 +118,7 @@ def torch_network(build: Build) -> Network:
             outputs = network(*map(torch.from_numpy, inputs))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
-    return run
+    return _finite(name, run)
 
 
 def _converted(engine: ModuleType, build: Build, shapes: Sequence[Sequence[int]]) -> Any:

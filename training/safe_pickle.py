@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from preprocessing.errors import UsageError
+from training.checkpoint_header import require_finite
 
 # Exceptions torch.load raises for damaged files, found by truncating files and flipping bytes.
 LOAD_ERRORS = (
@@ -44,6 +45,13 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[Any, Any]]:
 def to_float32(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Converts floating-point weights to float32."""
     return {key: weight.float() if weight.is_floating_point() else weight for key, weight in weights.items()}
+
+
+def require_finite_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raises UsageError if a weight is NaN or infinite."""
+    for name, weight in weights.items():
+        finite = not weight.is_floating_point() or bool(torch.isfinite(weight).all())
+        require_finite(path, summarize_keys([name]), finite)
 
 
 def weight_mismatches(weights: dict[str, Tensor], network: Callable[[], nn.Module]) -> str:
@@ -146,4 +154,5 @@ def _state_dict(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
     weights = {re.sub(r"^(module\.)+", "", key): weight for key, weight in state.items()}
     if len(weights) < len(state):
         raise UsageError(f"{path} holds some weights twice, with and without the prefix 'module.'")
+    require_finite_weights(path, weights)
     return weights

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from preprocessing import compiled_networks
 from preprocessing.compiled_networks import Network, load_network
+from preprocessing.errors import MediaError
 from tests.conftest import REPOSITORY
 
 
@@ -59,6 +60,19 @@ def test_outputs_are_those_of_torch_for_any_length(cache, weights):
     network = load(maker, weights)
     for rows in (ROWS, ROWS[:1]):
         np.testing.assert_allclose(network(rows)[0], maker.expected(rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_values_that_are_no_numbers_end_the_job(cache, weights, monkeypatch, engine):
+    """As of weights that are finite but too large."""
+    if engine == "torch":
+        monkeypatch.setattr(compiled_networks, "openvino_module", lambda: None)
+    maker = Maker()
+    with torch.no_grad():
+        maker.network[2].weight.fill_(3e38)
+    network = load(maker, weights)
+    with pytest.raises(MediaError, match="the network small gave values that are not numbers"):
+        network(1e4 * np.ones((2, 5), np.float32))
 
 
 def test_a_second_load_makes_nothing_and_gives_the_same(cache, weights):

@@ -12,6 +12,7 @@ import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network, torch_network
 from preprocessing.errors import UsageError
+from preprocessing.media.audio import release_pages
 from wav2lip.lip_motion.checkpoint import TrainedMotion, read_motion_parts
 from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.motion_config import ROWS_PER_FRAME, MotionConfig
@@ -170,6 +171,7 @@ class LipMotionModel:
         position = np.clip(np.arange(start, stop) + EDGE_ROWS, 0, row_count(len(padded)) - 1)
         features = self.encoder.rows(padded, int(position[0]), int(position[-1]) + 1)[position - position[0]]
         coefficients, logits = self.run(features[None])
+        release_pages(samples)
         return coefficients[0], logits[0]
 
 

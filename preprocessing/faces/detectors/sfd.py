@@ -12,6 +12,7 @@ import torch
 
 from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import Detection, clip_detections
+from training.safe_pickle import require_finite_weights
 
 FILE = "s3fd-619a316812.pth"
 URL = f"https://www.adrianbulat.com/downloads/python-fan/{FILE}"
@@ -47,6 +48,7 @@ class S3FD:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
             raise UsageError(f"{weights} is not an S3FD checkpoint: download {FILE} from {URL}") from error
+        require_finite_weights(weights, self._net.state_dict())
         self._net.to(device).eval()
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[list[Detection]]:

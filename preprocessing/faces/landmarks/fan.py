@@ -18,6 +18,7 @@ from preprocessing.faces.landmarks.sparse_mesh import POINTS, fit_mesh
 from preprocessing.faces.landmarks.tracker import face_box
 from preprocessing.faces.landmarks.views import View
 from preprocessing.faces.mesh import Landmarks, canonical_face
+from training.safe_pickle import require_finite_weights
 
 FILE = "3DFAN4-7835d9f11d.pth.tar"
 URL = f"https://www.adrianbulat.com/downloads/python-fan/{FILE}"
@@ -63,6 +64,7 @@ def load_fan(path: Path | None = None, device: str = "cpu") -> FanLandmarks:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, KeyError) as error:
         raise UsageError(f"{display_path(file)} is not FAN's checkpoint: download {FILE} from {URL}") from error
+    require_finite_weights(file, network.state_dict())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():

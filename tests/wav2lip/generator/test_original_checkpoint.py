@@ -93,6 +93,15 @@ def test_a_weight_with_and_without_prefix_is_refused(tmp_path):
     assert "some weights twice" in refusal(write(tmp_path / "a.pth", weights | prefixed(weights)))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    weights = state_dict("critic")
+    name = next(iter(weights))
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[-1] = value
+    assert f"{name} holds NaN or infinite weights" in refusal(write(tmp_path / "a.pth", weights))
+
+
 def test_another_network_is_named(tmp_path):
     path = write(tmp_path / "lipsync_expert.pth", {"state_dict": state_dict("syncnet")})
     assert refusal(path, "generator") == f"{path} holds a SyncNet expert, not a generator"
