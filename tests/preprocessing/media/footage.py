@@ -114,8 +114,10 @@ def _hevc_picture(scratch: Path, picture: np.ndarray) -> tuple[bytes, bytes]:
         stream = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:qp=8"})
         stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], "yuv420p"
         stream.codec_context.color_range = 2
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuvj420p")))
-        container.mux(stream.encode(None))
+        frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuvj420p")
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            packet.pts = packet.dts = 0  # of a single picture, x265 gives any number, which the muxer may refuse
+            container.mux(packet)
     content = scratch.read_bytes()
     at = content.index(b"hvcC") - 4
     with av.open(str(scratch)) as container:

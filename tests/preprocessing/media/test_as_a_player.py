@@ -1,11 +1,13 @@
 """Files of phones, cameras and editors are read as a player shows and plays them."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 
 from preprocessing.errors import MediaError
 from preprocessing.media.audio import load_audio
@@ -111,6 +113,13 @@ def test_heic_of_phones_with_all_its_tiles(tmp_path, tile, turns):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(MediaError, match=r"photo\.heic is a damaged HEIC photo"):
         read_image(path)
+
+
+def test_heic_of_another_encoder_with_all_its_tiles():
+    """tiles.heic: scikit-image's astronaut in 2 x 2 tiles, written by libheif 1.23 and x265, quality 60."""
+    pytest.importorskip("pi_heif")
+    picture = cv2.resize(skimage.data.astronaut()[:256, 96:352, ::-1], (128, 128), interpolation=cv2.INTER_AREA)
+    assert psnr(read_image(Path(__file__).with_name("tiles.heic")), picture) > 34
 
 
 def test_heic_without_its_package_names_the_cure(tmp_path, monkeypatch):
