@@ -23,7 +23,7 @@ class LiveMouths:
         """The mouth of the first of these targets; None with an empty bank."""
         if not self._entries:
             return None
-        costs = np.stack([fit_costs(target, self._entries) for target in targets])
+        costs = fit_costs(targets, self._entries)
         switches = switch_costs(np.array([target.opening for target in targets]), self._differences)
         if self._current is not None:
             costs[0] += switches[0][self._current]

@@ -16,7 +16,7 @@ from preprocessing.faces.occlusion.mask import FindOcclusion, OcclusionMask
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
-from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
+from wav2lip.renderer.renderer import MouthRenderer, mouth_targets, target_shape
 from wav2lip.renderer.warp import FrameOrPlanes
 
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
@@ -44,6 +44,16 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class Unplanned:
+    """What the plan of source frame `number` is made from: landmarks, (P, 3) displacement and weight of the mouth."""
+
+    number: int
+    found: Landmarks
+    displacement: np.ndarray
+    amount: float
+
+
+@dataclass(frozen=True)
 class FramePlan:
     """How a person's mouth is rendered in one frame."""
 
@@ -59,12 +69,23 @@ class FramePlan:
         cls, number: int, found: Landmarks, rest: np.ndarray, displacement: np.ndarray, amount: float, strength: float
     ) -> FramePlan:  # fmt: skip
         """The plan for a person's rest shape (206, 3) and displacement (P, 3) of the lower face from it."""
-        points = found.points.astype(np.float64)
-        pose = HeadPose.of(points)
-        moved = np.zeros_like(rest)
-        moved[lower_face()] = displacement
-        target = target_shape(points, rest, moved, strength, pose)
-        return cls(number, points, pose, target, amount, mouth_target(pose, target))
+        return cls.several([Unplanned(number, found, displacement, amount)], rest, strength)[0]
+
+    @classmethod
+    def several(cls, frames: Sequence[Unplanned], rest: np.ndarray, strength: float) -> list[FramePlan]:
+        """The plans of several frames at once: one by one, the many small arrays would cost several times as much."""
+        if not frames:
+            return []
+        points = np.stack([frame.found.points for frame in frames]).astype(np.float64)
+        poses = HeadPose.of(points)
+        moved = np.zeros((len(frames), *rest.shape))
+        moved[:, lower_face()] = [frame.displacement for frame in frames]
+        targets = target_shape(points, rest, moved, strength, poses)
+        mouths = mouth_targets(poses, targets)
+        return [
+            cls(frame.number, points[k], poses[k], targets[k], frame.amount, mouths[k])
+            for k, frame in enumerate(frames)
+        ]
 
     def mouth_box(self) -> tuple[int, int, int, int]:
         """The mouth and some of its surroundings: top, bottom, left, right in pixels, possibly beyond the frame."""
@@ -111,22 +132,36 @@ class MeshPerson:
     ) -> Iterator[tuple[FramePlan, InnerMouth | None] | None]:  # fmt: skip
         """The plan and inner mouth of each output frame, which show these source frames; None: left unchanged."""
         output = enumerate(numbers)
-        while block := [self.plan(position, number, total, fps) for position, number in islice(output, PLAN_BLOCK)]:
+        while positions := list(islice(output, PLAN_BLOCK)):
+            block = self.planned(positions, total, fps)
             mouths = iter(self.renderer.plan([plan.mouth for plan in block if plan is not None]))
             for plan in block:
                 yield None if plan is None else (plan, next(mouths))
 
-    def plan(self, position: int, number: int, total: int, fps: Fraction) -> FramePlan | None:
-        """The plan of the output frame at `position` of `total`, which shows source frame `number`."""
-        said = next((part for part in self.spoken if part.first <= position < part.last), None)
-        if said is None or self.rest is None:
-            return None
-        found = self.store.landmarks(number)
-        amount = min(self.store.amount(number), said.amount(position, number, total))
-        if found is None or amount <= 0:
-            return None
-        displacement = said.motion.at(Fraction(position - said.first) / fps)
-        return FramePlan.of(number, found, self.rest, displacement, amount, self.strength)
+    def planned(self, positions: Sequence[tuple[int, int]], total: int, fps: Fraction) -> list[FramePlan | None]:
+        """The plans of output frames, of `total`, by position and the source frame that they show."""
+        plans: dict[int, FramePlan] = {}
+        for said in self.spoken if self.rest is not None else ():
+            part = {place: number for place, number in positions if said.first <= place < said.last}
+            plans |= self._said(said, part, total, fps)
+        return [plans.get(place) for place, _ in positions]
+
+    def _said(self, said: Spoken, numbers: dict[int, int], total: int, fps: Fraction) -> dict[int, FramePlan]:
+        """The plans of frames in which an utterance is said, by position; none where the face or mouth is left."""
+        assert self.rest is not None
+        found = {place: self.store.landmarks(number) for place, number in numbers.items()}
+        amounts = {
+            place: min(self.store.amount(number), said.amount(place, number, total))
+            for place, number in numbers.items()
+        }
+        shown = [place for place in numbers if found[place] is not None and amounts[place] > 0]
+        motion = said.motion.at_times([Fraction(place - said.first) / fps for place in shown])
+        unplanned = [
+            Unplanned(numbers[place], face, displacement, amounts[place])
+            for place, displacement in zip(shown, motion, strict=True)
+            if (face := found[place]) is not None
+        ]
+        return dict(zip(shown, FramePlan.several(unplanned, self.rest, self.strength), strict=True))
 
     def render(
         self, result: FrameOrPlanes, frame: FrameOrPlanes, plan: FramePlan, mouth: InnerMouth | None

@@ -134,6 +134,10 @@ class HeadPose:
         turned = np.asarray(shape, np.float64) @ np.swapaxes(self.rotation, -1, -2)
         return self.scale[..., None, None] * turned + self.translation[..., None, :]
 
+    def __getitem__(self, index: int) -> HeadPose:
+        """One of several poses."""
+        return HeadPose(self.scale[index], self.rotation[index], self.translation[index])
+
     def yaw(self) -> np.ndarray:
         """(...,) degrees by which the head is turned to a side, 0 from the front."""
         return np.degrees(np.arcsin(np.clip(-self.rotation[..., 2, 0], -1, 1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeAlias
 
 import cv2
@@ -26,11 +26,15 @@ _TEETH_BEHIND_LIPS = 2.0  # units of depth
 
 
 def mouth_plane(pose: HeadPose) -> np.ndarray:
-    """(2, 3) affine map from canonical x, y in the plane of the teeth to frame pixels."""
-    depth = canonical_face()[LIPS_INNER, 2].mean() + _TEETH_BEHIND_LIPS
-    linear = pose.scale * pose.rotation[:2, :2]
-    offset = pose.scale * pose.rotation[:2, 2] * depth + pose.translation[:2]
-    return np.column_stack([linear, offset])
+    """(..., 2, 3) affine map from canonical x, y in the plane of the teeth to frame pixels."""
+    plane = pose.scale[..., None, None] * pose.rotation[..., :2, :]
+    plane[..., 2] = plane[..., 2] * _teeth_depth() + pose.translation[..., :2]
+    return plane
+
+
+@cache
+def _teeth_depth() -> float:
+    return float(canonical_face()[LIPS_INNER, 2].mean()) + _TEETH_BEHIND_LIPS
 
 
 def to_mouth_plane(points: np.ndarray, plane: np.ndarray) -> np.ndarray:

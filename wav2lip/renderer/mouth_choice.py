@@ -16,6 +16,7 @@ from wav2lip.renderer.target import smoothstep
 UNCOVERED, COVERED = 1.5, 0.8  # weights of target beyond the entry's lips, and of entry hidden by the target's lips
 OFF = 0.3  # weight of the vertical distance between the middles of the two openings
 BLUR_COST = 0.4  # cost of a completely blurred entry
+COST_BLOCK = 100  # targets compared with all entries at once
 SWITCH_SHUT = 0.05  # cost of a switch at closed lips
 SWITCH_LEVEL = 0.01  # cost of a switch per unit of opening and per level that the mouths differ
 
@@ -33,23 +34,26 @@ class MouthTarget:
         return float(np.maximum(gaps(self.ring), 0).mean())
 
 
-def fit_costs(target: MouthTarget, entries: Sequence[InnerMouth]) -> np.ndarray:
-    """(K,) mismatch of each entry in shape, place, pose and sharpness, units; scaled down for nearly closed targets.
+def fit_costs(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> np.ndarray:
+    """(T, K) mismatch of each entry in shape, place, pose and sharpness, units; scaled down for nearly closed targets.
 
     A ring that is only displaced fits well: half of that is noise of the head pose, and `align_mouth` takes it out.
     """
-    rings = np.stack([entry.ring for entry in entries])
-    upper = rings[:, :10:-1, 1] - target.ring[:10:-1, 1]  # above 0: the target's upper lip is higher
-    lower = target.ring[1:10, 1] - rings[:, 1:10, 1]  # above 0: the target's lower lip is lower
-    off = (lower.mean(axis=1) - upper.mean(axis=1)) / 2
-    beyond = np.concatenate([upper + off[:, None], lower - off[:, None]], axis=1)
+    rings, wanted = np.stack([entry.ring for entry in entries]), np.stack([target.ring for target in targets])[:, None]
+    upper = rings[:, :10:-1, 1] - wanted[..., :10:-1, 1]  # above 0: the target's upper lip is higher
+    lower = wanted[..., 1:10, 1] - rings[:, 1:10, 1]  # above 0: the target's lower lip is lower
+    off = (lower.mean(axis=-1) - upper.mean(axis=-1)) / 2
+    beyond = np.concatenate([upper + off[..., None], lower - off[..., None]], axis=-1)
     uneven = np.where(beyond > 0, UNCOVERED, COVERED) * beyond
-    widths = (rings[:, 10, 0] - rings[:, 0, 0]) - (target.ring[10, 0] - target.ring[0, 0])
-    shape = np.sqrt((uneven**2).mean(axis=1) + (0.3 * widths) ** 2) + OFF * np.abs(off)
-    turned = UNITS_PER_DEGREE * np.linalg.norm(np.stack([entry.angles for entry in entries]) - target.angles, axis=1)
+    widths = (rings[:, 10, 0] - rings[:, 0, 0]) - (wanted[..., 10, 0] - wanted[..., 0, 0])
+    shape = np.sqrt((uneven**2).mean(axis=-1) + (0.3 * widths) ** 2) + OFF * np.abs(off)
+    angles = np.stack([entry.angles for entry in entries]), np.stack([target.angles for target in targets])[:, None]
+    turned = UNITS_PER_DEGREE * np.linalg.norm(angles[0] - angles[1], axis=-1)
     sharpness = np.array([entry.sharpness for entry in entries])
     dull = BLUR_COST * (1 - np.minimum(sharpness / max(np.median(sharpness), 1e-6), 1))
-    return (shape + turned + dull) * smoothstep(np.array(target.opening), 0.4, 2.0)
+    openings = np.array([target.opening for target in targets])[:, None]
+    costs: np.ndarray = (shape + turned + dull) * smoothstep(openings, 0.4, 2.0)
+    return costs
 
 
 def switch_costs(openings: np.ndarray, differences: np.ndarray) -> np.ndarray:
@@ -86,7 +90,8 @@ def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth])
     """Selects a mouth for each frame of a whole sequence; None if the bank is empty."""
     if not entries or not targets:
         return [None] * len(targets)
-    costs = np.stack([fit_costs(target, entries) for target in targets])
+    blocks = [targets[first : first + COST_BLOCK] for first in range(0, len(targets), COST_BLOCK)]
+    costs = np.concatenate([fit_costs(block, entries) for block in blocks])
     return [entries[state] for state in viterbi(costs, _switches(targets, entries))]
 
 
@@ -120,7 +125,7 @@ class MouthChooser:
         if self._current is not None and all(entry is not self._current for entry in states):
             states.append(self._current)  # no longer in the bank but still shown
         if states:
-            costs = np.stack([fit_costs(target, states) for target in self._waiting])
+            costs = fit_costs(self._waiting, states)
             switches = _switches(self._waiting, states)
             if self._current is not None:
                 costs[0] += switches[0][next(k for k, entry in enumerate(states) if entry is self._current)]

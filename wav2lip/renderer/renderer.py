@@ -28,7 +28,7 @@ from wav2lip.renderer.target import target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import FrameOrPlanes, Rectangle, warp_into
 
-__all__ = ["MouthRenderer", "mouth_target", "target_shape"]
+__all__ = ["MouthRenderer", "mouth_target", "mouth_targets", "target_shape"]
 
 PRESENT = 0.5  # faces with lower presence are not added to the bank
 HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth are drawn
@@ -37,6 +37,14 @@ HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
     """The target mouth to match with the bank: the inner lips of (206, 3) target points under a head pose."""
     return MouthTarget(to_mouth_plane(target[LIPS_INNER], mouth_plane(pose)), head_angles(pose))
+
+
+def mouth_targets(poses: HeadPose, targets: np.ndarray) -> list[MouthTarget]:
+    """`mouth_target` of N frames at once: (N, 206, 3) target points under N head poses."""
+    planes = mouth_plane(poses)
+    shifted = targets[:, LIPS_INNER, :2] - planes[:, None, :, 2]
+    rings = shifted @ np.swapaxes(np.linalg.inv(planes[..., :2]), -1, -2)
+    return [MouthTarget(ring, angles) for ring, angles in zip(rings, head_angles(poses), strict=True)]
 
 
 @dataclass

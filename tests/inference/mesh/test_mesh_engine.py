@@ -97,7 +97,7 @@ def test_strength_scales_the_motion(engine, portrait, audio):
     jobs = {strength: start(engine, portrait, audio, strength=strength) for strength in (0.0, 0.5, 1.0)}
     spans = {}
     for strength, job in jobs.items():
-        plans = [job.people[0].plan(shown, 0, FRAMES, Fraction(25)) for shown in range(22)]
+        plans = job.people[0].planned([(shown, 0) for shown in range(22)], FRAMES, Fraction(25))
         targets = np.stack([plan.pose.unpose(plan.target)[LIPS_INNER] for plan in plans])
         spans[strength] = np.ptp(targets[..., 1], axis=0).max()
         job.close()

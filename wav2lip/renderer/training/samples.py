@@ -115,7 +115,7 @@ class SampleMaker:
         area.view(warped)[:] = pixels
         entries = [mouth for index in pair.bank if (mouth := self.entry(index)) is not None]
         wanted = MouthTarget(self.rings[pair.target], self.crops.angles[pair.target])
-        mouth = entries[int(fit_costs(wanted, entries).argmin())] if entries else None
+        mouth = entries[int(fit_costs([wanted], entries).argmin())] if entries else None
         widest = max(entries, key=lambda entry: entry.opening, default=None)
         dark = min((entry.dark for entry in entries), key=lambda color: float(color.sum()), default=None)
         share = fill_opacity(wanted.ring, to_mouth_plane(points[LIPS_INNER], self.plane))
