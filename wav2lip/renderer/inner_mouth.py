@@ -278,8 +278,9 @@ def lip_color(pixels: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarr
         opening: (h, w) mask, 0 to 1.
         scale: pixels per unit.
     """
-    rim = cv2.dilate(opening, np.ones((2 * max(1, round(LIP_RIM * scale)) + 1,) * 2)) - opening > 0.5
-    return pixels[rim].mean(axis=0) if rim.any() else pixels.reshape(-1, 3).mean(axis=0)
+    wide = cv2.dilate(opening, np.ones((2 * max(1, round(LIP_RIM * scale)) + 1,) * 2, np.uint8))
+    rim = cv2.compare(cv2.subtract(wide, opening), 0.5, cv2.CMP_GT)
+    return np.array(cv2.mean(pixels, rim if cv2.hasNonZero(rim) else None)[:3])
 
 
 def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:

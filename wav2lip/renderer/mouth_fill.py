@@ -261,12 +261,14 @@ def fill_mouth(
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
         shown = shown * relight(mouth, lips).astype(np.float32)
-        fill += alpha[..., None] * (shown - fill)
+        fill += cv2.multiply(cv2.merge([alpha] * 3), cv2.subtract(shown, fill))
     elif opening.teeth is not None:
         fill = with_teeth(fill, lips, units, plane, near, opening.teeth)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
-    blended = view + soft[..., None] * (fill - view)
-    np.copyto(view, np.clip(blended + 0.5, 0, 255).astype(np.uint8), where=(soft > 0.004)[..., None])
+    before = view.astype(np.float32)
+    blended = before + cv2.multiply(cv2.merge([soft] * 3), cv2.subtract(fill, before))
+    changed = np.clip(blended + np.float32(0.5), 0, 255).astype(np.uint8)
+    cv2.copyTo(changed, cv2.inRange(soft, 0.004, 2.0), view)
     return Filled(near, alpha * soft)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, floor
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import cv2
@@ -41,10 +42,12 @@ class Rectangle:
     @classmethod
     def around(cls, points: np.ndarray, margin: float, width: int, height: int) -> Rectangle:
         """Bounding rectangle of (N, 2) points with a margin in pixels, clipped to the frame."""
-        low, high = np.floor(points.min(0) - margin), np.ceil(points.max(0) + margin) + 1
-        left, right = np.clip([low[0], high[0]], 0, width).astype(int)
-        top, bottom = np.clip([low[1], high[1]], 0, height).astype(int)
-        return cls(int(left), int(top), int(right), int(bottom))
+        (left, top), (right, bottom) = points.min(0)[:2].tolist(), points.max(0)[:2].tolist()
+        left, right = floor(left - margin), ceil(right + margin) + 1
+        top, bottom = floor(top - margin), ceil(bottom + margin) + 1
+        return cls(
+            *(min(max(at, 0), end) for at, end in ((left, width), (top, height), (right, width), (bottom, height)))
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,6 +58,12 @@ class Rectangle:
         """The rectangle extended to even corners, as far as a frame of this size goes."""
         right, bottom = min(self.right + self.right % 2, width), min(self.bottom + self.bottom % 2, height)
         return Rectangle(self.left // 2 * 2, self.top // 2 * 2, right, bottom)
+
+    def aligned(self, outer: Rectangle, step: int) -> Rectangle:
+        """The part inside `outer`, extended so that its corner lies on a grid of this spacing from the outer one's."""
+        left, top = max(self.left - outer.left, 0), max(self.top - outer.top, 0)
+        left, top = outer.left + left // step * step, outer.top + top // step * step
+        return Rectangle(left, top, min(self.right, outer.right), min(self.bottom, outer.bottom))
 
     def view(self, frame: FrameOrPlanes) -> np.ndarray:
         """View of this rectangle in a frame; of a `PlanarFrame`, its BGR pixels."""
@@ -80,8 +89,9 @@ def triangle_ids(target: np.ndarray, width: int, height: int, order: np.ndarray)
     seen = ((corners.max(axis=1) > -1) & (corners.min(axis=1) < (width, height))).all(axis=1)
     order = order[seen[order]]
     corners = np.round(corners[order] * 16).astype(np.int32)
+    draw = cv2.fillConvexPoly
     for triangle, points in zip(order.tolist(), corners, strict=True):
-        cv2.fillConvexPoly(ids, points, triangle, shift=4)
+        draw(ids, points, triangle, shift=4)
     return ids
 
 
@@ -117,22 +127,31 @@ def displacement(source: np.ndarray, target: np.ndarray, scale: float, area: Rec
     Returns:
         (height, width, 2) float32 pixels; 0 outside the triangulation.
     """
-    coarse, fine = step or max(1, round(GRID_UNITS * scale)), step or max(1, round(LIP_GRID_UNITS * scale))
-    order, terms = drawing_order(target), _terms(source - (area.left, area.top, 0), target - (area.left, area.top, 0))
-    exact, ids = _exact(terms, target, area, area, coarse, order)
-    sigma = scale / coarse
-    inside = _inside(ids, sigma)
-    skin = cv2.multiply(_blur(exact, SKIN_SIGMA * sigma), cv2.merge([inside, inside]))
-    field = _smooth(skin, area, coarse)
-    lips = target[triangulation().outer_lips, :2]
-    near = Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + coarse, area.right, area.bottom)
-    near = Rectangle(max(near.left, area.left), max(near.top, area.top), near.right, near.bottom)
+    fine = step or max(1, round(LIP_GRID_UNITS * scale))
+    every = 1 if step else max(1, round(GRID_UNITS * scale / fine))  # the coarse grid is a part of the fine one
+    coarse, sigma = fine * every, scale / (fine * every)
+    corner, across, down = (area.left, area.top), *((side + coarse - 1) // coarse * every + 1 for side in area.size)
+    ids = triangle_ids((target[:, :2] - corner) / fine, across, down, drawing_order(target))
+    terms = _terms(source - (*corner, 0), target - (*corner, 0))
+    inside = _inside(ids[::every, ::every], sigma)
+    exact = _exact(terms, ids[::every, ::every], (0, 0), coarse)
+    field = _smooth(cv2.multiply(_blur(exact, SKIN_SIGMA * sigma), cv2.merge([inside, inside])), area, coarse)
+    near = _near_lips(target, area, scale, coarse).aligned(area, fine)
     if min(near.size) > 0:
         part = near.within(area)
-        keep = _upsample(_lip_weight(target, area, coarse, scale), near, coarse, (part[1].start, part[0].start))
-        sharp = _upsample(_exact(terms, target, near, area, fine, order)[0], near, fine)
+        left, top = part[1].start, part[0].start
+        width, height = ((side + fine - 1) // fine + 1 for side in near.size)
+        lip_ids = ids[top // fine : top // fine + height, left // fine : left // fine + width]
+        keep = _upsample(_lip_weight(target, area, coarse, scale), near, coarse, (left, top))
+        sharp = _upsample(_exact(terms, lip_ids, (left, top), fine), near, fine)
         field[part] += cv2.multiply(cv2.subtract(sharp, field[part]), cv2.merge([keep, keep]))
     return field
+
+
+def _near_lips(target: np.ndarray, area: Rectangle, scale: float, step: int) -> Rectangle:
+    """The part of an area in which the displacement may be exact."""
+    lips = target[triangulation().outer_lips, :2]
+    return Rectangle.around(lips, (LIP_MARGIN + 3 * LIP_SIGMA) * scale + step, area.right, area.bottom)
 
 
 def _terms(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -162,19 +181,22 @@ def _complex(points: np.ndarray) -> np.ndarray:
     return points[:, 0] + 1j * points[:, 1]
 
 
-def _exact(
-    terms: np.ndarray, target: np.ndarray, part: Rectangle, area: Rectangle, step: int, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The piecewise-affine displacement on a grid over `part`; terms are relative to the corner of `area`."""
-    columns, rows = ((side + step - 1) // step + 1 for side in part.size)
-    ids = triangle_ids((target[:, :2] - (part.left, part.top)) / step, columns, rows, order)
-    x = np.arange(columns, dtype=np.float32) * step + (part.left - area.left)
-    y = np.arange(rows, dtype=np.float32)[:, None] * step + (part.top - area.top)
+def _exact(terms: np.ndarray, ids: np.ndarray, corner: tuple[int, int], step: int) -> np.ndarray:
+    """(h, w, 2) piecewise-affine displacement on a grid whose first sample lies at pixel `corner` (x, y).
+
+    Args:
+        terms: see `_terms`, relative to the same origin as the corner.
+        ids: (h, w) triangles, see `triangle_ids`.
+        step: grid spacing in pixels.
+    """
+    rows, columns = ids.shape
+    x = np.arange(columns, dtype=np.float32) * step + corner[0]
+    y = np.arange(rows, dtype=np.float32)[:, None] * step + corner[1]
     # Each component as an image of its own: over the short last axis of `evaluate`, NumPy is several times as slow.
     chosen = terms.take(ids.astype(np.intp) + 1, axis=1, mode="clip")
     ax, ay, bx, by, cx, cy, left, top, right, bottom = chosen
     exact = [cv2.min(cv2.max(ax * x + bx * y + cx, left), right), cv2.min(cv2.max(ay * x + by * y + cy, top), bottom)]
-    return cv2.merge(exact), ids
+    return cv2.merge(exact)
 
 
 def evaluate(terms: _Array, x: _Array, y: _Array) -> _Array:
