@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference.file_checks import check_files, check_output
 from inference.job import ENGINE_FLAGS, OUTPUT_FLAGS, Job, engine_arguments
 from inference.options import Options, Report
 from preprocessing.errors import MediaError, display_path
+
+if TYPE_CHECKING:
+    from inference.pipeline import LipSync
 
 JSON_INDENT = 2
 
@@ -19,24 +23,34 @@ JSON_INDENT = 2
 def run_one(values: Mapping[str, Any]) -> str:
     """Runs a job, given by flags; returns its report, as text or JSON.
 
-    Every flag and file is checked before a network is loaded.
+    Every flag and file is checked before anything slow.
     """
     engine, other = engine_arguments(values), (*ENGINE_FLAGS, *OUTPUT_FLAGS)
     job = Job.of({name: value for name, value in values.items() if name not in other})
     checkpoint = engine.get("checkpoint")
-    check_files(job.face, job.sounds(), job.outfile, job.options, checkpoint and Path(checkpoint))
+    with ThreadPoolExecutor(1) as pool:
+        # The default networks load meanwhile; others take seconds, so that all is checked before.
+        loading = None if engine else pool.submit(_load, engine)
+        check_files(job.face, job.sounds(), job.outfile, job.options, checkpoint and Path(checkpoint))
 
-    import cv2
+        import cv2
 
-    from inference.pipeline import LipSync, open_source
-    from inference.soundtrack import timed_parts
-    from training.progress import ProgressBars
+        from inference.pipeline import open_source
+        from inference.soundtrack import timed_parts
+        from training.progress import ProgressBars
 
-    cv2.setNumThreads(1)  # its threads wait for each other longer than they compute, beside decoder and encoder
-    timed_parts(job.parts, open_source(job.face, job.options))
-    with ProgressBars(bool(values.get("quiet"))) as bars:
-        report = LipSync.load(**engine).run(job, partial(bars.show, "frame"), bars.show)
+        cv2.setNumThreads(1)  # its threads wait for each other longer than they compute, beside decoder and encoder
+        timed_parts(job.parts, open_source(job.face, job.options))
+        with ProgressBars(bool(values.get("quiet"))) as bars:
+            lipsync = loading.result() if loading else _load(engine)
+            report = lipsync.run(job, partial(bars.show, "frame"), bars.show)
     return json.dumps(report.values(), indent=JSON_INDENT) if values.get("json") else summary(report)
+
+
+def _load(engine: Mapping[str, Any]) -> LipSync:
+    from inference.pipeline import LipSync
+
+    return LipSync.load(**engine)
 
 
 def list_people(sheet: Path, values: Mapping[str, Any]) -> str:

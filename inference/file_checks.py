@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from inference.options import Options
@@ -60,9 +61,15 @@ def _check_models(options: Options) -> None:
     if options.load_track is not None:
         FaceTrack.load(options.load_track)
     elif options.box is None and options.detector != "haar" and options.yunet is not None:
-        load_detector("yunet", yunet=options.yunet)
+        _check_yunet(options.yunet, options.yunet.stat().st_mtime_ns if options.yunet.is_file() else 0)
     if options.box is None and options.detector == "sfd" and options.s3fd is not None and not options.s3fd.is_file():
         raise UsageError(f"no S3FD weights at {display_path(options.s3fd)}")
+
+
+@lru_cache(maxsize=8)
+def _check_yunet(path: Path, _changed: int) -> None:
+    """Loads the detector; a file is checked again only if it has changed."""
+    load_detector("yunet", yunet=path)
 
 
 def check_output(path: Path) -> None:

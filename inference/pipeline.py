@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,6 @@ from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, Rendered
 from inference.face_source import FaceSource, Framing
 from inference.file_checks import check_files
 from inference.job import Job
-from inference.live.avatar import Avatar
-from inference.live.avatar_file import open_avatar
-from inference.live.clock import Clock
-from inference.live.session import LiveConfig, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.parts import Part
@@ -34,6 +30,11 @@ from preprocessing.media.color_conversion import parse_color
 from preprocessing.media.containers import audio_stream, decodable_tracks, open_media
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.media.video_writer import VideoWriter
+
+if TYPE_CHECKING:  # live sessions are rare, and their modules take a while to import
+    from inference.live.avatar import Avatar
+    from inference.live.clock import Clock
+    from inference.live.session import LiveSession
 
 QUEUE_BYTES = 48 * 2**20  # of frames queued between two stages
 
@@ -124,6 +125,9 @@ class LipSync:
             MediaError: the file cannot be read, or shows no face.
             UsageError: the networks are a generator's, or an option is wrong or does not apply to a saved avatar.
         """
+        from inference.live.avatar import Avatar
+        from inference.live.avatar_file import open_avatar
+
         if not isinstance(self.engine, MeshEngine):
             raise UsageError("live sessions need the default mouth: load it without a checkpoint")
         if Path(face).suffix.lower() == ".avatar":
@@ -148,6 +152,9 @@ class LipSync:
         Raises:
             MediaError, UsageError: as `avatar`; a setting is out of range.
         """
+        from inference.live.avatar import Avatar
+        from inference.live.session import LiveConfig, LiveSession
+
         config = LiveConfig(lookahead, sample_rate, strength, queue_seconds)
         if not isinstance(self.engine, MeshEngine):
             raise UsageError("live sessions need the default mouth: load it without a checkpoint")
