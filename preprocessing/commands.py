@@ -21,7 +21,10 @@ from preprocessing.errors import Wav2LipError
 from preprocessing.unfinished import UnfinishedFolder, final_path
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")
-OUT_OF_MEMORY = ("insufficient memory", "failed to allocate", "can't allocate memory", "out of memory", "bad_alloc")
+OUT_OF_MEMORY = (
+    "insufficient memory", "failed to allocate", "can't allocate memory", "cannot allocate memory", "out of memory",
+    "bad_alloc", "failed to map segment",
+)  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,10 +77,10 @@ def run_command(program: str, job: Callable[[], int | None], interrupted: str = 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of Python, FFmpeg, OpenCV or torch says that memory ran out."""
+    """Whether an exception of Python, FFmpeg, OpenCV, torch or the loader of libraries says that memory ran out."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    foreign = isinstance(error, RuntimeError) or type(error).__module__.startswith("cv2")
+    foreign = isinstance(error, RuntimeError | ImportError | OSError) or type(error).__module__.startswith("cv2")
     return foreign and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 

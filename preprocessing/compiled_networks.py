@@ -75,6 +75,8 @@ def _finite(name: str, network: Network) -> Network:
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
         outputs = network(*inputs)
+        if all(part.size for part in inputs) and not all(output.size for output in outputs):
+            raise MemoryError(f"the network {name} gave no values")  # as OpenVINO does, instead of an error
         if not all(np.isfinite(output).all() for output in outputs):
             raise MediaError(f"the network {name} gave values that are not numbers: its weights cannot be used")
         return outputs

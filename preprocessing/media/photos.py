@@ -18,6 +18,7 @@ NAMES = "jpg, png, webp, bmp, tiff, heic or avif"
 # Brands in the first box of a file; those of image sequences (avis, hevc) are videos.
 HEIC, AVIF = {b"heic", b"heix", b"heim", b"heis", b"mif1"}, {b"avif"}
 JPEGS = ("jpeg_pipe", "mjpeg")  # a photo, a photo with others behind it, or a video
+ANIMATED = 0x02  # flag of an extended WebP
 ORIENTATION_TAG, DNG_TAG = 0x0112, 0xC612
 
 
@@ -56,6 +57,7 @@ def read_image(path: Path | str, background: tuple[int, int, int] = BLACK) -> np
     with open_media(path) as container:
         if container.format.name not in (*PHOTO_FORMATS, *JPEGS):
             raise MediaError(f"{display_path(path)} is not a {NAMES} photo")
+        _reject_animation(path)
         video_stream(container, path)  # rejects invalid sizes before decoding
         turn = _exif_orientation(path, container.format.name)
     stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -72,6 +74,14 @@ def _eight_bits(stored: np.ndarray) -> np.ndarray:
         stored = stored * (255 / np.iinfo(stored.dtype).max)
     stored = np.rint(stored).astype(np.uint8)
     return cv2.cvtColor(stored, cv2.COLOR_GRAY2BGR) if stored.ndim == 2 or stored.shape[2] == 1 else stored
+
+
+def _reject_animation(path: Path | str) -> None:
+    """Raises MediaError for an animated WebP, which FFmpeg does not decode."""
+    with open_file(path) as file:
+        head = file.read(21)
+    if head[8:16] == b"WEBPVP8X" and head[20:] and head[20] & ANIMATED:
+        raise MediaError(f"{display_path(path)} is an animated WebP, which cannot be read: convert it to mp4 or gif")
 
 
 def _exif_orientation(path: Path | str, kind: str) -> Orientation:

@@ -96,7 +96,9 @@ def test_running_out_of_memory_is_called_that(capsys):
     for job in jobs.values():
         assert run_command("p", lambda job=job: job() and 0) == 1
         assert capsys.readouterr().err == "p: error: out of memory\n"
+    assert is_out_of_memory(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
     assert not is_out_of_memory(RuntimeError("another reason"))
+    assert not is_out_of_memory(ImportError("No module named 'torch'"))
 
 
 def test_what_kill_9_leaves_is_swept_by_the_next_run(tmp_path):

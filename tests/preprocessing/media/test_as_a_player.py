@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
 from preprocessing.errors import MediaError
 from preprocessing.media.audio import load_audio
@@ -98,6 +99,15 @@ def test_photos_of_editors(tmp_path, kind):
     assert len(frames) == 1
     expected = photo() if kind != "pgm" else cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
     assert psnr(frames[0], expected) > (30 if kind in ("avif", "jp2") else 45)
+
+
+def test_an_animated_webp_names_the_cure(tmp_path):
+    frames = [Image.fromarray(np.full((64, 64, 3), 80 * n, np.uint8)) for n in range(3)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(MediaError, match=r"moving\.webp is an animated WebP, which cannot be read: convert it to mp4"):
+        probe(tmp_path / "moving.webp")
+    frames[0].save(tmp_path / "still.webp")
+    assert probe(tmp_path / "still.webp").is_image
 
 
 @pytest.mark.parametrize("tile", [None, 128])
