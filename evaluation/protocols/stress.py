@@ -26,6 +26,7 @@ SECONDS = 3  # length of each input
 MAX_SIDE = 640  # pixels
 RATE = 16000
 TURN = np.deg2rad(60)  # yaw of the simulated profile
+ROLL = 35  # degrees
 SMALL, WIDE = 24, (640, 360)  # pixels: height of the small face, and size of its frame
 SLOW, ODD = Fraction(15), (321, 241)  # frame rate and frame size
 SCENE, GAP = 15, 13  # frames between cuts, and frames without a face
@@ -162,8 +163,24 @@ def slow(person: StressSubject) -> np.ndarray:
     return np.stack([_cover(each, ODD) for each in person.frames[chosen]])
 
 
+def rolled(person: StressSubject) -> np.ndarray:
+    """A head on its side: the frame turned by 35 degrees about the mouth."""
+    x, y = person.mouths.mean(0)
+    turn = cv2.getRotationMatrix2D((float(x), float(y)), ROLL, 1.0)
+    return np.stack(
+        [cv2.warpAffine(each, turn, person.size, borderMode=cv2.BORDER_REPLICATE) for each in person.frames]
+    )
+
+
+def cut_off(person: StressSubject) -> np.ndarray:
+    """A face of which the border takes the outer third."""
+    left = int(np.median(person.boxes[:, 0]) + person.face[0] / 3)
+    return np.ascontiguousarray(person.frames[:, :, max(left, 0) :])
+
+
 SINGLE: dict[str, Callable[[StressSubject], np.ndarray]] = {
     "profile": profile, "small": small, "dark": dark, "occluded": occluded, "gaps": gaps, "slow-odd": slow,
+    "rolled": rolled, "cut off": cut_off,
 }  # fmt: skip
 PAIRED: dict[str, Callable[[StressSubject, StressSubject], np.ndarray]] = {"cuts": cuts, "two-people": two_people}
 

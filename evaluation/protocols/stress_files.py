@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from preprocessing.errors import MediaError
 from preprocessing.media.audio import as_int16, load_audio
@@ -49,10 +50,13 @@ def file_inputs(video: Path, photo: Path, speech: Path, folder: Path) -> list[tu
     made = [
         (kind, _ffmpeg(folder / name, video, before, after), speech) for kind, (name, before, after) in VIDEOS.items()
     ]
-    made.append(("joined capture", _joined(video, folder), speech))
+    made += [
+        ("joined capture", _joined(video, folder, "joined.ts", H264), speech),
+        ("size change", _joined(video, folder, "size_change.ts", ("-vf", "scale=iw/2:-2", *H264)), speech),
+    ]
     made += [(kind, path, speech) for kind, path in _photos(photo, folder).items()]
     sounds = {kind: _ffmpeg(folder / name, speech, (), options) for kind, (name, options) in SOUNDS.items()}
-    sounds |= _channels(speech, folder)
+    sounds |= {"two audio tracks": _two_tracks(speech, folder), **_channels(speech, folder)}
     return [*made, *((kind, video, sound) for kind, sound in sounds.items())]
 
 
@@ -64,11 +68,15 @@ def _ffmpeg(target: Path, source: Path, before: tuple[Any, ...], after: tuple[An
     return target
 
 
-def _joined(video: Path, folder: Path) -> Path:
-    """Two captures of a transport stream in one file: the clock starts anew in the middle."""
-    part = _ffmpeg(folder / "part.ts", video, (), ("-t", 1.5, *H264))
-    joined = folder / "joined.ts"
-    joined.write_bytes(2 * part.read_bytes())
+def _joined(video: Path, folder: Path, name: str, second: tuple[Any, ...]) -> Path:
+    """Two captures of a transport stream in one file: the clock starts anew in the middle.
+
+    `second`: ffmpeg's options of the second one.
+    """
+    joined, part = folder / name, folder / "part.ts"
+    joined.write_bytes(
+        b"".join(_ffmpeg(part, video, (), ("-t", 1.5, *options)).read_bytes() for options in (H264, second))
+    )
     part.unlink()
     return joined
 
@@ -82,8 +90,18 @@ def _photos(photo: Path, folder: Path) -> dict[str, Path]:
     made = {"odd.png": odd, "cutout.png": np.dstack([picture, alpha]), "photo.tiff": picture, "photo.bmp": picture}
     for name, image in made.items():
         (folder / name).write_bytes(cv2.imencode(Path(name).suffix, image)[1].tobytes())
-    kinds = {"odd size": "odd.png", "cut-out": "cutout.png", "TIFF": "photo.tiff", "BMP": "photo.bmp"}
+    Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1])).save(folder / "photo.avif")
+    kinds = {
+        "odd size": "odd.png", "cut-out": "cutout.png", "TIFF": "photo.tiff", "BMP": "photo.bmp", "AVIF": "photo.avif"
+    }  # fmt: skip
     return {kind: folder / name for kind, name in kinds.items()}
+
+
+def _two_tracks(speech: Path, folder: Path) -> Path:
+    """Noise, and speech as the default track."""
+    noise = ("-f", "lavfi", "-i", "anoisesrc=amplitude=0.1:duration=3:seed=1")
+    tracks = ("-map", "0:a", "-map", "1:a", "-c:a", "aac", "-disposition:a:0", "0", "-disposition:a:1", "default")
+    return _ffmpeg(folder / "two_tracks.mka", speech, noise, tracks)
 
 
 def _channels(speech: Path, folder: Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ from evaluation.protocols.stress import (
 )
 from evaluation.protocols.validity import check_video, frame_fault, level
 from evaluation.report.results import StressResult
+from inference.face_source import FaceSource
 from preprocessing.errors import MediaError
 from preprocessing.faces.face_track import Detection, estimate_points
 from preprocessing.media.video_reader import probe
@@ -148,8 +150,9 @@ def _detector(frames: list[np.ndarray]) -> list[list[Detection]]:
 def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
     talk = write_talk(tmp_path / "a talk.mp4", moving_photo(30))
     inputs_ = make_hard_inputs(talk, talk, talk, tmp_path / "hard", _detector)
-    assert [hard.kind for hard in inputs_][:11] == [
-        "profile", "small", "dark", "occluded", "gaps", "slow-odd", "cuts", "two-people", "photo", "silence", "music"
+    assert [hard.kind for hard in inputs_][:13] == [
+        "profile", "small", "dark", "occluded", "gaps", "slow-odd", "rolled", "cut off", "cuts", "two-people", "photo",
+        "silence", "music"
     ]  # fmt: skip
     infos = {hard.kind: probe(hard.face) for hard in inputs_}
     slow_odd = infos["slow-odd"]
@@ -158,6 +161,13 @@ def test_all_kinds_are_made_and_can_be_read(tmp_path: Path) -> None:
     assert (infos["mirrored"].mirrored, infos["odd size"].width % 2, infos["240 fps"].fps) == (True, 1, 60)
     assert infos["joined capture"].duration > 1.9
     assert infos["photo"].is_image
+    assert infos["AVIF"].is_image
+    sizes = {frame.shape[1] for frame in pictures_of(tmp_path / "hard" / "size_change.ts")}
+    assert len(sizes) == 2
+    assert infos["cut off"].width < infos["dark"].width
+    tracks = next(hard.audio for hard in inputs_ if hard.kind == "two audio tracks")
+    with av.open(str(tracks)) as container:
+        assert [bool(track.disposition & 1) for track in container.streams.audio] == [False, True]
     sounds = {hard.kind: sound_of(hard.audio) for hard in inputs_ if hard.kind in ("silence", "music", "dark")}
     assert not sounds["silence"].any()
     assert len(sounds["music"]) == SECONDS * 16000
@@ -209,6 +219,16 @@ def test_a_longer_sound_plays_the_face_back_and_forth(inputs: Path, tmp_path: Pa
     bounced = [*pictures, *pictures[18:3:-1]]
     assert check_video(
         write_video(tmp_path / "made.mp4", bounced[:35], sound=speech), inputs / "face.mp4", speech) == ""  # fmt: skip
+
+
+def test_a_reader_that_turns_pictures_over_is_found_out(inputs: Path, tmp_path: Path, monkeypatch) -> None:
+    """The frames are right for our reader, if it reads both files so; the ffmpeg program knows better."""
+    made = write_video(
+        tmp_path / "made.mp4", [picture[::-1].copy() for picture in moving_photo(20)], sound=inputs / "speech.wav"
+    )
+    play = FaceSource.play
+    monkeypatch.setattr(FaceSource, "play", lambda *given: ((number, frame[::-1]) for number, frame in play(*given)))
+    assert _check(made, inputs) == "ffmpeg shows other pictures in it than in the face video"
 
 
 Made = Callable[[Path, Path], Path]
