@@ -79,10 +79,12 @@ def _run(item: BatchJob) -> Outcome:
 
 @lru_cache(maxsize=2)
 def _model(engine: tuple[tuple[str, str], ...]) -> LipSync:
-    """Loads networks once per process."""
+    """Loads networks once per process; a face that several jobs have is looked at once, too."""
+    from inference.mesh.engine import MeshEngine
     from inference.pipeline import LipSync
 
-    return LipSync.load(**engine_arguments(dict(engine)))
+    loaded = LipSync.load(**engine_arguments(dict(engine)))
+    return LipSync(loaded.engine.remembering()) if isinstance(loaded.engine, MeshEngine) else loaded
 
 
 def _limit_threads(threads: int) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, Utterance
+from inference.mesh.analysis import Analysis, AnalysisCache, analysis_key
 from inference.mesh.face_landmarks import track_landmarks
+from inference.mesh.landmark_store import LandmarkStore
 from inference.mesh.person import MeshPerson, Spoken
 from inference.speech import read_speech
 from preprocessing.errors import UsageError
@@ -29,6 +31,7 @@ from preprocessing.media.audio import AudioConfig, frame_count
 from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
+from wav2lip.renderer.inner_mouth import InnerMouthBank
 from wav2lip.renderer.painter_inference import NetworkPainter
 from wav2lip.renderer.painter_inputs import WEIGHTS as PAINTER_WEIGHTS
 from wav2lip.renderer.renderer import MouthRenderer
@@ -45,13 +48,14 @@ MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a fac
 @dataclass(frozen=True)
 class MeshEngine:
     """The networks: landmarks with their weight file, lip motion and, if any, the mouth painter and the finder of what
-    covers a face."""
+    covers a face; `analyses` keeps what was found out about faces, for jobs one after the other."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel
     landmark_weights: Path = LANDMARK_WEIGHTS
     painter: NetworkPainter | None = None
     occlusion: OcclusionFinder | None = None
+    analyses: AnalysisCache | None = None
 
     @classmethod
     def load(cls, landmarks: str = "mesh", fan: Path | str | None = None, device: str = "cpu") -> MeshEngine:
@@ -80,6 +84,10 @@ class MeshEngine:
         networks = NetworkPainter.load(), OcclusionFinder.load()
         return cls(load_fan(weights, device), LipMotionModel.load(), weights, *networks)
 
+    def remembering(self) -> MeshEngine:
+        """The same with a memory for faces: for several jobs one after the other, which may have the same face."""
+        return replace(self, analyses=AnalysisCache())
+
     def provenance(self) -> tuple[list[Path], str] | None:
         """The weight files; the networks run on the CPU, but for FAN."""
         files = [self.landmark_weights, MOTION_WEIGHTS]
@@ -96,28 +104,41 @@ class MeshEngine:
         with job.clock("sound"):
             speech = _read_speech(job)
         speech_frames = max(frames for _, frames in speech.values())
-        roles = job.roles
-        painter = self.painter and replace(self.painter, network=job.clock.timed("paint", self.painter.network))
-        occlusion = self.occlusion and job.clock.timed("occlusion", self.occlusion)
-        people = [
-            MeshPerson(
-                role.utterances, renderer=MouthRenderer(painter=painter), strength=job.options.strength,
-                occlusion=occlusion,
-            )
-            for role in roles
-        ]  # fmt: skip
+        count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
+        key = analysis_key(job, count) if self.analyses else None
+        known = self.analyses.find(key) if self.analyses and key else None
+        people = self._people(job, known)
+        kept = known is not None
         try:
             with job.clock("track"):
-                count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
-                self.observe(job, people, count, progress)
+                if known is None:
+                    self.observe(job, people, count, progress)
+            if self.analyses and key and not kept:
+                self.analyses.keep(key, Analysis(people[0].store, people[0].renderer.bank))
+                kept = True
             with job.clock("motion"):
                 for person in people:
                     self._prepare(person, speech)
         except BaseException:
-            for person in people:
-                person.store.close()
+            if not kept:
+                _close(people)
             raise
-        return MeshJob(job, speech_frames, people)
+        return MeshJob(job, speech_frames, people, kept)
+
+    def _people(self, job: JobInput, known: Analysis | None) -> list[MeshPerson]:
+        """The people of a job, of whom nothing is known yet but what an earlier job found out."""
+        painter = self.painter and replace(self.painter, network=job.clock.timed("paint", self.painter.network))
+        occlusion = self.occlusion and job.clock.timed("occlusion", self.occlusion)
+        return [
+            MeshPerson(
+                role.utterances,
+                known.store if known else LandmarkStore(),
+                MouthRenderer(known.bank if known else InnerMouthBank(), painter=painter),
+                strength=job.options.strength,
+                occlusion=occlusion,
+            )
+            for role in job.roles
+        ]
 
     def observe(
         self, job: JobInput, people: Sequence[MeshPerson], count: int, progress: AnalysisProgress | None = None
@@ -167,13 +188,19 @@ def _read_speech(job: JobInput) -> dict[Utterance, tuple[np.ndarray, int]]:
     return speech
 
 
+def _close(people: Sequence[MeshPerson]) -> None:
+    for person in people:
+        person.store.close()
+
+
 @dataclass
 class MeshJob:
-    """One job of a `MeshEngine`, after the analysis pass."""
+    """One job of a `MeshEngine`, after the analysis pass; `kept`: others may use the landmarks later."""
 
     job: JobInput
     speech_frames: int
     people: list[MeshPerson]
+    kept: bool = False
 
     @property
     def planar(self) -> bool:
@@ -191,8 +218,8 @@ class MeshJob:
 
     def close(self) -> None:
         """Removes the temporary landmark files."""
-        for person in self.people:
-            person.store.close()
+        if not self.kept:
+            _close(self.people)
 
     def render(
         self, frames: Iterable[tuple[int, np.ndarray]], total: int, depth: int
