@@ -1,4 +1,4 @@
-"""Many short jobs: seconds of one command a job, and of a batch on two workers.
+"""Many short jobs: seconds of one command a job, and of a batch.
 
     .venv/bin/python benchmarks/batch.py --face CLIP --audio SPEECH [--jobs 10] [--seconds 3] [--set detector=haar]
 
@@ -45,13 +45,14 @@ def main() -> None:
     p.add_argument("--audio", type=Path, required=True)
     p.add_argument("--jobs", type=int, default=10)
     p.add_argument("--seconds", type=float, default=3.0)
-    p.add_argument("--workers", type=int, default=2)
+    p.add_argument("--workers", type=int, help="of the batch (default: the command's own, one for two cores)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     args = p.parse_args()
     face, audio = args.face.resolve(), args.audio.resolve()
     options = {"sync_mode": "cut", "end": args.seconds} | dict(pair.split("=", 1) for pair in args.set)
     flags: list[object] = ["--face", face, "--audio", audio]
     flags += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    workers = ["--workers", args.workers] if args.workers else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         table = out / "jobs.csv"
@@ -62,10 +63,10 @@ def main() -> None:
         one_by_one(1, flags, out)
         single = measured(lambda: one_by_one(args.jobs, flags, out))
         batch = measured(
-            lambda: run("-m", "inference.batch", table, "--out", out / "batch", "--workers", args.workers, "--quiet")
+            lambda: run("-m", "inference.batch", table, "--out", out / "batch", *workers, "--quiet")
         )
     print(f"{args.jobs} commands: {single[0]:.1f} s, {single[1]:.1f} CPU s")
-    print(f"a batch on {args.workers} workers: {batch[0]:.1f} s, {batch[1]:.1f} CPU s")
+    print(f"a batch{f' on {args.workers} workers' if workers else ''}: {batch[0]:.1f} s, {batch[1]:.1f} CPU s")
     print(f"ratio: {batch[0] / single[0]:.2f} wall, {batch[1] / single[1]:.2f} CPU")
 
 
