@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wav2lip.renderer.inner_mouth import InnerMouth
-from wav2lip.renderer.mouth_choice import MouthTarget, fit_costs, switch_costs, viterbi
+from wav2lip.renderer.mouth_choice import MouthTarget, SwitchCosts, fit_costs, viterbi
 from wav2lip.renderer.mouth_look import look_differences
 
 
@@ -24,7 +24,7 @@ class LiveMouths:
         if not self._entries:
             return None
         costs = fit_costs(targets, self._entries)
-        switches = switch_costs(np.array([target.opening for target in targets]), self._differences)
+        switches = SwitchCosts(np.array([target.opening for target in targets]), self._differences)
         if self._current is not None:
             costs[0] += switches[0][self._current]
         self._current = int(viterbi(costs, switches)[0])

@@ -20,6 +20,7 @@ from wav2lip.renderer.renderer import MouthRenderer, mouth_targets, target_shape
 from wav2lip.renderer.warp import FrameOrPlanes
 
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
+SHAPE_BLOCK = 100  # frames whose shapes are computed at once; more take memory and gain nothing
 LOOK_EVERY = 3  # frames; how often a free mouth is looked at for what covers it
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
 
@@ -161,7 +162,9 @@ class MeshPerson:
             for place, displacement in zip(shown, motion, strict=True)
             if (face := found[place]) is not None
         ]
-        return dict(zip(shown, FramePlan.several(unplanned, self.rest, self.strength), strict=True))
+        blocks = (unplanned[first : first + SHAPE_BLOCK] for first in range(0, len(unplanned), SHAPE_BLOCK))
+        plans = [plan for block in blocks for plan in FramePlan.several(block, self.rest, self.strength)]
+        return dict(zip(shown, plans, strict=True))
 
     def render(
         self, result: FrameOrPlanes, frame: FrameOrPlanes, plan: FramePlan, mouth: InnerMouth | None

@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "lip_motion.safetensors"
 EDGE = SAMPLE_RATE // 2  # samples of mirror padding on both sides for the encoder
 EDGE_ROWS = row_count(EDGE) - 1
 FADE_FRAMES = 6  # frames of fade to rest after the end of the audio
-BLOCK = 1000  # frames per inference block: 40 s
+BLOCK = 250  # frames per inference block: 10 s; 40 s take a quarter less time and 45 MB more
 REST_GAP = 0.1  # units between the inner lips at rest, for an unknown person
 
 

@@ -56,13 +56,26 @@ def fit_costs(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> 
     return costs
 
 
-def switch_costs(openings: np.ndarray, differences: np.ndarray) -> np.ndarray:
-    """(T, K, K) cost of a switch to another mouth at frames with (T,) openings; (K, K) `look_differences`."""
-    height = np.maximum(openings - 0.5, 0)[:, None, None]
-    return (SWITCH_SHUT + SWITCH_LEVEL * height * differences) * (1 - np.eye(len(differences)))
+class SwitchCosts:
+    """(T, K, K) cost of a switch to another mouth, made frame by frame: all at once would take 60 MB for 20 s.
+
+    Args:
+        openings: (T,) of the targets, units.
+        differences: (K, K) `look_differences`.
+    """
+
+    def __init__(self, openings: np.ndarray, differences: np.ndarray) -> None:
+        self._heights = np.maximum(openings - 0.5, 0)
+        self._shut = SWITCH_SHUT * (1 - np.eye(len(differences)))
+        self._level = SWITCH_LEVEL * differences * (1 - np.eye(len(differences)))
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        """(K, K) cost at a frame."""
+        costs: np.ndarray = self._shut + self._heights[frame] * self._level
+        return costs
 
 
-def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
+def viterbi(costs: np.ndarray, switches: np.ndarray | SwitchCosts) -> np.ndarray:
     """(T,) states of minimum total cost (Viterbi, 1967).
 
     Args:
@@ -81,9 +94,9 @@ def viterbi(costs: np.ndarray, switches: np.ndarray) -> np.ndarray:
     return path
 
 
-def _switches(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> np.ndarray:
+def _switches(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> SwitchCosts:
     openings = np.array([target.opening for target in targets])
-    return switch_costs(openings, look_differences([entry.look for entry in entries]))
+    return SwitchCosts(openings, look_differences([entry.look for entry in entries]))
 
 
 def choose_mouths(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> list[InnerMouth | None]:
