@@ -6,6 +6,7 @@
 Face i speaks the sound of the next video of another person. "ours" is the default engine; "own mouth" is the face's own
 video under the other's sound: chance level for motion, and what encoding alone changes. MediaPipe FaceMesh judges if
 PYTHON is that of an environment with it (pip install mediapipe==0.10.21 "numpy<2"), else our own landmark network.
+Where the speaker's own recording is out of sync, by our sync judge, its mouth is shifted before the comparison.
 Prints medians over pairs and a line per pair for each folder, and writes mouth.json into OUT. Videos are reused where
 files, weights and settings are the same, but the program's own version is not checked: use a new OUT after a change.
 The speaker is the part before "__" in a file name.
@@ -35,6 +36,7 @@ from evaluation.metrics.mouth_shape import (  # noqa: E402
     motion_in_silence,
     speech_frames,
 )
+from evaluation.metrics.recording_offset import RecordingOffset, judged_offset  # noqa: E402
 from evaluation.protocols.generate_videos import VideoMaker  # noqa: E402
 from evaluation.protocols.pairs import speaker_of  # noqa: E402
 from evaluation.protocols.trials import Trial  # noqa: E402
@@ -74,14 +76,17 @@ class MouthBenchmark:
         judge: who finds the mesh points.
         seconds: length measured of each video.
         silence: whether a video of silence is made for each face as well.
+        offset: AV offset of a recording.
     """
 
     maker: VideoMaker
     judge: MeshJudge
     seconds: float
     silence: bool
+    offset: RecordingOffset
 
     def __post_init__(self) -> None:
+        self.offset = lru_cache(maxsize=None)(self.offset)
         self.look = lru_cache(maxsize=64)(lambda path: observe(path, self.judge, self.seconds))
 
     def rows(self, face: Path, sound: Path) -> Iterator[Row]:
@@ -97,7 +102,7 @@ class MouthBenchmark:
 
     def _chance(self, face: Path, sound: Path) -> Iterator[tuple[str, float]]:
         own = self.look(face)
-        yield from compare_motion(own, self.look(sound), self._speech(sound))
+        yield from compare_motion(own, self.look(sound), self._speech(sound), self.offset(sound))
         yield from compare_look(own, own)
         if (change := untouched(self._video(face, sound, COPY, SWAPPED), face, own, self.seconds)) is not None:
             yield "untouched", change
@@ -105,7 +110,7 @@ class MouthBenchmark:
     def _figures(self, face: Path, sound: Path, system: str) -> Iterator[tuple[str, float]]:
         own, path = self.look(face), self._video(face, sound, system, SWAPPED)
         made = observe(path, self.judge, self.seconds)
-        yield from compare_motion(made, self.look(sound), self._speech(sound))
+        yield from compare_motion(made, self.look(sound), self._speech(sound), self.offset(sound))
         yield from compare_look(made, own)
         if self.silence:
             silent = observe(self._video(face, None, system, SILENT), self.judge, self.seconds)
@@ -215,7 +220,7 @@ def main() -> None:
         found = []
         for folder in filter(None, (args.videos, args.held_out)):
             maker = VideoMaker(args.out / folder.resolve().name, detector, models, args.seconds, options)
-            benchmark = MouthBenchmark(maker, judge, args.seconds, args.silence)
+            benchmark = MouthBenchmark(maker, judge, args.seconds, args.silence, judged_offset(detector))
             found.append(run(benchmark, folder, args.pairs, args.skip))
     except (ValueError, OSError) as error:
         flags.error(str(error))

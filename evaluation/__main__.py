@@ -117,6 +117,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
         UsageError: a flag, the list or a weights file is invalid.
     """
     from evaluation.metrics.mesh_judges import mesh_judge
+    from evaluation.metrics.recording_offset import judged_offset
     from evaluation.protocols.generate_videos import VideoMaker
     from evaluation.protocols.mouths import MouthMeasurement
     from evaluation.protocols.pairs import digest
@@ -132,7 +133,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     checkpoints, made = _systems(args.checkpoint, args.made)
     networks = _metric_networks(args)
     detector = load_detector(args.detector, yunet=args.yunet, sfd=args.s3fd)
-    mouths = MouthMeasurement(mesh_judge(args.mesh_python, detector), args.seconds)
+    mouths = MouthMeasurement(mesh_judge(args.mesh_python, detector), args.seconds, judged_offset(detector))
     options = {"detector": args.detector, "yunet": args.yunet, "s3fd": args.s3fd}
     models = {name: LipSync.load(path, args.device) for name, path in checkpoints.items()}
     fps = args.fps or (None if args.list == "pairs" else ORIGINAL_FPS)

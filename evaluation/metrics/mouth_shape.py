@@ -220,20 +220,28 @@ def outside_change(made: np.ndarray, real: np.ndarray, points: np.ndarray) -> fl
 # Comparison ----------------------------------------------------------------------------------------------------------
 
 
-def compare_motion(made: MouthLook, driver: MouthLook, speech: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Figures of a mouth against the driver's, over the frames that both have.
+def compare_motion(
+    made: MouthLook, driver: MouthLook, speech: np.ndarray, offset: int = 0
+) -> Iterator[tuple[str, float]]:  # fmt: skip
+    """Figures of a mouth against the driver's, over the frames that both have; none without such frames.
 
     Args:
-        speech: (M,) bool, frames of the driver with speech; M may differ from both, missing frames have none.
+        speech: (M,) bool, frames of the sound with speech; M may differ from both, missing frames have none.
+        offset: AV offset of the driver's recording in frames: its picture at frame i matches the sound at frame
+            i - offset, which the made mouth speaks then (see `syncnet.offset.SyncScore`).
     """
-    count = min(len(made.points), len(driver.points))
-    here, there = made.opening[:count], driver.opening[:count]
-    spoken = np.zeros(count, bool)
-    spoken[: len(speech)] = speech[:count]
+    first = max(-offset, 0)  # of the sound
+    count = min(len(made.points), len(driver.points) - offset) - first
+    if count <= 2 * LAG + 1:
+        return
+    ours, theirs = slice(first, first + count), slice(first + offset, first + offset + count)
+    here, there = made.opening[ours], driver.opening[theirs]
+    spoken = np.zeros(first + count, bool)
+    spoken[: len(speech)] = speech[: first + count]
     for key, found in (
         ("mesh_opening_r", lagged_r(here, there)),
-        ("mesh_width_r", lagged_r(made.width[:count], driver.width[:count])),
-        ("closures_kept", closures_kept(here, there, spoken)),
+        ("mesh_width_r", lagged_r(made.width[ours], driver.width[theirs])),
+        ("closures_kept", closures_kept(here, there, spoken[ours])),
         ("amplitude", amplitude(here, there)),
     ):
         if found is not None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from evaluation.metrics.mesh_judges import MeshJudge, observe, untouched
 from evaluation.metrics.mouth_shape import MouthLook, compare_look, compare_motion, motion_in_silence, speech_frames
+from evaluation.metrics.recording_offset import RecordingOffset, in_sync
 from evaluation.protocols.trials import Trial
-from evaluation.report.results import MATCHED, REAL, SILENT, UNSYNCED
+from evaluation.report.results import COPY, MATCHED, REAL, SILENT, UNSYNCED
 from preprocessing.errors import MediaError
 from preprocessing.media.audio import as_int16, load_audio
 
@@ -25,10 +26,12 @@ class MouthMeasurement:
     Args:
         judge: who finds the points.
         seconds: maximum length of the videos.
+        offset: AV offset of a driver's recording, by which its mouth is shifted before the comparison.
     """
 
-    def __init__(self, judge: MeshJudge, seconds: float) -> None:
+    def __init__(self, judge: MeshJudge, seconds: float, offset: RecordingOffset = in_sync) -> None:
         self.judge, self.seconds = judge, seconds
+        self._offset = lru_cache(maxsize=None)(offset)
         self._known = lru_cache(maxsize=CACHED)(self._look)
         self._speaking: tuple[Path | None, dict[str, MouthLook]] = (None, {})  # of the last face, by system
 
@@ -46,10 +49,12 @@ class MouthMeasurement:
             return
         if trial.protocol == MATCHED:
             self._remember(trial, system, made)
-        driver = self._known(driver_of(trial, system))
+        driven_by = driver_of(trial, system)
+        driver = self._known(driven_by)
         if driver is not None:
             speech = speech_frames(as_int16(load_audio(video)), len(driver.points))
-            yield from compare_motion(made, driver, speech)
+            offset = 0 if _same_picture(trial, system) else self._offset(driven_by)
+            yield from compare_motion(made, driver, speech, offset)
         yield from compare_look(made, own)
         if (change := untouched(video, trial.face, own, self.seconds)) is not None:
             yield "untouched", change
@@ -78,3 +83,8 @@ def driver_of(trial: Trial, system: str) -> Path:
     """The file whose sound a system's video of a spoken trial has; the face's video for the face's own sound."""
     sound = {REAL: trial.own, UNSYNCED: trial.other}.get(system, trial.audio)
     return trial.face if sound is None or sound == trial.own else sound
+
+
+def _same_picture(trial: Trial, system: str) -> bool:
+    """Whether a system's video shows the driver's own mouth as filmed."""
+    return system == REAL or (system == COPY and driver_of(trial, system) == trial.face)

@@ -76,7 +76,7 @@ COLUMNS = (
            "Correlation of the openings of two videos made from two stills of the face with the same audio."),
     Column("mesh_opening_r", "opening vs. driver, r", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
            "Correlation of the lips' opening with that of the person whose audio is spoken, at the best lag of at most "
-           "1 frame."),
+           "1 frame; that person's recording is put in sync first, if our judge finds it out of sync."),
     Column("mesh_width_r", "width vs. driver, r", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",
            "The same of the mouth's width."),
     Column("closures_kept", "closures kept", "mouth", SPEECH_PROTOCOLS, "higher", ".2f", "mesh",

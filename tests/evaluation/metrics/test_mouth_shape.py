@@ -178,6 +178,19 @@ def test_videos_of_different_length_are_compared_as_far_as_both_go():
         assert "closures_kept" not in figures
 
 
+@pytest.mark.parametrize("offset", [-5, 3])
+def test_a_recording_out_of_sync_is_compared_in_sync(offset):
+    rng = np.random.default_rng(0)
+    sound = np.convolve(rng.random(90), np.ones(5) / 5, "valid")
+    made, speech = look(sound, 1 + sound), np.ones(100, bool)
+    picture = np.roll(sound, offset)  # at i it matches the sound at i - offset
+    driver = look(picture, 1 + picture)
+    figures = dict(mouth_shape.compare_motion(made, driver, speech, offset))
+    assert figures["mesh_opening_r"] == figures["mesh_width_r"] == pytest.approx(1)
+    assert dict(mouth_shape.compare_motion(made, driver, speech))["mesh_opening_r"] < 0.7
+    assert not dict(mouth_shape.compare_motion(made, driver, speech, -84))
+
+
 def test_the_palest_frames_decide_redness():
     own, made = look(sway(100), redness=8.0), look(sway(100), redness=8.0)
     made.redness[:10] = 2.0

@@ -54,6 +54,16 @@ def test_a_swapped_video_follows_the_donor_and_looks_like_the_face(measurement):
     assert dict(measurement.figures(MATCHED, "ours", Path("made.mp4")))["mesh_opening_r"] < 0.5
 
 
+def test_the_drivers_recording_is_put_in_sync_unless_the_video_shows_it(measurement, monkeypatch):
+    seen = []
+    monkeypatch.setattr(mouths, "compare_motion", lambda made, driver, speech, offset: seen.append(offset) or ())
+    measurement._offset = {FACE: 2, OTHER: 5}.__getitem__
+    for trial, systems in ((SWAPPED, ("ours", "copy", "real")), (MATCHED, ("ours", "copy"))):
+        for system in systems:
+            dict(measurement.figures(trial, system, Path("made.mp4")))
+    assert seen == [5, 5, 0, 2, 0]
+
+
 def test_sound_alone_drives_no_comparison_of_motion(measurement):
     figures = dict(measurement.figures(replace(SWAPPED, audio=Path("x.wav")), "ours", Path("made.mp4")))
     assert "mesh_opening_r" not in figures
