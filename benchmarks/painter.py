@@ -1,6 +1,6 @@
 """Painted mouths of unseen people against what is shown without a painter, and an ablation of the painter's training.
 
-    .venv/bin/python benchmarks/painter.py SAMPLES [--painter NAME=FILE ...] [--sheet FILE]
+    .venv/bin/python benchmarks/painter.py SAMPLES [--painter NAME=FILE ...] [--sheet FILE] [--neighbors FILE]
     .venv/bin/python benchmarks/painter.py SAMPLES --out FOLDER [--steps 1200] [--only NAME ...]
 
 SAMPLES is a folder of wav2lip.renderer.prepare. Of every video of its split val, the same pairs of frames in each
@@ -8,7 +8,8 @@ case; the target frame is the truth. Inside the opening: L1 in levels of 255, th
 features, and sharpness (root mean square of the Laplacian) relative to the real mouth; medians of a video, averaged
 over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays.
 With --out, every variant is trained with the same samples and seed for as many steps; existing ones are only
-measured.
+measured. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
+--neighbors draws painted mouths, the real ones, and the training mouths nearest to the painted ones: does it copy?
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,14 +28,28 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from evaluation.metrics.face_encoder import SIDE, FaceEncoder  # noqa: E402
+from evaluation.metrics.nearest import copied_share, nearest  # noqa: E402
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER  # noqa: E402
 from wav2lip.renderer import train  # noqa: E402
-from wav2lip.renderer.inner_mouth import teeth_place  # noqa: E402
+from wav2lip.renderer.inner_mouth import teeth_place, to_mouth_plane  # noqa: E402
 from wav2lip.renderer.painter import MouthPainter, load_painter  # noqa: E402
 from wav2lip.renderer.painter_inference import SEAM  # noqa: E402
-from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WEIGHTS, WIDTH, paint_region, to_crop  # noqa: E402
+from wav2lip.renderer.painter_inputs import (  # noqa: E402
+    ABOVE,
+    HEIGHT,
+    PLANES,
+    WEIGHTS,
+    WIDTH,
+    from_image,
+    mouth_masks,
+    paint_region,
+    to_crop,
+)
 from wav2lip.renderer.training.crops import SIDE as STORED  # noqa: E402
 from wav2lip.renderer.training.crops import MouthCrops  # noqa: E402
-from wav2lip.renderer.training.samples import CASES, Pair, SampleMaker  # noqa: E402
+from wav2lip.renderer.training.dataset import MouthSamples  # noqa: E402
+from wav2lip.renderer.training.losses import finished  # noqa: E402
+from wav2lip.renderer.training.samples import CASES, FAR, Pair, SampleMaker  # noqa: E402
 
 VARIANTS = {
     "no critic": "--critic.objective none",
@@ -44,7 +59,15 @@ VARIANTS = {
     "wgan-gp": "--critic.objective wgan-gp --critic.paired false --critic.r1 0 --critic.steps 1",
     "non-saturating": "--critic.paired false",
     "without mismatched shapes": "--critic.mismatched 0",
+    "projection critic": "--critic.projection true",
+    "batch deviation": "--critic.batch_deviation true",
+    "content": "--weights.content 0.5",
+    "growing": "--growing 0.3",
+    "person code": "--network.code 32",
 }
+OTHERS = (1, 2, 4, 8)  # mouths for a code of the person
+TRAINING_MOUTHS = 2000  # among which neighbors are looked for
+RINGS = (LIPS_INNER, LIPS_OUTER)
 MIN_OPENING = 1.5  # units; mouths that are less open show nothing
 Images = dict[str, np.ndarray]  # name: (H, W, 3 or 1) float32 levels
 
@@ -65,19 +88,40 @@ def unstack(sample: np.ndarray) -> Images:
     return {name: part.transpose(1, 2, 0).astype(np.float32) for name, part in zip(PLANES, parts, strict=True)}
 
 
+def corner(maker: SampleMaker, source: int) -> tuple[int, int]:
+    """Left and top of a source frame's crop in the stored images."""
+    first = np.round(to_crop(maker.plane, teeth_place(maker.rings[source]))[:, 2])
+    left, top = np.clip(first, 0, (STORED - WIDTH, STORED - HEIGHT)).astype(int).tolist()
+    return left, top
+
+
+def other_mouths(maker: SampleMaker, pair: Pair, count: int) -> torch.Tensor:
+    """(1, count, 4, HEIGHT, WIDTH) mouths and openings of frames that are not near the target, see `PersonEncoder`."""
+    apart = np.flatnonzero(np.abs(maker.crops.times - maker.crops.times[pair.target]) > FAR)
+    left, top = corner(maker, pair.source)
+    origin = to_mouth_plane(np.array([left + (WIDTH - 1) / 2, top + ABOVE]), maker.plane)
+    mouths = []
+    for index in np.random.default_rng(pair.target).choice(apart if len(apart) else [pair.source], count):
+        image = maker.crops.images[index][top : top + HEIGHT, left : left + WIDTH].astype(np.float32) / 255
+        rings = (from_image(maker.shapes[index][ring, :2], to_crop(maker.plane, origin)) for ring in RINGS)
+        mouths.append(np.concatenate([image, mouth_masks(*rings)[0][..., None]], axis=2).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(mouths))[None]
+
+
 def nearest_frame(maker: SampleMaker, pair: Pair) -> np.ndarray:
     """The crop of the known frame whose lips are most like the target's."""
     known = [*pair.bank, pair.source]
     best = min(known, key=lambda index: float(np.abs(maker.rings[index] - maker.rings[pair.target]).mean()))
-    first = np.round(to_crop(maker.plane, teeth_place(maker.rings[pair.source]))[:, 2])
-    left, top = np.clip(first, 0, (STORED - WIDTH, STORED - HEIGHT)).astype(int)
+    left, top = corner(maker, pair.source)
     return maker.crops.images[best][top : top + HEIGHT, left : left + WIDTH].astype(np.float32)
 
 
 @torch.inference_mode()
-def painted(painter: MouthPainter, planes: Images) -> np.ndarray:
+def painted(painter: MouthPainter, planes: Images, others: torch.Tensor | None = None) -> np.ndarray:
     """The composite with the painter's mouth in it, as at inference."""
     inputs = {name: torch.from_numpy(plane / 255).permute(2, 0, 1)[None] for name, plane in planes.items()}
+    if others is not None:
+        inputs["others"] = others
     image = painter(inputs).image[0].permute(1, 2, 0).numpy() * 255
     kept = cv2.GaussianBlur(planes["retrieved"] / 255, (0, 0), SEAM)
     region = paint_region(planes["inner"][..., 0] / 255) * (1 - kept)
@@ -94,13 +138,26 @@ def shown(maker: SampleMaker, pair: Pair, painters: dict[str, MouthPainter]) -> 
         }
     else:
         images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}
-    return images | {name: painted(painter, planes) for name, painter in painters.items()}, planes
+    for name, painter in painters.items():
+        if painter.person is None:
+            images[name] = painted(painter, planes)
+            continue
+        for count in OTHERS:
+            images[f"{name}, {count} mouths"] = painted(painter, planes, other_mouths(maker, pair, count))
+    return images, planes
 
 
 def sharpness(image: np.ndarray, inner: np.ndarray) -> float:
     """Root mean square of the gray image's Laplacian inside a mask."""
     edges = cv2.Laplacian(image.mean(axis=2), cv2.CV_32F)
     return float(np.sqrt((edges**2 * inner).sum() / (inner.sum() + 1)))
+
+
+def mouth_features(encoder: FaceEncoder, images: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, D) features of the middle of (HEIGHT, WIDTH, 3) crops."""
+    left = (WIDTH - HEIGHT) // 2
+    squares = [cv2.resize(image[:, left : left + HEIGHT].astype(np.uint8), (SIDE, SIDE)) for image in images]
+    return encoder.features(np.stack(squares))
 
 
 class Table:
@@ -115,9 +172,7 @@ class Table:
         inner, target = planes["inner"][..., 0] / 255, planes["target"]
         image = np.clip(target + inner[..., None] * (image - target), 0, 255)
         error = float((np.abs(image - target).mean(axis=2) * inner).sum() / (inner.sum() + 1))
-        left = (WIDTH - HEIGHT) // 2
-        faces = [cv2.resize(x[:, left : left + HEIGHT].astype(np.uint8), (SIDE, SIDE)) for x in (image, target)]
-        ours, real = self.encoder.features(np.stack(faces))
+        ours, real = mouth_features(self.encoder, [image, target])
         sharp = sharpness(image, inner) / (sharpness(target, inner) + 1)
         row = error, float(np.linalg.norm(ours - real)), sharp
         self.figures[case, name].setdefault(video, []).append(row)
@@ -166,6 +221,27 @@ def measure(samples: Path, painters: dict[str, MouthPainter], count: int, sheet:
     return table
 
 
+def draw_neighbors(samples: Path, painter: MouthPainter, sheet: Path, count: int = 12) -> None:
+    """Draws painted photos' mouths, the real ones and the three nearest training mouths; prints how near they are."""
+    encoder, rng = FaceEncoder.load(), np.random.default_rng(0)
+    seen, held_out = MouthSamples.open(samples / "train"), MouthSamples.open(samples / "val")
+    photos = np.flatnonzero(held_out.cases == "photo")
+    planes = held_out.batch(photos)
+    images = {"painted": finished(painter(planes), planes).detach(), "real": planes["target"]}
+    made, real = (list(x.clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255) for x in images.values())
+    chosen = np.sort(rng.choice(len(seen), min(TRAINING_MOUTHS, len(seen)), replace=False))
+    known = [sample[:3].transpose(1, 2, 0) for sample in seen.planes[chosen]]
+    training, ours, theirs = (mouth_features(encoder, each) for each in (known, made, real))
+    found, distances = nearest(ours, training, 3)
+    print(f"{len(made)} painted mouths, median distance to the nearest of {len(known)} training mouths:")
+    print(f"painted {np.median(distances[:, 0]):.2f}, real {np.median(nearest(theirs, training)[1]):.2f};", end=" ")
+    print(f"share nearer than 95 % of the real ones: {copied_share(ours, theirs, training):.2f}")
+    rows = np.linspace(0, len(made) - 1, min(count, len(made))).astype(int)
+    columns = [np.vstack([made[row], real[row], *(known[index] for index in found[row])]) for row in rows]
+    picture = np.hstack(columns).astype(np.uint8)
+    cv2.imwrite(str(sheet), cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC))
+
+
 def named_path(given: str) -> tuple[str, Path]:
     """NAME=FILE."""
     name, _, path = given.partition("=")
@@ -182,6 +258,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--count", type=int, default=3, help="pairs of each case and video")
     parser.add_argument("--sheet", type=Path, help="picture of some pairs")
+    parser.add_argument("--neighbors", type=Path, help="picture of painted mouths beside training mouths")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -190,6 +267,8 @@ def main() -> None:
     else:
         painters = {name: load_painter(path) for name, path in args.painter or [("bundled", WEIGHTS)]}
     measure(args.samples, painters, args.count, args.sheet).print()
+    if args.neighbors:
+        draw_neighbors(args.samples, next(iter(painters.values())), args.neighbors)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ at every scale, in hue only at large ones, and what a critic teaches of hues are
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,15 +39,18 @@ class PainterConfig:
     Attributes:
         widths: channels at 1/2, 1/4 and 1/8 of the crop's resolution.
         depth: residual blocks at 1/8.
+        code: numbers that describe the person, from their other mouths; 0 for none.
     """
 
     widths: tuple[int, ...] = (24, 48, 96)
     depth: int = 2
+    code: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.widths) != 3 or min(self.widths) < 1 or self.depth < 1:
+        if len(self.widths) != 3 or min(self.widths) < 1 or self.depth < 1 or self.code < 0:
             raise UsageError(
-                f"a painter needs three widths and a depth, all 1 or more, not {self.widths} and {self.depth}"
+                "a painter needs three widths and a depth, all 1 or more, and a code of 0 or more, not "
+                f"{self.widths}, {self.depth} and {self.code}"
             )
 
 
@@ -77,6 +81,23 @@ class ResidualConv(nn.Module):
         return F.leaky_relu(x + self.second(F.leaky_relu(self.first(x), SLOPE)), SLOPE)
 
 
+class PersonEncoder(nn.Module):
+    """A code of the person from some of their mouths, the mean over these (arXiv 1905.08233, section 3.1)."""
+
+    def __init__(self, code: int, width: int = 24) -> None:
+        super().__init__()
+        sizes = pairwise((4, width, 2 * width, 4 * width))
+        self.layers = nn.ModuleList(nn.Conv2d(one, other, 4, 2, 1) for one, other in sizes)
+        self.head = nn.Linear(4 * width, code)
+
+    def forward(self, mouths: Tensor) -> Tensor:
+        """(B, K, 4, HEIGHT, WIDTH) BGR mouths and the masks of their openings, 0 to 1 → (B, code)."""
+        x = mouths.flatten(0, 1) * 2 - 1
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), SLOPE)
+        return self.head(x.mean((2, 3))).unflatten(0, mouths.shape[:2]).mean(1)
+
+
 class MouthPainter(nn.Module):
     """The painter's network."""
 
@@ -89,6 +110,8 @@ class MouthPainter(nn.Module):
         self.block1 = ResidualConv(middle)
         self.down2 = nn.Conv2d(middle, coarse, 4, 2, 1)
         self.bottom = nn.Sequential(*(ResidualConv(coarse) for _ in range(config.depth)))
+        self.person = PersonEncoder(config.code) if config.code else None
+        self.modulation = nn.Linear(config.code, 2 * config.depth * coarse) if config.code else None
         self.up2 = nn.Conv2d(coarse, middle, 1)
         self.join1 = ResidualConv(middle)
         self.up1 = nn.Conv2d(middle, fine, 1)
@@ -112,6 +135,8 @@ class MouthPainter(nn.Module):
                 nn.init.kaiming_normal_(module.weight, SLOPE)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type] # it has one
         with torch.no_grad():
+            if self.modulation is not None:
+                self.modulation.weight *= 0.1
             for head in (self.head, self.color):
                 head.weight *= 0.1
             for block in self.modules():
@@ -124,11 +149,11 @@ class MouthPainter(nn.Module):
 
         Args:
             planes: (B, 3 or 1, HEIGHT, WIDTH) each, BGR and masks in 0 to 1: composite, warped, source, reference,
-                inner, lips, retrieved (see `painter_inputs.PLANES`).
+                inner, lips, retrieved (see `painter_inputs.PLANES`); with a code also `others`, see `PersonEncoder`.
         """
         x = F.leaky_relu(self.stem(self._inputs(planes)), SLOPE)
         half = self.block1(F.leaky_relu(self.down1(x), SLOPE))
-        quarter = self.bottom(F.leaky_relu(self.down2(half), SLOPE))
+        quarter = self._bottom(F.leaky_relu(self.down2(half), SLOPE), planes)
         half = self.join1(half + F.interpolate(self.up2(quarter), scale_factor=2.0))
         x = self.join0(x + F.interpolate(self.up1(half), scale_factor=2.0))
         output = F.pixel_shuffle(self.head(x), 2).float()
@@ -136,6 +161,15 @@ class MouthPainter(nn.Module):
         paint = output[:, 3:] + 0.5 + self._color(self.color(half).float(), planes["composite"])
         image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
         return Painted(image, weights, paint)
+
+    def _bottom(self, x: Tensor, planes: dict[str, Tensor]) -> Tensor:
+        """The coarsest blocks, each before its own scale and shift by the person's code (FiLM, arXiv 1709.07871)."""
+        if self.person is None or self.modulation is None:
+            return self.bottom(x)
+        changes = self.modulation(self.person(planes["others"])).unflatten(1, (self.config.depth, 2, -1))
+        for block, change in zip(self.bottom, changes.unbind(1), strict=True):
+            x = block(x) * (1 + change[:, 0, :, None, None]) + change[:, 1, :, None, None]
+        return x
 
     def _color(self, own: Tensor, composite: Tensor) -> Tensor:
         """The paint's color, (B, 3, HEIGHT, WIDTH) of brightness 0, from its own, (B, 2, HEIGHT / 4, WIDTH / 4)."""
@@ -186,6 +220,7 @@ def load_painter(path: Path = WEIGHTS) -> MouthPainter:
     checkpoint = Checkpoint.load(path, KIND)
     if checkpoint.crop != CROP:
         raise UsageError(f"{path} paints crops {checkpoint.crop}, not {CROP}")
-    painter = MouthPainter(PainterConfig(tuple(checkpoint.config["widths"]), checkpoint.config["depth"]))
+    config = {name: checkpoint.config.get(name, 0) for name in ("widths", "depth", "code")}
+    painter = MouthPainter(PainterConfig(**config | {"widths": tuple(config["widths"])}))
     painter.load_state_dict(checkpoint.weights)
     return painter.eval().requires_grad_(False)

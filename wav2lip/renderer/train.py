@@ -61,7 +61,7 @@ def check(state: PainterTrainState, run: RunFolder, held_out: MouthSamples, seen
     if not run.writes:
         return
     critic = state.adversary.network if state.adversary else None
-    run.log(state.step, **measure(state.average, held_out, critic))
+    run.log(state.step, **measure(state.average, held_out, critic, state.others))
     picture = run.folder / f"sheet-{state.step:06d}.png"
     sheet(_sheet_rows(state, held_out), picture)
     run.add_image(state.step, "held-out mouths", picture)
@@ -76,7 +76,9 @@ def _sheet_rows(state: PainterTrainState, samples: MouthSamples) -> list[torch.T
     photo = np.char.equal(samples.cases, "photo")
     for kind in (photo, ~photo):
         found = np.flatnonzero(kind)
-        planes = samples.batch(found[np.linspace(0, len(found) - 1, min(SHEET, len(found))).astype(int)])
+        planes = samples.batch(
+            found[np.linspace(0, len(found) - 1, min(SHEET, len(found))).astype(int)], others=state.others
+        )
         rows += [planes["composite"], finished(state.average(planes), planes), planes["target"]]
     width = min(len(row) for row in rows)
     return [row[:width] for row in rows]
@@ -102,7 +104,8 @@ def train(samples: Path, recipe: PainterRecipe, flags: PainterTrainOptions, engi
         run.truncate_log(state.step)
     for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, shown=run.writes):
         rows = seen.rows(step, recipe.batch, recipe.seed)[fabric.global_rank :: fabric.world_size]
-        planes = seen.batch(rows, np.random.default_rng((recipe.seed, step, fabric.global_rank)))
+        rng = np.random.default_rng((recipe.seed, step, fabric.global_rank))
+        planes = seen.batch(rows, rng, int(rng.integers(1, recipe.others + 1)) if recipe.network.code else 0)
         losses = train_step(state, fabric.to_device(planes))
         if due(state.step, flags.log_every):
             run.log(state.step, **{name: value.item() for name, value in losses.items()})

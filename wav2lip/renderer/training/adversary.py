@@ -29,7 +29,7 @@ class MouthAdversary:
 
     def __init__(self, recipe: CriticRecipe, fabric: Fabric) -> None:
         self.recipe, self.fabric = recipe, fabric
-        self.network = MouthCritic(recipe.width)
+        self.network = MouthCritic(recipe.width, recipe.projection, recipe.batch_deviation)
         self.objective = objective(recipe.objective).to(fabric.device)
         defaults = replace(self.objective.optimizer_defaults, lr=recipe.lr, optimizer="adam")
         defaults = replace(defaults, betas=(min(defaults.betas[0], 0.5), 0.99))
@@ -60,15 +60,11 @@ class MouthAdversary:
 
     def _step(self, fake: Tensor, real: Tensor, masks: Tensor, turn: int) -> dict[str, Tensor]:
         (fake, real), masks = _augmented((fake, real), masks)
-        count, half = len(real), max(1, len(real) // 2)
-        images, shapes = [real, fake], [masks, masks]
-        if self.recipe.mismatched:
-            images.append(real[:half])
-            shapes.append(masks.roll(1, 0)[:half])
-        logits = self.forward(torch.cat(images), torch.cat(shapes))
-        of_real, of_fake, of_other = logits[:count], logits[count : 2 * count], logits[2 * count :]
+        half = max(1, len(real) // 2)
+        of_real, of_fake = self.forward(real, masks), self.forward(fake, masks)
         loss = critic = self._critic_loss(of_real, of_fake)
         if self.recipe.mismatched:
+            of_other = self.forward(real[:half], masks.roll(1, 0)[:half])
             loss = loss + self.recipe.mismatched * self._critic_loss(of_real[:half], of_other)
         if type(self.objective).penalty is not Objective.penalty:
             loss = loss + self.objective.penalty(lambda x: self.network(x, masks), real, fake)

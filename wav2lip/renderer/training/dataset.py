@@ -14,6 +14,7 @@ from torch import Tensor
 from preprocessing.errors import UsageError, display_path
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH, paint_region
 
+SAME_OPENING = 0.3  # of an opening's area: masks that differ by less may be of the same frame
 GAIN, TINT = 0.2, 0.06  # augmentation: largest relative change of brightness, and of single channels
 
 
@@ -23,11 +24,12 @@ class MouthSamples:
 
     Attributes:
         planes: (N, channels of PLANES, HEIGHT, WIDTH) uint8, memory-mapped.
-        people, cases: (N,) names.
+        people, clips, cases: (N,) names.
     """
 
     planes: np.ndarray
     people: np.ndarray
+    clips: np.ndarray
     cases: np.ndarray
 
     @classmethod
@@ -41,12 +43,12 @@ class MouthSamples:
         try:
             planes = np.load(array, mmap_mode="r", allow_pickle=False)
             index = json.loads(path.with_suffix(".json").read_text())
-            people, cases = (np.array([item[name] for item in index]) for name in ("person", "case"))
+            people, clips, cases = (np.array([item[name] for item in index]) for name in ("person", "clip", "case"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{display_path(array)} has no samples of wav2lip.renderer.prepare ({error})") from error
         if planes.shape[1:] != (sum(PLANES.values()), HEIGHT, WIDTH) or len(planes) != len(people):
             raise UsageError(f"{display_path(array)} was made by another version: run wav2lip.renderer.prepare again")
-        return cls(planes, people, cases)
+        return cls(planes, people, clips, cases)
 
     def __len__(self) -> int:
         return len(self.planes)
@@ -61,10 +63,13 @@ class MouthSamples:
             rows += order[offset : offset + batch - len(rows)].tolist()
         return np.array(rows)
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+    def batch(
+        self, rows: np.ndarray, rng: np.random.Generator | None = None, others: int = 0
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Planes of rows by name, (B, 3 or 1, HEIGHT, WIDTH) in 0 to 1; augmented if there is a generator.
 
         `region` is added: where the painter may paint. `photo`, (B, 1, 1, 1), is 1 where nothing was retrieved.
+        `others`, if wanted, are that many more mouths of each video, (B, others, 4, HEIGHT, WIDTH).
         """
         stack = np.sort(rows)
         images = torch.from_numpy(self.planes[stack]).float() / 255
@@ -74,13 +79,34 @@ class MouthSamples:
             planes[name] = images[:, first : first + channels]
             first += channels
         planes["region"] = torch.from_numpy(regions)[:, None]
+        if others:
+            planes["others"] = self._others(stack, others, rng or np.random.default_rng(0))
         planes = planes if rng is None else augment(planes, rng)
         photo = torch.from_numpy(self.cases[stack] == "photo").float()
         return {name: plane.contiguous() for name, plane in planes.items()} | {"photo": photo[:, None, None, None]}
 
+    def _others(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
+        """(B, count, 4, HEIGHT, WIDTH) mouths and openings, 0 to 1, from the videos of rows, for `PersonEncoder`.
+
+        A mouth as open as the row's may be the target itself, so it is not chosen if there are others.
+        """
+        found = np.stack([self._others_of(int(row), count, rng) for row in rows])
+        target, inner = self._first("target"), self._first("inner")
+        return torch.from_numpy(self.planes[found][:, :, [target, target + 1, target + 2, inner]]).float() / 255
+
+    def _others_of(self, row: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        same = np.flatnonzero(self.clips == self.clips[row])
+        some = rng.choice(same, min(4 * count, len(same)), replace=False)
+        masks = self._plane(some, "inner").astype(np.float32)
+        own = self._plane(np.array([row]), "inner").astype(np.float32)
+        apart = np.abs(masks - own).sum((1, 2)) > SAME_OPENING * own.sum()
+        return rng.choice(some[apart] if apart.any() else some, count)
+
+    def _first(self, name: str) -> int:
+        return sum(list(PLANES.values())[: list(PLANES).index(name)])
+
     def _plane(self, rows: np.ndarray, name: str) -> np.ndarray:
-        first = sum(list(PLANES.values())[: list(PLANES).index(name)])
-        return self.planes[rows, first]
+        return self.planes[rows, self._first(name)]
 
 
 def augment(planes: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -91,6 +117,10 @@ def augment(planes: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Te
     factor = torch.from_numpy(gain.astype(np.float32))[:, :, None, None]
     changed = {}
     for name, plane in planes.items():
+        if name == "others":  # mouths and masks
+            flipped = torch.where(mirrored[..., None], plane.flip(4), plane)
+            changed[name] = torch.cat([(flipped[:, :, :3] * factor[:, None]).clamp(0, 1), flipped[:, :, 3:]], 2)
+            continue
         flipped = torch.where(mirrored, plane.flip(3), plane)
         changed[name] = (flipped * factor).clamp(0, 1) if plane.shape[1] == 3 else flipped
     return changed

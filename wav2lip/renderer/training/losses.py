@@ -17,6 +17,14 @@ def finished(painted: Painted, planes: dict[str, Tensor]) -> Tensor:
     return planes["target"] + planes["region"] * (painted.image - planes["target"])
 
 
+def softened(images: Tensor, share: float) -> Tensor:
+    """(B, 3, H, W) images mixed with themselves at half the resolution; `share` of the full one, 1 changes nothing."""
+    if share >= 1:
+        return images
+    half = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0)
+    return half + share * (images - half)
+
+
 def condition(planes: dict[str, Tensor]) -> Tensor:
     """(B, 3, H, W): the critic's masks."""
     return torch.cat([planes["inner"], planes["lips"], planes["region"]], 1)

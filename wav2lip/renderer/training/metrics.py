@@ -28,8 +28,9 @@ def measure(
     paint: Callable[[dict[str, Tensor]], Painted],
     samples: MouthSamples,
     critic: Callable[[Tensor, Tensor], Tensor] | None = None,
+    others: int = 0,
 ) -> dict[str, float]:
-    """Measures a painter on held-out samples.
+    """Measures a painter, which gets so many other mouths of the person, on held-out samples.
 
     Returns:
         For photos and videos (`photo_` and `video_`): L1 inside the opening in gray levels of the composite as it was
@@ -39,7 +40,7 @@ def measure(
     """
     found: dict[str, list[np.ndarray]] = {}
     for first in range(0, len(samples), BATCH):
-        planes = samples.batch(np.arange(first, min(first + BATCH, len(samples))))
+        planes = samples.batch(np.arange(first, min(first + BATCH, len(samples))), others=others)
         for name, values in _measured(paint(planes), planes, critic).items():
             found.setdefault(name, []).append(values.numpy())
     whole = {name: np.concatenate(parts) for name, parts in found.items()}

@@ -14,7 +14,8 @@ from preprocessing.errors import TrainingError
 from training.losses import total
 from wav2lip.renderer.painter import MouthPainter
 from wav2lip.renderer.training.adversary import MouthAdversary
-from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses
+from wav2lip.renderer.training.content import ContentLoss
+from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses, softened
 from wav2lip.renderer.training.recipe import PainterRecipe
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PainterTrainState:
-    """Training state; `forward` is the network wrapped by Fabric. `adversary` is None without a critic."""
+    """Training state; `forward` is the network wrapped by Fabric. Without a critic or a content loss those are None."""
 
     recipe: PainterRecipe
     fabric: Fabric
@@ -32,7 +33,13 @@ class PainterTrainState:
     optimizer: Any
     average: MouthPainter
     adversary: MouthAdversary | None
+    content: ContentLoss | None = None
     step: int = 0
+
+    @property
+    def others(self) -> int:
+        """Other mouths that the painter gets on held-out people."""
+        return self.recipe.others if self.recipe.network.code else 0
 
 
 def start(recipe: PainterRecipe, fabric: Fabric) -> PainterTrainState:
@@ -44,7 +51,8 @@ def start(recipe: PainterRecipe, fabric: Fabric) -> PainterTrainState:
     adversary = MouthAdversary(recipe.critic, fabric) if recipe.critic.objective != "none" else None
     forward, optimizer = fabric.setup(network, optimizer)
     average.to(fabric.device).eval().requires_grad_(False)
-    return PainterTrainState(recipe, fabric, network, forward, optimizer, average, adversary)
+    content = ContentLoss().to(fabric.device) if recipe.weights.content else None
+    return PainterTrainState(recipe, fabric, network, forward, optimizer, average, adversary, content)
 
 
 def train_step(state: PainterTrainState, planes: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,10 +67,14 @@ def train_step(state: PainterTrainState, planes: dict[str, Tensor]) -> dict[str,
     # Random draws depend on seed, step and rank only, so a resumed run equals an uninterrupted one.
     drawn = np.random.SeedSequence((recipe.seed, state.step, state.fabric.global_rank)).generate_state(1)
     torch.manual_seed(int(drawn[0]))
-    painted = state.forward(planes)
+    painted, share = state.forward(planes), recipe.fine_share(state.step)
+    painted = painted._replace(image=softened(painted.image, share), paint=softened(painted.paint, share))
+    planes = planes | {"target": softened(planes["target"], share)}
     losses = reconstruction_losses(painted, planes, recipe.weights.photo_pixels)
     weights = {name: value for name, value in asdict(recipe.weights).items() if name != "photo_pixels"}
     image, masks, learned = finished(painted, planes), condition(planes), 2 * state.step >= recipe.critic.start
+    if state.content:
+        losses["content"] = state.content(image, planes["target"])
     if state.adversary and state.step >= recipe.critic.start:
         losses |= state.adversary.generator_losses(image, planes["target"], masks)
     _descend(state, total(losses, weights))
