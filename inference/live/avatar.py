@@ -45,7 +45,7 @@ class Avatar:
         frames: the person's frames; played forwards and backwards.
         fps: their rate.
         landmarks: the face's landmarks by frame.
-        mouths: inner mouths seen in the frames.
+        mouths: inner mouths seen in the frames, or one that was imagined.
         origin: the file they came from; None if that is the avatar's own file.
     """
 
@@ -66,13 +66,17 @@ class Avatar:
             MediaError: no frame has a usable face.
         """
         options = options or Options()
-        recorder = _Recorder((), frames=FrameStore(source.size))
+        renderer = MouthRenderer(painter=engine.painter)
+        recorder = _Recorder((), renderer=renderer, frames=FrameStore(source.size))
         avatar = cls(recorder.frames, source.fps, recorder.store, recorder.renderer.bank.entries, _origin(source))
         try:
             count = min(source.count, recorder.frames.capacity)
             engine.observe(JobInput(source, source.path, options, StageClock()), [recorder], count, progress)
             if not recorder.store.any_face():
                 raise MediaError(f"{display_path(source.path)} shows no face in any frame")
+            shapes = recorder.store.shapes()
+            rest = engine.rest(shapes)
+            engine.imagine(recorder, rest, engine.motion_range(shapes, rest))
         except BaseException:
             avatar.close()
             raise

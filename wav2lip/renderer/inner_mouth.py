@@ -186,6 +186,12 @@ class InnerMouthBank:
             self._descriptors = np.vstack([self._descriptors, entry.descriptor()])
             self._pair = None
 
+    def replace_all(self, entry: InnerMouth) -> None:
+        """Makes `entry` the only one."""
+        self.entries.clear()
+        self._descriptors = np.zeros((0, 42))
+        self.add(entry)
+
     def widest(self) -> InnerMouth | None:
         """The widest open entry; None with an empty bank."""
         return max(self.entries, key=lambda entry: entry.opening, default=None)

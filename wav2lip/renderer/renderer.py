@@ -14,6 +14,7 @@ from wav2lip.renderer.inner_mouth import (
     Covered,
     InnerMouth,
     InnerMouthBank,
+    crop_mouth,
     head_angles,
     mouth_plane,
     teeth_place,
@@ -77,10 +78,28 @@ class MouthRenderer:
         """Selects the inner mouth for each frame of a sequence."""
         return choose_mouths(targets, self._entries())
 
-    def _entries(self) -> list[InnerMouth]:
-        """The bank's entries, unless they are hardly open: such a mouth stretched would be darker than drawn teeth."""
+    @property
+    def knows_mouth(self) -> bool:
+        """Whether a mouth of the bank is more than hardly open; such a one, stretched, would be a dark slit."""
         widest = self.bank.widest()
-        return [] if widest is None or widest.opening < HARDLY_OPEN else self.bank.entries
+        return widest is not None and widest.opening >= HARDLY_OPEN
+
+    def _entries(self) -> list[InnerMouth]:
+        return self.bank.entries if self.knows_mouth else []
+
+    def imagine(self, frame: np.ndarray, points: np.ndarray, target: np.ndarray, pose: HeadPose) -> None:
+        """Paints a widely open mouth, which is then shown wherever this person's mouth opens.
+
+        Painted frame by frame, teeth and tongue would differ from one frame to the next.
+
+        Args:
+            frame, points: (H, W, 3) uint8 and its (206, 3) mesh points.
+            target: (206, 3) target points, wide open.
+            pose: head pose.
+        """
+        mouth = crop_mouth(self.render(frame, points, target, pose=pose), target, pose)
+        if mouth is not None:
+            self.bank.replace_all(mouth)
 
     def render(
         self,

@@ -61,16 +61,16 @@ class SampleMaker:
         self.shapes = [with_lip_edges(mesh, ring) for mesh, ring in zip(points, self.edges, strict=True)]
         self.rings = np.stack([to_mouth_plane(shape[LIPS_INNER], self.plane) for shape in self.shapes])
         self.openness = np.maximum(gaps(self.rings), 0).mean(axis=1)
-        self._entries: dict[int, InnerMouth | None] = {}
+        self.known: dict[int, InnerMouth | None] = {}  # bank entries by frame
 
     def entry(self, index: int) -> InnerMouth | None:
         """The frame as a bank entry; None if it is not open."""
-        if index not in self._entries:
+        if index not in self.known:
             mouth = None
             if self.openness[index] >= 1.0:
                 mouth = crop_mouth(self.crops.images[index], self.crops.points[index], self.pose, index)
-            self._entries[index] = mouth
-        return self._entries[index]
+            self.known[index] = mouth
+        return self.known[index]
 
     def draw(self, rng: np.random.Generator) -> Pair:
         """Draws a sample's frames."""

@@ -16,12 +16,14 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
 from tests.wav2lip.renderer.faces import opened, shut_face
 from training.engine import Engine
 from wav2lip.renderer import prepare, train
-from wav2lip.renderer.painter import Painted, PainterConfig, load_painter
+from wav2lip.renderer.painter import Painted, PainterConfig, PersonEncoder, load_painter
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
 from wav2lip.renderer.training.adversary import MouthAdversary
+from wav2lip.renderer.training.content import ContentLoss
+from wav2lip.renderer.training.critic import MouthCritic, with_deviation
 from wav2lip.renderer.training.crops import SIDE, MouthCrops, crop_pose, spread
 from wav2lip.renderer.training.dataset import MouthSamples, augment
-from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses
+from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses, softened
 from wav2lip.renderer.training.metrics import measure
 from wav2lip.renderer.training.recipe import CriticRecipe, PainterRecipe
 from wav2lip.renderer.training.samples import Pair, SampleMaker
@@ -182,6 +184,59 @@ def test_the_critic_learns_to_tell_blurred_mouths_and_mouths_of_another_shape(fo
         assert new.requires_grad
 
 
+def test_a_projection_critic_sees_the_shape_and_batch_deviation_the_variety():
+    torch.manual_seed(0)
+    images, masks = torch.rand(4, 3, HEIGHT, WIDTH), torch.rand(4, 3, HEIGHT, WIDTH)
+    critic = MouthCritic(8, projection=True)
+    assert not torch.allclose(critic(images, masks), critic(images, 1 - masks))
+    features = torch.randn(4, 5, 2, 3)
+    wide = with_deviation(features)
+    assert torch.equal(wide[:, :5], features)
+    torch.testing.assert_close(wide[:, 5], features.std(0, unbiased=False).mean().expand(4, 2, 3))
+    assert with_deviation(features[:1].expand(4, -1, -1, -1))[:, 5].max() < 2e-4, "all mouths alike"
+    assert MouthCritic(8, batch_deviation=True)(images, masks).shape == (4, 1)
+
+
+def test_growing_begins_at_half_the_resolution():
+    recipe = PainterRecipe(steps=100, growing=0.3)
+    assert [recipe.fine_share(step) for step in (0, 30, 45, 60, 99)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert PainterRecipe().fine_share(0) == 1
+    checks = torch.tensor([[0.0, 1], [1, 0]]).repeat(4, 4).expand(1, 3, 8, 8)
+    assert torch.equal(softened(checks, 0), torch.full_like(checks, 0.5))
+    torch.testing.assert_close(softened(checks, 0.25), 0.5 + 0.25 * (checks - 0.5))
+    assert softened(checks, 1) is checks
+
+
+def test_content_differs_with_the_picture_and_has_a_gradient():
+    torch.manual_seed(0)
+    content, real = ContentLoss(), torch.rand(2, 3, HEIGHT, WIDTH)
+    assert content(real, real) == 0
+    blurred = torch.nn.functional.avg_pool2d(real, 5, 1, 2).requires_grad_()
+    loss = content(blurred, real)
+    loss.backward()
+    assert loss > 0
+    assert blurred.grad is not None
+    assert blurred.grad.abs().sum() > 0
+
+
+def test_a_code_comes_from_other_openings_of_the_same_video_whatever_their_number(folder: Path):
+    samples = MouthSamples.open(folder / "train")
+    rows = np.arange(12)
+    planes = samples.batch(rows, others=3)
+    assert planes["others"].shape == (12, 3, 4, HEIGHT, WIDTH)
+    targets = samples.batch(np.arange(len(samples)))["target"]
+    for row, mouths in zip(rows, planes["others"], strict=True):
+        for mouth in mouths:
+            found = [k for k in range(len(samples)) if torch.equal(targets[k], mouth[:3])]
+            assert found
+            assert samples.clips[found[0]] == samples.clips[row]
+    torch.manual_seed(0)
+    encoder = PersonEncoder(6, width=4)
+    once, twice = planes["others"][:, :1], planes["others"][:, :1].expand(-1, 2, -1, -1, -1)
+    torch.testing.assert_close(encoder(once), encoder(twice))
+    assert encoder(planes["others"]).shape == (12, 6)
+
+
 def test_measures_of_a_perfect_and_of_a_blurred_painter(folder: Path):
     samples = MouthSamples.open(folder / "val")
     perfect = measure(lambda planes: painted(planes["target"]), samples)
@@ -195,10 +250,10 @@ def test_measures_of_a_perfect_and_of_a_blurred_painter(folder: Path):
         assert dull[f"{kind}_sharp"] < 0.7
 
 
-def run(folder: Path, out: Path, code: int = 0) -> list[dict]:
+def run(folder: Path, out: Path, code: int = 0, *more: str) -> list[dict]:
     tiny = ["--network.widths", "[4,4,4]", "--network.depth", "1", "--critic.width", "4", "--critic.start", "2"]
     flags = ["--steps", "4", "--batch", "4", "--precision", "32-true", "--log-every", "1", "--validate-every", "2"]
-    assert train.main([str(folder), "--out", str(out), "--accelerator", "cpu", *tiny, *flags]) == code
+    assert train.main([str(folder), "--out", str(out), "--accelerator", "cpu", *tiny, *flags, *more]) == code
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
@@ -228,8 +283,18 @@ def test_a_run_writes_weights_log_and_sheets_and_resumes_exactly(
     assert len(list((tmp_path / "one run").glob("sheet-*.png"))) == 2
 
 
+def test_a_painter_with_a_code_is_trained_and_opened(folder: Path, tmp_path: Path):
+    run(folder, tmp_path / "code", 0, "--network.code", "5", "--weights.content", "0.1", "--growing", "0.3")
+    assert load_painter(tmp_path / "code" / "renderer.safetensors").config == PainterConfig((4, 4, 4), 1, 5)
+
+
 def test_contradictions_are_refused_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    for wrong in (lambda: PainterRecipe(batch=1), lambda: PainterRecipe(ema=1.0), lambda: CriticRecipe("began")):
+    for wrong in (
+        lambda: PainterRecipe(batch=1),
+        lambda: PainterRecipe(ema=1.0),
+        lambda: PainterRecipe(growing=0.6),
+        lambda: CriticRecipe("began"),
+    ):
         with pytest.raises(UsageError):
             wrong()
     assert train.main([str(tmp_path / "missing"), "--out", str(tmp_path / "out")]) == 2
