@@ -285,7 +285,7 @@ def lip_color(pixels: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarr
         scale: pixels per unit.
     """
     wide = cv2.dilate(opening, np.ones((2 * max(1, round(LIP_RIM * scale)) + 1,) * 2, np.uint8))
-    rim = cv2.compare(cv2.subtract(wide, opening), 0.5, cv2.CMP_GT)
+    rim = (cv2.subtract(wide, opening) > 0.5).astype(np.uint8)
     return np.array(cv2.mean(pixels, rim if cv2.hasNonZero(rim) else None)[:3])
 
 

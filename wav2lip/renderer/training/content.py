@@ -22,7 +22,7 @@ class ContentLoss(nn.Module):
 
     def __init__(self, expert: Path = EXPERT) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(list(SyncExpert.load(expert).network.face_encoder[:LAYERS]))
+        self.layers = nn.ModuleList(SyncExpert.load(expert).network.face_encoder[:LAYERS].children())
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Features of (B, 3, H, W) BGR images in 0 to 1, layer by layer."""

@@ -55,7 +55,7 @@ class MouthCritic(Critic):
         inputs = (images if self.projection else torch.cat([images, condition], 1)) * 2 - 1
         features = layer_outputs(self.layers, inputs.contiguous(memory_format=torch.channels_last))
         top = features[-1]
-        masks = F.adaptive_avg_pool2d(condition, top.shape[-2:])
+        masks = F.adaptive_avg_pool2d(condition, (top.shape[-2], top.shape[-1]))
         logits = self.head(with_deviation(top) if self.batch_deviation else top)
         if self.projection:
             logits = logits + (self.projection(masks) * top).mean(1, keepdim=True)
