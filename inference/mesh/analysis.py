@@ -20,7 +20,7 @@ LATER = (
 
 @dataclass(frozen=True)
 class Analysis:
-    """Landmarks of all frames, and the inner mouths; neither changes any more."""
+    """Landmarks of all frames, and the inner mouths, to which only an imagined one is added."""
 
     store: LandmarkStore
     bank: InnerMouthBank
