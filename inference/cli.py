@@ -120,8 +120,8 @@ def _add_face(p: _Parser) -> None:
     )  # fmt: skip
     p.flag(g, "face-id", type=int, metavar="N", help="the person with this number in --list-faces")
     p.flag(
-        g, "detector", choices=("auto", "yunet", "sfd", "haar"),
-        help="face detector (default: auto: YuNet if its model is cached or downloadable, else OpenCV's cascade)",
+        g, "detector", choices=("auto", "center", "yunet", "sfd", "haar"),
+        help="face detector (default: auto: YuNet if its model is cached or downloadable, else center, our own)",
     )  # fmt: skip
     p.flag(g, "yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
     p.flag(g, "s3fd", type=Path, metavar="FILE", help="face-alignment's S3FD weights (.pth), for --detector sfd")

@@ -60,7 +60,7 @@ def _check_models(options: Options) -> None:
     """Checks that the files of the detector and of a saved track can be used, in milliseconds."""
     if options.load_track is not None:
         FaceTrack.load(options.load_track)
-    elif options.box is None and options.detector != "haar" and options.yunet is not None:
+    elif options.box is None and options.detector in ("auto", "yunet") and options.yunet is not None:
         _check_yunet(options.yunet, options.yunet.stat().st_mtime_ns if options.yunet.is_file() else 0)
     if options.box is None and options.detector == "sfd" and options.s3fd is not None and not options.s3fd.is_file():
         raise UsageError(f"no S3FD weights at {display_path(options.s3fd)}")

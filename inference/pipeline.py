@@ -199,7 +199,7 @@ def run_job(
             if not started.has_face():
                 raise MediaError(
                     f"{display_path(source.path)} shows no face in any frame: if there is one, say where with --box "
-                    "TOP BOTTOM LEFT RIGHT, or try another detector (--detector yunet, sfd or haar)"
+                    "TOP BOTTOM LEFT RIGHT, or try another detector (--detector center, yunet, sfd or haar)"
                 )
             total = expected_frames(source, started.speech_frames, options)
             depth = int(np.clip(QUEUE_BYTES // (source.size[0] * source.size[1] * 3), 2, 32))

@@ -59,7 +59,8 @@ class WeightOptions:
         out: output folder.
         build: further flags of preprocessing.build: speakers, splits, detector.
         mesh_python: Python of an environment with MediaPipe, for the mesh labels.
-        stills: file of labeled still images of more people, for the landmark networks.
+        stills: file of labeled still images of more people, for the landmark networks and the face detector.
+        backgrounds: folder of pictures without a face, for the face detector.
         workers: processes of the dataset build.
         steps: limit of every training; None: the recipes'.
     """
@@ -69,6 +70,7 @@ class WeightOptions:
     build: tuple[str, ...] = ()
     mesh_python: Path | None = None
     stills: Path | None = None
+    backgrounds: Path | None = None
     workers: int = 1
     steps: int | None = None
 
@@ -89,7 +91,7 @@ class WeightOptions:
 
 def stages(options: WeightOptions) -> list[Stage]:
     """All stages, in order."""
-    faces = [*_landmarks(options), _occlusion(options)]
+    faces = [*_landmarks(options), _occlusion(options), *_face_detectors(options)]
     return [
         _dataset(options), *_experts(options), *faces, _lip_motion(options), _painter(options), _encoder(options)
     ]  # fmt: skip
@@ -167,6 +169,28 @@ def _occlusion(o: WeightOptions) -> Stage:
         o.out / "runs" / "landmark-crops", "--out", run, *o.capped("steps"),
     )  # fmt: skip
     return _training("occlusion", run, "occlusion.safetensors", (command,), folder, "occlusion")
+
+
+def _face_detectors(o: WeightOptions) -> list[Stage]:
+    """A second run goes on from the first, on other scenes."""
+    first = o.out / "runs" / "first-face-detector"
+    more = ("--init", first / "face_detector.safetensors", "--cache", first / "pictures")
+    return [
+        _face_detector(o, "first-face-detector", "face-detector"),
+        _face_detector(o, "face-detector", "face-detector-second", *more, delivered="face_detector"),
+    ]
+
+
+def _face_detector(o: WeightOptions, name: str, config: str, *flags: object, delivered: str = "") -> Stage:
+    run = o.out / "runs" / name
+    command = _module(
+        "preprocessing.faces.center.train", "--config", CONFIGS / f"{config}.yaml", "--videos", o.videos,
+        "--mesh", o.out / "mesh", "--out", run, *flags, *(("--stills", o.stills) if o.stills else ()),
+        *(("--backgrounds", o.backgrounds) if o.backgrounds else ()), *o.capped("steps"),
+        *o.trial("--per_person", "4"),
+    )  # fmt: skip
+    folder = "preprocessing/faces/center/weights"
+    return _training(name, run, "face_detector.safetensors", (command,), folder, delivered)
 
 
 def _lip_motion(o: WeightOptions) -> Stage:
@@ -276,6 +300,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--mesh-python", type=Path, metavar="FILE", help="Python with MediaPipe, for the mesh labels")
     p.add_argument("--stills", type=Path, metavar="FILE", help="labeled stills of more people, for the landmarks")
+    p.add_argument("--backgrounds", type=Path, metavar="DIR", help="pictures without a face, for the face detector")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="processes of the dataset build (default: 1)")
     p.add_argument("--steps", type=int, metavar="N", help="cap every training, to try the chain")
     p.add_argument("--stages", nargs="+", metavar="STAGE", help="run only these, in their order")
@@ -289,8 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def job() -> None:
         options = WeightOptions(
             args.videos.absolute(), args.out.absolute(), tuple(shlex.split(args.build)),
-            args.mesh_python and args.mesh_python.absolute(), args.stills and args.stills.absolute(), args.workers,
-            args.steps,
+            args.mesh_python and args.mesh_python.absolute(), args.stills and args.stills.absolute(),
+            args.backgrounds and args.backgrounds.absolute(), args.workers, args.steps,
         )  # fmt: skip
         every = stages(options)
         names = [stage.name for stage in every]

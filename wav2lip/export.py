@@ -71,6 +71,11 @@ def exports() -> dict[str, Export]:
             "planes (1, 15, 40, 72), 0 to 1, BGR images and masks in the order of painter_inputs.INPUTS: "
             "softmax weights and paint, (1, 3, 40, 72) each",
         ),
+        "face-detector": Export(
+            _face_detector, ("frames",), ("heat", "values"), {"frames": {1: "height", 2: "width"}},
+            "frames (1, H, W, 3) uint8 BGR, sides multiples of 32: heat (1, H/8, W/8), 0 to 1, and values "
+            "(1, 14, H/8, W/8), see preprocessing.faces.center.network_config.decode_cells",
+        ),
         "sync-expert": Export(lambda: _sync("EXPERT"), *sync, about_sync),
         "sync-judge": Export(lambda: _sync("JUDGE"), *sync, about_sync),
         "face-encoder": Export(
@@ -90,6 +95,12 @@ def _occlusion() -> tuple[nn.Module, tuple[Tensor, ...]]:
     from preprocessing.faces.occlusion.model import bundled_module
 
     return bundled_module()
+
+
+def _face_detector() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    from preprocessing.faces.center.detector import bundled_detector
+
+    return bundled_detector()
 
 
 def _speech_encoder() -> tuple[nn.Module, tuple[Tensor, ...]]:

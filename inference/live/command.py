@@ -24,7 +24,7 @@ def parser() -> Parser:
     p.add_argument("--end", type=float, help="end of the used part, seconds")
     p.add_argument("--select", help="face to follow: largest, left, right, center or X,Y")
     p.add_argument("--resize-factor", type=int, help="divide width and height by it")
-    p.add_argument("--detector", choices=("auto", "yunet", "sfd", "haar"), help="face detector")
+    p.add_argument("--detector", choices=("auto", "center", "yunet", "sfd", "haar"), help="face detector")
     p.add_argument("--yunet", type=Path, help="YuNet's model file (.onnx)")
     return p
 

@@ -76,8 +76,9 @@ def _add_engine(p: Parser) -> None:
         help="auto, cpu, cuda, mps, or several with a worker each, as cuda:0,cuda:1 (default: auto)",
     )  # fmt: skip
     g.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto", help="inference backend")
-    g.add_argument("--detector", choices=("auto", "yunet", "sfd", "haar"), default="auto", help="face detector; the "
-                   "service downloads nothing: auto takes YuNet if it is cached, else OpenCV's cascade")  # fmt: skip
+    g.add_argument("--detector", choices=("auto", "center", "yunet", "sfd", "haar"), default="auto",
+                   help="face detector; "
+                   "the service downloads nothing: auto takes YuNet if it is cached, else center, our own")  # fmt: skip
     g.add_argument("--yunet", type=Path, metavar="FILE", help="YuNet's model file (.onnx)")
     g.add_argument("--sign-cert", type=Path, metavar="FILE", help="sign all results (C2PA) with this certificate chain")
     g.add_argument("--sign-key", type=Path, metavar="FILE", help="private key of --sign-cert (PEM)")
@@ -142,7 +143,7 @@ def _engine_options(flags: dict[str, Any]) -> dict[str, object]:
             raise UsageError("YuNet's model is not cached, and the service downloads nothing: pass it with --yunet")
     if detector == "sfd" and "s3fd" not in options:
         raise UsageError("--detector sfd needs its weights: pass them with --s3fd")
-    return options | {"detector": detector if detector != "auto" else "yunet" if "yunet" in options else "haar"}
+    return options | {"detector": detector if detector != "auto" else "yunet" if "yunet" in options else "center"}
 
 
 def _signing(flags: dict[str, Any]) -> dict[str, object]:

@@ -65,7 +65,7 @@ class ClipRecipe:
         max_upscale: Maximum enlargement of a small face.
         quality: JPEG quality, 1 to 100.
         max_faces: Maximum number of people tracked at the same time.
-        detector: Face detector: auto, yunet, sfd or haar.
+        detector: Face detector: auto, center, yunet, sfd or haar.
         yunet: YuNet model file.
         sfd: S3FD weights file.
         device: Device for sfd, cpu or cuda.

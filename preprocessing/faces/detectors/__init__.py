@@ -9,7 +9,7 @@ from pathlib import Path
 from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceDetector
 
-DETECTORS = ("auto", "yunet", "sfd", "haar")
+DETECTORS = ("auto", "center", "yunet", "sfd", "haar")
 _log = logging.getLogger(__name__)
 
 
@@ -19,7 +19,8 @@ def load_detector(
     """Loads a face detector by name.
 
     Args:
-        name: auto, yunet, sfd or haar; auto uses YuNet if its model is given, cached or downloadable, else haar.
+        name: auto, center, yunet, sfd or haar; auto uses YuNet if its model is given, cached or downloadable, else
+            center, our own.
         device: where sfd runs, "cpu" or "cuda"; the others run on the CPU.
         yunet: YuNet's model file.
         sfd: S3FD's weights.
@@ -35,8 +36,12 @@ def load_detector(
         from preprocessing.faces.detectors.sfd import S3FD, find_sfd
 
         return S3FD(find_sfd(sfd), device)
+    if name == "center":
+        return _load_center()
     if name == "haar":
-        return _load_haar()
+        from preprocessing.faces.detectors.haar import Haar
+
+        return Haar()
     raise UsageError(f"unknown detector {name!r}: choose one of {', '.join(DETECTORS)}")
 
 
@@ -48,13 +53,13 @@ def _load_auto(model: Path | None) -> FaceDetector:
     except ValueError as error:
         _log.debug("%s", error)
         _tell_fallback()
-        return _load_haar()
+        return _load_center()
 
 
 @lru_cache(maxsize=1)
 def _tell_fallback() -> None:
     """Says once per process that the better detector is missing, and what to do."""
-    _log.warning("YuNet's model is not here: finding frontal faces only (give its file with --yunet)")
+    _log.warning("YuNet's model is not here: faces are found by our own detector (give YuNet's file with --yunet)")
 
 
 def _load_yunet(model: Path | None) -> FaceDetector:
@@ -63,7 +68,7 @@ def _load_yunet(model: Path | None) -> FaceDetector:
     return YuNet(find_yunet(model))
 
 
-def _load_haar() -> FaceDetector:
-    from preprocessing.faces.detectors.haar import Haar
+def _load_center() -> FaceDetector:
+    from preprocessing.faces.center.detector import CenterDetector
 
-    return Haar()
+    return CenterDetector()

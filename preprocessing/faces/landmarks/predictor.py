@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -90,14 +90,16 @@ def load_landmarks(path: Path | None = None) -> MeshLandmarks:
     Raises:
         UsageError: the file is missing, damaged, or a network of another kind or other points.
     """
-    source = path or Path(__file__).with_name("weights") / Path(WEIGHTS).name
+    source = path or Path(__file__).parent / WEIGHTS
+    return MeshLandmarks(*(load_part(part, source) for part in PARTS))
+
+
+def load_part(part: str, path: Path | None = None) -> PartNetwork:
+    """Loads one of a checkpoint's two networks, "face" or "mouth"; see `load_landmarks`."""
+    source = path or Path(__file__).parent / WEIGHTS
     config = read_header(source, KIND)["config"]
     if config.get("mesh") != list(MESH_INDICES):
         raise UsageError(f"the landmark network {source} predicts a different set of points: use the bundled one")
-    return MeshLandmarks(*(_load_part(source, part, config) for part in PARTS))
-
-
-def _load_part(source: Path, part: str, config: dict[str, Any]) -> PartNetwork:
     network = network_config(config[part])
     sources = (source, Path(__file__).with_name("model.py"))
     shape = (1, network.size, network.size, 3)

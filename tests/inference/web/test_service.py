@@ -178,7 +178,7 @@ def test_flags_that_belong_to_the_service_reach_every_job(tmp_path, monkeypatch)
     pytest.importorskip("c2pa", reason="the extra provenance is not installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     settings = settings_of(vars(parser().parse_args(["--sign", "--max-queue", "3"])))
-    assert settings.engine.options == {"sign": True, "detector": "haar"}
+    assert settings.engine.options == {"sign": True, "detector": "center"}
     assert settings.limits.queue == 3
     assert Options.of(settings.engine.options).sign
 

@@ -310,7 +310,7 @@ def test_options_may_come_from_a_file(copied: Bench, here: Here, capsys):
         (["VIDEOS", "CLIPS", "--speaker", "face"], "'folder', 'name', 'file', 'table'"),
         (["VIDEOS", "CLIPS", "--speaker", "table"], "no table is given"),
         (["VIDEOS", "CLIPS", "--table", "none.csv"], "none.csv is not a readable table"),
-        (["VIDEOS", "CLIPS", "--detector", "face"], "detector must be one of auto, yunet, sfd, haar"),
+        (["VIDEOS", "CLIPS", "--detector", "face"], "detector must be one of auto, center, yunet, sfd, haar"),
         (["VIDEOS", "CLIPS", "--yunet", "none.onnx"], "no YuNet model at"),
         (["VIDEOS", "CLIPS", "--s3fd", "none.pth", "--detector", "sfd"], "no S3FD weights at"),
         (["VIDEOS", "CLIPS", "--detector", "haar", "--device", "tpu"], "device must be cpu, cuda or cuda:N, not 'tpu'"),

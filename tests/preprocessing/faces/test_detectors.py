@@ -16,8 +16,8 @@ import skimage.data
 import torch
 
 from preprocessing.faces import detectors
+from preprocessing.faces.center.detector import CenterDetector
 from preprocessing.faces.detectors import load_detector, yunet
-from preprocessing.faces.detectors.haar import Haar
 from preprocessing.faces.detectors.yunet import YuNet, find_yunet
 from preprocessing.faces.face_track import FaceDetector
 
@@ -85,7 +85,7 @@ def astronaut() -> np.ndarray:
     return cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
 
 
-@pytest.fixture(scope="module", params=["yunet", "haar", "sfd"])
+@pytest.fixture(scope="module", params=["center", "yunet", "haar", "sfd"])
 def case(request) -> Case:
     if request.param == "sfd":
         file = request.getfixturevalue("sfd_file")
@@ -217,7 +217,7 @@ def test_sfd_takes_torch_hubs_file(tmp_path: Path, monkeypatch, sfd_file: Path) 
 
 
 def test_an_unknown_name_and_a_missing_gpu_are_refused(sfd_file: Path) -> None:
-    with pytest.raises(ValueError, match="auto, yunet, sfd, haar"):
+    with pytest.raises(ValueError, match="auto, center, yunet, sfd, haar"):
         load_detector("dlib")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="cuda"):
@@ -263,14 +263,14 @@ def test_a_fetched_file_with_another_hash_is_refused(cache: Path, monkeypatch) -
 
 
 @pytest.mark.parametrize("error", [REFUSED, TimeoutError("timed out"), ConnectionResetError(104, "reset")])
-def test_yunet_without_a_network_names_the_flag_and_auto_takes_haar(cache, monkeypatch, caplog, error) -> None:
+def test_yunet_without_a_network_names_the_flag_and_auto_takes_our_own(cache, monkeypatch, caplog, error) -> None:
     monkeypatch.setattr(yunet.urllib.request, "urlopen", opener(error))
     with pytest.raises(ValueError, match="--yunet"):
         load_detector("yunet")
     detectors._tell_fallback.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert isinstance(load_detector("auto"), Haar)
-        assert isinstance(load_detector("auto"), Haar)
+        assert isinstance(load_detector("auto"), CenterDetector)
+        assert isinstance(load_detector("auto"), CenterDetector)
     (record,) = caplog.records
     assert "--yunet" in record.getMessage()
     assert "http" not in record.getMessage()

@@ -72,14 +72,14 @@ def make_crops(
         UsageError: no video has labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = _choose(labeled_videos(videos, labels, split), per_person)
+    wanted = choose_frames(labeled_videos(videos, labels, split), per_person)
     count = sum(len(rows) for rows in wanted.values())
     total = count + (sum(1 for _ in stills(stills_file)) if stills_file else 0)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (total, SIZE, SIZE, 3))
     points: list[np.ndarray] = []
     persons: list[str] = []
     background: list[np.ndarray] = []
-    for name, frame, mesh in _faces(wanted, stills_file):
+    for name, frame, mesh in labeled_frames(wanted, stills_file):
         view = crop_view(HeadPose.of(mesh))
         images[len(points)] = view.crop(frame, SIZE)
         points.append(view.to_crop(mesh, SIZE))
@@ -98,7 +98,7 @@ def crop_view(pose: HeadPose) -> View:
     return View(pose.repose(FACE_CENTER[None])[0, :2], float(pose.scale) * SIDE, roll(pose))
 
 
-def _choose(videos: Sequence[LabeledVideo], per_person: int) -> dict[LabeledVideo, np.ndarray]:
+def choose_frames(videos: Sequence[LabeledVideo], per_person: int) -> dict[LabeledVideo, np.ndarray]:
     """Selects frames from each video."""
     clips = defaultdict(list)
     for video in videos:
@@ -128,7 +128,7 @@ def _spread(label: Path, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.unique([*near, *rng.choice(rows, count - len(near), replace=False)])
 
 
-def _faces(
+def labeled_frames(
     wanted: dict[LabeledVideo, np.ndarray], stills_file: Path | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yields person, frame and points of every selected face."""

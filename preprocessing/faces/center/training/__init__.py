@@ -1,0 +1,1 @@
+"""Pictures, scenes, losses and measures of the face detector's trainer."""
