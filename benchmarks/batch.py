@@ -62,9 +62,7 @@ def main() -> None:
         table.write_text("\n".join([",".join(names), *(row.format(f"{n}.mp4") for n in range(args.jobs))]))
         one_by_one(1, flags, out)
         single = measured(lambda: one_by_one(args.jobs, flags, out))
-        batch = measured(
-            lambda: run("-m", "inference.batch", table, "--out", out / "batch", *workers, "--quiet")
-        )
+        batch = measured(lambda: run("-m", "inference.batch", table, "--out", out / "batch", *workers, "--quiet"))
     print(f"{args.jobs} commands: {single[0]:.1f} s, {single[1]:.1f} CPU s")
     print(f"a batch{f' on {args.workers} workers' if workers else ''}: {batch[0]:.1f} s, {batch[1]:.1f} CPU s")
     print(f"ratio: {batch[0] / single[0]:.2f} wall, {batch[1] / single[1]:.2f} CPU")

@@ -44,6 +44,6 @@ class PresenceCheck:
 
 
 def _inside(points: np.ndarray, box: np.ndarray) -> bool:
-    """Whether the middle of the mesh points (206, 3) lies in the middle part of a box (4,): else it saw a face beside it."""
+    """Whether the middle of the mesh points (206, 3) lies in the middle of a box (4,): else it saw a face beside it."""
     offset = np.abs(points[:, :2].mean(0) - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2])
     return bool(offset.max() < BESIDE)

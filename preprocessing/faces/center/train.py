@@ -185,7 +185,8 @@ def train_step(state: CenterTrainState, pictures: Tensor, targets: Targets) -> d
     """
     for group in state.optimizer.param_groups:
         group["lr"] = state.recipe.lr_at(state.step)
-    losses = center_losses(*state.forward(pictures), targets)
+    logits, values = state.forward(pictures)
+    losses = center_losses(logits, values, targets)
     loss = total(losses, state.recipe.weights)
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")

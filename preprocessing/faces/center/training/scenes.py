@@ -116,11 +116,11 @@ class SceneMaker:
             canvas = self._background(rng)
             more = 0 if rng.random() < recipe.empty else self._count(rng)
         for _ in range(more):
-            face, window, mask = self._paste(canvas, rng)
+            pasted, window, mask = self._paste(canvas, rng)
             for cover in covers:
                 np.maximum(cover[window], mask, out=cover[window])
-            if face is not None:
-                faces.append(face)
+            if pasted is not None:
+                faces.append(pasted)
                 covers.append(np.zeros((side, side), np.float32))
         if rng.random() < recipe.covered:
             covers = self._blocks(canvas, covers, rng)
@@ -231,7 +231,8 @@ class SceneMaker:
         noise = self.grain[top : top + recipe.side, left : left + recipe.side] * np.float32(deviation)
         x = np.clip(x + noise, 0, 255).astype(np.uint8)
         if rng.random() < recipe.jpeg:
-            x = cv2.imdecode(cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 90))])[1], 1)
+            packed = cv2.imencode(".jpg", x, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 90))])[1]
+            x = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
         return x
 
 
