@@ -51,7 +51,7 @@ def test_every_video_has_its_fate(built: Bench):
     }  # fmt: skip
     expected = {
         "bad/truncated.mp4": ("rejected", "no clip passes"),
-        "bad/noise.mp4": ("broken", "is not a video"),
+        "bad/noise.mp4": ("broken", "is not a readable video"),
         "bad/empty.mp4": ("broken", "is empty"),
         "bad/sound.mp4": ("broken", "has no video stream"),
         "bad/silent.mp4": ("broken", "has no audio track"),

@@ -10,7 +10,8 @@ from preprocessing.faces.face_track import Detection
 from preprocessing.faces.landmarks.views import View
 from preprocessing.faces.mesh import canonical_face
 
-FRAME, BOX = np.zeros((100, 100, 3), np.uint8), np.array([20, 20, 80, 90], np.float32)
+FRAME, FACE = np.zeros((200, 200, 3), np.uint8), canonical_face().astype(np.float64)
+BOX = np.concatenate([FACE[:, :2].min(0), FACE[:, :2].max(0)]).astype(np.float32)
 
 
 class Network:
@@ -25,11 +26,11 @@ class Network:
 
     def points(self, frame: np.ndarray, view: View) -> tuple[np.ndarray, float]:
         assert view.side > 0
-        return canonical_face().astype(np.float64), self.presence.pop(0)
+        return FACE, self.presence.pop(0)
 
 
-def checked(network: Network, score: float) -> Detection | None:
-    return PresenceCheck(network.load)(FRAME, Detection(BOX, score), 0.25)  # type: ignore[arg-type]
+def checked(network: Network, score: float, box: np.ndarray = BOX) -> Detection | None:
+    return PresenceCheck(network.load)(FRAME, Detection(box, score), 0.25)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("looks", "expected"), [((0.6, 0.8), 0.35), ((1.0, 0.1), 0.275)])
@@ -47,6 +48,12 @@ def test_what_the_network_does_not_see_is_no_face():
     unseen = Network(0.1, 0.9)
     assert checked(unseen, 0.4) is None
     assert unseen.presence == [0.9], "even a full second look would not have been enough"
+
+
+def test_a_box_beside_the_face_that_is_seen_is_no_face():
+    width = BOX[2] - BOX[0]
+    assert checked(Network(1, 1), 0.5, BOX + 0.2 * width * np.array([1, 0, 1, 0], np.float32)) is not None
+    assert checked(Network(1, 1), 0.5, BOX + 0.4 * width * np.array([1, 0, 1, 0], np.float32)) is None
 
 
 def test_a_certain_face_is_not_looked_at():
