@@ -19,6 +19,7 @@ from inference.options import Options
 from inference.prefetch import StageClock
 from preprocessing.errors import MediaError, display_path
 from preprocessing.faces.mesh import LIPS_INNER, Landmarks
+from preprocessing.faces.occlusion.mask import OcclusionMask
 from wav2lip.renderer.inner_mouth import BankConfig, InnerMouth, InnerMouthBank, mouth_plane, to_mouth_plane
 from wav2lip.renderer.painter_inference import NetworkPainter
 from wav2lip.renderer.renderer import PRESENT, MouthRenderer
@@ -47,6 +48,7 @@ class Avatar:
         landmarks: the face's landmarks by frame.
         mouths: inner mouths seen in the frames, or one that was imagined.
         origin: the file they came from; None if that is the avatar's own file.
+        looks: what covers the face, by frame, as far as a session has looked; see `MeshPerson`.
     """
 
     frames: FrameStore
@@ -54,6 +56,7 @@ class Avatar:
     landmarks: LandmarkStore
     mouths: Sequence[InnerMouth]
     origin: Origin | None = None
+    looks: dict[int, OcclusionMask | None] = field(default_factory=dict)
 
     @classmethod
     def prepare(

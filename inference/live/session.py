@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -18,7 +18,7 @@ from inference.live.mouths import LiveMouths
 from inference.live.sound import SPEECH_RATE, SpeechQueue, checked_rate
 from inference.live.speaker import Said, Speaker, Speaking
 from inference.mesh.engine import MeshEngine
-from inference.mesh.person import FramePlan, MeshPerson, Spoken
+from inference.mesh.person import FramePlan, MeshPerson, Spoken, Unplanned
 from preprocessing.errors import UsageError
 from preprocessing.media.audio import frame_count
 from wav2lip.lip_motion.streaming import GUESSED, MAX_LOOKAHEAD, MotionStream
@@ -114,8 +114,9 @@ class LiveSession:
         span = engine.motion_range(shapes, rest)
         renderer = avatar.renderer(engine.painter)
         self._person = MeshPerson(
-            (), avatar.landmarks, renderer, rest, strength=self.config.strength, occlusion=engine.occlusion
-        )
+            (), avatar.landmarks, renderer, rest, strength=self.config.strength, occlusion=engine.occlusion,
+            looks=avatar.looks,
+        )  # fmt: skip
         self._space = engine.motion.space
         self._scale = self._space.gain if span.gain is None else span.gain
         motions = motion_source(engine.motion, span, self.config.lookahead, self._queue)
@@ -136,7 +137,7 @@ class LiveSession:
         number = next(
             number for number in range(len(self.avatar)) if self.avatar.landmarks.landmarks(number) is not None
         )
-        plan = self._plan(number, np.zeros((1, self._space.components), np.float32))
+        plan = self._plans(number, [np.zeros((1, self._space.components), np.float32)])[0]
         if plan is not None:
             renderer = self.avatar.renderer(self._engine.painter)
             occlusion = self._engine.occlusion
@@ -236,20 +237,26 @@ class LiveSession:
 
     def _live_plan(self, number: int, said: Said) -> tuple[FramePlan | None, InnerMouth | None]:
         """The plan of a frame from the motion known so far."""
-        plan = self._plan(number, said.coefficients)
-        if plan is None:
-            return None, None
         guesses = self._speaker.guesses(number, GUESSED) if self.avatar.mouths else []
-        following = [self._plan(number + k, guess) for k, guess in enumerate(guesses, 1)]
-        return plan, self._mouths.choose([plan.mouth, *(one.mouth for one in following if one is not None)])
+        plans = self._plans(number, [said.coefficients, *guesses])
+        if plans[0] is None:
+            return None, None
+        return plans[0], self._mouths.choose([one.mouth for one in plans if one is not None])
 
-    def _plan(self, number: int, coefficients: np.ndarray) -> FramePlan | None:
-        source = bounced(number, len(self.avatar))
-        found, amount = self.avatar.landmarks.landmarks(source), self.avatar.landmarks.amount(source)
-        if found is None or amount <= 0 or self._person.rest is None:
-            return None
-        displacement = self._space.displacement(coefficients, self._scale)[0]
-        return FramePlan.of(source, found, self._person.rest, displacement, amount, self._person.strength)
+    def _plans(self, number: int, coefficients: Sequence[np.ndarray]) -> list[FramePlan | None]:
+        """The plans of frame `number` and those after it, from (1, K) coefficients each; None without a mouth."""
+        sources = [bounced(number + k, len(self.avatar)) for k in range(len(coefficients))]
+        landmarks, rest = self.avatar.landmarks, self._person.rest
+        displacements = self._space.displacement(np.concatenate(coefficients), self._scale)
+        unplanned = [
+            Unplanned(source, found, moved, amount)
+            if rest is not None and (found := landmarks.landmarks(source)) and (amount := landmarks.amount(source)) > 0
+            else None
+            for source, moved in zip(sources, displacements, strict=True)
+        ]
+        known = [one for one in unplanned if one is not None]
+        plans = iter(FramePlan.several(known, rest, self._person.strength) if rest is not None else ())
+        return [None if one is None else next(plans) for one in unplanned]
 
     def _whole_plan(
         self, number: int, speaking: Speaking | None

@@ -22,6 +22,7 @@ from wav2lip.renderer.warp import FrameOrPlanes
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
 SHAPE_BLOCK = 100  # frames whose shapes are computed at once; more take memory and gain nothing
 LOOK_EVERY = 3  # frames; how often a free mouth is looked at for what covers it
+MAX_MASKS = 200  # that are remembered, 12 kB each
 TURNED_LESS = 5.0  # degrees by which a later view must be more frontal to be kept instead
 VIEW_MARGIN = 0.4  # of the face's width and height, around it
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
@@ -68,15 +69,12 @@ class FramePlan:
     mouth: MouthTarget
 
     @classmethod
-    def of(
-        cls, number: int, found: Landmarks, rest: np.ndarray, displacement: np.ndarray, amount: float, strength: float
-    ) -> FramePlan:  # fmt: skip
-        """The plan for a person's rest shape (206, 3) and displacement (P, 3) of the lower face from it."""
-        return cls.several([Unplanned(number, found, displacement, amount)], rest, strength)[0]
-
-    @classmethod
     def several(cls, frames: Sequence[Unplanned], rest: np.ndarray, strength: float) -> list[FramePlan]:
-        """The plans of several frames at once: one by one, the many small arrays would cost several times as much."""
+        """The plans of frames at once: one by one, the many small arrays would cost several times as much.
+
+        Args:
+            rest: (206, 3) the person's rest shape, to which the displacements are relative.
+        """
         if not frames:
             return []
         points = np.stack([frame.found.points for frame in frames]).astype(np.float64)
@@ -120,7 +118,8 @@ class FaceView:
 class MeshPerson:
     """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances.
 
-    `occlusion` finds what covers the face, which then stays as it was; None: nothing is looked for.
+    `occlusion` finds what covers the face, which then stays as it was; None: nothing is looked for. `looks` has what it
+    found, by source frame: frames are seen twice or, in a video that is repeated, more often.
     """
 
     utterances: Sequence[Utterance]
@@ -130,6 +129,7 @@ class MeshPerson:
     spoken: list[Spoken] = field(default_factory=list)
     strength: float = 1.0
     occlusion: FindOcclusion | None = None
+    looks: dict[int, OcclusionMask | None] = field(default_factory=dict)
     _free: int = field(default=0, init=False)  # first frames whose mouth counts as free
     _unseen: int = field(default=0, init=False)  # frames until the next look for what covers the mouth
     _view: FaceView | None = field(default=None, init=False)  # while no frame has shown the inner mouth
@@ -139,9 +139,9 @@ class MeshPerson:
         self.store.append(found)
         if found is not None and self.store.landmarks(len(self.store) - 1) is not None:
             self.renderer.observe(frame, found, found.pose, lambda: self._covered(frame, found))
-            self._look(frame, found)
+            self._keep_view(frame, found)
 
-    def _look(self, frame: np.ndarray, found: Landmarks) -> None:
+    def _keep_view(self, frame: np.ndarray, found: Landmarks) -> None:
         """Keeps the most frontal view so far, until a frame has shown the inner mouth."""
         if self.renderer.knows_mouth:
             self._view = None
@@ -159,7 +159,8 @@ class MeshPerson:
         """
         if self._view is None or self.renderer.painter is None:
             return
-        plan = FramePlan.of(0, Landmarks(self._view.points, 1.0), rest, displacement, 1.0, 1.0)
+        wide = Unplanned(0, Landmarks(self._view.points), displacement, 1.0)
+        plan = FramePlan.several([wide], rest, 1.0)[0]
         self.renderer.imagine(self._view.pixels, plan.points, plan.target, plan.pose)
         self._view = None
 
@@ -167,7 +168,7 @@ class MeshPerson:
         """Whether something is in front of the mouth of the frame observed last; see `_covering`."""
         if self.occlusion is None or len(self.store) <= self._free:
             return False
-        if self.occlusion(frame, found.points, found.pose) is not None:
+        if self._look(frame, len(self.store) - 1, found.points, found.pose) is not None:
             return True
         self._free = len(self.store) + LOOK_EVERY - 1
         return False
@@ -224,9 +225,21 @@ class MeshPerson:
         """What covers the mouth; a free one is looked at in every third frame only."""
         if self.occlusion is None:
             return None
-        if self._unseen:
+        if self._unseen and plan.number not in self.looks:
             self._unseen -= 1
             return None
-        mask = self.occlusion(frame, plan.points, plan.pose)
+        mask = self._look(frame, plan.number, plan.points, plan.pose)
         self._unseen = 0 if mask is not None else LOOK_EVERY - 1
+        return mask
+
+    def _look(
+        self, frame: FrameOrPlanes, number: int, points: np.ndarray, pose: HeadPose
+    ) -> OcclusionMask | None:  # fmt: skip
+        """What covers the face in a source frame."""
+        if number in self.looks:
+            return self.looks[number]
+        assert self.occlusion is not None
+        mask = self.occlusion(frame, points, pose)
+        if mask is None or sum(known is not None for known in list(self.looks.values())) < MAX_MASKS:
+            self.looks[number] = mask
         return mask

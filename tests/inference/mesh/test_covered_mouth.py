@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,18 +29,32 @@ class Finder:
 
 def shown(finder: Finder, frame: np.ndarray, plan, frames: int) -> list[bool]:  # noqa: F811
     """Whether the mouth moved, frame by frame."""
-    person, moved = MeshPerson(utterances=(), occlusion=finder), []
-    for _ in range(frames):
-        result = frame.copy()
-        person.render(result, frame, plan, None)
-        moved.append(bool((result != frame).any()))
-    return moved
+    person = MeshPerson(utterances=(), occlusion=finder)
+    return [mouth_moves(person, frame, replace(plan, number=number)) for number in range(frames)]
+
+
+def mouth_moves(person: MeshPerson, frame: np.ndarray, plan) -> bool:  # noqa: F811
+    result = frame.copy()
+    person.render(result, frame, plan, None)
+    return bool((result != frame).any())
 
 
 def test_a_free_mouth_is_looked_at_in_every_third_frame_and_a_covered_one_in_every_one(frame, plan):  # noqa: F811
     finder = Finder(1, 2)
     assert shown(finder, frame, plan, 9) == [True] * LOOK_EVERY + [False, False] + [True] * 4
     assert finder.looks == 5
+
+
+def test_a_frame_shown_again_needs_no_other_look_and_stays_covered(frame, plan):  # noqa: F811
+    finder = Finder(1)
+    person = MeshPerson(utterances=(), occlusion=finder)
+    order = [0, 3, 0, 3, 0]  # the first is free, and the others are no neighbors in the video
+    moved = []
+    for number in order:
+        person._unseen = 0
+        moved.append(mouth_moves(person, frame, replace(plan, number=number)))
+    assert moved == [True, False, True, False, True]
+    assert finder.looks == 2
 
 
 @pytest.mark.parametrize(("covered", "kept"), [((), 1), ((0,), 0)])
