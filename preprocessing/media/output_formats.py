@@ -20,8 +20,8 @@ WEBP_QUALITY = 0.8  # points of WebP's quality, of 100, for one point of H.264's
 
 
 LIGHT = "light"
-# x264's veryfast without B frames and weights, with whole macroblocks only, searched less finely. As measured, the same
-# picture (SSIM within 0.0004) for half to two thirds of the time, in files a quarter to a half larger.
+# x264's veryfast without B frames and weights, with whole macroblocks only, searched less finely. On the two
+# clips compared: SSIM 0.0005 lower and 0.001 higher, in 0.53 and 0.57 of the time, in files half as large again.
 LIGHT_SEARCH = "bframes=0:weightp=0:partitions=i8x8:subme=1"
 
 

@@ -57,7 +57,7 @@ def fit_costs(targets: Sequence[MouthTarget], entries: Sequence[InnerMouth]) -> 
 
 
 class SwitchCosts:
-    """(T, K, K) cost of a switch to another mouth, made frame by frame: all at once would take 60 MB for 20 s.
+    """(T, K, K) cost of a switch to another mouth, made frame by frame: 20 s of 60 mouths are 14 MB an array.
 
     Args:
         openings: (T,) of the targets, units.
