@@ -20,7 +20,6 @@ from preprocessing.faces.mesh import Landmarks
 
 LEFT_BOX = 0.3  # overlap of the landmarks' box with the known one, below which they belong to another face
 DETECT_EVERY = 50  # frames between checks by the detector
-STRIDE = 2  # frames between looks at the whole face; at the mouth there is one in every frame
 AHEAD_BYTES = 24 * 2**20  # of frames decoded ahead of the tracker
 
 
@@ -34,8 +33,7 @@ def track_landmarks(
     """
     options, source = job.options, job.source
     smoothing = SmoothingConfig(reach=0) if options.nosmooth else SmoothingConfig()
-    clock, refine = job.clock, getattr(network, "refine", None)
-    network, refine = clock.timed("network", network), refine and clock.timed("network", refine)
+    clock, network = job.clock, job.clock.timed("network", network)
     people, tracker = [role.person for role in job.roles], None
     if options.load_track is not None:
         tracks = [loaded_track(options.load_track, source.size, count)]
@@ -44,10 +42,8 @@ def track_landmarks(
     else:
         find = job_detector(options) if options.box is None else BoxDetector(options.box, source.size)
         detector = clock.timed("detect", find)
-        config = LandmarkTrackerConfig(
-            select=options.select, every=options.detect_every or DETECT_EVERY, stride=STRIDE if refine else 1
-        )
-        tracker = LandmarkTracker(network, detector, config, smoothing, refine)
+        config = LandmarkTrackerConfig(select=options.select, every=options.detect_every or DETECT_EVERY)
+        tracker = LandmarkTracker(network, detector, config, smoothing)
     decoded = clock.iterate("decode", source.frames(0, count, planar=True))
     depth = int(np.clip(AHEAD_BYTES // (source.size[0] * source.size[1] * 3), 2, 16))
     with closing(clock.prefetched(decoded, depth)) as frames:

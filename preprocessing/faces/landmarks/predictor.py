@@ -69,19 +69,11 @@ class MeshLandmarks:
     def predict_view(self, frame: np.ndarray, view: View) -> Landmarks:
         """The points of the face in the view."""
         points, presence = self.face.points(frame, view)
-        if self.mouth is None:
-            return Landmarks(points.astype(np.float32), presence)
-        return self._with_mouth(frame, points, HeadPose.of(points), presence)
-
-    def refine(self, frame: np.ndarray, near: Landmarks) -> Landmarks:
-        """Looks at the mouth only: the other points are those given."""
-        return near if self.mouth is None else self._with_mouth(frame, near.points.copy(), near.pose, near.presence)
-
-    def _with_mouth(self, frame: np.ndarray, points: np.ndarray, pose: HeadPose, presence: float) -> Landmarks:
-        assert self.mouth is not None
-        finer, seen = self.mouth.points(frame, mouth_view(pose))
-        points[self._mouth_rows] = finer
-        return Landmarks(points.astype(np.float32), min(presence, seen))
+        if self.mouth is not None:
+            finer, seen = self.mouth.points(frame, mouth_view(HeadPose.of(points)))
+            points[self._mouth_rows] = finer
+            presence = min(presence, seen)
+        return Landmarks(points.astype(np.float32), presence)
 
 
 def load_landmarks(path: Path | None = None) -> MeshLandmarks:

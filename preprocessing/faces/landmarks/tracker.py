@@ -11,7 +11,6 @@ import numpy as np
 from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceDetector, reduce_frame
 from preprocessing.faces.identity import choose, overlap, parse_select
-from preprocessing.faces.landmarks.between import FramesBetween, Look, mean_speed
 from preprocessing.faces.landmarks.predictor import LandmarkNetwork
 from preprocessing.faces.landmarks.smoothing import LandmarkSmoother, SmoothingConfig
 from preprocessing.faces.mesh import Landmarks, canonical_face
@@ -32,7 +31,6 @@ class LandmarkTrackerConfig:
         retry: The same while no face is tracked or its presence is low.
         least_presence: Presence below which the detector verifies the face.
         detect_side: Longer side in pixels of the frames given to the detector.
-        stride: Every how many frames the whole face is looked at while it moves evenly; see `between`.
     """
 
     select: str = "largest"
@@ -40,14 +38,12 @@ class LandmarkTrackerConfig:
     retry: int = 5
     least_presence: float = 0.4
     detect_side: int = 640
-    stride: int = 1
 
     def __post_init__(self) -> None:
         parse_select(self.select)
-        counts = min(self.every, self.retry, self.stride)
-        if counts < 1 or self.detect_side < 32 or not 0 <= self.least_presence <= 1:
+        if self.every < 1 or self.retry < 1 or self.detect_side < 32 or not 0 <= self.least_presence <= 1:
             raise UsageError(
-                "landmark tracking needs every, retry and stride >= 1, detect_side >= 32 and least_presence 0 to 1"
+                "landmark tracking needs every >= 1, retry >= 1, detect_side >= 32 and least_presence from 0 to 1"
             )
 
 
@@ -62,7 +58,6 @@ class LandmarkTracker:
         detector: detects faces.
         config: tracking settings.
         smoothing: smoothing settings.
-        refine: predicts the points of the mouth, given all of them nearly; needed for a stride above 1.
     """
 
     def __init__(
@@ -71,16 +66,11 @@ class LandmarkTracker:
         detector: FaceDetector,
         config: LandmarkTrackerConfig | None = None,
         smoothing: SmoothingConfig | None = None,
-        refine: Look | None = None,
     ) -> None:
         self._network, self._detector, self.config = network, detector, config or LandmarkTrackerConfig()
-        self._between = None if refine is None else FramesBetween(network, refine)
-        self._stride = 1 if refine is None else self.config.stride
-        self._skipped: list[np.ndarray] = []  # frames since the last look
-        self._speed: np.ndarray | None = None  # of the head before that
         self._select = parse_select(self.config.select)
         self._smoother = LandmarkSmoother(smoothing)
-        self.max_lag = AHEAD + self._smoother.config.reach + self._stride - 1
+        self.max_lag = AHEAD + self._smoother.config.reach
         """Maximum delay in frames: shot detection and smoothing need lookahead."""
         self._cuts, self._waiting = SceneCutDetector(), deque[np.ndarray]()
         self._last: Landmarks | None = None
@@ -105,51 +95,19 @@ class LandmarkTracker:
         given: list[Landmarks | None] = []
         for verdict in self._cuts.finish():
             given += self._advance(self._waiting.popleft(), verdict)
-        return [*given, *self._end_shot()]
+        return given + self._smoother.finish()
 
     def _advance(self, frame: np.ndarray, cut: bool) -> list[Landmarks | None]:
         """Processes one frame; `cut` tells whether it starts a shot."""
         given: list[Landmarks | None] = []
         if cut:
-            given += self._end_shot()
             self._last, self._since = None, self.config.retry
-        if self._last is not None and len(self._skipped) < self._stride - 1:
-            self._skipped.append(frame)
-            return given
-        return given + self._catch_up(frame)
-
-    def _end_shot(self) -> list[Landmarks | None]:
-        """The points of the frames to the end of a shot."""
-        rest = self._catch_up(self._skipped.pop()) if self._skipped else []
-        return [*rest, *self._smoother.finish()]
-
-    def _catch_up(self, frame: np.ndarray) -> list[Landmarks | None]:
-        """Looks at a frame, and then at those skipped before it as far as needed."""
-        skipped, self._skipped = self._skipped, []
-        if skipped and self._last is not None and self._between is not None:
-            last, self._since = self._last, self._since + len(skipped)
-            found = self._network(frame, last)
-            if self._sure(last, found) and self._since + 1 < self.config.every:
-                self._since += 1
-                points = [*self._between.points(skipped, last, found, self._speed), found]
-                self._last, self._speed = found, mean_speed(last, found, len(points))
-                return [given for one in points for given in self._smoother.push(one)]
-            self._since -= len(skipped)
-        return [given for one in (*skipped, frame) for given in self._step(one)]
-
-    def _sure(self, last: Landmarks, found: Landmarks) -> bool:
-        """Whether the points are surely those of the same face."""
-        return found.presence >= self.config.least_presence and not _leap(last, found)
-
-    def _step(self, frame: np.ndarray) -> list[Landmarks | None]:
-        """Looks at a frame."""
+            given += self._smoother.finish()
         self._since += 1
-        last = self._last
-        self._last = self._begin(frame) if last is None else self._follow(frame, last)
-        self._speed = None if last is None or self._last is None else mean_speed(last, self._last, 1)
+        self._last = self._begin(frame) if self._last is None else self._follow(frame, self._last)
         if self._last is None:
-            return [*self._smoother.finish(), None]
-        return [*self._smoother.push(self._last)]
+            return [*given, *self._smoother.finish(), None]
+        return [*given, *self._smoother.push(self._last)]
 
     def _begin(self, frame: np.ndarray) -> Landmarks | None:
         """Detects a face while none is tracked."""
