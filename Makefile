@@ -13,7 +13,7 @@ help:   ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
 demo: .venv/requirements.stamp build/astronaut.png   ## lip-sync a portrait: results/demo.mp4
-	$(VENV_PYTHON) inference.py --face build/astronaut.png --audio assets/speech.wav --detector haar --outfile results/demo.mp4
+	$(VENV_PYTHON) inference.py --face build/astronaut.png --audio assets/speech.wav --detector center --outfile results/demo.mp4
 	@echo "The video is $$PWD/results/demo.mp4"
 
 serve: .venv/requirements-web.stamp   ## serve the web page and the API on http://127.0.0.1:7860
