@@ -36,7 +36,7 @@ from evaluation.metrics.mouth_shape import (  # noqa: E402
     motion_in_silence,
     speech_frames,
 )
-from evaluation.metrics.recording_offset import RecordingOffset, judged_offset  # noqa: E402
+from evaluation.metrics.sync import RecordingOffset, judged_offset  # noqa: E402
 from evaluation.protocols.generate_videos import VideoMaker  # noqa: E402
 from evaluation.protocols.pairs import speaker_of  # noqa: E402
 from evaluation.protocols.trials import Trial  # noqa: E402

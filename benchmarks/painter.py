@@ -20,6 +20,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -29,8 +30,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from evaluation.metrics.distributions import copied_share, nearest  # noqa: E402
 from evaluation.metrics.face_encoder import SIDE, FaceEncoder  # noqa: E402
-from evaluation.metrics.nearest import copied_share, nearest  # noqa: E402
 from inference.mesh.engine import IMAGINED_OPENING  # noqa: E402
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, canonical_face, lower_face  # noqa: E402
 from wav2lip.lip_motion.motion import LipMotionModel  # noqa: E402
@@ -135,10 +136,16 @@ def painted(painter: MouthPainter, planes: Images, others: torch.Tensor | None =
     return planes["composite"] + region[..., None] * (image - planes["composite"])
 
 
+@cache
+def bundled() -> tuple[NetworkPainter, MouthPainter]:
+    """The bundled painter, as inference and as training have it."""
+    return NetworkPainter.load(), load_painter()
+
+
 def imagined(maker: SampleMaker, pair: Pair, opened: np.ndarray) -> Images:
     """The planes of a photo whose mouth was imagined once, as at inference: `opened` is the displacement, (206, 3)."""
     points = maker.crops.points[pair.source].astype(float)
-    renderer = MouthRenderer(painter=NetworkPainter.load())
+    renderer = MouthRenderer(painter=bundled()[0])
     target = target_shape(points, maker.pose.unpose(points), opened, pose=maker.pose)
     renderer.imagine(maker.crops.images[pair.source], points, target, maker.pose)
     maker.known[IMAGINED] = renderer.bank.widest()
@@ -161,7 +168,7 @@ def shown(
         images = {
             "dark fill": unstack(maker.render(pair, teeth=False))["composite"],
             "drawn teeth": planes["composite"],
-            "bundled, once": painted(load_painter(), imagined(maker, pair, opened)),
+            "bundled, once": painted(bundled()[1], imagined(maker, pair, opened)),
         }
     else:
         images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}

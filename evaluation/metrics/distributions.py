@@ -20,6 +20,7 @@ NEIGHBORS = 3  # of precision and recall
 MAX_FRAMES = 2000  # of a side in precision and recall, whose cost grows with its square
 BIN_FRAMES, MAX_BINS = 25, 40  # real frames for each bin, and bins at most
 MIN_BINS = 4
+COPY_PERCENTILE = 5  # of the held-out real frames' distances to the training frames
 Z_95 = 1.96
 FOLDS = 4  # of the classifier's cross-validation
 
@@ -106,6 +107,33 @@ def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
     return cdist(one.astype(np.float64), other.astype(np.float64))
+
+
+def nearest(made: np.ndarray, training: np.ndarray, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The training frames nearest to each generated one: does a generator copy what it has seen?
+
+    Args:
+        made, training: (N, D) and (M, D) features.
+        count: neighbors of each, at most M.
+
+    Returns:
+        (N, count) indices and Euclidean distances, nearest first.
+    """
+    distances = _distances(made, training)
+    found = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return found, np.take_along_axis(distances, found, axis=1)
+
+
+def copied_share(made: np.ndarray, real: np.ndarray, training: np.ndarray) -> float:
+    """The fraction of generated frames that are nearer to a training frame than 95 % of held-out real ones are.
+
+    0.05 for frames as new as real ones, 1 for copies. Blurred frames are nearer to everything, too, so look at them.
+
+    Args:
+        made, real, training: (N, D), (K, D) and (M, D) features; `real` are frames of people not in training.
+    """
+    limit = np.percentile(nearest(real, training)[1], COPY_PERCENTILE)
+    return float((nearest(made, training)[1] < limit).mean())
 
 
 def different_bins(made: np.ndarray, real: np.ndarray, seed: int = 0) -> float | None:

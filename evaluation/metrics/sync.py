@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +12,26 @@ import numpy as np
 from evaluation.metrics.face_crops import SourceVideo
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.dataset.windows import CropRegion, resample
+from preprocessing.errors import MediaError
+from preprocessing.faces.detectors import FaceDetector
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
 from syncnet.lse import PublishedScorer
 from syncnet.offset import REACH, shift_curve, sync_score
-from syncnet.sync_expert import SyncExpert
+from syncnet.score import open_scorer, score_video
+from syncnet.sync_expert import JUDGE, SyncExpert
 from syncnet.video_scoring import ExpertScorer, score_tracks
+
+logger = logging.getLogger(__name__)
+
+MIN_CONFIDENCE = 0.15  # of the judge in a recording's offset; recordings in sync have 0.2 to 0.55
+
+RecordingOffset = Callable[[Path], int]
+"""From a video to its AV offset in frames at 25 fps, positive if the audio is early (`syncnet.offset.SyncScore`).
+
+A mouth generated from late audio is late, too: before the two are compared, the speaker's mouth is put in sync."""
 
 SyncResult = tuple[dict[str, float], list[float]]
 """Metrics by their keys in `evaluation.report.columns`, and the 31 mean distances at the AV offsets 15 to -15, nan
@@ -123,3 +137,26 @@ def _full_track(path: Path, source: SourceVideo) -> FaceTrack:
     points[first:] = (run.points + 0.5) * scale - 0.5  # points refer to pixel centers, boxes to edges
     found = np.arange(len(boxes)) >= first
     return FaceTrack(boxes, points, found, np.zeros(len(boxes), np.int32), (info.width, info.height))
+
+
+def in_sync(path: Path) -> int:
+    """The offset of any video if all recordings are taken as they are."""
+    return 0
+
+
+def judged_offset(detector: FaceDetector) -> RecordingOffset:
+    """Offsets as our judge hears and sees them; 0 where it is not confident or finds no speech or face.
+
+    The judge never saw the people of the val split, nor was any generator trained with it.
+    """
+    scorer = open_scorer(JUDGE)
+
+    def offset(path: Path) -> int:
+        try:
+            score = score_video(path, scorer, detector).speaker.score
+        except MediaError as error:
+            logger.warning("AV offset not measured: %s", error)
+            return 0
+        return score.offset if score and score.confidence >= MIN_CONFIDENCE else 0
+
+    return offset

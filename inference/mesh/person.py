@@ -22,7 +22,7 @@ from wav2lip.renderer.warp import FrameOrPlanes
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
 SHAPE_BLOCK = 100  # frames whose shapes are computed at once; more take memory and gain nothing
 LOOK_EVERY = 3  # frames; how often a free mouth is looked at for what covers it
-MAX_MASKS = 200  # that are remembered, 12 kB each
+MAX_LOOKS = 1000  # that are remembered; what covers a face takes 12 kB each
 TURNED_LESS = 5.0  # degrees by which a later view must be more frontal to be kept instead
 VIEW_MARGIN = 0.4  # of the face's width and height, around it
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
@@ -119,7 +119,7 @@ class MeshPerson:
     """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances.
 
     `occlusion` finds what covers the face, which then stays as it was; None: nothing is looked for. `looks` has what it
-    found, by source frame: frames are seen twice or, in a video that is repeated, more often.
+    found, by source frame, for the first ones: frames are seen twice or, in a photo or a repeated video, more often.
     """
 
     utterances: Sequence[Utterance]
@@ -240,6 +240,6 @@ class MeshPerson:
             return self.looks[number]
         assert self.occlusion is not None
         mask = self.occlusion(frame, points, pose)
-        if mask is None or sum(known is not None for known in list(self.looks.values())) < MAX_MASKS:
+        if len(self.looks) < MAX_LOOKS:
             self.looks[number] = mask
         return mask

@@ -15,20 +15,19 @@ import sys
 if __name__ == "__main__":  # what follows takes seconds to import
     print("preprocessing.faces.center.train: starting", file=sys.stderr, flush=True)
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from preprocessing.commands import run_command
-from preprocessing.errors import TrainingError, UsageError, display_path
+from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.center.detector import KIND, detections_of
 from preprocessing.faces.center.model import CenterNet, FrameNetwork
 from preprocessing.faces.center.network_config import CenterConfig, center_config
@@ -36,7 +35,8 @@ from preprocessing.faces.center.training.losses import CenterLossWeights, Target
 from preprocessing.faces.center.training.measure import DetectionCount
 from preprocessing.faces.center.training.pictures import Pictures, make_pictures, open_pictures, read_backgrounds
 from preprocessing.faces.center.training.scenes import Scene, SceneMaker, SceneRecipe
-from preprocessing.faces.landmarks.training.labels import has_split
+from preprocessing.faces.landmarks.training.labels import has_split, person_shares
+from training.averaging import AveragedState
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
@@ -46,6 +46,11 @@ from training.run import RESUMES, RunFolder, due
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+MAX_NORM = 20.0  # of the gradient
+VALIDATED = 200  # scenes
+VALIDATED_SCORE = 0.4  # without the check of presence
 
 
 @dataclass(frozen=True)
@@ -131,17 +136,7 @@ class CenterTrainOptions:
             raise UsageError("val_videos and val_mesh must be given together")
 
 
-@dataclass
-class CenterTrainState:
-    """Training state; `forward` is the network wrapped by Fabric, `averaged` its exponential moving average."""
-
-    recipe: CenterRecipe
-    fabric: Fabric
-    network: CenterNet
-    averaged: CenterNet
-    forward: nn.Module
-    optimizer: Any
-    step: int = 0
+CenterTrainState = AveragedState[CenterRecipe, CenterNet]
 
 
 def start(recipe: CenterRecipe, fabric: Fabric, init: Path | None = None) -> CenterTrainState:
@@ -151,16 +146,13 @@ def start(recipe: CenterRecipe, fabric: Fabric, init: Path | None = None) -> Cen
         UsageError: the checkpoint cannot be used, or is another network's.
     """
     torch.manual_seed(recipe.seed)
-    network = CenterNet(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = CenterNet(recipe.network)
     if init is not None:
         saved = Checkpoint.load(init, KIND)
         if (theirs := center_config(saved.config["network"])) != recipe.network:
             raise UsageError(f"{display_path(init)} has the network {theirs}, not {recipe.network}")
         network.load_state_dict(saved.weights)
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    forward, optimizer = fabric.setup(network, optimizer)
-    return CenterTrainState(recipe, fabric, network, averaged, forward, optimizer)
+    return AveragedState.start(recipe, fabric, network)
 
 
 def draw_scenes(makers: tuple[SceneMaker, SceneMaker], recipe: CenterRecipe, step: int) -> list[Scene]:
@@ -183,32 +175,10 @@ def train_step(state: CenterTrainState, pictures: Tensor, targets: Targets) -> d
     Raises:
         TrainingError: the loss is not finite; the network is unchanged.
     """
-    for group in state.optimizer.param_groups:
-        group["lr"] = state.recipe.lr_at(state.step)
     logits, values = state.forward(pictures)
     losses = center_losses(logits, values, targets)
-    loss = total(losses, state.recipe.weights)
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
-    state.optimizer.zero_grad()
-    state.fabric.backward(loss)
-    state.fabric.clip_gradients(state.forward, state.optimizer, max_norm=20.0, error_if_nonfinite=False)
-    state.optimizer.step()
-    state.step += 1
-    _average(state)
+    state.descend(total(losses, state.recipe.weights), MAX_NORM)
     return {name: value.detach() for name, value in losses.items()}
-
-
-@torch.no_grad()
-def _average(state: CenterTrainState) -> None:
-    """Updates the moving average of the weights, with a shorter horizon early in training."""
-    keep = min(state.recipe.average, (1 + state.step) / (10 + state.step))
-    ours, theirs = state.averaged.state_dict(), state.network.state_dict()
-    for name, value in ours.items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - keep)
-        else:
-            value.copy_(theirs[name])
 
 
 @torch.no_grad()
@@ -231,23 +201,7 @@ def check(state: CenterTrainState, run: RunFolder, held_out: Sequence[Scene]) ->
     config = {"network": asdict(state.recipe.network)}
     saved = Checkpoint(KIND, config, {}, {}, state.averaged.state_dict(), state.step)
     saved.save(run.folder / "face_detector.safetensors", half=True)
-    parts = {"network": state.network, "averaged": state.averaged, "optimizer": state.optimizer}
-    states = {name: part.state_dict() for name, part in parts.items()}
-    run.save_state({"step": state.step, "recipe": asdict(state.recipe)} | states)
-
-
-def resume(state: CenterTrainState, run: RunFolder) -> None:
-    """Resumes from the folder's state, if any.
-
-    Raises:
-        UsageError: it was trained with a different recipe; the message names the field and both values.
-    """
-    if (saved := run.load_state(asdict(state.recipe))) is None:
-        return
-    for name in ("network", "averaged", "optimizer"):
-        getattr(state, name).load_state_dict(saved[name])
-    state.step = saved["step"]
-    run.truncate_log(state.step)
+    state.save(run)
 
 
 def load_pictures(
@@ -273,17 +227,6 @@ def held_out_scenes(options: CenterTrainOptions, cache: Path, recipe: CenterReci
     return [maker.draw(rng) for _ in range(VALIDATED)]
 
 
-VALIDATED = 200  # scenes
-VALIDATED_SCORE = 0.4  # without the check of presence
-
-
-def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
-    """(N,) sampling probability of each picture."""
-    _, which, counts = np.unique(persons, return_inverse=True, return_counts=True)
-    shares = counts[which] ** (power - 1.0)
-    return shares / shares.sum()
-
-
 def train(recipe: CenterRecipe, options: CenterTrainOptions, engine: Engine) -> None:
     """Trains up to `recipe.steps` steps.
 
@@ -303,7 +246,7 @@ def train(recipe: CenterRecipe, options: CenterTrainOptions, engine: Engine) -> 
     held_out = held_out_scenes(options, cache / "val", recipe)
     fabric = engine.launch()
     run, state = RunFolder(options.out, writes=fabric.is_global_zero), start(recipe, fabric, options.init)
-    resume(state, run)
+    state.resume(run)
     run.write_config(asdict(recipe))
     cv2.setNumThreads(1)  # scenes are small: more threads wait for each other
     try:

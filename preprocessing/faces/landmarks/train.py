@@ -15,27 +15,26 @@ import sys
 if __name__ == "__main__":  # what follows takes seconds to import
     print("preprocessing.faces.landmarks.train: starting", file=sys.stderr, flush=True)
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from preprocessing.commands import run_command
-from preprocessing.errors import TrainingError, UsageError
+from preprocessing.errors import UsageError
 from preprocessing.faces.landmarks.model import LandmarkNet
 from preprocessing.faces.landmarks.network_config import NetworkConfig, network_config, to_pixels
 from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation, LandmarkExample
 from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open_crops
-from preprocessing.faces.landmarks.training.labels import has_split
+from preprocessing.faces.landmarks.training.labels import has_split, person_shares
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
-from training.averaging import update_average
+from training.averaging import AveragedState
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
@@ -45,6 +44,9 @@ from training.run import RESUMES, RunFolder, due
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+MAX_NORM = 20.0  # of the gradient
 
 
 @dataclass(frozen=True)
@@ -127,18 +129,7 @@ class LandmarkTrainOptions:
             raise UsageError("val_videos and val_mesh must be given together")
 
 
-@dataclass
-class LandmarkTrainState:
-    """Training state; `forward` is the network wrapped by Fabric, `averaged` its exponential moving average."""
-
-    recipe: LandmarkRecipe
-    fabric: Fabric
-    network: LandmarkNet
-    averaged: LandmarkNet
-    forward: nn.Module
-    optimizer: Any
-    loss: LandmarkLoss
-    step: int = 0
+LandmarkTrainState = AveragedState[LandmarkRecipe, LandmarkNet]
 
 
 def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path | None = None) -> LandmarkTrainState:
@@ -155,11 +146,7 @@ def start(recipe: LandmarkRecipe, fabric: Fabric, mean: np.ndarray, init: Path |
         if network_config(saved.config["network"]) != recipe.network:
             raise UsageError(f"{init} has a different network configuration: {saved.config['network']}")
         network.load_state_dict(saved.weights)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    forward, optimizer = fabric.setup(network, optimizer)
-    return LandmarkTrainState(recipe, fabric, network, averaged, forward, optimizer, LandmarkLoss(recipe.network))
+    return AveragedState.start(recipe, fabric, network)
 
 
 def draw_batch(maker: ExampleMaker, shares: np.ndarray, recipe: LandmarkRecipe, step: int) -> list[Tensor]:
@@ -183,29 +170,11 @@ def train_step(state: LandmarkTrainState, batch: Sequence[Tensor]) -> dict[str, 
     Raises:
         TrainingError: the loss is not finite; the network is unchanged.
     """
-    recipe, fabric = state.recipe, state.fabric
-    for group in state.optimizer.param_groups:
-        group["lr"] = recipe.lr_at(state.step)
     images, truth, presence, weight = batch
     points, logits = state.forward(images.contiguous(memory_format=torch.channels_last))
-    losses = state.loss(points, logits, truth, presence, weight)
-    loss = total(losses, recipe.weights)
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
-    state.optimizer.zero_grad()
-    fabric.backward(loss)
-    fabric.clip_gradients(state.forward, state.optimizer, max_norm=20.0, error_if_nonfinite=False)
-    state.optimizer.step()
-    state.step += 1
-    update_average(state.averaged, state.network, state.recipe.average, state.step)
+    losses = LandmarkLoss(state.recipe.network)(points, logits, truth, presence, weight)
+    state.descend(total(losses, state.recipe.weights), MAX_NORM)
     return {name: value.detach() for name, value in losses.items()}
-
-
-def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
-    """(N,) sampling probability of each crop."""
-    _, which, counts = np.unique(persons, return_inverse=True, return_counts=True)
-    shares = counts[which] ** (power - 1.0)
-    return shares / shares.sum()
 
 
 @torch.no_grad()
@@ -235,23 +204,7 @@ def check(state: LandmarkTrainState, run: RunFolder, held_out: tuple[Crops, Exam
     if held_out:
         run.log(state.step, **{f"val_{name}": value for name, value in validate(state.averaged, *held_out).items()})
     save_network(state.recipe, state.averaged, state.step, run.folder / "network.safetensors")
-    parts = {"network": state.network, "averaged": state.averaged, "optimizer": state.optimizer}
-    saved = {name: part.state_dict() for name, part in parts.items()}
-    run.save_state({"step": state.step, "recipe": asdict(state.recipe)} | saved)
-
-
-def resume(state: LandmarkTrainState, run: RunFolder) -> None:
-    """Resumes from the folder's state, if any.
-
-    Raises:
-        UsageError: it was trained with a different recipe; the message names the field and both values.
-    """
-    if (saved := run.load_state(asdict(state.recipe))) is None:
-        return
-    for name in ("network", "averaged", "optimizer"):
-        getattr(state, name).load_state_dict(saved[name])
-    state.step = saved["step"]
-    run.truncate_log(state.step)
+    state.save(run)
 
 
 def load_crops(
@@ -290,7 +243,7 @@ def train(recipe: LandmarkRecipe, flags: LandmarkTrainOptions, engine: Engine) -
     run = RunFolder(flags.out, writes=fabric.is_global_zero)
     some = np.random.default_rng(recipe.seed).choice(len(crops.points), min(500, len(crops.points)), replace=False)
     state = start(recipe, fabric, np.mean([maker.plain(row).points for row in some], 0), flags.init)
-    resume(state, run)
+    state.resume(run)
     run.write_config(asdict(recipe))
     shares = person_shares(crops.persons, recipe.person_power)
     for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):

@@ -16,24 +16,23 @@ import sys
 if __name__ == "__main__":  # what follows takes seconds to import
     print("preprocessing.faces.occlusion.train: starting", file=sys.stderr, flush=True)
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from preprocessing.commands import run_command
-from preprocessing.errors import TrainingError, UsageError
+from preprocessing.errors import UsageError
 from preprocessing.faces.landmarks.training.crops import open_crops
 from preprocessing.faces.occlusion.model import CROP, KIND, OcclusionConfig, OcclusionNet
 from preprocessing.faces.occlusion.training.examples import OcclusionAugmentation, OcclusionExamples
-from training.averaging import update_average
+from training.averaging import AveragedState
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.options import parse_recipe
@@ -107,27 +106,13 @@ class OcclusionTrainOptions:
                 raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
 
 
-@dataclass
-class OcclusionTrainState:
-    """Training state; `forward` is the network wrapped by Fabric, `averaged` its exponential moving average."""
-
-    recipe: OcclusionRecipe
-    fabric: Fabric
-    network: OcclusionNet
-    averaged: OcclusionNet
-    forward: nn.Module
-    optimizer: Any
-    step: int = 0
+OcclusionTrainState = AveragedState[OcclusionRecipe, OcclusionNet]
 
 
 def start(recipe: OcclusionRecipe, fabric: Fabric) -> OcclusionTrainState:
     """Initializes training."""
     torch.manual_seed(recipe.seed)
-    network = OcclusionNet(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    forward, optimizer = fabric.setup(network, optimizer)
-    return OcclusionTrainState(recipe, fabric, network, averaged, forward, optimizer)
+    return AveragedState.start(recipe, fabric, OcclusionNet(recipe.network))
 
 
 def batch_of(examples: OcclusionExamples, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -150,16 +135,8 @@ def train_step(state: OcclusionTrainState, crops: Tensor, masks: Tensor) -> floa
     Raises:
         TrainingError: the loss is not finite; the network is unchanged.
     """
-    for group in state.optimizer.param_groups:
-        group["lr"] = state.recipe.lr_at(state.step)
     loss = mask_loss(state.forward(crops), masks, state.recipe.overlap)
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {state.step}; try a lower learning rate")
-    state.optimizer.zero_grad()
-    state.fabric.backward(loss)
-    state.optimizer.step()
-    state.step += 1
-    update_average(state.averaged, state.network, state.recipe.average, state.step)
+    state.descend(loss)
     return float(loss.detach())
 
 
@@ -196,9 +173,7 @@ def check(state: OcclusionTrainState, run: RunFolder, held_out: OcclusionExample
     Checkpoint(KIND, config, {}, CROP, state.averaged.state_dict(), state.step).save(
         run.folder / "occlusion.safetensors", half=True
     )
-    parts = {"network": state.network, "averaged": state.averaged, "optimizer": state.optimizer}
-    saved = {name: part.state_dict() for name, part in parts.items()}
-    run.save_state({"step": state.step, "recipe": asdict(state.recipe)} | saved)
+    state.save(run)
 
 
 def train(recipe: OcclusionRecipe, flags: OcclusionTrainOptions, engine: Engine) -> None:
@@ -216,11 +191,7 @@ def train(recipe: OcclusionRecipe, flags: OcclusionTrainOptions, engine: Engine)
     fabric = engine.launch()
     run = RunFolder(flags.out, writes=fabric.is_global_zero)
     state = start(recipe, fabric)
-    if (saved := run.load_state(asdict(recipe))) is not None:
-        for name in ("network", "averaged", "optimizer"):
-            getattr(state, name).load_state_dict(saved[name])
-        state.step = saved["step"]
-        run.truncate_log(state.step)
+    state.resume(run)
     run.write_config(asdict(recipe))
     for step in training_steps(range(state.step, recipe.steps), state.step, recipe.steps, run.writes):
         rng = np.random.default_rng((recipe.seed, step))

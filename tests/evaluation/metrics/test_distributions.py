@@ -5,9 +5,11 @@ import pytest
 
 from evaluation.metrics.distributions import (
     classifier_accuracy,
+    copied_share,
     different_bins,
     distribution_metrics,
     kernel_distance,
+    nearest,
     precision_recall,
     squared_discrepancy,
 )
@@ -96,3 +98,18 @@ def test_only_what_the_clips_suffice_for_is_measured():
     assert dict(distribution_metrics(few, few)).keys() == {"kernel"}
     made, real = ([normal(10 * side + k, 60) for k in range(3)] for side in (0, 1))
     assert dict(distribution_metrics(made, real)).keys() == {"kernel", "precision", "recall", "bins", "classifier"}
+
+
+def test_neighbors_are_those_of_a_line():
+    found, distances = nearest(np.array([[2.1, 0], [0, 0]]), np.array([[0.0, 0], [2, 0], [5, 0]]), 2)
+    assert found.tolist() == [[1, 0], [0, 1]]
+    np.testing.assert_allclose(distances, [[0.1, 2.1], [0, 2]], atol=1e-6)
+
+
+def test_copies_are_told_from_new_pictures():
+    rng = np.random.default_rng(0)
+    training, real, new = (rng.normal(size=(count, 6)) for count in (300, 400, 400))
+    copies = training[:200] + 0.01 * rng.normal(size=(200, 6))
+    assert copied_share(copies, real, training) == 1
+    assert copied_share(new, real, training) == pytest.approx(0.05, abs=0.03)
+    assert copied_share(np.concatenate([copies, new[:200]]), real, training) == pytest.approx(0.525, abs=0.03)

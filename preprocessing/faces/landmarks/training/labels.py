@@ -199,3 +199,10 @@ def stills(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         if image is None:
             raise MediaError(f"image {k} of {path} is damaged")
         yield str(name), image, points[k].astype(np.float32) / STEPS - EDGE
+
+
+def person_shares(persons: np.ndarray, power: float) -> np.ndarray:
+    """(N,) sampling probability of each face: a person with n faces is drawn in proportion to n to this power."""
+    _, which, counts = np.unique(persons, return_inverse=True, return_counts=True)
+    shares = counts[which] ** (power - 1.0)
+    return shares / shares.sum()

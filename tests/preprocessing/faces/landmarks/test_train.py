@@ -15,11 +15,12 @@ from preprocessing.faces.landmarks import train
 from preprocessing.faces.landmarks.join import join_parts
 from preprocessing.faces.landmarks.network_config import NetworkConfig, to_pixels
 from preprocessing.faces.landmarks.predictor import load_landmarks
-from preprocessing.faces.landmarks.train import LandmarkRecipe, draw_batch, main, person_shares
+from preprocessing.faces.landmarks.train import LandmarkRecipe, draw_batch, main
 from preprocessing.faces.landmarks.training import label
 from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation
 from preprocessing.faces.landmarks.training.crops import SIZE as CROP
 from preprocessing.faces.landmarks.training.crops import make_crops, open_crops
+from preprocessing.faces.landmarks.training.labels import person_shares
 from preprocessing.faces.mesh import LIPS_OUTER
 from preprocessing.media.video_writer import VideoWriter
 from tests.preprocessing.faces.landmarks.portrait import BOX, moved, portrait, turned

@@ -219,7 +219,7 @@ def test_content_differs_with_the_picture_and_has_a_gradient():
     assert blurred.grad.abs().sum() > 0
 
 
-def test_a_code_comes_from_other_openings_of_the_same_video_whatever_their_number(folder: Path):
+def test_a_code_comes_from_any_number_of_mouths_of_the_same_video(folder: Path):
     samples = MouthSamples.open(folder / "train")
     rows = np.arange(12)
     planes = samples.batch(rows, others=3)
