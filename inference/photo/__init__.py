@@ -1,0 +1,1 @@
+"""Lets a photo live: small motions of the head, and blinks."""
