@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inference.face_source import SYNC_MODES
 from inference.generator.compositing import BLENDS
+from inference.photo.motions import PHOTO_MOTIONS
 from preprocessing.errors import UsageError
 from preprocessing.faces.identity import parse_select
 from preprocessing.media.color_conversion import parse_color
@@ -45,6 +46,8 @@ class Options:
         keep_audio: gain with which the video's own audio is mixed in; 1: unchanged, 0: none.
         rest: bring the mouth to rest in silence.
         strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
+        photo_motion: a photo stands still ("none"), moves its head a little ("head"), or blinks, too ("full"); no
+            effect on a video, or with a generator.
         crf: H.264 quality, 0 (lossless) to 51.
         preset: trade of speed for file size: light, or x264's ultrafast to veryslow.
         save_track, load_track: face track file (JSON), written or used instead of detection.
@@ -80,6 +83,7 @@ class Options:
     keep_audio: float = 0.0
     rest: bool = True
     strength: float = 1.0
+    photo_motion: str = "none"
     crf: float = 14
     preset: str = LIGHT
     save_track: Path | None = None
@@ -107,7 +111,8 @@ class Options:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS), ("preset", PRESETS))
+        choices = (("sync_mode", SYNC_MODES), ("tail", ("cut", "keep")), ("blend", BLENDS), ("preset", PRESETS),
+                   ("photo_motion", PHOTO_MOTIONS))  # fmt: skip
         for name, values in choices:
             if getattr(self, name) not in values:
                 raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")

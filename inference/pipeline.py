@@ -140,8 +140,8 @@ class LipSync:
 
     def live(
         self, person: Path | str | Avatar, *, fps: Fraction | float | None = None, lookahead: float = 0.2,
-        sample_rate: int = 48000, strength: float = 1.0, queue_seconds: float = 60.0, clock: Clock | None = None,
-        progress: AnalysisProgress | None = None, **options: object,
+        sample_rate: int = 48000, strength: float = 1.0, queue_seconds: float = 60.0, photo_motion: str = "full",
+        clock: Clock | None = None, progress: AnalysisProgress | None = None, **options: object,
     ) -> LiveSession:  # fmt: skip
         """Starts a session in which the person speaks what is pushed; see `LiveSession` and `LiveConfig`.
 
@@ -155,7 +155,7 @@ class LipSync:
         from inference.live.avatar import Avatar
         from inference.live.session import LiveConfig, LiveSession
 
-        config = LiveConfig(lookahead, sample_rate, strength, queue_seconds)
+        config = LiveConfig(lookahead, sample_rate, strength, queue_seconds, photo_motion)
         if not isinstance(self.engine, MeshEngine):
             raise UsageError("live sessions need the default mouth: load it without a checkpoint")
         if isinstance(person, Avatar):

@@ -19,6 +19,8 @@ from inference.live.sound import SPEECH_RATE, SpeechQueue, checked_rate
 from inference.live.speaker import Said, Speaker, Speaking
 from inference.mesh.engine import MeshEngine
 from inference.mesh.person import FramePlan, MeshPerson, Spoken, Unplanned
+from inference.photo.motions import PHOTO_MOTIONS
+from inference.photo.photo_motion import PhotoMotion
 from preprocessing.errors import UsageError
 from preprocessing.media.audio import frame_count
 from wav2lip.lip_motion.streaming import GUESSED, MAX_LOOKAHEAD, MotionStream
@@ -37,12 +39,14 @@ class LiveConfig:
         sample_rate: of the sound that comes out.
         strength: scale of the lip motion, 0 to 1.5.
         queue_seconds: sound that may wait to be spoken.
+        photo_motion: what a photo does, see `Options`; no effect on a video.
     """
 
     lookahead: float = 0.2
     sample_rate: int = 48000
     strength: float = 1.0
     queue_seconds: float = 60.0
+    photo_motion: str = "full"
 
     def __post_init__(self) -> None:
         if not (0 <= self.lookahead <= MAX_LOOKAHEAD or self.lookahead == np.inf):
@@ -50,6 +54,8 @@ class LiveConfig:
         checked_rate(self.sample_rate)
         if not 0 <= self.strength <= 1.5:
             raise UsageError(f"strength must be between 0 and 1.5, not {self.strength}")
+        if self.photo_motion not in PHOTO_MOTIONS:
+            raise UsageError(f"photo_motion must be one of {', '.join(PHOTO_MOTIONS)}, not {self.photo_motion!r}")
         if not 1 <= self.queue_seconds <= 3600:
             raise UsageError(f"queue_seconds must be between 1 and 3600, not {self.queue_seconds}")
         if np.isfinite(self.lookahead) and self.queue_seconds < 2 * self.lookahead + 1:
@@ -126,7 +132,15 @@ class LiveSession:
         self._start: float | None = None
         self._last = -1  # number of the last frame rendered
         self._whole: tuple[Speaking, Iterator[tuple[FramePlan, InnerMouth | None] | None]] | None = None
-        self._still: tuple[bytes, np.ndarray] | None = None  # the last picture of a photo
+        self._still: tuple[bytes, np.ndarray] | None = None  # the last picture of a photo, before it is moved
+        self._motion = self._photo_motion()
+
+    def _photo_motion(self) -> PhotoMotion | None:
+        """What the person does, if this is a photo."""
+        found, kind = self.avatar.landmarks.landmarks(0), self.config.photo_motion
+        if len(self.avatar) > 1 or found is None or kind == "none":
+            return None
+        return PhotoMotion(self.avatar.frames[0], found.points, kind)
 
     def warm_up(self) -> Self:
         """Loads what is loaded at first use, and makes a frame for nobody: the first ones shown are not late."""
@@ -202,6 +216,8 @@ class LiveSession:
             skipped = number - self._last - 1
             said = self._speaker.frame(number, skipped, self._clock.now())
             frame = self._picture(number, said)
+            if self._motion is not None:
+                frame = self._motion.at(frame, float(number / self.fps))
             self._last = number
             moment = self._start + float(number / self.fps)
             self._clock.sleep_until(moment)

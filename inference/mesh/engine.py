@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from inference.mesh.analysis import Analysis, AnalysisCache, analysis_key
 from inference.mesh.face_landmarks import track_landmarks
 from inference.mesh.landmark_store import LandmarkStore
 from inference.mesh.person import MeshPerson, Spoken
+from inference.photo.photo_motion import PhotoMotion
 from inference.speech import read_speech
 from preprocessing.errors import UsageError
 from preprocessing.faces import landmarks
@@ -213,7 +215,12 @@ class MeshJob:
     @property
     def planar(self) -> bool:
         """Frames stay planar if the source can give them so; see `RenderJob`."""
-        return self.job.source.planar
+        return self.job.source.planar and not self._lively
+
+    @property
+    def _lively(self) -> bool:
+        """Whether the face is a photo that moves."""
+        return self.job.source.still and self.job.options.photo_motion != "none"
 
     def has_face(self) -> bool:
         """Whether any frame has a usable face."""
@@ -237,7 +244,8 @@ class MeshJob:
         people = [person for person in self.people if person.rest is not None]
         orders = (source.order(total, mode, len(person.store)) for person in people)
         plans = [person.plans(order, total, source.fps) for person, order in zip(people, orders, strict=True)]
-        for number, frame in frames:
+        motions: list[PhotoMotion] | None = None
+        for position, (number, frame) in enumerate(frames):
             with clock("plan"):
                 planned = [(person, next(plan, None)) for person, plan in zip(people, plans, strict=True)]
             shown = [(person, *plan) for person, plan in planned if plan is not None and plan[0].number == number]
@@ -247,4 +255,15 @@ class MeshJob:
                     result = frame.copy()
                 for person, plan, mouth in shown:
                     person.render(result, frame, plan, mouth)
+            if self._lively:
+                with clock("move"):
+                    motions = self._motions(frame) if motions is None else motions
+                    for motion in motions:
+                        result = motion.at(result, float(Fraction(position) / source.fps))
             yield RenderedFrame(frame, result, bool(shown), shown[0][1].mouth_box() if shown else None)
+
+    def _motions(self, photo: np.ndarray) -> list[PhotoMotion]:
+        """What each person in a photo does."""
+        faces = [person.store.landmarks(0) for person in self.people]
+        kind = self.job.options.photo_motion
+        return [PhotoMotion(photo, face.points, kind, k) for k, face in enumerate(faces) if face is not None]

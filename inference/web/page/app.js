@@ -146,7 +146,7 @@ const ready = () => ($("go").disabled = !(state.upload && state.audio));
 /** The options that differ from the command's defaults, by their names. */
 function options() {
   const form = $("job").elements, values = {};
-  for (const name of ["sync_mode", "tail"]) if (form[name].selectedIndex) values[name] = form[name].value;
+  for (const name of ["sync_mode", "tail", "photo_motion"]) if (form[name].selectedIndex) values[name] = form[name].value;
   for (const name of ["strength", "keep_audio", "start", "end", "resize_factor", "crf"])
     if (form[name].value !== "" && form[name].value !== (form[name].defaultValue ?? form[name].options?.[0].value)) values[name] = Number(form[name].value);
   if (!form.rest.checked) values.rest = false;

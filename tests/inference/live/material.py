@@ -72,9 +72,9 @@ def prepared(engine: MeshEngine, face: Path) -> Avatar:
 
 
 def session(
-    engine: MeshEngine, avatar: Avatar, clock: FakeClock | None = None, lookahead: float = 0.2, **settings: float
+    engine: MeshEngine, avatar: Avatar, clock: FakeClock | None = None, lookahead: float = 0.2, **settings: float | str
 ) -> LiveSession:  # fmt: skip
-    config = LiveConfig(**{"lookahead": lookahead, "sample_rate": RATE} | settings)
+    config = LiveConfig(**{"lookahead": lookahead, "sample_rate": RATE, "photo_motion": "none"} | settings)
     return LiveSession(engine, avatar, config, clock or FakeClock())
 
 
