@@ -110,21 +110,29 @@ def _dataset(o: WeightOptions) -> Stage:
 
 
 def _experts(o: WeightOptions) -> list[Stage]:
-    """A first expert on the clips as they are finds their offsets; expert and judge are trained on repaired clips."""
+    """A first expert on the clips as they are finds their offsets; expert and judge are trained on repaired clips.
+
+    The first one needs to find whole frames only, and the expert goes on from it, so both have shorter schedules.
+    """
     clips, runs = o.out / "clips", o.out / "runs"
     first = runs / "first-expert" / "syncnet.safetensors"
     expert = ("--expert", first) if o.steps is None else ()  # a trial's knows nothing: the included one measures
     repair = _module("syncnet.sync_filter", clips, *expert)
+    more = ("--init", first, "--lr", "3e-4", "--seed", "11")
     return [
-        _expert(o, "first-expert", "laptop"),
+        _expert(o, "first-expert", "laptop", steps=2000),
         Stage("offsets", (repair,), (clips / "offsets.jsonl",)),
-        _expert(o, "expert", "laptop", "--init", first, "--lr", "3e-4", "--seed", "11", delivered="syncnet"),
+        _expert(o, "expert", "laptop", *more, steps=3200, delivered="syncnet"),
         _expert(o, "judge", "judge", delivered="judge"),
     ]
 
 
-def _expert(o: WeightOptions, name: str, config: str, *flags: object, delivered: str = "") -> Stage:
+def _expert(
+    o: WeightOptions, name: str, config: str, *flags: object, steps: int | None = None, delivered: str = ""
+) -> Stage:  # fmt: skip
     run = o.out / "runs" / name
+    if steps and o.steps is None:
+        flags = (*flags, "--steps", steps)
     command = _module(
         "syncnet.train", o.out / "clips", "--out", run, "--config", CONFIGS / f"{config}.yaml", *flags,
         *o.capped("steps"),
