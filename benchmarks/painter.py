@@ -1,21 +1,24 @@
 """Painted mouths of unseen people against what is shown without a painter, and an ablation of the painter's training.
 
     .venv/bin/python benchmarks/painter.py SAMPLES [--painter NAME=FILE ...] [--sheet FILE] [--neighbors FILE]
-    .venv/bin/python benchmarks/painter.py SAMPLES --out FOLDER [--steps 1200] [--only NAME ...]
+    .venv/bin/python benchmarks/painter.py SAMPLES --out FOLDER [--steps 1200] [--seeds 0 1 2] [--only NAME ...]
 
 SAMPLES is a folder of wav2lip.renderer.prepare. Of every video of its split val, the same pairs of frames in each
 case; the target frame is the truth. Inside the opening: L1 in levels of 255, the distance of our face encoder's
 features, and sharpness (root mean square of the Laplacian) relative to the real mouth; medians of a video, averaged
 over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays. "once" is a
 photo's mouth painted once, widely open, and then shown like a retrieved one, which is what inference does.
-With --out, every variant is trained with the same samples and seed for as many steps; existing ones are only
-measured. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
+With --out, every variant is trained with the same samples, seeds, steps and precision; existing ones are only
+measured. Painters of one name ("NAME seed 1" is another of NAME) share a row: their mean and its standard deviation
+over them. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
 --neighbors draws painted mouths, the real ones, and the training mouths nearest to the painted ones: does it copy?
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -72,6 +75,8 @@ VARIANTS = {
     "growing": "--growing 0.3",
     "person code": "--network.code 32",
 }
+PRECISION = "--precision 32-true"  # rows made on different machines are to be comparable
+SEED = r" seed \d+"
 OTHERS = (1, 2, 4, 8)  # mouths for a code of the person
 TRAINING_MOUTHS = 2000  # among which neighbors are looked for
 IMAGINED = -1  # number of an imagined mouth
@@ -214,23 +219,33 @@ class Table:
     def print(self) -> None:
         """Prints the table in Markdown."""
         print("| case | shown | L1 | encoder | sharpness |\n|---|---|---|---|---|")
-        for case, name in sorted(self.figures, key=lambda key: CASES.index(key[0])):
-            medians = [np.median(rows, axis=0) for rows in self.figures[case, name].values()]
-            error, distance, sharp = np.mean(medians, axis=0)
-            print(f"| {case} | {name} | {error:.1f} | {distance:.2f} | {sharp:.2f} |")
+        rows: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        for (case, name), videos in self.figures.items():
+            medians = [np.median(found, axis=0) for found in videos.values()]
+            rows[case, re.sub(SEED, "", name)].append(np.mean(medians, axis=0))
+        for case, name in sorted(rows, key=lambda key: CASES.index(key[0])):
+            columns = zip(zip(*rows[case, name], strict=True), (1, 2, 2), strict=True)
+            cells = [mean_and_deviation(column, digits) for column, digits in columns]
+            print(f"| {case} | {name} | {' | '.join(cells)} |")
 
 
-def train_variants(samples: Path, out: Path, steps: int, names: list[str]) -> dict[str, MouthPainter]:
+def mean_and_deviation(values: Sequence[float], digits: int) -> str:
+    """The mean of one or more values and, of several, their standard deviation."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def train_variants(samples: Path, out: Path, steps: int, names: list[str], seeds: list[int]) -> dict[str, MouthPainter]:
     """Trains the variants that are missing and loads all."""
     painters = {}
-    for name in names:
-        folder = out / name.replace(" ", "-").replace(",", "")
+    for name, seed in itertools.product(names, seeds):
+        folder = out / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
         path = folder / "renderer.safetensors"
-        flags = f"--steps {steps} --validate_every {steps} --log_every 100 {VARIANTS[name]}"
+        flags = f"--steps {steps} --validate_every {steps} --log_every 100 --seed {seed} {PRECISION} {VARIANTS[name]}"
         if not path.is_file() and train.main([str(samples), "--out", str(folder), *flags.split()]):
-            print(f"{name} failed", file=sys.stderr)
+            print(f"{name}, seed {seed}, failed", file=sys.stderr)
             continue
-        painters[name] = load_painter(path)
+        painters[f"{name} seed {seed}"] = load_painter(path)
     return painters
 
 
@@ -289,6 +304,7 @@ def main() -> None:
     parser.add_argument("--painter", type=named_path, nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--out", type=Path, help="train the variants here")
     parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--count", type=int, default=3, help="pairs of each case and video")
     parser.add_argument("--sheet", type=Path, help="picture of some pairs")
@@ -297,7 +313,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if args.out:
-        painters = train_variants(args.samples, args.out, args.steps, args.only)
+        painters = train_variants(args.samples, args.out, args.steps, args.only, args.seeds)
     else:
         painters = {name: load_painter(path) for name, path in args.painter or [("bundled", WEIGHTS)]}
     measure(args.samples, painters, args.count, args.sheet).print()

@@ -70,12 +70,17 @@ def find_people(videos: Path, mesh: Path, split: str) -> dict[str, list[LabeledV
     return found
 
 
+def crop_file(folder: Path, item: LabeledVideo) -> Path:
+    """Where the crops of a video lie."""
+    return folder / f"{item.speaker.replace('/', '_')}__{item.name.replace('/', '_')}.npz"
+
+
 def make_crops(found: dict[str, list[LabeledVideo]], folder: Path, options: PrepareOptions) -> None:
     """Crops the mouths of all videos that have no crops yet; reports unreadable ones on stderr."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(item, len(items[: options.clips])) for items in found.values() for item in items[: options.clips]]
     for item, clips in tqdm(jobs, unit="video", disable=None):
-        path = folder / f"{item.speaker.replace('/', '_')}__{item.name.replace('/', '_')}.npz"
+        path = crop_file(folder, item)
         if path.exists():
             continue
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.landmarks.training.labels import load_labels
+from preprocessing.faces.landmarks.training.labels import MeshLabels, load_labels
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face, opening
 from preprocessing.media.color_conversion import to_bgr
 from preprocessing.media.video_reader import decode, open_media
@@ -80,17 +80,35 @@ def spread(openness: np.ndarray, count: int) -> np.ndarray:
     return np.unique(order[np.concatenate([even.clip(0, len(order) - 1), ranks])])
 
 
-def select_frames(points: np.ndarray, found: np.ndarray, size: tuple[int, int], count: int) -> np.ndarray:
-    """Indices of usable frames: a face, not turned far, the whole mouth inside the picture (width, height)."""
-    rows = np.flatnonzero(found)
-    pose = HeadPose.of(points[rows])
-    yaw, pitch = np.abs(head_angles(pose)).T
-    lips = points[rows][:, LIPS_OUTER, :2]
-    inside = ((lips > 4) & (lips < np.array(size) - 5)).all(axis=(1, 2))
-    good = (yaw < MAX_YAW) & (pitch < MAX_PITCH) & inside
-    rows = rows[good]
-    shapes = pose.unpose(points[np.flatnonzero(found)])[good]
-    return rows[spread(opening(shapes), count)] if len(rows) else rows
+def usable_frames(video: Path, known: MeshLabels) -> np.ndarray:
+    """Sorted indices of frames with a face that is not turned far, the whole mouth inside the picture.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    with open_media(video) as container:
+        size = np.array([container.streams.video[0].width, container.streams.video[0].height])
+    rows = np.flatnonzero(known.found)
+    yaw, pitch = np.abs(head_angles(HeadPose.of(known.points[rows]))).T
+    lips = known.points[rows][:, LIPS_OUTER, :2]
+    inside = ((lips > 4) & (lips < size - 5)).all(axis=(1, 2))
+    return rows[(yaw < MAX_YAW) & (pitch < MAX_PITCH) & inside]
+
+
+def crop_frames(video: Path, known: MeshLabels, numbers: np.ndarray) -> MouthCrops | None:
+    """Crops frames of a labeled video by number; None if it has none of them.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    with open_media(video) as container:
+        frames = _chosen_frames(decode(container, container.streams.video[0]), numbers)
+        found = [(number, *_crop(frame, known.points[number])) for number, frame in frames]
+    if not found:
+        return None
+    present, images, points, angles = zip(*found, strict=True)
+    scale = float(np.median(HeadPose.of(known.points[known.found][::4]).scale))
+    return MouthCrops(np.stack(images), np.stack(points), np.stack(angles), known.times[list(present)], scale)
 
 
 def crop_video(video: Path, labels: Path, count: int, min_scale: float) -> MouthCrops | None:
@@ -102,18 +120,14 @@ def crop_video(video: Path, labels: Path, count: int, min_scale: float) -> Mouth
     known = load_labels(labels)
     if known.found.sum() < MIN_FRAMES:
         return None
-    scale = float(np.median(HeadPose.of(known.points[known.found][::4]).scale))
-    if scale < min_scale:
+    if np.median(HeadPose.of(known.points[known.found][::4]).scale) < min_scale:
         return None
-    with open_media(video) as container:
-        stream = container.streams.video[0]
-        chosen = select_frames(known.points, known.found, (stream.width, stream.height), count)
-        frames = _chosen_frames(decode(container, stream), chosen)
-        found = [(number, *_crop(frame, known.points[number])) for number, frame in frames]
-    if len(found) < MIN_FRAMES:
+    rows = usable_frames(video, known)
+    if not len(rows):
         return None
-    numbers, images, points, angles = zip(*found, strict=True)
-    return MouthCrops(np.stack(images), np.stack(points), np.stack(angles), known.times[list(numbers)], scale)
+    shapes = HeadPose.of(known.points[rows]).unpose(known.points[rows])
+    found = crop_frames(video, known, rows[spread(opening(shapes), count)])
+    return found if found is not None and len(found.images) >= MIN_FRAMES else None
 
 
 def _chosen_frames(frames: Iterable, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
