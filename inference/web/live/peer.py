@@ -22,6 +22,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from inference.live.session import LiveSession
 from inference.web.live.orders import Orders
+from inference.web.live.sender_reports import tell_capture_times
 from inference.web.live.tracks import PictureTrack, SoundTrack
 from inference.web.settings import LiveSettings
 from preprocessing.errors import UsageError, Wav2LipError
@@ -89,7 +90,7 @@ class Peer:
         try:
             await connection.setRemoteDescription(RTCSessionDescription(without_names(sdp, client), "offer"))
             for track in (self._sound, self._picture):
-                connection.addTrack(track)
+                tell_capture_times(connection.addTrack(track), track)
             self._keep_to_address()
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # of a parser of a stranger's text

@@ -3,6 +3,9 @@
 import { api } from "./api.js";
 
 const PATIENCE = 10_000; // milliseconds until a connection must stand
+// Milliseconds for which sound and pictures are kept at least. Left to itself, the browser keeps each as long as its
+// packets' jitter asks for, and needs seconds to align the two whenever that changes.
+const KEPT = 80;
 
 /**
  * @param {{context: AudioContext, video: HTMLVideoElement, told: (message: object) => void, ended: (reason: string) => void}} page
@@ -23,7 +26,10 @@ export async function open(avatar, page) {
     if (message.type === "closed") reason = `The session has ended: ${message.detail}.`;
     else page.told(message);
   };
-  connection.ontrack = ({ streams }) => { page.video.srcObject = streams[0]; };
+  connection.ontrack = ({ streams, receiver }) => {
+    receiver.jitterBufferTarget = KEPT;
+    page.video.srcObject = streams[0];
+  };
   try {
     await connection.setLocalDescription();
     await until(connection, "icegatheringstatechange", () => connection.iceGatheringState === "complete");

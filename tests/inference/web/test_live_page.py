@@ -117,22 +117,23 @@ def test_the_face_speaks_what_the_microphone_hears_and_closing_the_tab_frees_the
     until(lambda: free(served) == 1)
 
 
-def test_picture_and_sound_arrive_together(page, served, tmp_path):
-    """The browser needs some seconds to align the two, longer on a busy machine."""
-    begin(page, f"{served.url}/live", "flash.png")
-    page.wait_for_timeout(4000)
+def test_picture_and_sound_arrive_together_from_the_start(page, served, tmp_path):
+    """On a busy machine the browser may at times need some seconds to align the two; then it is tried again."""
     seen: list[list[float]] = []
 
     def aligned() -> bool:
-        seen.append(offsets(*recorded(page, tmp_path / "seen.webm", 3.0)))
-        return len(seen[-1]) >= 2 and bool(abs(np.median(seen[-1])) <= FRAME)
+        begin(page, f"{served.url}/live", "flash.png")
+        seen.append(offsets(*recorded(page, tmp_path / "seen.webm", 4.5)))
+        page.click("#stop")
+        until(lambda: free(served) == 1)
+        return len(seen[-1]) >= 3 and bool(np.abs(seen[-1]).max() <= FRAME)
 
     until(aligned)
 
 
 def offsets(times: np.ndarray, gray: np.ndarray, sound: np.ndarray) -> list[float]:
-    """Seconds by which each flash follows the nearest tone."""
-    flashes = times[1:][(gray[1:] > 128) & (gray[:-1] <= 128)]
+    """Seconds by which each flash follows the nearest tone; one at the end may have lost its tone."""
+    flashes = times[1:][(gray[1:] > 128) & (gray[:-1] <= 128) & (times[1:] < times[-1] - 0.3)]
     loud = np.convolve(np.abs(sound), np.full(240, 1 / 240), "same") > 0.1
     tones = np.flatnonzero(loud[1:] & ~loud[:-1]) / 48000
     return [float(flash - tones[np.abs(tones - flash).argmin()]) for flash in flashes] if len(tones) else []
