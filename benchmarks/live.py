@@ -39,6 +39,7 @@ from wav2lip.lip_motion.streaming import MotionStream  # noqa: E402
 RATE = 16000
 PIECE = RATE // 50  # samples pushed at once: 20 ms
 MEMORY_EVERY = 5.0  # seconds
+MINUTE = 12  # of these
 
 
 @dataclass
@@ -119,6 +120,8 @@ def summary(results: Sequence[Measured], memory: Sequence[float], cores: float) 
         "cores": round(cores, 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "memory_growth_mb": round(memory[-1] - memory[len(memory) // 5], 1) if len(memory) > 4 else None,
+        "memory_mb_by_minute": [round(value, 1) for value in memory[MINUTE - 1 :: MINUTE]],
+        "load": [round(value, 1) for value in os.getloadavg()],
         "frames": due - sum(result.dropped for result in results),
         "dropped": sum(result.dropped for result in results),
     }
