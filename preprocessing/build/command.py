@@ -31,7 +31,7 @@ from preprocessing.build.video_pipeline import ClipRecipe, VideoOutcome
 from preprocessing.commands import fail, run_command, say
 from preprocessing.dataset.manifest import ClipRow, VideoRow, read_manifest, read_videos
 from preprocessing.dataset.quality_filters import QualityFilters
-from preprocessing.errors import UsageError, Wav2LipError, display_path
+from preprocessing.errors import MediaError, UsageError, Wav2LipError, display_path
 from training.options import normalize_flag
 
 if TYPE_CHECKING:
@@ -115,10 +115,16 @@ def _own_labeler(recipe: ClipRecipe) -> OwnLabeler:
 def _label(
     sources: Sequence[VideoSource], videos: Sequence[VideoRow], options: BuildOptions, labeler: Labeler
 ) -> None:  # fmt: skip
-    """Makes the mesh labels of the videos with passing clips."""
+    """Makes the mesh labels of the videos with passing clips.
+
+    Raises:
+        MediaError: there are such videos, but none could be labeled.
+    """
     assert options.mesh is not None
     made = {row.video for row in videos if row.clips}
-    label_sources([each for each in sources if each.video in made], options.mesh, labeler, options.workers, _log)
+    chosen = [each for each in sources if each.video in made]
+    if chosen and not label_sources(chosen, options.mesh, labeler, options.workers, _log):
+        raise MediaError(f"none of {len(chosen)} videos could be labeled; the clips are complete")
 
 
 def _resolve_recipe(recipe: ClipRecipe, client: Client | None) -> ClipRecipe:

@@ -117,7 +117,7 @@ class MediaPipeLabeler:
     """Labels videos by MediaPipe FaceMesh, run by the Python of an environment that has it.
 
     Raises:
-        UsageError: it cannot be run, or has no MediaPipe.
+        UsageError: it cannot be run, or lacks MediaPipe's face mesh or PyAV.
     """
 
     def __init__(self, python: Path) -> None:
@@ -129,7 +129,7 @@ class MediaPipeLabeler:
             raise UsageError(f"cannot run {display_path(python)}: {error.strerror}") from error
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or [""])[-1]
-            raise UsageError(f"{display_path(python)} has no MediaPipe: {reason}") from error
+            raise UsageError(f"{display_path(python)} has no MediaPipe FaceMesh or no PyAV: {reason}") from error
         self.made_by = answer.stdout.strip()
 
     def __call__(self, jobs: Sequence[Job], workers: int, say: Say) -> None:
@@ -143,9 +143,11 @@ class MediaPipeLabeler:
                 for process in running:
                     process.kill()
                 raise
-            for k, _ in enumerate(running):
+            for k, process in enumerate(running):
                 lines = Path(folder, f"{k}.err").read_text(errors="replace").splitlines()
-                for line in (line for line in lines if "cannot be read" in line):
+                unreadable = [line for line in lines if "cannot be read" in line]
+                failed = process.returncode and not unreadable
+                for line in lines[-1:] if failed else unreadable:
                     say(line)
 
     def _start(self, jobs: Sequence[Job], folder: Path, number: int) -> subprocess.Popen[bytes]:

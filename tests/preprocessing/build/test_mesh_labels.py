@@ -128,6 +128,22 @@ def test_a_python_without_mediapipe_is_refused_before_the_build(bench: Bench, he
     assert not bench.clips.exists()
 
 
+def test_a_labeler_that_fails_says_why(bench: Bench, here: Here, tmp_path: Path, capsys):
+    python = tmp_path / "python"
+    python.write_text(f"""#!{sys.executable}
+import sys
+print("MediaPipe FaceMesh 9.9")
+sys.exit("--list" in sys.argv and "the face mesh is broken")
+""")
+    python.chmod(0o755)
+    code, names = here(bench, "--mesh", tmp_path / "mesh", "--mesh-python", python)
+    said = capsys.readouterr().err
+    assert code == 1
+    assert names
+    assert "the face mesh is broken" in said
+    assert "videos could be labeled" in said
+
+
 def test_label_files_mirror_the_videos_without_collisions():
     names = ("a/talk.mp4", "a/talk.mov", "b/talk.mp4", "c.mp4")
     found = label_files([VideoSource(Path(name), name, f"id{k}", "s", "train") for k, name in enumerate(names)])

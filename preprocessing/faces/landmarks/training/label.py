@@ -89,10 +89,12 @@ def write_labels(frames: Iterable[tuple[float, np.ndarray | None]], target: Path
 
 
 def maker() -> str:
-    """Name and version of the network of `mesh_of`; raises ImportError without MediaPipe."""
+    """Name and version of the network of `mesh_of`; fails without PyAV, MediaPipe or its face mesh."""
     os.environ.setdefault("GLOG_minloglevel", "2")
+    import av  # noqa: F401
     import mediapipe
 
+    mediapipe.solutions.face_mesh.FaceMesh  # noqa: B018  # later versions of MediaPipe lack it
     return f"MediaPipe FaceMesh {mediapipe.__version__}"
 
 
