@@ -104,7 +104,7 @@ def _face_detector() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def _speech_encoder() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    from wav2lip.lip_motion.speech.hama import encoder_module
+    from wav2lip.lip_motion.speech.whisper import encoder_module
 
     return encoder_module()
 

@@ -27,12 +27,12 @@ class MotionConfig:
         lookahead: Future frames that a frame depends on; -1 for as many as past frames.
     """
 
-    features: int = 288
+    features: int = 1536
     width: int = 128
     blocks: int = 4
     kernel: int = 5
     components: int = 16
-    dropout: float = 0.3
+    dropout: float = 0.4
     lookahead: int = -1
 
     def __post_init__(self) -> None:

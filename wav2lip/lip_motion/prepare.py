@@ -44,7 +44,7 @@ def prepare(videos: Path, mesh: Path, out: Path) -> None:
         UsageError: no video has labels.
     """
     found = find_videos(videos, mesh)
-    encoders = [open_encoder("hama"), open_encoder("mel")]
+    encoders = [open_encoder("whisper"), open_encoder("mel")]
     out.mkdir(parents=True, exist_ok=True)
     for video in tqdm(found, unit="video", disable=None):
         path = out / f"{video.name}.safetensors"

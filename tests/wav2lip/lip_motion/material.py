@@ -40,7 +40,7 @@ def talk(name: str, frames: int = 120, speaker: str = "a", split: str = "train",
     amount = np.maximum(shifted, 0) * 2
     rest = closed_face().astype(np.float32)
     motion = Displacements(opened(amount), np.ones(frames, bool), times, rest)
-    return MotionClip(name, speaker, split, motion, np.ones(frames, bool), {"hama": features, "mel": features})
+    return MotionClip(name, speaker, split, motion, np.ones(frames, bool), {"whisper": features, "mel": features})
 
 
 def hash_of(name: str) -> int:

@@ -13,7 +13,6 @@ from preprocessing.faces.mesh import LIPS_INNER, lower_face, opening
 from preprocessing.media.audio import load_audio
 from tests.material import SPEECH
 from tests.wav2lip.lip_motion.material import closed_face, opened, turning_head
-from tests.wav2lip.lip_motion.test_speech_encoder import needs_hama
 from wav2lip.lip_motion.checkpoint import TrainedMotion
 from wav2lip.lip_motion.model import LipMotionNet
 from wav2lip.lip_motion.motion import LipMotionModel, _MirrorPadded
@@ -123,7 +122,6 @@ def test_a_checkpoint_keeps_the_motion(trained, model, speech, tmp_path):
         LipMotionModel.load(tmp_path / "b.safetensors")
 
 
-@needs_hama
 def test_the_shipped_model_speaks_and_is_silent(speech):
     model = LipMotionModel.load()
     times = np.arange(0, 2, 0.04)

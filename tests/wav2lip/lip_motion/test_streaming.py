@@ -11,11 +11,10 @@ import torch
 from preprocessing.errors import UsageError
 from preprocessing.media.audio import load_audio
 from tests.material import SPEECH
-from tests.wav2lip.lip_motion.test_speech_encoder import needs_hama
 from wav2lip.lip_motion.motion import FADE_FRAMES, LipMotionModel, MotionRange
-from wav2lip.lip_motion.speech.conformer_config import EDGE_ROWS, TAPS
-from wav2lip.lip_motion.speech.hama import load_conformer
-from wav2lip.lip_motion.speech.streaming import KEPT, LEAD_ROWS, MIRRORED, REVISED, HamaStream, step_network
+from wav2lip.lip_motion.speech.streaming import KEPT, LEAD_ROWS, MIRRORED, REVISED, WhisperStream, step_network
+from wav2lip.lip_motion.speech.whisper import load_whisper
+from wav2lip.lip_motion.speech.whisper_config import EDGE_ROWS, TAPS
 from wav2lip.lip_motion.streaming import MotionStream
 
 TIMES = [Fraction(number, 25) for number in range(70)]
@@ -47,7 +46,6 @@ def streamed(model: LipMotionModel, samples: np.ndarray, size: int, lookahead: f
     return np.concatenate([*shown, *(stream.coefficients(time) for time in TIMES[asked:])])
 
 
-@needs_hama
 def test_the_motion_does_not_depend_on_the_pieces_and_follows_the_whole_recordings(model, speech):
     fine, coarse = streamed(model, speech, 80), streamed(model, speech, 16000)
     np.testing.assert_allclose(fine, coarse, atol=1e-4)
@@ -55,7 +53,6 @@ def test_the_motion_does_not_depend_on_the_pieces_and_follows_the_whole_recordin
     assert np.corrcoef(openings(model, fine), openings(model, whole))[0, 1] > 0.95
 
 
-@needs_hama
 def test_a_frame_depends_on_no_sound_beyond_the_lookahead(model, speech):
     other = speech.copy()
     other[32000:] = 0
@@ -65,7 +62,6 @@ def test_a_frame_depends_on_no_sound_beyond_the_lookahead(model, speech):
     assert not unchanged[50:60].any()
 
 
-@needs_hama
 def test_after_the_end_the_face_comes_to_rest(model, speech):
     stream = MotionStream(model, MotionRange(), 0.2)
     stream.push(speech[8000:24000])
@@ -76,7 +72,6 @@ def test_after_the_end_the_face_comes_to_rest(model, speech):
         np.testing.assert_allclose(shown, last * max(0, 1 - number / FADE_FRAMES), atol=1e-6)
 
 
-@needs_hama
 def test_silence_closes_the_mouth_and_no_sound_at_all_rests(model):
     stream = MotionStream(model, MotionRange(), 0.2)
     stream.push(np.zeros(32000, np.float32))
@@ -87,21 +82,24 @@ def test_silence_closes_the_mouth_and_no_sound_at_all_rests(model):
     assert np.isfinite(empty.coefficients(Fraction(3))).all()
 
 
-@needs_hama
 @pytest.mark.parametrize("revised", [10**6, 60])
-def test_the_rows_are_the_recognizers_own(speech, monkeypatch, revised):
-    """Without frozen rows exactly; with some, those of the recognizer without what was not yet known."""
+def test_the_rows_are_the_encoders_own(speech, monkeypatch, revised):
+    """Without frozen rows exactly; with some, those of the encoder without what was not yet known."""
     piece = speech[: 320 * 100]
     lead, mirror = np.zeros(LEAD_ROWS * 320, np.float32), piece[-2 : -2 - MIRRORED * 320 : -1]
-    conformer = load_conformer()
+    encoder = load_whisper()
     with torch.inference_mode():
-        mel = conformer.log_mel(torch.from_numpy(np.concatenate([lead, piece, mirror]))[None])
-        outputs = [torch.nn.functional.gelu(conformer.subsample(mel)).transpose(1, 2)[:, EDGE_ROWS:]]
-        for block in conformer.blocks:
-            outputs.append(block(outputs[-1], conformer.mask(outputs[0].shape[1], mel.device)))
-    expected = torch.cat([outputs[tap] for tap in TAPS], -1)[0].numpy()
+        samples = torch.from_numpy(np.concatenate([lead, piece, mirror]))[None]
+        numbers = torch.arange(samples.shape[1] // 320 + 1).float() - LEAD_ROWS
+        rows, outputs = encoder.embed(samples, numbers.clamp_min(0))[EDGE_ROWS:], []
+        none, mask = torch.zeros(6, 0, 64), encoder.mask(numbers[EDGE_ROWS:])
+        for block in encoder.blocks:
+            rows, *_ = block(rows, none, none, mask)
+            outputs.append(rows)
+        outputs[-1] = encoder.norm(outputs[-1])
+    expected = torch.cat([outputs[tap - 1] for tap in TAPS], -1).numpy()
     monkeypatch.setattr("wav2lip.lip_motion.speech.streaming.REVISED", revised)
-    stream = HamaStream(step_network())
+    stream = WhisperStream(step_network())
     stream.step(piece[:26000])
     first, rows = stream.step(piece[26000:])
     assert first == EDGE_ROWS - LEAD_ROWS
@@ -111,7 +109,6 @@ def test_the_rows_are_the_recognizers_own(speech, monkeypatch, revised):
         assert 0.98 < np.corrcoef(rows.ravel(), expected.ravel())[0, 1] < 0.9999
 
 
-@needs_hama
 def test_a_step_computes_few_rows_and_keeps_little(speech):
     shapes = []
 
@@ -119,7 +116,7 @@ def test_a_step_computes_few_rows_and_keeps_little(speech):
         shapes.append(len(inputs[-1]))
         return step_network()(*inputs)
 
-    stream = HamaStream(run)
+    stream = WhisperStream(run)
     for first in range(0, len(speech), 1280):
         stream.step(speech[first : first + 1280])
     assert max(shapes) <= REVISED + MIRRORED + 12

@@ -51,7 +51,7 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(clips) -> Corpus:
-    return Corpus.of(open_motion_clips(clips, "hama"), TINY.network.components, 0)
+    return Corpus.of(open_motion_clips(clips, "whisper"), TINY.network.components, 0)
 
 
 def test_a_clip_comes_back_from_its_file(tmp_path):
@@ -61,8 +61,8 @@ def test_a_clip_comes_back_from_its_file(tmp_path):
     assert (again.name, again.speaker, again.split, again.frames) == ("eve__1", "a", "train", 50)
     np.testing.assert_allclose(again.motion.values, clip.motion.values, atol=0.01)
     np.testing.assert_array_equal(again.features["mel"], clip.features["mel"].astype(np.float16))
-    with pytest.raises(UsageError, match="has no features of whisper"):
-        MotionClip.load(tmp_path / "eve.safetensors", "whisper")
+    with pytest.raises(UsageError, match="has no features of words"):
+        MotionClip.load(tmp_path / "eve.safetensors", "words")
 
 
 def test_steps_lower_the_losses(corpus):
@@ -85,7 +85,7 @@ def test_a_style_is_what_one_person_does_differently(corpus):
         batch["coefficients"] *= 1 + (louder - 1) * (batch["person"] == 1).float()[:, None, None]
         train_step(state, batch)
     state.network.eval()
-    rows, styles = draw.batch(99, 8)["hama"], state.styled.styles.weight.detach()
+    rows, styles = draw.batch(99, 8)["whisper"], state.styled.styles.weight.detach()
     with torch.no_grad():
         spreads = [float(state.network(rows, style.expand(8, -1))[0].std()) for style in styles]
         unknown = float(state.network(rows)[0].std())
@@ -104,7 +104,7 @@ def test_windows_depend_on_seed_and_step_alone(corpus):
 def test_a_loss_that_is_no_number_stops_the_training(corpus):
     state = start(TINY, corpus, CPU.launch())
     batch = WindowSampler(corpus.seen, TINY.network, 16, 0.6, 5).batch(0, 4)
-    batch["hama"][0, 0] = torch.nan
+    batch["whisper"][0, 0] = torch.nan
     with pytest.raises(TrainingError, match="nan at step 0"):
         train_step(state, batch)
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_opens_and_is_measured(clips, tmp_path):
     train(clips, TINY, LipMotionTrainOptions(tmp_path / "run"), CPU)
     path = tmp_path / "run" / "lip_motion.safetensors"
     motion = TrainedMotion.load(path)
-    assert (motion.encoder, motion.step, motion.about["people"]) == ("hama", 4, 3)
+    assert (motion.encoder, motion.step, motion.about["people"]) == ("whisper", 4, 3)
     assert motion.rest is not None
     judge = tmp_path / "judge.safetensors"
     assert train_judge([str(clips), str(judge), "--motion", str(path), "--steps", "2"]) == 0

@@ -1,1 +1,1 @@
-"""Speech features: hidden layers of a phoneme recognizer, or a mel spectrogram."""
+"""Speech features: hidden layers of a speech recognizer, or a mel spectrogram."""

@@ -12,7 +12,7 @@ from preprocessing.errors import UsageError
 SAMPLE_RATE = 16000
 RATE = Fraction(50)  # feature vectors per second of both encoders; row j is at j / 50 s
 
-EncoderName = Literal["hama", "mel"]
+EncoderName = Literal["whisper", "mel"]
 
 
 class Samples(Protocol):
@@ -67,14 +67,14 @@ def open_encoder(name: EncoderName) -> SpeechEncoder:
     """Opens the encoder of that name.
 
     Raises:
-        UsageError: the name is unknown, or the weights are not installed; the message says how to install them.
+        UsageError: the name is unknown, or the weights are missing or damaged.
     """
-    if name == "hama":
-        from wav2lip.lip_motion.speech.hama import HamaEncoder
+    if name == "whisper":
+        from wav2lip.lip_motion.speech.whisper import WhisperSpeechEncoder
 
-        return HamaEncoder.load()
+        return WhisperSpeechEncoder.load()
     if name == "mel":
         from wav2lip.lip_motion.speech.mel import MelEncoder
 
         return MelEncoder()
-    raise UsageError(f"speech encoder must be 'hama' or 'mel', not {name!r}")
+    raise UsageError(f"speech encoder must be 'whisper' or 'mel', not {name!r}")

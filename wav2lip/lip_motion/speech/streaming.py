@@ -1,8 +1,8 @@
 """The speech encoder for speech that is still arriving: each step computes only the rows that new samples change.
 
-The attention of the recognizer reaches two seconds ahead. A stream cannot wait for that, so the newest `REVISED` rows
-are computed again with every step, and older ones are frozen: their keys, values and convolution inputs are kept, and
-nothing before them is computed twice. The end of what is known is continued by its mirror image, as at the end of a
+The attention of the encoder reaches far ahead. A stream cannot wait for that, so the newest `REVISED` rows are computed
+again with every step, and older ones are frozen: their keys and values are kept, and nothing before them is computed
+twice. The end of what is known is continued by its mirror image, as at the end of a
 recording.
 """
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network
-from wav2lip.lip_motion.speech.conformer_config import BLOCKS, EDGE_ROWS, HEADS, KERNEL, REACH, TAPS, WIDTH
-from wav2lip.lip_motion.speech.hama import HOP, HamaEncoder, load_conformer, weights_file
 from wav2lip.lip_motion.speech.speech_encoder import Samples, SpeechEncoder, row_count
+from wav2lip.lip_motion.speech.whisper import CODE, HOP, WEIGHTS, WhisperSpeechEncoder, load_whisper
+from wav2lip.lip_motion.speech.whisper_config import BLOCKS, EDGE_ROWS, HEADS, REACH, TAPS, WIDTH
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +46,7 @@ class EncoderStream(Protocol):
 
 def open_stream(encoder: SpeechEncoder) -> EncoderStream:
     """A stream for one utterance; streams share the encoder's weights."""
-    return HamaStream(step_network()) if isinstance(encoder, HamaEncoder) else WindowStream(encoder)
+    return WhisperStream(step_network()) if isinstance(encoder, WhisperSpeechEncoder) else WindowStream(encoder)
 
 
 class WindowStream:
@@ -72,8 +72,8 @@ def mirrored(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([samples, samples[-2 : -2 - count : -1]])
 
 
-class HamaStream:
-    """The stream of a `HamaEncoder`."""
+class WhisperStream:
+    """The stream of a `WhisperSpeechEncoder`."""
 
     def __init__(self, run: Network) -> None:
         self._run = run
@@ -81,7 +81,7 @@ class HamaStream:
         self._first = EDGE_ROWS - LEAD_ROWS  # first row that is not frozen; `_samples` begin `EDGE_ROWS` before it
         self._past = 0  # frozen rows in the attention window
         self._keys = np.zeros((BLOCKS, HEADS, REACH, WIDTH // HEADS), np.float32)
-        self._values, self._gated = self._keys, np.zeros((BLOCKS, KERNEL // 2, WIDTH), np.float32)
+        self._values = self._keys
         self._features = np.zeros((0, len(TAPS) * WIDTH), np.float32)
 
     def step(self, samples: np.ndarray) -> tuple[int, np.ndarray]:
@@ -89,7 +89,8 @@ class HamaStream:
         self._samples = np.concatenate([self._samples, samples])
         piece = mirrored(self._samples)
         mask = self._mask(row_count(len(piece)) - EDGE_ROWS)
-        features, *past = self._run(piece[None], self._keys, self._values, self._gated, mask)
+        numbers = np.arange(row_count(len(piece)), dtype=np.float32) + (self._first - EDGE_ROWS)
+        features, *past = self._run(piece[None], np.maximum(numbers, 0), self._keys, self._values, mask)
         every = np.concatenate([self._features, features])
         first = self._first - len(self._features)
         self._freeze(max(0, row_count(len(self._samples)) - EDGE_ROWS - REVISED), every, past)
@@ -103,9 +104,8 @@ class HamaStream:
 
     def _freeze(self, count: int, features: np.ndarray, past: Sequence[np.ndarray]) -> None:
         """Moves the first `count` new rows to the past, and drops what no later step needs."""
-        keys, values, gated = past
+        keys, values = past
         self._keys, self._values = (each[:, :, count : count + REACH].copy() for each in (keys, values))
-        self._gated = gated[:, count : count + KERNEL // 2].copy()
         self._features = features[: len(self._features) + count][-KEPT:].copy()
         self._samples = self._samples[count * HOP :]
         self._first, self._past = self._first + count, min(self._past + count, REACH)
@@ -113,25 +113,23 @@ class HamaStream:
 
 @cache
 def step_network() -> Network:
-    """The network of a step, `ConformerStep`, loaded once.
+    """The network of a step, `WhisperStep`, loaded once.
 
     Raises:
-        UsageError: the speech encoder's weights are not installed.
+        UsageError: the speech encoder's weights are missing or damaged.
     """
-    folder = Path(__file__).parent
-    names = ("streaming.py", "hama.py", "conformer.py", "conformer_step.py", "conformer_config.py")
-    side = WIDTH // HEADS
-    shapes = [(1, -1), *2 * [(BLOCKS, HEADS, REACH, side)], (BLOCKS, KERNEL // 2, WIDTH), (-1, -1)]
-    return load_network("speech-step", (weights_file(), *(folder / name for name in names)), _network, shapes)
+    past = (BLOCKS, HEADS, REACH, WIDTH // HEADS)
+    shapes = [(1, -1), (-1,), past, past, (-1, -1)]
+    return load_network("speech-step", (WEIGHTS, Path(__file__), *CODE), _network, shapes)
 
 
 def _network() -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The module of a step and example inputs, for `load_network`."""
     import torch
 
-    from wav2lip.lip_motion.speech.conformer_step import ConformerStep
+    from wav2lip.lip_motion.speech.whisper_network import WhisperStep
 
-    keys, gated = torch.zeros(BLOCKS, HEADS, REACH, WIDTH // HEADS), torch.zeros(BLOCKS, KERNEL // 2, WIDTH)
-    rows = 40
+    rows, past = 40, torch.zeros(BLOCKS, HEADS, REACH, WIDTH // HEADS)
     samples = 0.1 * torch.randn(1, (rows + EDGE_ROWS - 1) * HOP, generator=torch.Generator().manual_seed(0))
-    return ConformerStep(load_conformer()).eval(), (samples, keys, keys, gated, torch.zeros(rows, REACH + rows))
+    numbers = torch.arange(rows + EDGE_ROWS).float()
+    return WhisperStep(load_whisper()).eval(), (samples, numbers, past, past, torch.zeros(rows, REACH + rows))

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("clips", type=Path, help="folder of motion clips")
     parser.add_argument("out", type=Path, help="checkpoint to write")
     parser.add_argument("--motion", type=Path, required=True, help="checkpoint of the lip motion model to judge")
-    parser.add_argument("--encoder", choices=("hama", "mel"), default="mel")
+    parser.add_argument("--encoder", choices=("whisper", "mel"), default="mel")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--offsets", type=Path, help="offsets.json of a training run")

@@ -19,7 +19,7 @@ MIN_FRAMES = 8  # in silence and in speech, to measure motion in silence
 
 
 def predict(
-    network: LipMotionNet, space: ShapeSpace, item: MotionExample, encoder: str = "hama", closing: bool = True
+    network: LipMotionNet, space: ShapeSpace, item: MotionExample, encoder: str = "whisper", closing: bool = True
 ) -> np.ndarray:
     """Predicts (T, K) coefficients from a clip's audio; `closing` applies rest in silence and lip closure."""
     rows = context_rows(item.clip.features[encoder], 0, item.frames, network.config).astype(np.float32)

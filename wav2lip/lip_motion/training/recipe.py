@@ -35,7 +35,7 @@ class LipMotionRecipe:
         seed: Random seed of initialization and sampling.
     """
 
-    encoder: EncoderName = "hama"
+    encoder: EncoderName = "whisper"
     network: MotionConfig = field(default_factory=MotionConfig)
     weights: MotionLossWeights = field(default_factory=MotionLossWeights)
     repair_rounds: int = 2
