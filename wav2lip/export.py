@@ -43,7 +43,7 @@ class Export:
 
 def exports() -> dict[str, Export]:
     """Every network that is shipped, by name."""
-    speech = {"samples": {1: "samples"}, "features": {1: "rows"}}
+    speech = {"samples": {1: "samples"}, "numbers": {0: "rows"}, "features": {1: "rows"}}
     motion = {"features": {1: "rows"}, "coefficients": {1: "frames"}, "closures": {1: "frames"}}
     windows = {name: {0: "windows"} for name in ("mel", "mouths", "audio_embedding", "video_embedding")}
     faces = {name: {0: "faces"} for name in ("faces", "embedding", "features")}
@@ -59,12 +59,13 @@ def exports() -> dict[str, Export]:
             "crop (1, 112, 112, 3) uint8 BGR: covered (1, 56, 56), probability that something covers the face",
         ),
         "speech-encoder": Export(
-            _speech_encoder, ("samples",), ("features",), speech,
-            "samples (1, n), 16 kHz, -1 to 1: features (1, rows, 288), 50 rows a second",
+            _speech_encoder, ("samples", "numbers"), ("features",), speech,
+            "samples (1, n), 16 kHz, -1 to 1, and numbers (rows,) of the rows, 0, 1, 2, ..., 1 + n // 320 in all: "
+            "features (1, rows, 1536), 50 rows a second",
         ),
         "lip-motion": Export(
             _lip_motion, ("features",), ("coefficients", "closures"), motion,
-            "features (1, rows, 288): coefficients (1, frames, K) at 25 fps and closure logits (1, frames)",
+            "features (1, rows, 1536): coefficients (1, frames, K) at 25 fps and closure logits (1, frames)",
         ),
         "mouth-painter": Export(
             _mouth_painter, ("planes",), ("weights", "paint"), {},

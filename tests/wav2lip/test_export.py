@@ -22,7 +22,9 @@ def other_inputs(name: str, example: tuple[torch.Tensor, ...]) -> list[torch.Ten
         shape = list(like.shape)
         for axis in wanted.axes.get(given, {}):
             shape[axis] = shape[axis] * 3 // 2
-        if like.dtype == torch.uint8:
+        if given == "numbers":
+            inputs.append(torch.arange(shape[0]).float())
+        elif like.dtype == torch.uint8:
             inputs.append(torch.randint(0, 256, shape, dtype=torch.uint8, generator=RNG))
         else:
             inputs.append(0.3 * torch.randn(shape, generator=RNG))

@@ -89,4 +89,4 @@ class WhisperSpeechEncoder:
         piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection padding needs a few samples
         numbers = np.arange(start, start + row_count(len(piece)), dtype=np.float32)
         (rows,) = self._run(piece[None], numbers)
-        return rows[first - start : last - start]
+        return rows[0, first - start : last - start]

@@ -113,9 +113,9 @@ class WhisperEncoder(nn.Module):
         return torch.where(far <= reach, 0.0, -math.inf)
 
     def forward(self, samples: Tensor, numbers: Tensor) -> Tensor:
-        """(1, n) and (R,) numbers of the rows → (R, 1536): the features."""
+        """(1, n) and (R,) numbers of the rows → (1, R, 1536): the features."""
         outputs = self.outputs(samples, numbers)
-        return torch.cat([outputs[tap] for tap in TAPS], dim=-1)
+        return torch.cat([outputs[tap] for tap in TAPS], dim=-1)[None]
 
 
 class WhisperStep(nn.Module):
