@@ -13,6 +13,7 @@ from inference.file_checks import check_files, check_output
 from inference.job import ENGINE_FLAGS, OUTPUT_FLAGS, Job, engine_arguments
 from inference.options import Options, Report
 from preprocessing.errors import MediaError, display_path
+from preprocessing.process_heap import limit_arenas
 
 if TYPE_CHECKING:
     from inference.pipeline import LipSync
@@ -25,6 +26,7 @@ def run_one(values: Mapping[str, Any]) -> str:
 
     Every flag and file is checked before anything slow.
     """
+    limit_arenas()
     engine, other = engine_arguments(values), (*ENGINE_FLAGS, *OUTPUT_FLAGS)
     job = Job.of({name: value for name, value in values.items() if name not in other})
     checkpoint = engine.get("checkpoint")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from preprocessing.errors import MediaError
+from preprocessing.process_heap import return_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,21 +68,33 @@ def load_network(name: str, sources: Sequence[Path], build: Build, shapes: Seque
         model = core.compile_model(_converted(engine, build, shapes), "CPU", SETTINGS)
         if file:
             _write(file, model.export_model())
-    return _finite(name, _OpenVINONetwork(model))
+    return _Finite(name, _OpenVINONetwork(model))
 
 
-def _finite(name: str, network: Network) -> Network:
-    """The network with its outputs checked: a NaN must not reach a frame, where it would be some color."""
+class _Finite:
+    """A network with its outputs checked: a NaN must not reach a frame, where it would be some color."""
 
-    def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = network(*inputs)
+    def __init__(self, name: str, network: Network) -> None:
+        self._name, self.network = name, network
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = self.network(*inputs)
         if all(part.size for part in inputs) and not all(output.size for output in outputs):
-            raise MemoryError(f"the network {name} gave no values")  # as OpenVINO does, instead of an error
+            raise MemoryError(f"the network {self._name} gave no values")  # as OpenVINO does, instead of an error
         if not all(np.isfinite(output).all() for output in outputs):
-            raise MediaError(f"the network {name} gave values that are not numbers: its weights cannot be used")
+            raise MediaError(f"the network {self._name} gave values that are not numbers: its weights cannot be used")
         return outputs
 
-    return run
+
+def release_memory(network: Network) -> None:
+    """Gives back to the system what a network of `load_network` keeps for its next call, and other freed memory.
+
+    Worth it after inputs of variable length: of those OpenVINO keeps the intermediate values of the longest.
+    """
+    if isinstance(network, _Finite) and isinstance(network.network, _OpenVINONetwork):
+        with suppress(RuntimeError):  # another thread is using it, and will release it
+            network.network.model.release_memory()
+        return_freed_memory()
 
 
 def openvino_module() -> ModuleType | None:
@@ -100,13 +113,13 @@ class _OpenVINONetwork:
     """A compiled model with one inference request per thread."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self._local = model, threading.local()
+        self.model, self._local = model, threading.local()
         self._fixed = not any(port.partial_shape.is_dynamic for port in (*model.inputs, *model.outputs))
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         request = getattr(self._local, "request", None)
         if request is None:
-            request = self._local.request = self._model.create_infer_request()
+            request = self._local.request = self.model.create_infer_request()
             sides = request.input_tensors, request.output_tensors
             self._local.tensors = [[one.data for one in side] for side in sides]
         if not self._fixed:
@@ -130,7 +143,7 @@ def torch_network(build: Build, name: str = "in training") -> Network:
             outputs = network(*map(torch.from_numpy, inputs))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
-    return _finite(name, run)
+    return _Finite(name, run)
 
 
 def _converted(engine: ModuleType, build: Build, shapes: Sequence[Sequence[int]]) -> Any:

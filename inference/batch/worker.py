@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from inference.batch.job_table import BatchJob
 from inference.job import engine_arguments
 from preprocessing.errors import Wav2LipError
+from preprocessing.process_heap import limit_arenas
 
 if TYPE_CHECKING:
     from inference.pipeline import LipSync
@@ -49,6 +50,7 @@ def run_batch_job(item: BatchJob, threads: int | None = None) -> Outcome:
     Args:
         threads: threads of the networks; None leaves them as they are.
     """
+    limit_arenas()
     if threads is not None:
         _limit_threads(threads)
     begun = time.perf_counter()

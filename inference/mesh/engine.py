@@ -30,7 +30,7 @@ from preprocessing.faces.mesh import lower_face, opening, rest_shape
 from preprocessing.faces.occlusion.mask import WEIGHTS as OCCLUSION_WEIGHTS
 from preprocessing.faces.occlusion.mask import OcclusionFinder
 from preprocessing.media.audio import AudioConfig, frame_count
-from wav2lip.lip_motion.motion import REST_GAP, LipMotionModel, MotionRange
+from wav2lip.lip_motion.motion import REST_GAP, HeardSpeech, LipMotionModel, MotionRange
 from wav2lip.lip_motion.motion import WEIGHTS as MOTION_WEIGHTS
 from wav2lip.lip_motion.shape_space import gain_of, personal_gain
 from wav2lip.renderer.inner_mouth import InnerMouthBank
@@ -105,7 +105,7 @@ class MeshEngine:
             MediaError: a speech file has no audio.
         """
         with job.clock("sound"):
-            speech = _read_speech(job)
+            speech = self._hear(job)  # before any frame is decoded: encoding speech takes memory, too
         speech_frames = max(frames for _, frames in speech.values())
         count = job.source.count if job.options.save_track else min(job.source.count, speech_frames)
         key = analysis_key(job, count) if self.analyses else None
@@ -127,6 +127,19 @@ class MeshEngine:
                 _close(people)
             raise
         return MeshJob(job, speech_frames, people, kept)
+
+    def _hear(self, job: JobInput) -> dict[Utterance, tuple[HeardSpeech, int]]:
+        """By utterance: what is heard in it, and the output frame at which it ends."""
+        files: dict[Path, tuple[HeardSpeech, int]] = {}
+        speech = {}
+        for said in (said for role in job.roles for said in role.utterances):
+            if said.audio not in files:
+                samples = read_speech(said.audio, track=job.options.audio_track)
+                files[said.audio] = self.motion.hear(samples), len(samples)
+            heard, length = files[said.audio]
+            end = said.first + frame_count(length, job.source.fps, AudioConfig())
+            speech[said] = heard, end if said.last is None else min(end, said.last)
+        return speech
 
     def _people(self, job: JobInput, known: Analysis | None) -> list[MeshPerson]:
         """The people of a job, of whom nothing is known yet but what an earlier job found out."""
@@ -153,7 +166,7 @@ class MeshEngine:
             if progress and index == 0:
                 progress("frame", len(people[0].store), count)
 
-    def _prepare(self, person: MeshPerson, speech: Mapping[Utterance, tuple[np.ndarray, int]]) -> None:
+    def _prepare(self, person: MeshPerson, speech: Mapping[Utterance, tuple[HeardSpeech, int]]) -> None:
         """Sets a person's rest shape and lip motion."""
         if not person.store.any_face():
             return
@@ -162,8 +175,8 @@ class MeshEngine:
         span = self.motion_range(shapes, person.rest)
         self.imagine(person, person.rest, span)
         for said in person.utterances:
-            samples, last = speech[said]
-            motion = self.motion.displacements(samples, gain=span.gain, rest_gap=span.rest_gap)
+            heard, last = speech[said]
+            motion = self.motion.motion(heard, gain=span.gain, rest_gap=span.rest_gap)
             person.spoken.append(Spoken(said.first, last, motion, said.active))
 
     def imagine(self, person: MeshPerson, rest: np.ndarray, span: MotionRange) -> None:
@@ -184,18 +197,6 @@ class MeshEngine:
         own = gain_of(shapes[:, below] - rest[below]) if len(shapes) >= MIN_GAIN_FRAMES else 0.0
         rest_gap = max(float(opening(rest)) - MESH_GAP, REST_GAP)
         return MotionRange(SHOWN_LESS * personal_gain(own, self.motion.gain), rest_gap)
-
-
-def _read_speech(job: JobInput) -> dict[Utterance, tuple[np.ndarray, int]]:
-    """By utterance: its samples, and the output frame at which it ends."""
-    files: dict[Path, np.ndarray] = {}
-    speech = {}
-    for said in (said for role in job.roles for said in role.utterances):
-        if said.audio not in files:
-            files[said.audio] = read_speech(said.audio, track=job.options.audio_track)
-        end = said.first + frame_count(len(files[said.audio]), job.source.fps, AudioConfig())
-        speech[said] = files[said.audio], end if said.last is None else min(end, said.last)
-    return speech
 
 
 def _close(people: Sequence[MeshPerson]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from preprocessing import compiled_networks
-from preprocessing.compiled_networks import Network, load_network
+from preprocessing.compiled_networks import Network, load_network, release_memory
 from preprocessing.errors import MediaError
 from tests.conftest import REPOSITORY
 
@@ -131,6 +133,36 @@ def test_threads_do_not_disturb_each_other(cache, weights):
     with ThreadPoolExecutor(4) as pool:
         for mine, found in zip(rows, pool.map(network, rows), strict=True):
             np.testing.assert_allclose(found[0], maker.expected(mine), atol=1e-4)
+
+
+def resident() -> int:
+    """Bytes of memory in use by the process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc only")
+def test_released_memory_goes_back_to_the_system_and_the_network_still_runs(cache, weights):
+    maker = Maker()
+    network = load(maker, weights)
+    network(np.zeros((2_000_000, 5), np.float32))  # 56 MB between the two layers
+    held = resident()
+    release_memory(network)
+    assert held - resident() > 50e6
+    np.testing.assert_allclose(network(ROWS)[0], maker.expected(ROWS), atol=1e-5)
+
+
+def test_memory_is_released_while_others_use_the_network(cache, weights):
+    maker = Maker()
+    network = load(maker, weights)
+
+    def run(scale: int) -> np.ndarray:
+        if scale % 3 == 0:
+            release_memory(network)
+        return network(ROWS * scale)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for scale, found in enumerate(pool.map(run, range(200))):
+            np.testing.assert_allclose(found, maker.expected(ROWS * scale), atol=1e-3)
 
 
 def test_landmarks_load_without_torch_once_cached(cache):

@@ -46,6 +46,21 @@ class MotionRange:
 
 
 @dataclass(frozen=True)
+class HeardSpeech:
+    """What the networks hear in a recording, whoever speaks it, at 25 fps.
+
+    Attributes:
+        coefficients: (T, K) float32 in the shape space.
+        logits: (T,) of closed lips.
+        talking: (T,) share of speech, see `talking_share`.
+    """
+
+    coefficients: np.ndarray
+    logits: np.ndarray
+    talking: np.ndarray
+
+
+@dataclass(frozen=True)
 class LipMotion:
     """The lip motion of one recording, at 25 fps.
 
@@ -136,33 +151,48 @@ class LipMotionModel:
 
     def displacements(
         self, samples: np.ndarray, *, gain: float | None = None, strength: float = 1.0, rest_gap: float = REST_GAP
-    ) -> LipMotion:
-        """Predicts the lip motion of speech.
+    ) -> LipMotion:  # fmt: skip
+        """Predicts the lip motion of speech: `motion` of what `hear` hears in (n,) samples."""
+        return self.motion(self.hear(samples), gain=gain, strength=strength, rest_gap=rest_gap)
+
+    def hear(self, samples: np.ndarray) -> HeardSpeech:
+        """Runs the networks on speech.
 
         Apart from the result, K coefficients per frame, memory use does not grow with the length of the audio.
 
         Args:
             samples: (n,) 16 kHz mono, float, nominally -1 to 1, or int16 (such as a memory map from `spool_audio`).
+
+        Raises:
+            UsageError: there are no samples.
+        """
+        if not len(samples):
+            raise UsageError("there are no samples to hear: they must not be empty")
+        frames = len(samples) * FPS // SAMPLE_RATE + 1
+        blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
+        self.encoder.release_memory()
+        coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
+        return HeardSpeech(coefficients, logits, talking_share(speech_frames(samples))[:frames])
+
+    def motion(
+        self, heard: HeardSpeech, *, gain: float | None = None, strength: float = 1.0, rest_gap: float = REST_GAP
+    ) -> LipMotion:  # fmt: skip
+        """One person's lip motion with what was heard.
+
+        Args:
             gain: how much the person's face moves in speech (see `shape_space.gain_of`), units; None for the median.
             strength: factor on the motion; closed lips stay closed.
             rest_gap: gap between the person's inner lips at rest, units.
 
         Raises:
-            UsageError: there are no samples, or gain or strength is not positive.
+            UsageError: gain or strength is not positive.
         """
         scale = (self.gain if gain is None else gain) * strength
-        if not len(samples) or not scale > 0:
-            raise UsageError(
-                f"samples must not be empty, gain and strength must be above 0, not {len(samples)}, {gain}, {strength}"
-            )
-        frames = len(samples) * FPS // SAMPLE_RATE + 1
-        blocks = [self._block(samples, first, min(first + BLOCK, frames)) for first in range(0, frames, BLOCK)]
-        coefficients, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        space = self.space
-        talking = talking_share(speech_frames(samples))[:frames]
-        closed = rest_in_silence(coefficients, logits, talking, space, rest_gap / scale)
+        if not scale > 0:
+            raise UsageError(f"gain and strength must be above 0, not {gain}, {strength}")
+        closed = rest_in_silence(heard.coefficients, heard.logits, heard.talking, self.space, rest_gap / scale)
         fading = closed[-1] * np.linspace(1, 0, FADE_FRAMES + 1, dtype=np.float32)[1:, None]
-        return LipMotion(np.concatenate([closed, fading]), space, scale, rest_gap)
+        return LipMotion(np.concatenate([closed, fading]), self.space, scale, rest_gap)
 
     def _block(self, samples: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicts coefficients and closure logits of frames first .. last - 1."""

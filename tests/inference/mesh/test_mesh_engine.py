@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from inference.engine import JobInput
+from inference.engine import JobInput, Role, Utterance
 from inference.face_source import FaceSource, Framing
 from inference.mesh.engine import MeshEngine, MeshJob
 from inference.options import Options
@@ -20,6 +20,7 @@ from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from tests.conftest import REPOSITORY
 from tests.material import photo
+from wav2lip.lip_motion.motion import LipMotionModel
 
 SPEECH = REPOSITORY / "assets" / "speech.wav"
 FRAMES = 50
@@ -103,6 +104,20 @@ def test_strength_scales_the_motion(engine, portrait, audio):
         job.close()
     assert spans[0.0] < 1e-6
     assert spans[0.0] < 0.7 * spans[0.5] < 0.7 * spans[1.0]
+
+
+def test_a_sound_is_heard_once_before_any_frame_is_seen(engine, portrait, audio, monkeypatch):
+    """Whoever says it, and so that its memory is given back before frames need theirs."""
+    steps = []
+    hear = LipMotionModel.hear
+    monkeypatch.setattr(LipMotionModel, "hear", lambda *args: (steps.append("hear"), hear(*args))[1])
+    monkeypatch.setattr(MeshEngine, "observe", lambda *args: steps.append("see"))
+    twice = (Role((Utterance(audio), Utterance(audio, first=60))),)
+    source = FaceSource(portrait, Framing(1, False, (0, -1, 0, -1)), fps=Fraction(25))
+    job = engine.start(JobInput(source, audio, Options(detector="haar"), StageClock(), twice))
+    assert steps == ["hear", "see"]
+    assert job.speech_frames == 60 + FRAMES
+    job.close()
 
 
 def test_frames_without_a_face_pass_through_and_are_counted(engine, tmp_path, audio):

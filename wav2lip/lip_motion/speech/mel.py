@@ -23,3 +23,6 @@ class MelEncoder:
         piece = samples[start * MEL.hop_length : (last + REACH) * MEL.hop_length]
         mel = mel_spectrogram(piece, MEL)
         return np.ascontiguousarray(mel.T[first - start : last - start])
+
+    def release_memory(self) -> None:
+        """See `SpeechEncoder.release_memory`: nothing is kept."""

@@ -45,6 +45,10 @@ class SpeechEncoder(Protocol):
         """
         ...
 
+    def release_memory(self) -> None:
+        """Gives back what is kept between calls, at the end of a recording."""
+        ...
+
 
 def row_count(samples: int) -> int:
     """Number of rows for a number of samples: one at the start and one every 20 ms."""

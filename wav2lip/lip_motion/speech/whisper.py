@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.compiled_networks import Network, load_network
+from preprocessing.compiled_networks import Network, load_network, release_memory
 from preprocessing.errors import UsageError, display_path
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, EncoderName, Samples, as_float, row_count
 from wav2lip.lip_motion.speech.whisper_config import CONTEXT, TAPS, WIDTH
@@ -80,6 +80,10 @@ class WhisperSpeechEncoder:
         """See `SpeechEncoder.rows`."""
         pieces = [self._core(samples, start, min(start + CORE, last)) for start in range(first, last, CORE)]
         return np.concatenate(pieces) if pieces else np.zeros((0, self.dimension), np.float32)
+
+    def release_memory(self) -> None:
+        """See `SpeechEncoder.release_memory`."""
+        release_memory(self._run)
 
     def _core(self, samples: Samples, first: int, last: int) -> np.ndarray:
         """Computes one block of rows, with enough sound on both sides."""
