@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, job_detector
-from inference.generator.backends import load_backend
+from inference.generator.backends import load_backend, one_torch_thread
 from inference.generator.compositing import FaceCompositor
 from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
@@ -56,8 +56,9 @@ class GeneratorEngine:
             MediaError: the file is missing or not a generator.
             UsageError: no such device or backend.
         """
-        network, audio, geometry = load_generator(checkpoint)
-        generator = FaceGenerator(load_backend(network, backend, device), network.config, geometry)
+        with one_torch_thread():
+            network, audio, geometry = load_generator(checkpoint)
+            generator = FaceGenerator(load_backend(network, backend, device), network.config, geometry)
         return cls(generator, audio, ModelOrigin(Path(checkpoint), device, backend))
 
     def provenance(self) -> tuple[list[Path], str] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.media.audio import AudioConfig
@@ -48,6 +50,8 @@ def _load_own(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
 
 
 def _load_released(path: Path) -> tuple[Generator, AudioConfig, CropGeometry]:
-    network = Generator().eval()
-    network.load_state_dict(read_released(path, "generator").weights)
+    weights = read_released(path, "generator").weights
+    with torch.device("meta"):  # no random weights, which take longer than reading the file
+        network = Generator().eval()
+    network.load_state_dict(weights, assign=True)
     return network, AudioConfig(), CropGeometry("box", 96)
