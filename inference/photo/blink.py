@@ -11,7 +11,7 @@ from preprocessing.faces.eyelids import Eyelids
 
 LID = 0.4  # of the eye's width: height of the skin above the margin that is stretched
 LASHES = 0.1  # of that height: what moves without being stretched
-OVERLAP = 0.03  # of the eye's width by which the upper lid passes the lower one's margin
+OVERLAP = 0.055  # of the eye's width by which the upper lid passes the lower one's margin
 REACH = 0.15  # of the eye's width around it that is looked at
 
 

@@ -54,9 +54,13 @@ class PhotoMotion:
         """Whether the eyes blink."""
         return self._blinker is not None
 
+    def closure(self, time: float) -> float:
+        """How far the eyes are shut at `time` seconds, 0 to 1."""
+        return 0.0 if self._blinker is None else self._blinks.closure(time)
+
     def at(self, picture: np.ndarray, time: float) -> np.ndarray:
         """The photo, whose mouth may have been changed, at `time` seconds: a new (H, W, 3) uint8 picture."""
-        closure = self._blinks.closure(time) if self._blinker is not None else 0.0
+        closure = self.closure(time)
         if self._blinker is not None and closure > 0:
             picture = self._blinker.shut(picture, closure)
         return self._warp.turn(picture, self._sway.angles(time))
