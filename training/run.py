@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import cv2
 import torch
 from tqdm import tqdm
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, display_path
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,13 +33,30 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, *, board: bool = False, writes: bool = True) -> None:
-        """`board`: also log to TensorBoard. `writes`: False for all but one of several processes."""
+        """`board`: also log to TensorBoard. `writes`: False for all but one of several processes.
+
+        Raises:
+            UsageError: another process is training in this folder.
+        """
         self.folder, self.writes = folder, writes
         self.board: SummaryWriter | None = None
         self.started = time.monotonic()
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
             self.board = _open_board(folder, None) if board else None
+
+    def _locked(self) -> TextIO:
+        """A file that is locked for this process as long as it is open."""
+        file = (self.folder / "lock").open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UsageError(f"another process is training in {display_path(self.folder)}") from None
+        except OSError:
+            pass  # the file system does not support locks
+        return file
 
     def log(self, step: int, **values: float) -> None:
         """Appends the values to the log and prints them."""
