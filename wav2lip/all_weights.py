@@ -288,13 +288,25 @@ def deliver(done: Sequence[Stage], options: WeightOptions) -> Path:
                 continue
             target = folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            _copy(source, target)
             digest = hashlib.sha256(target.read_bytes()).hexdigest()
             made[place] = {"sha256": digest, "from": str(source.relative_to(options.out))} | record
     about = {"videos": str(options.videos), "trial": options.steps is not None, "files": made}
     about |= {"torch": version("torch"), "python": platform.python_version(), "machine": platform.machine()}
     write_whole(folder / "made.json", json.dumps(about, indent=1) + "\n")
     return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file; a checkpoint with 16-bit weights, which are what is shipped."""
+    from training.checkpoint import Checkpoint
+
+    try:
+        checkpoint = Checkpoint.load(source)
+    except UsageError:  # a log, or weights in a format of their own
+        shutil.copyfile(source, target)
+    else:
+        checkpoint.save(target, half=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from preprocessing.errors import TrainingError, UsageError
+from training.checkpoint import Checkpoint
 from wav2lip.all_weights import Stage, WeightOptions, deliver, main, run_stages, stages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,6 +99,17 @@ def test_files_are_delivered_with_their_hashes(options):
     assert (entry["sha256"], entry["from"]) == (hashlib.sha256(b"x").hexdigest(), "runs/last")
     assert entry["commands"] == [list(command) for command in stage.commands]
     assert (made["videos"], made["trial"]) == (str(options.videos), False)
+
+
+def test_checkpoints_are_delivered_in_16_bits(options, tmp_path):
+    made = options.out / "runs" / "net.safetensors"
+    made.parent.mkdir(parents=True)
+    Checkpoint("some-net", {}, {}, {}, {"weight": torch.full((3,), 1 / 3)}, 7).save(made)
+    stage = Stage("one", (writes(tmp_path / "done"),), (made,), {"room/net.safetensors": (made,)})
+    run_stages([stage], options.out)
+    delivered = deliver([stage], options) / "room" / "net.safetensors"
+    assert load_file(delivered)["weight"].dtype == torch.float16
+    assert Checkpoint.load(delivered).step == 7
 
 
 @pytest.mark.parametrize(
