@@ -245,7 +245,7 @@ def _check_pixels(shown: list[np.ndarray], wanted: np.ndarray) -> None:
 def _check_sync(recording: Recording, fps: Fraction, shown: list[np.ndarray], heard: np.ndarray) -> None:
     """The white frame comes with the click: the sound is not cut, the picture is.
 
-    Both may be a little later than they were made: MP3 in AVI begins with the encoder's delay, which shifts the picture.
+    Both may be later than they were made: MP3 in AVI begins with the encoder's delay, which shifts the picture, too.
     """
     bright = np.flatnonzero([frame.mean() > (FLASH + MARK) / 2 for frame in shown])
     assert len(bright), "the white frame is missing"
