@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from preprocessing.faces.mesh import HeadPose
+from wav2lip.renderer.target import smoothstep
 
 SWAY = np.radians([2.4, 1.7, 1.5])  # largest turn to a side, nod and tilt
 FASTEST, SLOWEST = 0.32, 0.05  # cycles per second
@@ -37,8 +38,7 @@ class HeadSway:
     def angles(self, time: float) -> np.ndarray:
         """(3,) radians at `time` seconds: turn to a side, nod, tilt; zero at time 0."""
         waves = self._sizes * np.sin(2 * np.pi * self._rates * time + self._phases)
-        begun = min(max(time, 0) / BEGIN, 1.0)
-        return waves.sum(1) * begun**2 * (3 - 2 * begun)
+        return waves.sum(1) * smoothstep(np.array(time), 0, BEGIN)
 
 
 class HeadWarp:
@@ -107,16 +107,10 @@ def _head_weight(pose: HeadPose, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     offset = np.stack([x - middle[0], y - middle[1]], -1) / float(pose.scale)
     right, down = offset @ across, offset @ np.array([-across[1], across[0]])
     radius = np.hypot(right / WIDE, down / np.where(down < 0, ABOVE, BELOW))
-    return 1 - _smooth((radius - 1) / (FAR - 1))
+    return 1 - smoothstep(radius, 1, FAR)
 
 
 def _border_weight(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """0 within `CELL` pixels of a border, 1 farther inside."""
     inside = np.minimum(np.minimum(x, size[1] - 1 - x), np.minimum(y, size[0] - 1 - y))
-    return _smooth((inside - CELL) / (EDGE * min(size)))
-
-
-def _smooth(share: np.ndarray) -> np.ndarray:
-    """From 0 to 1 with no slope at either end."""
-    share = np.clip(share, 0, 1)
-    return share**2 * (3 - 2 * share)
+    return smoothstep(inside, CELL, CELL + EDGE * min(size))

@@ -9,6 +9,7 @@ import numpy as np
 from inference.photo.blink import Blinker
 from inference.photo.head_motion import HeadSway, HeadWarp
 from preprocessing.faces.eyelids import find_eyelids
+from wav2lip.renderer.target import smoothstep
 
 TURN = 4.0  # seconds; there is one blink in each, so that 2 to 6 s lie between two
 BEGIN = (0.8, 2.8)  # seconds within these at which it begins
@@ -28,7 +29,7 @@ class Blinks:
         random = np.random.default_rng((self._seed, int(turn)))
         place = (within - random.uniform(*BEGIN)) / random.uniform(*LENGTH)
         share = min(place / CLOSING, 1.0, (1 - place) / (1 - CLOSING - SHUT))
-        return max(share, 0.0) ** 2 * (3 - 2 * share) if share > 0 else 0.0
+        return float(smoothstep(np.array(share), 0, 1))
 
 
 class PhotoMotion:

@@ -2,8 +2,7 @@
 
 The attention of the encoder reaches far ahead. A stream cannot wait for that, so the newest `REVISED` rows are computed
 again with every step, and older ones are frozen: their keys and values are kept, and nothing before them is computed
-twice. The end of what is known is continued by its mirror image, as at the end of a
-recording.
+twice. The end of what is known is continued by its mirror image, as at the end of a recording.
 """
 
 from __future__ import annotations
