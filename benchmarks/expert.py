@@ -31,8 +31,9 @@ from preprocessing.dataset.windows import face_window  # noqa: E402
 from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
+from syncnet.scoring.clip_scoring import NEAREST, ClipSyncResult, score_embeddings  # noqa: E402
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert, windows_with_speech  # noqa: E402
-from syncnet.validation import LONG, NEAREST, SHORT, ClipSyncResult, Validation, balanced_accuracy, score_embeddings  # noqa: E402
+from syncnet.training.validation import LONG, SHORT, Validation, balanced_accuracy  # noqa: E402
 
 SAMPLES = 640  # audio samples per frame
 PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the audio is delayed

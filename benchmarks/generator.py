@@ -40,7 +40,7 @@ from preprocessing.dataset.clips import CLIP_FPS, open_clips  # noqa: E402
 from preprocessing.media.video_reader import MediaError  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.sync_expert import JUDGE, SyncExpert  # noqa: E402
-from syncnet.validation import LONG  # noqa: E402
+from syncnet.training.validation import LONG  # noqa: E402
 
 
 @dataclass(frozen=True)

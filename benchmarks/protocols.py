@@ -17,7 +17,7 @@ from preprocessing.dataset.clips import CLIP_FPS, Clip
 from syncnet.data import WINDOW, speech_share
 from syncnet.offset import cosine_distances
 from syncnet.sync_expert import SyncExpert, windows_with_speech
-from syncnet.validation import LONG
+from syncnet.training.validation import LONG
 from wav2lip.generator.reference_sampling import reference_frames
 
 RECONSTRUCTION, OWN, SWAPPED, SILENCE = "reconstruction", "own audio", "swapped audio", "silence"

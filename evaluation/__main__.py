@@ -199,7 +199,7 @@ def _metric_networks(args: argparse.Namespace) -> MetricNetworks:
     from evaluation.metrics.face_encoder import FaceEncoder
     from evaluation.metrics.inception import InceptionEncoder
     from evaluation.protocols.measure import MetricNetworks
-    from syncnet.lse import PublishedScorer, load_published
+    from syncnet.scoring.lse import PublishedScorer, load_published
     from syncnet.sync_expert import JUDGE, SyncExpert
 
     published = PublishedScorer(load_published(args.syncnet)) if args.syncnet else None

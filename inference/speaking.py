@@ -15,9 +15,9 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.faces.people import Person
 from preprocessing.media.audio import AudioConfig
-from syncnet.active_speaker import NOBODY, speakers
+from syncnet.scoring.active_speaker import NOBODY, speakers
+from syncnet.scoring.video_scoring import ExpertScorer, Progress, score_tracks
 from syncnet.sync_expert import SyncExpert
-from syncnet.video_scoring import ExpertScorer, Progress, score_tracks
 
 FADE = 5  # source frames over which the mouth of one speaker gives way to another's
 MIN_SPEAKING = 0.5  # seconds in all below which a person counts as silent

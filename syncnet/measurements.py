@@ -21,8 +21,8 @@ from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.errors import UsageError
 from syncnet.offset import SyncScore
+from syncnet.scoring.clip_scoring import score_clip
 from syncnet.sync_expert import SyncExpert
-from syncnet.validation import score_clip
 
 NAME = "offsets.jsonl"  # one line per measurement: expert, clip and score
 

@@ -67,7 +67,7 @@ def sync_score(distances: np.ndarray, windows: np.ndarray | None = None) -> Sync
     """Computes offset, distance and confidence the way LSE-D and LSE-C are defined.
 
     Args:
-        distances: (W, 2 * reach + 1), from `cosine_distances` or `syncnet.lse.lse_distances`.
+        distances: (W, 2 * reach + 1), from `cosine_distances` or `syncnet.scoring.lse.lse_distances`.
         windows: (W,) bool, the windows to use; None: all.
 
     Raises:

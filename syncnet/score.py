@@ -24,9 +24,9 @@ from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.media.video_reader import VideoInfo, probe
 from syncnet.data import WINDOW
 from syncnet.plots import FORMATS, plot_curves
-from syncnet.score_report import VideoScore, report, table
+from syncnet.scoring.score_report import VideoScore, report, table
+from syncnet.scoring.video_scoring import ExpertScorer, Progress, Scorer, score_tracks
 from syncnet.sync_expert import EXPERT, SyncExpert
-from syncnet.video_scoring import ExpertScorer, Progress, Scorer, score_tracks
 from training.run import INSTALL
 
 PROGRAM = "syncnet.score"
@@ -51,7 +51,7 @@ def open_scorer(model: Path = EXPERT) -> Scorer:
     """
     if model.suffix.lower() == ".safetensors":
         return ExpertScorer(SyncExpert.load(model))
-    from syncnet.lse import PublishedScorer, load_published
+    from syncnet.scoring.lse import PublishedScorer, load_published
 
     return PublishedScorer(load_published(model))
 

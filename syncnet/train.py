@@ -28,10 +28,10 @@ from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
 from preprocessing.errors import TrainingError, UsageError
 from syncnet.data import ShardedDataset
-from syncnet.loss import bce_loss, matching_loss, sync_probability
 from syncnet.model import SmallSyncNet
 from syncnet.plots import plot_curves
-from syncnet.recipe import (
+from syncnet.training.loss import bce_loss, matching_loss, sync_probability
+from syncnet.training.recipe import (
     LowerHalfSyncNet,
     SyncNetRecipe,
     as_sync_expert,
@@ -40,7 +40,7 @@ from syncnet.recipe import (
     load_network,
     save_network,
 )
-from syncnet.validation import validate
+from syncnet.training.validation import validate
 from training.engine import Engine
 from training.options import parse_options
 from training.progress import training_steps

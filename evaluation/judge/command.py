@@ -22,10 +22,10 @@ from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.detectors.flags import add_detector_flags
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import as_int16, load_audio
-from syncnet.lse import PublishedScorer, load_published
 from syncnet.plots import FORMATS, plot_curves
+from syncnet.scoring.lse import PublishedScorer, load_published
+from syncnet.scoring.video_scoring import ExpertScorer
 from syncnet.sync_expert import JUDGE, SyncExpert
-from syncnet.video_scoring import ExpertScorer
 
 PLOTTED = (AS_IT_IS, "blur, sigma 4 px", "JPEG, quality 10", "crop moved by 4 px", "1/4 of the resolution", ANOTHER)
 EPILOG = """\

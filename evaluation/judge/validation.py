@@ -16,9 +16,9 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import read_frames
-from syncnet.lse import CROP_SCALE
 from syncnet.offset import REACH, shift_curve, sync_score
-from syncnet.video_scoring import ExpertScorer, Scorer
+from syncnet.scoring.lse import CROP_SCALE
+from syncnet.scoring.video_scoring import ExpertScorer, Scorer
 
 PLANTED = [shift for shift in range(-10, 11) if shift]  # frames by which the audio is delayed
 DELAYS = (1, 2, 3)  # those that are also listed among the degradations
@@ -31,7 +31,7 @@ class SyncJudge:
 
     Attributes:
         name: "judge" for our expert, "syncnet" for syncnet_python's network.
-        scorer: see `syncnet.video_scoring`.
+        scorer: see `syncnet.scoring.video_scoring`.
     """
 
     name: str

@@ -18,11 +18,11 @@ from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
-from syncnet.lse import PublishedScorer
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.score import open_scorer, score_video
+from syncnet.scoring.lse import PublishedScorer
+from syncnet.scoring.video_scoring import ExpertScorer, score_tracks
 from syncnet.sync_expert import JUDGE, SyncExpert
-from syncnet.video_scoring import ExpertScorer, score_tracks
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def judge_sync(faces: np.ndarray, samples: np.ndarray, start: int, judge: SyncEx
 def published_sync(path: Path, source: SourceVideo, samples: np.ndarray, scorer: PublishedScorer) -> SyncResult:
     """LSE-D, LSE-C and AV offset of a video generated from a source, by syncnet_python's protocol.
 
-    The face track is the source's; the rest of the protocol is described in `syncnet.lse.PublishedScorer`.
+    The face track is the source's; the rest of the protocol is described in `syncnet.scoring.lse.PublishedScorer`.
 
     Args:
         samples: (n,) int16 at 16 kHz, the audio from the start of the video.

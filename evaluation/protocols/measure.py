@@ -18,7 +18,7 @@ from evaluation.report.results import MATCHED, SILENT, ResultRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.media.audio import speech_columns
 from syncnet.data import speech_share
-from syncnet.lse import PublishedScorer
+from syncnet.scoring.lse import PublishedScorer
 from syncnet.sync_expert import SyncExpert
 
 MOUTH_FEATURES = "mouth"  # the encoder's features of the mouth square alone

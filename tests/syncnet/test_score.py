@@ -18,13 +18,13 @@ from preprocessing.faces.face_track import Detection, FaceTrack
 from preprocessing.media.audio import mel_spectrogram, speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet import score as command
-from syncnet import video_scoring as video
 from syncnet.model import SmallSyncNet
 from syncnet.offset import SyncScore, cosine_distances, sync_score
 from syncnet.score import left_to_right, main, open_scorer, score_video
-from syncnet.score_report import describe_offset, report, table
+from syncnet.scoring import video_scoring as video
+from syncnet.scoring.score_report import describe_offset, report, table
+from syncnet.scoring.video_scoring import ExpertScorer, ScoredTrack, mel_around, score_tracks
 from syncnet.sync_expert import SyncExpert
-from syncnet.video_scoring import ExpertScorer, ScoredTrack, mel_around, score_tracks
 from tests.material import (
     SIDE,
     moving_photo,

@@ -25,9 +25,9 @@ from preprocessing.dataset.manifest import ClipRow, write_rows
 from preprocessing.dataset.windows import CropRegion
 from preprocessing.faces.crops import CropGeometry
 from syncnet.model import SmallSyncNet, SyncNet
-from syncnet.recipe import LowerHalfSyncNet, SyncNetRecipe
 from syncnet.sync_expert import SyncExpert
 from syncnet.train import SyncNetTrainOptions, SyncNetTrainState, main, train, train_step
+from syncnet.training.recipe import LowerHalfSyncNet, SyncNetRecipe
 from tests.material import change_clip, write_talking_clips
 from training.checkpoint import Checkpoint
 from training.engine import Engine

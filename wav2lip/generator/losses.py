@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 from syncnet.data import WINDOW
-from syncnet.loss import bce_loss, sync_loss, sync_probability
 from syncnet.sync_expert import SyncExpert
+from syncnet.training.loss import bce_loss, sync_loss, sync_probability
 from training.losses import loss_weight
 
 SyncKind = Literal["log", "bce", "relative"]

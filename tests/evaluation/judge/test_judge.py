@@ -25,8 +25,8 @@ from evaluation.metrics.face_crops import SIDE, SourceVideo
 from evaluation.metrics.statistics import interval
 from preprocessing.errors import MediaError
 from preprocessing.media.video_reader import VideoInfo
-from syncnet.lse import lse_distances
 from syncnet.offset import REACH
+from syncnet.scoring.lse import lse_distances
 from tests.material import SIDE as WIDTH
 from tests.material import still_track, swaying_photo, write_talk, write_video
 
@@ -272,8 +272,8 @@ def test_a_folder_stands_for_its_videos(tmp_path: Path) -> None:
 
 def test_real_talk_is_judged_within_a_frame(shared: Path) -> None:
     from preprocessing.faces.detectors import load_detector
+    from syncnet.scoring.video_scoring import ExpertScorer
     from syncnet.sync_expert import JUDGE, SyncExpert
-    from syncnet.video_scoring import ExpertScorer
 
     detector = load_detector("yunet", yunet=shared / "weights" / "face_detection_yunet_2026may.onnx")
     clip = shared / "data" / "val" / "grid_s2__pwij3p.mp4"

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from preprocessing.dataset.clips import Clip
 from syncnet.model import SmallSyncNet
 from syncnet.offset import cosine_distances, sync_score
+from syncnet.scoring.clip_scoring import ClipSyncResult, score_clip
 from syncnet.sync_expert import SyncExpert
-from syncnet.validation import ClipSyncResult, Validation, balanced_accuracy, best_threshold, score_clip, validate
+from syncnet.training.validation import Validation, balanced_accuracy, best_threshold, validate
 from tests.material import write_numbered_clip
 
 

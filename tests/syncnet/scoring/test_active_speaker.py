@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncnet.active_speaker import NOBODY, speakers
 from syncnet.offset import REACH
-from syncnet.video_scoring import ScoredTrack
+from syncnet.scoring.active_speaker import NOBODY, speakers
+from syncnet.scoring.video_scoring import ScoredTrack
 
 FRAMES = 200
 SPEECH = np.ones(FRAMES * 80 // 25, bool)

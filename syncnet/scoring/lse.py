@@ -18,8 +18,8 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES
 from preprocessing.errors import UsageError
 from preprocessing.faces.face_track import FaceTrack
 from syncnet.data import WINDOW
-from syncnet.mfcc import mfcc
 from syncnet.offset import REACH
+from syncnet.scoring.mfcc import mfcc
 from training.safe_pickle import read_pickle, to_float32, weight_mismatches
 
 INPUT_SIZE = 224  # pixels
@@ -90,7 +90,7 @@ def _counters() -> list[str]:
 
 
 class PublishedScorer:
-    """Scores a video with syncnet_python's protocol; see `syncnet.video_scoring.Scorer`.
+    """Scores a video with syncnet_python's protocol; see `syncnet.scoring.video_scoring.Scorer`.
 
     Each run of a face within a shot is one track of the protocol. Unlike run_pipeline.py, crops are not re-encoded,
     tracks of up to 100 frames and faces of up to 100 pixels are kept, and the boxes come from our detector.

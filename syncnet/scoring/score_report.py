@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.errors import display_path
 from syncnet.offset import SyncScore, shift_curve, sync_score
-from syncnet.video_scoring import ScoredTrack
+from syncnet.scoring.video_scoring import ScoredTrack
 
 SPAN_SECONDS = 5
 MIN_SPAN_WINDOWS = 25  # a span with less than a second of speech is not scored

@@ -11,13 +11,13 @@ import torch
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.windows import CropRegion
 from syncnet.model import SmallSyncNet
-from syncnet.recipe import LowerHalfSyncNet, SyncNetRecipe, build_network, build_optimizer, one_cycle
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from syncnet.train import SyncNetTrainOptions
+from syncnet.training.recipe import LowerHalfSyncNet, SyncNetRecipe, build_network, build_optimizer, one_cycle
 from training.engine import Engine
 from training.options import parse_options
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_released_network_sees_the_lower_half():

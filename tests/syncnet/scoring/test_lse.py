@@ -15,9 +15,9 @@ from evaluation.metrics.face_crops import SourceVideo
 from evaluation.metrics.sync import published_sync
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.video_reader import probe
-from syncnet.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
-from syncnet.mfcc import mfcc
 from syncnet.offset import shift_curve, sync_score
+from syncnet.scoring.lse import PublishedScorer, PublishedSyncNet, load_published, lse_distances
+from syncnet.scoring.mfcc import mfcc
 from training.safe_pickle import weight_mismatches
 
 

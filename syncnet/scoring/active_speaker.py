@@ -14,7 +14,7 @@ import numpy as np
 from preprocessing.dataset.clip_header import CLIP_FPS
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, shift_curve
-from syncnet.video_scoring import ScoredTrack
+from syncnet.scoring.video_scoring import ScoredTrack
 
 NOBODY = -1
 COLUMNS_PER_SECOND = 80  # of the mel

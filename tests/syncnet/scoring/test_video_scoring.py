@@ -17,8 +17,8 @@ from preprocessing.media.video_reader import probe, read_frames
 from syncnet.data import MOUTH
 from syncnet.model import SmallSyncNet
 from syncnet.offset import REACH, cosine_distances, shift_curve, sync_score
+from syncnet.scoring.video_scoring import ExpertScorer, score_tracks
 from syncnet.sync_expert import SyncExpert
-from syncnet.video_scoring import ExpertScorer, score_tracks
 from tests.material import still_track, swaying_photo, write_numbered_clip, write_talk
 
 FRAMES = 75

@@ -1,0 +1,1 @@
+"""What the expert's trainer is made of: losses, recipe, validation."""
