@@ -19,7 +19,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from inference.face_source import FaceSource, Framing  # noqa: E402
+from inference.files.face_source import FaceSource, Framing  # noqa: E402
 from inference.generator.compositing import crop_mask  # noqa: E402
 from inference.pipeline import LipSync  # noqa: E402
 from preprocessing.faces.face_track import FaceTrack  # noqa: E402

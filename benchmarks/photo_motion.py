@@ -24,7 +24,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from inference.face_source import FaceSource, Framing  # noqa: E402
+from inference.files.face_source import FaceSource, Framing  # noqa: E402
 from inference.mesh.engine import MeshEngine  # noqa: E402
 from inference.photo.photo_motion import PhotoMotion  # noqa: E402
 from inference.pipeline import LipSync  # noqa: E402

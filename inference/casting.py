@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.engine import AnalysisProgress, Role, Utterance, job_detector
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from inference.options import Options
 from inference.parts import ALL, SPEAKING, Part, in_view, numbered
 from preprocessing.errors import MediaError, UsageError, display_path

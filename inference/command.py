@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.file_checks import check_files, check_output
+from inference.files.checks import check_files, check_output
 from inference.job import ENGINE_FLAGS, OUTPUT_FLAGS, Job, engine_arguments
 from inference.options import Options, Report
 from preprocessing.errors import MediaError, display_path
@@ -37,8 +37,8 @@ def run_one(values: Mapping[str, Any]) -> str:
 
         import cv2
 
+        from inference.files.soundtrack import timed_parts
         from inference.pipeline import open_source
-        from inference.soundtrack import timed_parts
         from training.progress import ProgressBars
 
         cv2.setNumThreads(1)  # its threads wait for each other longer than they compute, beside decoder and encoder

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from inference.options import Options
 from inference.prefetch import StageClock
 from preprocessing.faces.detectors import load_detector

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from inference.casting import Census
-from inference.preview import write_picture
+from inference.files.preview import write_picture
 from preprocessing.faces.people import Person
 
 TILE = 192  # pixels: side of a face on the contact sheet

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 
-from inference.face_source import SYNC_MODES
+from inference.files.face_source import SYNC_MODES
 from inference.generator.compositing import BLENDS
 from inference.photo.motions import PHOTO_MOTIONS
 from preprocessing.errors import UsageError
@@ -29,7 +29,7 @@ class Options:
         start, end: the used part of the face video, in seconds.
         pads: pixels added around the detected box: top, bottom, left, right ("box" geometry only).
         box: a constant face box (top, bottom, left, right) instead of detection.
-        resize_factor, rotate, crop: see `inference.face_source.Framing`.
+        resize_factor, rotate, crop: see `inference.files.face_source.Framing`.
         nosmooth: do not smooth the face track.
         batch_size: faces per generator batch.
         face_det_batch_size: no effect: detection runs on one frame at a time.

@@ -15,16 +15,16 @@ import numpy as np
 
 from inference.casting import Census, cast, needs_census
 from inference.engine import AnalysisProgress, JobInput, LipSyncEngine, RenderedFrame, RenderJob, Role
-from inference.face_source import FaceSource, Framing
-from inference.file_checks import check_files
+from inference.files.checks import check_files
+from inference.files.face_source import FaceSource, Framing
+from inference.files.preview import Preview
+from inference.files.soundtrack import audio_sources, timed_parts
 from inference.job import Job
 from inference.mesh.engine import MeshEngine
 from inference.options import Options, Report
 from inference.parts import Part
 from inference.people_file import recall_people
 from inference.prefetch import StageClock
-from inference.preview import Preview
-from inference.soundtrack import audio_sources, timed_parts
 from preprocessing.errors import CancelledError, MediaError, UsageError, display_path
 from preprocessing.media.color_conversion import parse_color
 from preprocessing.media.containers import audio_stream, decodable_tracks, open_media

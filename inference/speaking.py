@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from preprocessing.build.video_pipeline import read_audio
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES

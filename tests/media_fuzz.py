@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from inference.engine import JobInput, RenderedFrame
+from inference.files.speech import read_speech
 from inference.pipeline import LipSync
-from inference.speech import read_speech
 from preprocessing.errors import Wav2LipError
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig, frame_count, load_audio

@@ -21,7 +21,7 @@ from evaluation.protocols.baselines import convert_fps, freeze_mouth
 from evaluation.protocols.pairs import fingerprint, safe_name
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import BASELINES, REAL, SECONDS, SILENT, STATIC, STILLS, UNSYNCED
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.options import Options
 from inference.pipeline import LipSync
 from preprocessing.commands import write_whole

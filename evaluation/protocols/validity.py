@@ -10,7 +10,7 @@ import av
 import cv2
 import numpy as np
 
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.audio import frame_count, load_audio
 from preprocessing.media.video_reader import open_media

@@ -65,7 +65,7 @@ def run_batch_job(item: BatchJob, threads: int | None = None) -> Outcome:
 
 
 def _run(item: BatchJob) -> Outcome:
-    from inference.file_checks import check_files
+    from inference.files.checks import check_files
 
     job, checkpoint = item.job, dict(item.engine).get("checkpoint_path")
     job.outfile.parent.mkdir(parents=True, exist_ok=True)

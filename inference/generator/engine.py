@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, job_detector
+from inference.files.speech import Speech
 from inference.generator.backends import load_backend, one_torch_thread
 from inference.generator.compositing import FaceCompositor
 from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
 from inference.prefetch import Prefetcher
-from inference.speech import Speech
 from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceTrack, TrackedFace

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from inference.live.frames import FrameStore
 from inference.mesh.engine import MeshEngine
 from inference.mesh.landmark_store import LandmarkStore

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from safetensors.numpy import save
 
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.live.avatar import Avatar, Origin
 from inference.live.frames import MAX_BYTES, FrameStore
 from inference.mesh.landmark_store import LandmarkStore

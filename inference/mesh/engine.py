@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from inference.engine import AnalysisProgress, JobInput, RenderedFrame, Utterance
+from inference.files.speech import read_speech
 from inference.mesh.analysis import Analysis, AnalysisCache, analysis_key
 from inference.mesh.face_landmarks import track_landmarks
 from inference.mesh.landmark_store import LandmarkStore
 from inference.mesh.person import MeshPerson, Spoken
 from inference.photo.photo_motion import PhotoMotion
-from inference.speech import read_speech
 from preprocessing.errors import UsageError
 from preprocessing.faces import landmarks
 from preprocessing.faces.face_track import FaceTrack

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from inference import pipeline
-from inference.face_source import Framing
+from inference.files.face_source import Framing
 from inference.generator import compositing
 from inference.generator.face_track_buffer import FaceTrackBuffer
 from inference.pipeline import LipSync

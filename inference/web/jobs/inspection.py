@@ -17,7 +17,7 @@ from inference.web.jobs.files import AUDIO, FACE, PEOPLE_FILE
 from preprocessing.errors import MediaError, UsageError, Wav2LipError
 
 if TYPE_CHECKING:
-    from inference.face_source import FaceSource
+    from inference.files.face_source import FaceSource
 
 MEMORY_BYTES = 6 * 2**30  # of address space
 CPU_SECONDS, WALL_SECONDS = 300, 400
@@ -77,7 +77,7 @@ def look_at_job(options: dict[str, Any], max_seconds: float) -> dict[str, Any]:
         MediaError: a file cannot be read, or is too long.
         UsageError: an option contradicts the files.
     """
-    from inference.file_checks import check_files
+    from inference.files.checks import check_files
     from inference.options import Options
     from inference.people_file import found_with
 
@@ -124,7 +124,7 @@ def look_at_people(options: dict[str, Any], max_seconds: float) -> dict[str, Any
 
 
 def _open_face(options: dict[str, Any], max_seconds: float) -> FaceSource:
-    from inference.face_source import FaceSource, Framing
+    from inference.files.face_source import FaceSource, Framing
     from inference.options import Options
     from preprocessing.media.color_conversion import parse_color
 

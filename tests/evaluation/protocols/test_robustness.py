@@ -34,7 +34,7 @@ from evaluation.protocols.stress import (
 )
 from evaluation.protocols.validity import check_video, frame_fault, level
 from evaluation.report.results import StressResult
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from preprocessing.errors import MediaError
 from preprocessing.faces.face_track import Detection, estimate_points
 from preprocessing.media.video_reader import probe

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.live.avatar import Avatar
 from inference.live.session import LiveConfig, LiveFrame, LiveSession
 from inference.mesh.engine import MeshEngine

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.live.avatar import Avatar
 from inference.live.avatar_file import open_avatar, save_avatar
 from inference.options import Options

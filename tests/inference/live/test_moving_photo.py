@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inference.engine import JobInput
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.live.session import LiveConfig
 from inference.options import Options
 from inference.prefetch import StageClock

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inference.engine import JobInput
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.mesh.engine import MeshEngine
 from inference.options import Options
 from inference.prefetch import StageClock

@@ -12,7 +12,7 @@ import pytest
 from scipy.io import wavfile
 
 from inference.engine import JobInput, Role, Utterance
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.mesh.engine import MeshEngine, MeshJob
 from inference.options import Options
 from inference.prefetch import StageClock

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference.face_source import FaceSource, Framing
+from inference.files.face_source import FaceSource, Framing
 from inference.options import Options, Report
 from inference.web.command import parser, serve, settings_of
 from inference.web.settings import EngineSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.speech import BLOCK, BlockwiseMel, Speech, read_speech
+from inference.files.speech import BLOCK, BlockwiseMel, Speech, read_speech
 from preprocessing.media.audio import AudioConfig, mel_spectrogram, mel_window, rest_in_silence, speech_columns
 from tests.material import write_sound
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from inference.face_source import FaceSource
+from inference.files.face_source import FaceSource
 from inference.options import Options
 from inference.parts import Part
 from preprocessing.errors import UsageError

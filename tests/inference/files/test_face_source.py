@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import face_source as source
-from inference.face_source import FaceSource, Framing
+from inference.files import face_source as source
+from inference.files.face_source import FaceSource, Framing
 from preprocessing.media.video_writer import VideoWriter
 
 

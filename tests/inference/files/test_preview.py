@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference.preview import GAP, Preview
+from inference.files.preview import GAP, Preview
 
 
 def frame(number: int) -> np.ndarray:

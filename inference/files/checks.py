@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from inference.files.preview import sheet_path
 from inference.options import Options
-from inference.preview import sheet_path
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import FaceTrack
