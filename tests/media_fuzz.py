@@ -29,8 +29,8 @@ from inference.pipeline import LipSync
 from preprocessing.errors import Wav2LipError
 from preprocessing.faces.face_track import FaceTrack
 from preprocessing.media.audio import AudioConfig, frame_count, load_audio
-from preprocessing.media.frame_rate import speech_rate
-from preprocessing.media.orientation import EXIF
+from preprocessing.media.reading.frame_rate import speech_rate
+from preprocessing.media.reading.orientation import EXIF
 from preprocessing.media.video_reader import probe, read_frames
 from preprocessing.media.video_writer import ffmpeg_binary
 

@@ -29,7 +29,7 @@ from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.face_track import FaceDetector
 from preprocessing.media.audio import AudioConfig, as_int16, frame_count, load_audio
-from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.sound.mux import AudioSource
 from preprocessing.media.video_reader import read_frames
 from preprocessing.media.video_writer import VideoWriter
 

@@ -11,7 +11,7 @@ from inference.files.face_source import FaceSource
 from inference.options import Options
 from inference.parts import Part
 from preprocessing.errors import UsageError
-from preprocessing.media.audio_mux import AudioSource, AudioTrack
+from preprocessing.media.sound.mux import AudioSource, AudioTrack
 
 FADE = 0.01  # seconds, where the video's own sound begins and ends
 

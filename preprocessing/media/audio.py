@@ -19,7 +19,7 @@ import soxr
 
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media.containers import audio_stream, clock_start, open_media
-from preprocessing.media.downmix import mono
+from preprocessing.media.sound.downmix import mono
 from preprocessing.media.timeline import RESTARTING, decode
 
 if TYPE_CHECKING:  # torch is imported where a mel spectrogram is computed: jobs without one start faster

@@ -17,11 +17,11 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.media import hdr
 from preprocessing.media.color_conversion import BLACK, HD, TRANSFERS, ColorTags, color_tags, fitted, yuv_to_bgr
 from preprocessing.media.containers import clock_start, decodable_tracks, open_media, video_stream
-from preprocessing.media.deinterlacing import deinterlaced
-from preprocessing.media.frame_rate import DEFAULT_FPS, header_rate, speech_rate, stamped_rate
-from preprocessing.media.orientation import Orientation, frame_orientation
-from preprocessing.media.photos import is_photo, read_image
 from preprocessing.media.planar_frame import as_planar, is_planar, planar_from_bgr
+from preprocessing.media.reading.deinterlacing import deinterlaced
+from preprocessing.media.reading.frame_rate import DEFAULT_FPS, header_rate, speech_rate, stamped_rate
+from preprocessing.media.reading.orientation import Orientation, frame_orientation
+from preprocessing.media.reading.photos import is_photo, read_image
 from preprocessing.media.timeline import RESTARTING, Scan, decode, has_clock
 
 __all__ = ["VideoInfo", "decode", "open_media", "probe", "read_frames", "read_image"]

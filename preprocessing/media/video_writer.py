@@ -18,12 +18,12 @@ import imageio_ffmpeg
 import numpy as np
 
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio_mux import ENCODED, AudioSource, heard_tracks, plain
 from preprocessing.media.color_conversion import ColorTags, tag_options, tagged, to_yuv, writable
 from preprocessing.media.containers import open_media
 from preprocessing.media.output_formats import LIGHT, OUTPUTS, SILENT, comment_writer, filtered, video_options
 from preprocessing.media.planar_frame import PlanarFrame
-from preprocessing.media.sound_mix import channel_count, mix, sample_rate
+from preprocessing.media.sound.mix import channel_count, mix, sample_rate
+from preprocessing.media.sound.mux import ENCODED, AudioSource, heard_tracks, plain
 from preprocessing.media.video_reader import VideoInfo
 from preprocessing.unfinished import UnfinishedFolder, final_path
 

@@ -12,7 +12,7 @@ import pytest
 from inference.files.soundtrack import audio_sources, timed_parts
 from inference.options import Options
 from inference.parts import Part
-from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.sound.mux import AudioSource
 from preprocessing.media.video_writer import VideoWriter
 from tests.material import sound_of, write_sound, write_speech
 

@@ -14,7 +14,7 @@ from inference.options import Options, Report
 from inference.web.command import parser, serve, settings_of
 from inference.web.settings import EngineSettings
 from preprocessing.errors import CancelledError, MediaError
-from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.sound.mux import AudioSource
 from preprocessing.media.video_writer import VideoWriter
 
 FRAMES = 50

@@ -12,7 +12,7 @@ from PIL import Image
 
 from preprocessing.errors import MediaError
 from preprocessing.media.audio import load_audio
-from preprocessing.media.orientation import EXIF, Orientation, from_matrix
+from preprocessing.media.reading.orientation import EXIF, Orientation, from_matrix
 from preprocessing.media.video_reader import probe, read_frames, read_image
 from tests.preprocessing.media.footage import (
     SIDE,

@@ -19,7 +19,7 @@ import pytest
 from skimage.data import astronaut
 
 from preprocessing.errors import MediaError
-from preprocessing.media.audio_mux import AudioSource
+from preprocessing.media.sound.mux import AudioSource
 from preprocessing.media.video_reader import VideoInfo, open_media, probe, read_frames
 from preprocessing.media.video_writer import VideoWriter, ffmpeg_binary
 

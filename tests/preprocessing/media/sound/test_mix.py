@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from preprocessing.media.audio import load_audio
-from preprocessing.media.audio_mux import AudioSource, AudioTrack
-from preprocessing.media.sound_mix import RATE, mix
+from preprocessing.media.sound.mix import RATE, mix
+from preprocessing.media.sound.mux import AudioSource, AudioTrack
 from preprocessing.media.video_reader import probe
 from preprocessing.media.video_writer import VideoWriter, ffmpeg_binary
 from tests.preprocessing.media.footage import delay, noise, photo, run_ffmpeg, save_wav

@@ -12,7 +12,7 @@ import numpy as np
 from preprocessing.errors import MediaError, display_path
 from preprocessing.media.color_conversion import BLACK, blended
 from preprocessing.media.containers import PHOTO_FORMATS, check_size, open_file, open_media, video_stream
-from preprocessing.media.orientation import EXIF, Orientation
+from preprocessing.media.reading.orientation import EXIF, Orientation
 
 NAMES = "jpg, png, webp, bmp, tiff, heic or avif"
 # Brands in the first box of a file; those of image sequences (avis, hevc) are videos.

@@ -11,9 +11,9 @@ import numpy as np
 import soxr
 
 from preprocessing.media.audio import continuous
-from preprocessing.media.audio_mux import AudioTrack
 from preprocessing.media.containers import audio_stream, open_media
-from preprocessing.media.downmix import mono
+from preprocessing.media.sound.downmix import mono
+from preprocessing.media.sound.mux import AudioTrack
 
 RATE = 48000  # Hz; an AAC packet, 1024 samples, is then shorter than a frame
 # Weights of a layout's channels in left and right, ITU-R BS.775; bass effects are left out.

@@ -1,0 +1,1 @@
+"""What the video reader is made of: frame rate, orientation, deinterlacing, photos."""
