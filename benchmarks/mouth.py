@@ -29,8 +29,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from evaluation.metrics.mesh_judges import MeshJudge, mesh_judge, observe, untouched  # noqa: E402
-from evaluation.metrics.mouth_shape import (  # noqa: E402
+from evaluation.metrics.mesh.judges import MeshJudge, mesh_judge, observe, untouched  # noqa: E402
+from evaluation.metrics.mesh.mouth_shape import (  # noqa: E402
     compare_look,
     compare_motion,
     motion_in_silence,

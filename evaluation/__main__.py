@@ -116,7 +116,7 @@ def evaluate(args: argparse.Namespace) -> Evaluation:
     Raises:
         UsageError: a flag, the list or a weights file is invalid.
     """
-    from evaluation.metrics.mesh_judges import mesh_judge
+    from evaluation.metrics.mesh.judges import mesh_judge
     from evaluation.metrics.sync import judged_offset
     from evaluation.protocols.generate_videos import VideoMaker
     from evaluation.protocols.mouths import MouthMeasurement

@@ -7,8 +7,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from evaluation.metrics.mesh_judges import MeshJudge, observe, untouched
-from evaluation.metrics.mouth_shape import MouthLook, compare_look, compare_motion, motion_in_silence, speech_frames
+from evaluation.metrics.mesh.judges import MeshJudge, observe, untouched
+from evaluation.metrics.mesh.mouth_shape import (
+    MouthLook,
+    compare_look,
+    compare_motion,
+    motion_in_silence,
+    speech_frames,
+)
 from evaluation.metrics.sync import RecordingOffset, in_sync
 from evaluation.protocols.trials import Trial
 from evaluation.report.results import COPY, MATCHED, REAL, SILENT, UNSYNCED

@@ -10,7 +10,7 @@ from evaluation.protocols import mouths
 from evaluation.protocols.mouths import MouthMeasurement, driver_of
 from evaluation.protocols.trials import Trial
 from preprocessing.errors import MediaError
-from tests.evaluation.metrics.test_mouth_shape import look, sway
+from tests.evaluation.metrics.mesh.test_mouth_shape import look, sway
 
 FACE, OTHER = Path("face.mp4"), Path("other.mp4")
 MATCHED = Trial("a", "matched", FACE, FACE, "a", "a", FACE, OTHER)

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from evaluation.metrics import mesh_judges
-from evaluation.metrics.mesh_judges import LandmarkJudge, MediaPipeJudge
+from evaluation.metrics.mesh import judges
+from evaluation.metrics.mesh.judges import LandmarkJudge, MediaPipeJudge
 from preprocessing.errors import MediaError, UsageError
 from preprocessing.faces.face_track import Detection
 from preprocessing.faces.mesh import MESH_INDICES, Landmarks, canonical_face
@@ -118,18 +118,18 @@ def textured(count):
 
 def test_a_mouth_is_looked_at_where_the_face_is(tmp_path):
     video = write_video(tmp_path / "a.mp4", textured(12))
-    look = mesh_judges.observe(video, judge_of([True, True, False]))
+    look = judges.observe(video, judge_of([True, True, False]))
     assert look.points.shape == (12, len(MESH_INDICES), 2)
     assert look.found.tolist() == [True, True, False] * 4
     assert np.isnan(look.sharpness).tolist() == np.isnan(look.redness).tolist() == [False, False, True] * 4
     assert np.ptp(look.opening) < 1e-9  # interpolated across the gaps
     with pytest.raises(MediaError, match=r"a stand-in finds no face in .*a\.mp4"):
-        mesh_judges.observe(video, judge_of([False]))
+        judges.observe(video, judge_of([False]))
 
 
 def test_a_copy_is_untouched_and_other_sizes_are_not_compared(tmp_path):
     video = write_video(tmp_path / "a.mp4", textured(12))
     other = write_video(tmp_path / "b.mp4", [frame[:100] for frame in textured(12)])
-    look = mesh_judges.observe(video, judge_of([True]))
-    assert mesh_judges.untouched(video, video, look) == 0
-    assert mesh_judges.untouched(other, video, look) is None
+    look = judges.observe(video, judge_of([True]))
+    assert judges.untouched(video, video, look) == 0
+    assert judges.untouched(other, video, look) is None

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.metrics import mouth_shape
-from evaluation.metrics.mouth_shape import MouthLook
+from evaluation.metrics.mesh import mouth_shape
+from evaluation.metrics.mesh.mouth_shape import MouthLook
 from preprocessing.faces.mesh import (
     LEFT_CORNER,
     LIPS_INNER,

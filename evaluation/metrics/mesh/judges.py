@@ -18,8 +18,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from evaluation.metrics import mediapipe_mesh
-from evaluation.metrics.mouth_shape import (
+from evaluation.metrics.mesh import mediapipe_mesh
+from evaluation.metrics.mesh.mouth_shape import (
     MouthLook,
     fill_gaps,
     flicker,
@@ -77,7 +77,7 @@ class MediaPipeJudge:
     """
 
     def __init__(self, python: Path) -> None:
-        # -I: without it the modules beside the script hide the standard library's, such as statistics
+        # -I: the modules beside the script must not hide those of its environment
         self._command = [str(python), "-I", str(Path(mediapipe_mesh.__file__))]
         try:
             answer = subprocess.run([*self._command, "--version"], capture_output=True, text=True, check=True)
