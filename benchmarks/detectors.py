@@ -23,10 +23,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from preprocessing.faces.center.training.measure import DetectionCount
-from preprocessing.faces.center.training.pictures import Face, Pictures, rotation
-from preprocessing.faces.center.training.scenes import Scene, SceneMaker, SceneRecipe
 from preprocessing.faces.detectors import load_detector
+from preprocessing.faces.detectors.center.training.measure import DetectionCount
+from preprocessing.faces.detectors.center.training.pictures import Face, Pictures, rotation
+from preprocessing.faces.detectors.center.training.scenes import Scene, SceneMaker, SceneRecipe
 from preprocessing.faces.face_track import Detection, FaceDetector, reduce_frame
 from preprocessing.faces.landmarks.training.crops import choose_frames, labeled_frames
 from preprocessing.faces.landmarks.training.labels import labeled_videos

@@ -192,12 +192,12 @@ def _face_detectors(o: WeightOptions) -> list[Stage]:
 def _face_detector(o: WeightOptions, name: str, config: str, *flags: object, delivered: str = "") -> Stage:
     run = o.out / "runs" / name
     command = _module(
-        "preprocessing.faces.center.train", "--config", CONFIGS / f"{config}.yaml", "--videos", o.videos,
+        "preprocessing.faces.detectors.center.train", "--config", CONFIGS / f"{config}.yaml", "--videos", o.videos,
         "--mesh", o.out / "mesh", "--out", run, *flags, *(("--stills", o.stills) if o.stills else ()),
         *(("--backgrounds", o.backgrounds) if o.backgrounds else ()), *o.capped("steps"),
         *o.trial("--per_person", "4"),
     )  # fmt: skip
-    folder = "preprocessing/faces/center/weights"
+    folder = "preprocessing/faces/detectors/center/weights"
     return _training(name, run, "face_detector.safetensors", (command,), folder, delivered)
 
 

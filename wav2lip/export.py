@@ -75,7 +75,7 @@ def exports() -> dict[str, Export]:
         "face-detector": Export(
             _face_detector, ("frames",), ("heat", "values"), {"frames": {1: "height", 2: "width"}},
             "frames (1, H, W, 3) uint8 BGR, sides multiples of 32: heat (1, H/8, W/8), 0 to 1, and values "
-            "(1, 14, H/8, W/8), see preprocessing.faces.center.network_config.decode_cells",
+            "(1, 14, H/8, W/8), see preprocessing.faces.detectors.center.network_config.decode_cells",
         ),
         "sync-expert": Export(lambda: _sync("EXPERT"), *sync, about_sync),
         "sync-judge": Export(lambda: _sync("JUDGE"), *sync, about_sync),
@@ -99,7 +99,7 @@ def _occlusion() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 
 def _face_detector() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    from preprocessing.faces.center.detector import bundled_detector
+    from preprocessing.faces.detectors.center.detector import bundled_detector
 
     return bundled_detector()
 

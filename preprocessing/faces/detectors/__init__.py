@@ -69,6 +69,6 @@ def _load_yunet(model: Path | None) -> FaceDetector:
 
 
 def _load_center() -> FaceDetector:
-    from preprocessing.faces.center.detector import CenterDetector
+    from preprocessing.faces.detectors.center.detector import CenterDetector
 
     return CenterDetector()

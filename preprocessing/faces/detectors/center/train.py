@@ -1,6 +1,6 @@
 """Trains the face detector on labeled videos.
 
-    python -m preprocessing.faces.center.train --config configs/face-detector.yaml \\
+    python -m preprocessing.faces.detectors.center.train --config configs/face-detector.yaml \\
         --videos VIDEOS --mesh LABELS --out runs/face-detector
 
 Its scenes are made as it trains, from frames that are extracted once and cached in --cache. Writes to the run folder:
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":  # what follows takes seconds to import
-    print("preprocessing.faces.center.train: starting", file=sys.stderr, flush=True)
+    print("preprocessing.faces.detectors.center.train: starting", file=sys.stderr, flush=True)
 
 import math
 from collections.abc import Sequence
@@ -28,13 +28,18 @@ from torch import Tensor
 
 from preprocessing.commands import run_command
 from preprocessing.errors import UsageError, display_path
-from preprocessing.faces.center.detector import KIND, detections_of
-from preprocessing.faces.center.model import CenterNet, FrameNetwork
-from preprocessing.faces.center.network_config import CenterConfig, center_config
-from preprocessing.faces.center.training.losses import CenterLossWeights, Targets, center_losses, targets_of
-from preprocessing.faces.center.training.measure import DetectionCount
-from preprocessing.faces.center.training.pictures import Pictures, make_pictures, open_pictures, read_backgrounds
-from preprocessing.faces.center.training.scenes import Scene, SceneMaker, SceneRecipe
+from preprocessing.faces.detectors.center.detector import KIND, detections_of
+from preprocessing.faces.detectors.center.model import CenterNet, FrameNetwork
+from preprocessing.faces.detectors.center.network_config import CenterConfig, center_config
+from preprocessing.faces.detectors.center.training.losses import CenterLossWeights, Targets, center_losses, targets_of
+from preprocessing.faces.detectors.center.training.measure import DetectionCount
+from preprocessing.faces.detectors.center.training.pictures import (
+    Pictures,
+    make_pictures,
+    open_pictures,
+    read_backgrounds,
+)
+from preprocessing.faces.detectors.center.training.scenes import Scene, SceneMaker, SceneRecipe
 from preprocessing.faces.landmarks.training.labels import has_split, person_shares
 from training.averaging import AveragedState
 from training.checkpoint import Checkpoint
@@ -266,11 +271,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job() -> None:
         given = sys.argv[1:] if argv is None else argv
-        program = "python -m preprocessing.faces.center.train"
+        program = "python -m preprocessing.faces.detectors.center.train"
         options, recipe, engine = parse_recipe(given, program, __doc__, CenterTrainOptions, CenterRecipe, Engine)
         train(recipe, options, engine)
 
-    return run_command("preprocessing.faces.center.train", job, RESUMES)
+    return run_command("preprocessing.faces.detectors.center.train", job, RESUMES)
 
 
 if __name__ == "__main__":

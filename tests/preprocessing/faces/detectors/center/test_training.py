@@ -12,11 +12,11 @@ import skimage.data
 import torch
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.center import train as center_train
-from preprocessing.faces.center.detector import without_overlaps
-from preprocessing.faces.center.model import CenterNet
-from preprocessing.faces.center.network_config import STRIDE, VALUES, CenterConfig, decode_cells, encode_faces
-from preprocessing.faces.center.train import (
+from preprocessing.faces.detectors.center import train as center_train
+from preprocessing.faces.detectors.center.detector import without_overlaps
+from preprocessing.faces.detectors.center.model import CenterNet
+from preprocessing.faces.detectors.center.network_config import STRIDE, VALUES, CenterConfig, decode_cells, encode_faces
+from preprocessing.faces.detectors.center.train import (
     CenterRecipe,
     CenterTrainOptions,
     draw_scenes,
@@ -25,11 +25,11 @@ from preprocessing.faces.center.train import (
     train,
     train_step,
 )
-from preprocessing.faces.center.train import start as start_training
-from preprocessing.faces.center.training.losses import center_losses, targets_of
-from preprocessing.faces.center.training.measure import DetectionCount
-from preprocessing.faces.center.training.pictures import Face, open_pictures, save_pictures
-from preprocessing.faces.center.training.scenes import Scene, SceneMaker, SceneRecipe, visible_share
+from preprocessing.faces.detectors.center.train import start as start_training
+from preprocessing.faces.detectors.center.training.losses import center_losses, targets_of
+from preprocessing.faces.detectors.center.training.measure import DetectionCount
+from preprocessing.faces.detectors.center.training.pictures import Face, open_pictures, save_pictures
+from preprocessing.faces.detectors.center.training.scenes import Scene, SceneMaker, SceneRecipe, visible_share
 from preprocessing.faces.face_track import Detection
 from preprocessing.faces.landmarks.model import mirror_rows
 from preprocessing.faces.mesh import canonical_face

@@ -16,8 +16,8 @@ import skimage.data
 import torch
 
 from preprocessing.faces import detectors
-from preprocessing.faces.center.detector import CenterDetector
 from preprocessing.faces.detectors import load_detector, yunet
+from preprocessing.faces.detectors.center.detector import CenterDetector
 from preprocessing.faces.detectors.yunet import YuNet, find_yunet
 from preprocessing.faces.face_track import FaceDetector
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from preprocessing.faces.center.network_config import VALUES, CenterConfig
+from preprocessing.faces.detectors.center.network_config import VALUES, CenterConfig
 
 PRIOR = 0.01  # heat of every cell before training
 KERNELS = (3, 3, 5, 5)  # of the stages at strides 4 to 32: wide where it costs little

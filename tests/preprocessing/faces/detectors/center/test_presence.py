@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from preprocessing.faces.center.presence import CERTAIN, PresenceCheck
+from preprocessing.faces.detectors.center.presence import CERTAIN, PresenceCheck
 from preprocessing.faces.face_track import Detection
 from preprocessing.faces.landmarks.views import View
 from preprocessing.faces.mesh import canonical_face

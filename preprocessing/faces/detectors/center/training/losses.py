@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from preprocessing.faces.center.network_config import STRIDE, VALUES, encode_faces
-from preprocessing.faces.center.training.scenes import Scene
+from preprocessing.faces.detectors.center.network_config import STRIDE, VALUES, encode_faces
+from preprocessing.faces.detectors.center.training.scenes import Scene
 
 SPREAD = 0.09  # standard deviation of a center's heat, in face sizes
 NARROWEST = 0.55  # cells

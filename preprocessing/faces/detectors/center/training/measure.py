@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.faces.center.detector import overlap
+from preprocessing.faces.detectors.center.detector import overlap
 from preprocessing.faces.face_track import Detection
 
 SAME = 0.5  # IoU of a detection that is the face

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.center.training.pictures import Face, Pictures, rotation
+from preprocessing.faces.detectors.center.training.pictures import Face, Pictures, rotation
 
 VISIBLE, GONE = 0.55, 0.15  # shares of a face in the scene: a face above, ignored down to, nothing below
 CLEAR = 1.25  # a background keeps this many face sizes from its own picture's face

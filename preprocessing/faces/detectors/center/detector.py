@@ -11,8 +11,14 @@ import cv2
 import numpy as np
 
 from preprocessing.compiled_networks import load_network
-from preprocessing.faces.center.network_config import DEEPEST, STRIDE, CenterConfig, center_config, decode_cells
-from preprocessing.faces.center.presence import PresenceCheck
+from preprocessing.faces.detectors.center.network_config import (
+    DEEPEST,
+    STRIDE,
+    CenterConfig,
+    center_config,
+    decode_cells,
+)
+from preprocessing.faces.detectors.center.presence import PresenceCheck
 from preprocessing.faces.face_track import Detection, clip_detections, reduce_frame
 from preprocessing.faces.landmarks.predictor import load_part
 from training.checkpoint_header import read_header
@@ -104,7 +110,7 @@ def frame_module(source: Path, config: CenterConfig) -> tuple[nn.Module, tuple[T
     """The torch module for uint8 frames, and an example."""
     import torch
 
-    from preprocessing.faces.center.model import CenterNet, FrameNetwork
+    from preprocessing.faces.detectors.center.model import CenterNet, FrameNetwork
     from training.checkpoint import Checkpoint
 
     network = CenterNet(config)
