@@ -11,10 +11,11 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import chdir
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -89,6 +90,28 @@ def _command(module: str, argv: list[str], folder: Path, output: Path, environme
         os.close(file)
     sys.argv = [module, *argv]
     sys.exit(importlib.import_module(module).main(argv))
+
+
+LOCKING = """
+import sys
+from pathlib import Path
+from preprocessing.folder_lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Another process has locked the folder meanwhile."""
+    command = [sys.executable, "-c", LOCKING, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        yield
+        process.communicate()
 
 
 def two_ranks(target: Callable[..., Any], *args: Any) -> None:

@@ -12,8 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOMS = ("preprocessing", "training", "syncnet", "wav2lip", "inference", "evaluation")
 # A module imports only from its own layer and from those before it. The longest prefix of its name says which is its.
 LAYERS = (
-    "preprocessing.errors", "preprocessing.unfinished", "preprocessing.commands", "preprocessing.process_heap",
-    "preprocessing.compiled_networks",
+    "preprocessing.errors", "preprocessing.unfinished", "preprocessing.folder_lock", "preprocessing.commands",
+    "preprocessing.process_heap", "preprocessing.compiled_networks",
     "training",
     "preprocessing.media", "preprocessing.faces", "preprocessing.dataset", "preprocessing.build", "syncnet",
     "wav2lip.gan", "wav2lip.generator", "wav2lip", "inference.provenance", "inference", "inference.web",

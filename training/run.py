@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import torch
 from tqdm import tqdm
 
 from preprocessing.errors import UsageError, display_path
+from preprocessing.folder_lock import lock_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -43,20 +43,11 @@ class RunFolder:
         self.started = time.monotonic()
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
+            try:
+                self._lock = lock_folder(folder)
+            except BlockingIOError:
+                raise UsageError(f"another process is training in {display_path(folder)}") from None
             self.board = _open_board(folder, None) if board else None
-
-    def _locked(self) -> TextIO:
-        """A file that is locked for this process as long as it is open."""
-        file = (self.folder / "lock").open("w")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UsageError(f"another process is training in {display_path(self.folder)}") from None
-        except OSError:
-            pass  # the file system does not support locks
-        return file
 
     def log(self, step: int, **values: float) -> None:
         """Appends the values to the log and prints them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from inference.batch.job_table import BatchJob
 from inference.batch.worker import Outcome
 from preprocessing.commands import write_whole
 from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.folder_lock import lock_folder
 from preprocessing.unfinished import sweep
 
 STATE, REPORT = ".batch", "report.json"
@@ -94,16 +94,12 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         (out / STATE).mkdir(parents=True, exist_ok=True)
-        file = (out / STATE / "lock").open("w")
+        lock = lock_folder(out / STATE)
+    except BlockingIOError:
+        raise UsageError(f"another batch is using {display_path(out)}") from None
     except OSError as error:
         raise MediaError(f"{display_path(out)} cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another batch is using {display_path(out)}") from None
-        except OSError:
-            pass  # the file system does not support locks
+    with lock:
         for folder, _, _ in os.walk(out):
             sweep(Path(folder))
         yield

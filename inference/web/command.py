@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shlex
@@ -17,6 +16,7 @@ from typing import Any
 from inference.web.settings import EngineSettings, Limits, LiveSettings, ServiceSettings, default_data_folder
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
+from preprocessing.folder_lock import lock_folder
 
 INSTALL = "the web service needs packages that are not installed: pip install -r requirements-web.txt"
 EPILOG = """\
@@ -230,12 +230,10 @@ def _locked(data: Path) -> Iterator[None]:
     """Keeps a second service out of the data folder."""
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(data / "lock", "w")  # noqa: SIM115  open as long as the service runs
+        lock = lock_folder(data)
+    except BlockingIOError as error:
+        raise MediaError(f"another service uses {display_path(data)}: stop it, or choose another --data") from error
     except OSError as error:
         raise MediaError(f"the data folder {display_path(data)} cannot be used: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MediaError(f"another service uses {display_path(data)}: stop it, or choose another --data") from error
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import VideoOutcome
 from preprocessing.dataset.manifest import ClipRow
 from preprocessing.errors import UsageError, display_path
+from preprocessing.folder_lock import lock_folder
 
 VERSION = 1
 STATE, CLIPS = "state", "clips"  # subfolders of CLIPS
@@ -159,14 +159,10 @@ def locked(clips: Path) -> Iterator[None]:
     try:
         for folder in (clips / STATE, clips / CLIPS):
             folder.mkdir(parents=True, exist_ok=True)
-        file = (clips / STATE / "lock").open("w")
+        lock = lock_folder(clips / STATE)
+    except BlockingIOError:
+        raise UsageError(f"another build is using {display_path(clips)}") from None
     except OSError as error:
         raise UsageError(f"{display_path(clips)} is not writable: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another build is using {display_path(clips)}") from None
-        except OSError:
-            pass  # the file system does not support locks
+    with lock:
         yield

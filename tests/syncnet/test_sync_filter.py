@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.build.build_state import locked
 from preprocessing.build.sources import VideoSource
 from preprocessing.build.video_pipeline import ClipRecipe, make_clips
 from preprocessing.dataset.clips import Clip, open_clips, write_clip
@@ -28,6 +27,7 @@ from syncnet.offset import SyncScore
 from syncnet.sync_expert import SyncExpert
 from syncnet.sync_filter import FilterLimits, FilterResult, main, table
 from tests.material import still_track, write_numbered_clip
+from tests.processes import locking
 
 COUNT, LEVEL, STEP = 60, 8000, 300  # frames; the sound's number n is the sample value LEVEL + STEP n
 
@@ -319,7 +319,7 @@ def test_the_histograms_are_drawn_where_they_can_be(clips, expert, capsys, monke
 
 def test_a_build_at_work_is_not_disturbed(clips, expert, capsys):
     (clips / "state").mkdir()
-    with locked(clips):
+    with locking(clips / "state"):
         assert run(clips, expert) == 2
     assert "another build is using" in capsys.readouterr().err
     assert run(clips, expert) == 0
