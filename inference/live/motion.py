@@ -12,7 +12,7 @@ import numpy as np
 from inference.live.sound import SPEECH_RATE, Speech, SpeechQueue
 from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.motion import LipMotion, LipMotionModel, MotionRange
-from wav2lip.lip_motion.streaming import HOP, MotionStream
+from wav2lip.lip_motion.streaming import STEP_FRAMES, MotionStream
 
 LEAP = Fraction(1, 2)  # seconds between two frames after which the sound in between is left out
 LEAD = Fraction(2, 5)  # seconds of sound before a frame that are heard then
@@ -58,7 +58,7 @@ class StreamedMotion:
 
     def _leap(self, time: Fraction) -> None:
         """Begins anew shortly before a time after many dropped frames: to predict all in between would drop more."""
-        origin = floor((time - LEAD) * FPS / HOP) * Fraction(HOP, FPS)
+        origin = floor((time - LEAD) * FPS / STEP_FRAMES) * Fraction(STEP_FRAMES, FPS)
         passed = int((origin - self._origin) * SPEECH_RATE) - self._stream.known
         if passed > 0:
             with self._queue.lock:

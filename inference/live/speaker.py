@@ -10,7 +10,7 @@ import numpy as np
 from inference.live.motion import Motion, MotionSource
 from inference.live.sound import SPEECH_RATE, Speech, SpeechQueue
 from wav2lip.lip_motion.data.clips import FPS
-from wav2lip.lip_motion.streaming import HOP
+from wav2lip.lip_motion.streaming import STEP_FRAMES
 
 CLOSING = Fraction(2, 25)  # seconds in which an interrupted mouth closes
 PATIENCE = 0.3  # seconds without new sound after which a short utterance is spoken without look-ahead
@@ -52,7 +52,8 @@ class Speaker:
     ) -> None:  # fmt: skip
         self._queue, self._motions, self._fps = queue, motions, fps
         on_grid = (fps / FPS).denominator == 1 or (FPS / fps).denominator == 1
-        self._buffered = lookahead + (HOP - 1 if on_grid else HOP) / FPS  # seconds of sound to begin with
+        first = STEP_FRAMES - 1 if on_grid else STEP_FRAMES
+        self._buffered = lookahead + first / FPS  # seconds of sound to begin with
         self._rest = np.zeros((1, components), np.float32)
         self._shown = self._rest
         self._now: Speaking | None = None

@@ -1,7 +1,7 @@
 """Lip motion of speech that is still arriving: displacements at any time, with a bounded look-ahead.
 
-The motion is predicted in steps of `HOP` frames. A step uses the samples up to `lookahead` seconds after its last frame
-and none beyond, so the result does not depend on when and in what pieces the samples arrive.
+The motion is predicted in steps of `STEP_FRAMES` frames. A step uses the samples up to `lookahead` seconds after its
+last frame and none beyond, so the result does not depend on when and in what pieces the samples arrive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wav2lip.lip_motion.silence import rest_in_silence, speech_frames, talking_s
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
 from wav2lip.lip_motion.speech.streaming import open_stream
 
-HOP = 2  # frames of a step: 80 ms
+STEP_FRAMES = 2  # 80 ms
 GUESSED = 2  # frames after those decided that a step predicts as well
 MAX_LOOKAHEAD = 2.0  # seconds
 PER_FRAME = SAMPLE_RATE // FPS
@@ -74,7 +74,7 @@ class MotionStream:
 
     def seconds_needed(self, time: Fraction) -> float:
         """Seconds of sound that `coefficients` needs at a time, unless the sound ends before."""
-        return self._needed(ceil(time * FPS) // HOP) / SAMPLE_RATE
+        return self._needed(ceil(time * FPS) // STEP_FRAMES) / SAMPLE_RATE
 
     def coefficients(self, time: Fraction) -> np.ndarray:
         """(1, K) float32 coefficients of the shape space at `time` seconds.
@@ -95,7 +95,7 @@ class MotionStream:
 
     def _needed(self, step: int) -> int:
         """Samples that a step uses."""
-        return (HOP * (step + 1) - 1) * PER_FRAME + self._ahead
+        return (STEP_FRAMES * (step + 1) - 1) * PER_FRAME + self._ahead
 
     def _row(self, frame: int) -> np.ndarray:
         index = min(frame - self._first, len(self._rows) - 1)
@@ -122,8 +122,8 @@ class MotionStream:
             fading = np.linspace(1, 0, FADE_FRAMES + 1, dtype=np.float32)[1:, None]
             self._rows = np.concatenate([self._rows, self._row(first)[None] * fading])
             return
-        last = min(first + HOP, self._length()) if self.ended else first + HOP
-        start, features = self._encoder.step(self._take(min(self._needed(first // HOP), self.known)))
+        last = min(first + STEP_FRAMES, self._length()) if self.ended else first + STEP_FRAMES
+        start, features = self._encoder.step(self._take(min(self._needed(first // STEP_FRAMES), self.known)))
         predicted = self._predict(first, last + GUESSED, start, features)
         self._rows = np.concatenate([self._rows, predicted[: last - first]])
         self._guessed = predicted[last - first :]

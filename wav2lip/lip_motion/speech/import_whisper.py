@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from preprocessing.commands import Parser, run_command
 from preprocessing.errors import UsageError, display_path
 from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE
-from wav2lip.lip_motion.speech.whisper_config import BLOCKS, FRAME, MELS
+from wav2lip.lip_motion.speech.whisper_config import BLOCKS, MEL_WINDOW, MELS
 
 FORMAT, KIND = 6, "WhisperSpec"
 TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
@@ -79,7 +79,7 @@ def encoder_weights(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             layers[ours + name] = f"{theirs}self_attention/linear_{number}"
         for number, name in enumerate(("fc1", "fc2")):
             layers[ours + name] = f"{theirs}ffn/linear_{number}"
-    weights = {"mel_basis": mel(sr=SAMPLE_RATE, n_fft=FRAME, n_mels=MELS)}
+    weights = {"mel_basis": mel(sr=SAMPLE_RATE, n_fft=MEL_WINDOW, n_mels=MELS)}
     for ours, theirs in layers.items():
         for name, alternative in (("weight", "gamma"), ("bias", "beta")):
             found = arrays.get(f"{theirs}/{name}", arrays.get(f"{theirs}/{alternative}"))

@@ -11,6 +11,7 @@ from preprocessing.errors import UsageError
 
 SAMPLE_RATE = 16000
 RATE = Fraction(50)  # feature vectors per second of both encoders; row j is at j / 50 s
+ROW_SAMPLES = SAMPLE_RATE // RATE.numerator  # from one row to the next
 
 EncoderName = Literal["whisper", "mel"]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network
-from wav2lip.lip_motion.speech.speech_encoder import Samples, SpeechEncoder, row_count
-from wav2lip.lip_motion.speech.whisper import CODE, HOP, WEIGHTS, WhisperSpeechEncoder, load_whisper
+from wav2lip.lip_motion.speech.speech_encoder import ROW_SAMPLES, Samples, SpeechEncoder, row_count
+from wav2lip.lip_motion.speech.whisper import CODE, WEIGHTS, WhisperSpeechEncoder, load_whisper
 from wav2lip.lip_motion.speech.whisper_config import BLOCKS, EDGE_ROWS, HEADS, REACH, TAPS, WIDTH
 
 if TYPE_CHECKING:
@@ -53,21 +53,21 @@ class WindowStream:
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         self._encoder = encoder
-        self._samples = np.zeros(2 * KEPT * HOP, np.float32)
+        self._samples = np.zeros(2 * KEPT * ROW_SAMPLES, np.float32)
         self._first = -KEPT  # row of the first one returned
 
     def step(self, samples: np.ndarray) -> tuple[int, np.ndarray]:
         """See `EncoderStream.step`."""
         whole = np.concatenate([self._samples, samples])
-        surplus = max(len(whole) // HOP - 2 * KEPT, 0)
-        self._samples, self._first = whole[surplus * HOP :], self._first + surplus
+        surplus = max(len(whole) // ROW_SAMPLES - 2 * KEPT, 0)
+        self._samples, self._first = whole[surplus * ROW_SAMPLES :], self._first + surplus
         piece: Samples = mirrored(self._samples)
         return self._first, self._encoder.rows(piece, KEPT, row_count(len(piece)))
 
 
 def mirrored(samples: np.ndarray) -> np.ndarray:
     """(n,) samples, continued by up to `MIRRORED` rows of their mirror image."""
-    count = min(MIRRORED * HOP, len(samples) - 1)
+    count = min(MIRRORED * ROW_SAMPLES, len(samples) - 1)
     return np.concatenate([samples, samples[-2 : -2 - count : -1]])
 
 
@@ -76,7 +76,7 @@ class WhisperStream:
 
     def __init__(self, run: Network) -> None:
         self._run = run
-        self._samples = np.zeros(LEAD_ROWS * HOP, np.float32)
+        self._samples = np.zeros(LEAD_ROWS * ROW_SAMPLES, np.float32)
         self._first = EDGE_ROWS - LEAD_ROWS  # first row that is not frozen; `_samples` begin `EDGE_ROWS` before it
         self._past = 0  # frozen rows in the attention window
         self._keys = np.zeros((BLOCKS, HEADS, REACH, WIDTH // HEADS), np.float32)
@@ -106,7 +106,7 @@ class WhisperStream:
         keys, values = past
         self._keys, self._values = (each[:, :, count : count + REACH].copy() for each in (keys, values))
         self._features = features[: len(self._features) + count][-KEPT:].copy()
-        self._samples = self._samples[count * HOP :]
+        self._samples = self._samples[count * ROW_SAMPLES :]
         self._first, self._past = self._first + count, min(self._past + count, REACH)
 
 
@@ -129,6 +129,6 @@ def _network() -> tuple[nn.Module, tuple[Tensor, ...]]:
     from wav2lip.lip_motion.speech.whisper_network import WhisperStep
 
     rows, past = 40, torch.zeros(BLOCKS, HEADS, REACH, WIDTH // HEADS)
-    samples = 0.1 * torch.randn(1, (rows + EDGE_ROWS - 1) * HOP, generator=torch.Generator().manual_seed(0))
+    samples = 0.1 * torch.randn(1, (rows + EDGE_ROWS - 1) * ROW_SAMPLES, generator=torch.Generator().manual_seed(0))
     numbers = torch.arange(rows + EDGE_ROWS).float()
     return WhisperStep(load_whisper()).eval(), (samples, numbers, past, past, torch.zeros(rows, REACH + rows))

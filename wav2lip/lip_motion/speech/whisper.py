@@ -12,7 +12,14 @@ import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network, release_memory
 from preprocessing.errors import UsageError, display_path
-from wav2lip.lip_motion.speech.speech_encoder import SAMPLE_RATE, EncoderName, Samples, as_float, row_count
+from wav2lip.lip_motion.speech.speech_encoder import (
+    ROW_SAMPLES,
+    SAMPLE_RATE,
+    EncoderName,
+    Samples,
+    as_float,
+    row_count,
+)
 from wav2lip.lip_motion.speech.whisper_config import CONTEXT, TAPS, WIDTH
 
 if TYPE_CHECKING:
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "speech_encoder.safetensors"
 CODE = tuple(Path(__file__).with_name(name) for name in ("whisper.py", "whisper_network.py", "whisper_config.py"))
 
-HOP = SAMPLE_RATE // 50
 CORE = 1000  # rows per inference block: 20 s
 
 
@@ -89,8 +95,8 @@ class WhisperSpeechEncoder:
         """Computes one block of rows, with enough sound on both sides."""
         start = max(first - CONTEXT, 0)
         stop = min(last + CONTEXT, row_count(len(samples)))
-        piece = as_float(samples[start * HOP : stop * HOP])
-        piece = np.pad(piece, (0, max(0, HOP - len(piece))))  # reflection padding needs a few samples
+        piece = as_float(samples[start * ROW_SAMPLES : stop * ROW_SAMPLES])
+        piece = np.pad(piece, (0, max(0, ROW_SAMPLES - len(piece))))  # reflection padding needs a few samples
         numbers = np.arange(start, start + row_count(len(piece)), dtype=np.float32)
         (rows,) = self._run(piece[None], numbers)
         return rows[0, first - start : last - start]

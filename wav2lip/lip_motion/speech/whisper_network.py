@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from wav2lip.lip_motion.speech.whisper_config import (
     BLOCKS,
     FLOOR,
-    FRAME,
     HEADS,
-    HOP,
     INNER,
+    MEL_HOP,
+    MEL_WINDOW,
     MELS,
     PERIOD,
     REACH,
@@ -73,7 +73,7 @@ class WhisperEncoder(nn.Module):
     def __init__(self, reach: int | None = REACH, period: int = PERIOD, floor: float | None = FLOOR) -> None:
         super().__init__()
         self.reach, self.period, self.floor = reach, period, floor
-        self.register_buffer("mel_basis", torch.zeros(MELS, FRAME // 2 + 1))
+        self.register_buffer("mel_basis", torch.zeros(MELS, MEL_WINDOW // 2 + 1))
         self.register_buffer("kernel", _windowed_fourier(), persistent=False)
         half = torch.arange(WIDTH // 2)
         waves = torch.exp(-math.log(LONGEST_WAVE) / (WIDTH // 2 - 1) * half)
@@ -84,8 +84,8 @@ class WhisperEncoder(nn.Module):
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """(1, n) → (1, 80, 1 + n // 160), scaled as in the original."""
-        framed = F.pad(samples[:, None], (FRAME // 2, FRAME // 2), mode="reflect")
-        real, imaginary = F.conv1d(framed, self.kernel, stride=HOP).chunk(2, dim=1)
+        framed = F.pad(samples[:, None], (MEL_WINDOW // 2, MEL_WINDOW // 2), mode="reflect")
+        real, imaginary = F.conv1d(framed, self.kernel, stride=MEL_HOP).chunk(2, dim=1)
         power = torch.einsum("bft,mf->bmt", real.square() + imaginary.square(), self.mel_basis)
         logs = power.clamp_min(self.floor or 1e-10).log10()
         if self.floor is None:
@@ -151,7 +151,8 @@ class WhisperStep(nn.Module):
 
 def _windowed_fourier() -> Tensor:
     """(2 * 201, 1, 400): real and imaginary parts of a Fourier transform with a Hann window."""
-    time, frequency = torch.arange(FRAME, dtype=torch.float64), torch.arange(FRAME // 2 + 1, dtype=torch.float64)
-    angle = 2 * math.pi * (frequency[:, None] * time % FRAME) / FRAME
-    window = torch.hann_window(FRAME, dtype=torch.float64)
+    time = torch.arange(MEL_WINDOW, dtype=torch.float64)
+    frequency = torch.arange(MEL_WINDOW // 2 + 1, dtype=torch.float64)
+    angle = 2 * math.pi * (frequency[:, None] * time % MEL_WINDOW) / MEL_WINDOW
+    window = torch.hann_window(MEL_WINDOW, dtype=torch.float64)
     return torch.cat([angle.cos() * window, angle.sin() * window]).float()[:, None]
