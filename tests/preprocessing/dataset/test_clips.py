@@ -1,63 +1,26 @@
-"""Clips: round trip, partial reads, and rejection of foreign, truncated and damaged files."""
+"""Clips: round trip, partial reads, writing, and reading from several processes."""
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
 import pickle
-from dataclasses import asdict, replace
-from fractions import Fraction
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from preprocessing.dataset import clips
-from preprocessing.dataset.clips import Clip, ClipDraft, ClipHeader, encode, open_clips, speaker_weights, write_clip
-from preprocessing.dataset.manifest import ClipRow, write_rows
+from preprocessing.dataset.clips import Clip, ClipDraft, ClipHeader, encode, open_clips, write_clip
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import AudioConfig, mel_spectrogram, speech_columns
-from tests.material import change_clip, photo, still_track, write_numbered_clip
-
-COUNT = 20
-
-
-def numbered(count: int = COUNT, side: int = 32) -> np.ndarray:
-    """Frame k has the value 10 k everywhere, which JPEG keeps."""
-    values = (10 * np.arange(count)).astype(np.uint8)
-    return np.broadcast_to(values[:, None, None, None], (count, side, side, 3)).copy()
-
-
-def write(path: Path, count: int = COUNT, **options: Any) -> Path:
-    return write_numbered_clip(path, numbered(count), margin=4, **options)
-
-
-def noise(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(-20000, 20000, count * 640).astype(np.int16)
-
-
-def header_of(path: Path) -> dict[str, Any]:
-    with safe_open(path, "numpy") as file:
-        return json.loads(file.metadata()["clip"])
-
-
-def change_header(path: Path, **values: Any) -> None:
-    record = header_of(path) | values
-    change_clip(path, {"format": "wav2lip-clip", "version": "1", "clip": json.dumps(record)})
-
-
-def offset_of(path: Path, name: str) -> int:
-    """Byte offset of a tensor in the file, as the format defines it."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    return 8 + length + json.loads(data[8 : 8 + length])[name]["data_offsets"][0]
+from preprocessing.media.audio import mel_spectrogram, speech_columns
+from tests.material import photo, still_track, write_numbered_clip
+from tests.preprocessing.dataset.clip_material import COUNT, noise, numbered, write
 
 
 def test_everything_comes_back_as_written(tmp_path):
@@ -170,154 +133,6 @@ def test_a_window_is_read_without_the_rest(tmp_path, monkeypatch):
         assert sum(read) - sum(map(len, jpegs)) <= 20 * (5 * step + 1)  # only their offsets and checksums
 
 
-def test_damage_is_told_where_it_is_read_and_only_there(tmp_path):
-    path = write(tmp_path / "a.safetensors")
-    with safe_open(path, "numpy") as file:
-        offsets = file.get_tensor("offsets")
-    with path.open("r+b") as stream:
-        stream.seek(offset_of(path, "frames") + int(offsets[7]) + 300)
-        byte = stream.read(1)
-        stream.seek(-1, os.SEEK_CUR)
-        stream.write(bytes([byte[0] ^ 1]))
-    clip = Clip.open(path)
-    assert np.array_equal(clip.faces(8, 12), numbered()[8:])
-    assert np.array_equal(clip.faces(0, 7), numbered()[:7])
-    assert np.array_equal(clip.faces(1, 4, 4), numbered()[1:14:4])
-    for first, count, step in ((7, 1, 1), (3, 5, 1), (1, 3, 3)):
-        with pytest.raises(ValueError, match=r"a\.safetensors is damaged in frame 7$"):
-            clip.faces(first, count, step)
-
-
-def test_pictures_that_are_none_or_of_another_size_are_refused(tmp_path):
-    head = ClipHeader("a.mp4", "", 0.0, 3, crop=CropGeometry("points", 24), margin=4)
-    jpegs = [encode(numbered(1)[0]), b"not an image", encode(numbered(1, side=31)[0])]
-    write_clip(tmp_path / "a.safetensors", head, jpegs, noise(3), still_track(3), np.ones(10, bool))
-    clip = Clip.open(tmp_path / "a.safetensors")
-    assert clip.faces(0, 1).shape == (1, 32, 32, 3)
-    for frame in (1, 2):
-        with pytest.raises(ValueError, match=rf"a\.safetensors is damaged in frame {frame}: .* 32x32 image"):
-            clip.faces(frame, 1)
-
-
-def test_a_clip_cut_at_any_byte_is_refused(tmp_path):
-    path = write(tmp_path / "a.safetensors", 2)
-    data = path.read_bytes()
-    path.write_bytes(data + b"\0")
-    with pytest.raises(ValueError, match="is not a prepared clip"):
-        Clip.open(path)
-    for size in reversed(range(len(data))):
-        os.truncate(path, size)
-        with pytest.raises(ValueError, match=r"a\.safetensors is not a prepared clip"):
-            Clip.open(path)
-    path.write_bytes(data)
-    assert Clip.open(path).frames == 2
-
-
-HEADERS: list[dict[str, Any]] = [
-    {"frames": 0}, {"frames": -20}, {"frames": 19}, {"frames": 21}, {"frames": 20.0}, {"frames": "20"},
-    {"frames": True}, {"frames": None}, {"frames": 10**30}, {"fps": 24}, {"fps": 0}, {"start": -1.0},
-    {"start": math.nan}, {"start": math.inf}, {"start": "0"}, {"margin": -1}, {"margin": 10**9}, {"speaker": None},
-    {"speaker": ["a"]}, {"person": "a"}, {"versions": []}, {"picture": [1]}, {"picture": 7}, {"picture": ["a", "b"]},
-    {"crop": {}}, {"crop": None}, {"crop": {"kind": "points", "size": 0, "pads": []}},
-    {"crop": {"kind": "points", "size": 24.0, "pads": []}}, {"crop": {"kind": "oval", "size": 24, "pads": []}},
-    {"crop": {"kind": "points", "size": 24, "pads": [], "more": 1}},
-    {"crop": {"kind": "points", "size": 24, "pads": 3}},
-    {"crop": {"kind": "points", "size": 5000, "pads": []}}, {"audio": None}, {"audio": []},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("values", HEADERS, ids=str)
-def test_an_absurd_header_is_refused_in_one_line(tmp_path, values):
-    path = write(tmp_path / "a.safetensors")
-    change_header(path, **values)
-    with pytest.raises(ValueError, match=r"a\.safetensors is not a prepared clip: its .*") as caught:
-        Clip.open(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        None,
-        {"format": "np"},
-        {"format": "wav2lip-checkpoint", "version": "1", "clip": "{}"},
-        {"format": "wav2lip-clip", "version": "1"},
-        {"format": "wav2lip-clip", "version": "1", "clip": "{"},
-        {"format": "wav2lip-clip", "version": "1", "clip": "[1, 2]"},
-        {"format": "wav2lip-clip", "version": "1", "clip": "7"},
-        {"format": "wav2lip-clip", "version": "1", "clip": "[" * 100_000},
-        {"format": "wav2lip-clip", "version": "1", "clip": "{}"},
-    ],
-)
-def test_a_file_of_others_is_refused(tmp_path, metadata):
-    save_file({"frames": np.zeros(3, np.uint8)}, tmp_path / "a.safetensors", metadata)
-    with pytest.raises(ValueError, match=r"a\.safetensors is not a prepared clip") as caught:
-        Clip.open(tmp_path / "a.safetensors")
-    assert "\n" not in str(caught.value)
-
-
-def test_another_version_is_refused_naming_both(tmp_path):
-    path = write(tmp_path / "a.safetensors")
-    change_clip(path, {"format": "wav2lip-clip", "version": "2", "clip": "{}"})
-    with pytest.raises(ValueError, match=r"a\.safetensors is a clip of version 2; this program reads version 1"):
-        Clip.open(path)
-
-
-@pytest.mark.parametrize(
-    "name", ["frames", "offsets", "checksums", "audio", "mel", "speech", "boxes", "points", "found"]
-)
-def test_a_tensor_that_lacks_or_does_not_fit_is_refused(tmp_path, name):
-    path = write(tmp_path / "a.safetensors")
-    with safe_open(path, "numpy") as file:
-        tensor = file.get_tensor(name)
-    for wrong in (None, tensor[:-1], tensor.astype(np.float64), tensor[None]):
-        change_clip(path, **{name: wrong})
-        with pytest.raises(ValueError, match=r"a\.safetensors is not a prepared clip: its .*"):
-            Clip.open(path)
-        change_clip(path, **{name: tensor})
-    assert Clip.open(path).frames == COUNT
-
-
-@pytest.mark.parametrize("place", [0, 1, 10, COUNT])
-@pytest.mark.parametrize("value", [-1, 2**62])
-def test_offsets_out_of_order_are_refused(tmp_path, place, value):
-    path = write(tmp_path / "a.safetensors")
-    with safe_open(path, "numpy") as file:
-        offsets = file.get_tensor("offsets")
-    offsets[place] = value
-    change_clip(path, offsets=offsets)
-    with pytest.raises(ValueError, match="its offsets are out of order"):
-        Clip.open(path)
-
-
-def test_an_empty_picture_is_refused(tmp_path):
-    path = write(tmp_path / "a.safetensors")
-    with safe_open(path, "numpy") as file:
-        offsets = file.get_tensor("offsets")
-    offsets[5] = offsets[4]
-    change_clip(path, offsets=offsets)
-    with pytest.raises(ValueError, match="its offsets are out of order"):
-        Clip.open(path)
-
-
-def test_what_is_no_file_of_ours_is_refused(tmp_path):
-    (tmp_path / "folder.safetensors").mkdir()
-    (tmp_path / "text.safetensors").write_text("a text that is no clip")
-    for name in ("folder", "text", "missing", "new\nline", "\udcff"):
-        with pytest.raises(ValueError, match="is not a prepared clip") as caught:
-            Clip.open(tmp_path / f"{name}.safetensors")
-        assert "\n" not in str(caught.value)
-        assert str(caught.value).isprintable()
-
-
-def test_a_foreign_front_end_is_refused_naming_both_values(tmp_path):
-    path = write(tmp_path / "a.safetensors", audio=AudioConfig(hop_length=160))
-    with pytest.raises(ValueError, match=r"a\.safetensors was made with hop_length = 160, expected 200"):
-        Clip.open(path)
-    clip = Clip.open(path, AudioConfig(hop_length=160))
-    assert clip.mel.shape == (80, 1 + COUNT * 4)
-
-
 def test_a_name_of_any_kind_can_be_written_and_read(tmp_path):
     for name in ("new\nline", "quo'te\"", "\udcff", "ü " * 20):
         assert np.array_equal(Clip.open(write(tmp_path / name / f"{name}.safetensors")).faces(5, 1), numbered()[5:6])
@@ -401,103 +216,3 @@ def test_a_pickled_clip_is_small_and_the_same(tmp_path):
         data = pickle.dumps(one)
         assert len(data) < 3000
         assert np.array_equal(pickle.loads(data).faces(3, 2), numbered()[3:5])
-
-
-def test_clips_are_found_below_a_folder_by_name_and_length(tmp_path):
-    write(tmp_path / "b" / "x.safetensors", 20)
-    write(tmp_path / "c.safetensors", 9)
-    write(tmp_path / "a.safetensors", 10)
-    assert [clip.path.name for clip in open_clips(tmp_path)] == ["a.safetensors", "x.safetensors", "c.safetensors"]
-    assert [clip.path.name for clip in open_clips(tmp_path, 10)] == ["a.safetensors", "x.safetensors"]
-    with pytest.raises(ValueError, match=r"holds no clip of 21 frames or more.*preprocessing\.build"):
-        open_clips(tmp_path, 21)
-    with pytest.raises(ValueError, match="holds no clip"):
-        open_clips(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"has no manifest\.csv.*'train'"):
-        open_clips(tmp_path, split="train")
-
-
-def row(clip: str, speaker: str = "a", **values: Any) -> ClipRow:
-    return ClipRow(clip, "a.mp4", 0, 0, 0.0, 0.8, COUNT, speaker, **{"split": "train", "size": 24} | values)
-
-
-def listed(folder: Path) -> Path:
-    for name in "abcde":
-        write(folder / "clips" / f"{name}.safetensors", speaker="as the file says")
-    rows = [row(f"clips/{name}.safetensors") for name in "cab"]
-    rows += [row("clips/d.safetensors", split="val"), row("clips/e.safetensors", reason="yaw")]
-    write_rows(folder / "manifest.csv", [*rows, row("", reason="side")])
-    return folder
-
-
-def test_a_manifest_says_what_is_read(tmp_path):
-    def names(**options: Any) -> str:
-        return "".join(clip.path.stem for clip in open_clips(listed(tmp_path), **options))
-
-    assert names() == "abcd"
-    assert names(split="train") == "abc"
-    assert names(split="val") == "d"
-    clip = open_clips(tmp_path, split="val")[0]
-    assert (clip.speaker, clip.frames, clip.size, clip.margin) == ("a", COUNT, 24, 4)
-    assert np.array_equal(clip.faces(2, 1), numbered()[2:3])
-    for options in ({"split": "test"}, {"shortest": COUNT + 1}, {"split": "val", "shortest": COUNT + 1}):
-        with pytest.raises(ValueError, match="holds no clip of"):
-            open_clips(tmp_path, **options)
-
-
-def test_listed_clips_are_not_opened_until_they_are_read(tmp_path):
-    listed(tmp_path)
-    for name in "bcd":
-        (tmp_path / "clips" / f"{name}.safetensors").write_bytes(b"damaged")
-    found = open_clips(tmp_path)
-    assert [(clip.speaker, clip.frames, clip.size) for clip in found] == [("a", COUNT, 24)] * 4
-    assert found[0].faces(0, 1).shape == (1, 32, 32, 3)
-    for read in (lambda: found[1].faces(0, 1), lambda: found[2].mel, lambda: found[3].margin):
-        with pytest.raises(ValueError, match=r"[bcd]\.safetensors is not a prepared clip"):
-            read()
-
-
-def test_a_clip_replaced_by_a_shorter_one_is_refused_by_name(tmp_path):
-    clip = Clip.open(write(tmp_path / "a.safetensors"))
-    write(clip.path, 5)
-    assert clip.faces(0, 5).shape == (5, 32, 32, 3)
-    for first in (4, 5, 12):
-        with pytest.raises(ValueError, match=r"a\.safetensors"):
-            clip.faces(first, 2)
-
-
-def test_a_start_may_be_given_as_any_number(tmp_path):
-    for start in (3, Fraction(1, 25)):
-        clip = Clip.open(write(tmp_path / "a.safetensors", start=start))
-        assert clip.header.start == float(start)
-        assert type(clip.header.start) is float
-
-
-def test_a_file_that_is_not_what_the_manifest_lists_is_refused(tmp_path):
-    listed(tmp_path)
-    write(tmp_path / "clips" / "b.safetensors", COUNT - 1)
-    write_numbered_clip(tmp_path / "clips" / "c.safetensors", numbered(), margin=5)
-    found = open_clips(tmp_path)
-    for clip in found[1:3]:
-        with pytest.raises(ValueError, match=r"[bc]\.safetensors does not match its manifest entry"):
-            clip.faces(0, 1)
-
-
-def test_crops_of_two_kinds_are_refused(tmp_path):
-    listed(tmp_path)
-    change_header(tmp_path / "clips" / "c.safetensors", crop=asdict(CropGeometry("box", 24)))
-    found = open_clips(tmp_path)
-    for clip in found[:2]:
-        assert clip.margin == 4
-    with pytest.raises(ValueError, match=r"c\.safetensors .* 'box'.* 'points'"):
-        found[2].faces(0, 1)
-    with pytest.raises(ValueError, match=r"c\.safetensors .* 'box'.* 'points'"):
-        open_clips(tmp_path / "clips")
-
-
-def test_a_speaker_is_drawn_by_the_square_root_of_its_clips():
-    speakers = ["anna"] * 4 + ["ben"] + ["carl"] * 9
-    weights = speaker_weights([Clip(Path("x"), listed=(speaker, 20, 96)) for speaker in speakers])
-    # Square roots 2, 1 and 3, so 1/3, 1/6 and 1/2 of the draws, split equally among a speaker's clips.
-    assert weights == pytest.approx([1 / 12] * 4 + [1 / 6] + [1 / 18] * 9)
-    assert weights.sum() == pytest.approx(1)

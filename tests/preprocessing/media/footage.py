@@ -6,7 +6,9 @@ import struct
 import subprocess
 import wave
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -51,6 +53,11 @@ def noise(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
     return (0.2 * samples / samples.std()).clip(-0.9, 0.9).astype(np.float32)
 
 
+def white_noise(seconds: float, dbfs: float = -20.0, seed: int = 0) -> np.ndarray:
+    """White noise of the given level, 16 kHz."""
+    return np.random.default_rng(seed).normal(0, 10 ** (dbfs / 20), round(seconds * 16000)).astype(np.float32)
+
+
 def delay(samples: np.ndarray, reference: np.ndarray, rate: int = 16000) -> float:
     """Seconds by which `samples` lag behind `reference`, by cross-correlation."""
     size = 2 * max(len(samples), len(reference))
@@ -82,6 +89,29 @@ def click_times(path: Path) -> np.ndarray:
     samples = np.abs(load_audio(path))
     loud = np.flatnonzero(samples > 0.4 * samples.max())
     return loud[np.diff(loud, prepend=-16000) > 3000] / 16000
+
+
+def level(number: int) -> int:
+    """A gray level that distinguishes frame `number` from its neighbors after encoding."""
+    return 20 + 8 * number
+
+
+def numbered_video(
+    path: Path, stamps: Sequence[float], *, rate: Any = 25, size: tuple[int, int] = (SIDE, SIDE),
+    codec: str = "libx264", pixels: str = "yuv420p", **options: str,
+) -> Path:  # fmt: skip
+    """A video whose frame n is a plain gray level(n) shown from stamps[n] seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"g": "10", **options})
+        (stream.width, stream.height), stream.pix_fmt = size, pixels
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, stamp in enumerate(stamps):
+            image = np.full((size[1], size[0], 3), level(number), np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = round(stamp * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
 # HEIC ----------------------------------------------------------------------------------------------------------------
