@@ -88,16 +88,24 @@ def test_asking_waits_for_the_tracker():
     assert len(buffer.track()) == 2
 
 
-def test_nested_stages_are_timed_apart_and_cpu_seconds_only_when_asked():
+def test_nested_stages_are_timed_apart_and_cpu_seconds_only_when_asked(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("inference.prefetch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("inference.prefetch.time.process_time", lambda: now[0] / 2)
+
+    def passes(seconds):
+        now[0] += seconds
+
     for profile in (False, True):
         clock = StageClock(profile)
         with clock("outer"):
-            for _ in clock.iterate("inner", (sum(range(200_000)) for _ in range(5))):
-                pass
-            assert clock.timed("call", lambda x, *, y: x + y)(1, y=2) == 3
-        assert set(clock.seconds) == {"outer", "inner", "call"}
-        assert clock.seconds["inner"] > clock.seconds["outer"]
-        assert (clock.cpu.get("inner", 0) > 0) == profile
+            passes(1)
+            for _ in clock.iterate("inner", (passes(10) for _ in range(5))):
+                passes(100)
+            assert clock.timed("call", lambda x, *, y: passes(1000) or x + y)(1, y=2) == 3
+            passes(1)
+        assert clock.seconds == {"outer": 502, "inner": 50, "call": 1000}
+        assert clock.cpu == ({"outer": 251, "inner": 25, "call": 500} if profile else {})
 
 
 def test_when_profiling_items_come_from_the_consumers_thread_and_are_closed():
