@@ -1,1 +1,1 @@
-"""Speech features: hidden layers of a speech recognizer, or a mel spectrogram."""
+"""Speech features: hidden layers of the encoder of Whisper, or a mel spectrogram."""

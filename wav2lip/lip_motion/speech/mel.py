@@ -1,4 +1,4 @@
-"""A log-mel spectrogram as a speech encoder: no weights; the baseline for the recognizer."""
+"""A log-mel spectrogram as a speech encoder: no weights; the baseline."""
 
 from __future__ import annotations
 
