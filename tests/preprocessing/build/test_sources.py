@@ -178,7 +178,7 @@ def test_a_table_may_know_the_language_alone(tmp_path: Path):
         (["name,speaker,split", "1.mp4,a,train"], "lacks the column file"),
         (["file,language", "1.mp4,de"], "lacks the column speaker and split"),
         (["file,speaker,split", "1.mp4,a,dev"], r"split of 1\.mp4 in .*table\.csv must be train, val, test, not 'dev'"),
-        (["file,speaker,split", "1.mp4,,train"], r"table\.csv names no speaker for 1\.mp4"),
+        (["file,speaker,split", "1.mp4,,train"], r"table\.csv has no speaker for 1\.mp4"),
         (["file,speaker,split", "2.mp4,a,train"], "names none of the videos"),
         ([], "lacks the column"),
     ],
@@ -265,7 +265,7 @@ def test_nothing_to_be_found_is_told_in_one_line(tmp_path: Path):
     [
         ({"speaker_level": 0}, "speaker_level must be 1 or more, not 0"),
         ({"split_level": -1}, "split_level must be 1 or more, not -1"),
-        ({"val_share": 0.7, "test_share": 0.5}, "at most 1 together, not 0.7 and 0.5"),
+        ({"val_share": 0.7, "test_share": 0.5}, "add up to at most 1, not 0.7 and 0.5"),
         ({"val_share": float("nan")}, "not nan and 0.0"),
         ({"speaker": "table"}, "no table is given"),
         ({"split": "folder"}, "both 1: one folder cannot name both"),
