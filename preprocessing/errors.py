@@ -30,6 +30,17 @@ class OutOfMemoryError(Wav2LipError, MemoryError):
     """Not even a single item fits in device memory. Commands exit with code 1."""
 
 
+def require_at_least(options: object, **least: float) -> None:
+    """Checks numbers of a configuration, by the name of the attribute.
+
+    Raises:
+        UsageError: one of them is smaller than the value given here, or not a number.
+    """
+    for name, bound in least.items():
+        if not getattr(options, name) >= bound:
+            raise UsageError(f"{name} must be {bound} or more, not {getattr(options, name)}")
+
+
 def display_path(path: Path | str) -> str:
     """Formats a path for messages: always on one line, whatever characters it contains."""
     text = os.fspath(path)

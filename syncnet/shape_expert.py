@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 
 REACH = 7  # largest shift in frames that `offset` searches
 WINDOW = 5  # frames in the receptive field of a shape embedding
@@ -31,16 +31,14 @@ class ShapeExpertConfig:
         dropout: Dropout rate.
     """
 
-    features: int = 288
-    components: int = 16
+    features: int
+    components: int
     width: int = 128
     dimension: int = 64
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("features", "components", "width", "dimension"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, features=1, components=1, width=1, dimension=1)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
-from preprocessing.errors import TrainingError, UsageError
+from preprocessing.errors import TrainingError, UsageError, require_at_least
 from syncnet.data import ShardedDataset
 from syncnet.model import SmallSyncNet
 from syncnet.plots import plot_curves
@@ -73,9 +73,7 @@ class SyncNetTrainOptions:
     validate_every: int = 250
 
     def __post_init__(self) -> None:
-        for name, least in {"workers": 0, "log_every": 1, "validate_every": 1}.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        require_at_least(self, workers=0, log_every=1, validate_every=1)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -38,6 +39,12 @@ class AveragedRecipe(Protocol):
 
     def lr_at(self, step: int) -> float:
         """Learning rate at a step."""
+
+
+def warmed_cosine(lr: float, step: int, steps: int, warmup: int) -> float:
+    """Learning rate at a step: rises in `warmup` steps to its peak `lr`, falls along a cosine to a thousandth of it."""
+    rise = min(1.0, (step + 1) / warmup)
+    return lr * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))) + lr * 1e-3
 
 
 Recipe = TypeVar("Recipe", bound=AveragedRecipe)

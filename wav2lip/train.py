@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from preprocessing.commands import run_command
 from preprocessing.dataset.clips import Clip, speaker_weights
 from preprocessing.dataset.windows import batches, open_splits
-from preprocessing.errors import TrainingError, UsageError
+from preprocessing.errors import TrainingError, UsageError, require_at_least
 from syncnet.data import WINDOW, ShardedDataset
 from syncnet.sync_expert import EXPERT, JUDGE, SyncExpert
 from training.engine import Engine
@@ -84,10 +84,7 @@ class GeneratorTrainOptions:
     save_every: int = 250
 
     def __post_init__(self) -> None:
-        every = dict.fromkeys(("log_every", "grid_every", "validate_every", "save_every"), 1)
-        for name, least in (every | {"workers": 0}).items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        require_at_least(self, log_every=1, grid_every=1, validate_every=1, save_every=1, workers=0)
 
 
 class NonFiniteLossError(TrainingError):

@@ -30,7 +30,7 @@ from preprocessing.commands import run_command
 from preprocessing.dataset.augmentation import Augmentation, ImageTransform
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, open_splits, resample
-from preprocessing.errors import TrainingError, UsageError
+from preprocessing.errors import TrainingError, UsageError, require_at_least
 
 MARGIN = 8  # extra pixels around a face of SIDE, so that shifted faces show no border
 SPREAD = (SIDE + 2 * MARGIN) / SIDE
@@ -67,9 +67,7 @@ class FaceEncoderRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "faces_per_person"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, steps=1, batch=1, faces_per_person=1)
 
     def lr_at(self, step: int) -> float:
         """The learning rate at a step."""

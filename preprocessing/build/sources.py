@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from preprocessing.dataset.splits import SPLITS, TEST_SHARE, VAL_SHARE, assign_split
-from preprocessing.errors import UsageError, display_path
+from preprocessing.errors import UsageError, display_path, require_at_least
 
 SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".asf", ".flv",
@@ -62,9 +62,7 @@ class Labels:
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("speaker_level", "split_level"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, speaker_level=1, split_level=1)
         if not (self.val_share >= 0 and self.test_share >= 0 and self.val_share + self.test_share <= 1):
             shares = f"{self.val_share} and {self.test_share}"
             raise UsageError(f"val_share and test_share must be 0 or more and add up to at most 1, not {shares}")

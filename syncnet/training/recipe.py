@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from preprocessing.dataset.augmentation import Augmentation
 from preprocessing.dataset.windows import CropRegion
-from preprocessing.errors import UsageError, display_path
+from preprocessing.errors import UsageError, display_path, require_at_least
 from preprocessing.media.audio import AudioConfig
 from syncnet.data import AUGMENTATION, MOUTH, WINDOW, pair, sample
 from syncnet.model import SmallSyncNet, SyncNet
@@ -89,26 +89,9 @@ class SyncNetRecipe:
             )
 
     def _check_ranges(self) -> None:
-        for name, least in {
-            "dimension": 8,
-            "clips_per_step": 1,
-            "windows_per_clip": 2,
-            "window_stride": 1,
-            "steps": 1,
-        }.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in (
-            "batch_contrastive_weight",
-            "lr",
-            "weight_decay",
-            "clip_gradient",
-            "seed",
-            "dropout",
-            "min_speech_share",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        require_at_least(self, dimension=8, clips_per_step=1, windows_per_clip=2, window_stride=1, steps=1)
+        require_at_least(self, batch_contrastive_weight=0, lr=0, weight_decay=0, clip_gradient=0, seed=0)
+        require_at_least(self, dropout=0, min_speech_share=0)
         left, top, side, size = self.region.left, self.region.top, self.region.side, self.region.size
         for name in ("dropout", "min_speech_share"):
             if getattr(self, name) >= 1:

@@ -64,4 +64,4 @@ def test_it_learns_which_shape_belongs_to_which_sound():
 
 def test_a_config_refuses_what_is_no_share():
     with pytest.raises(UsageError, match="dropout must be at least 0 and below 1, not 1"):
-        ShapeExpertConfig(dropout=1)
+        ShapeExpertConfig(features=5, components=2, dropout=1)

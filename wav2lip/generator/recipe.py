@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 from wav2lip.gan.adversary_recipe import AdversaryRecipe
 from wav2lip.generator.data import Sampling
 from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.model import GeneratorConfig
 
 GENERATOR, SAMPLING, WEIGHTS, NO_ADVERSARY = GeneratorConfig(), Sampling(), LossWeights(), AdversaryRecipe()
-MINIMUMS = {"windows_per_step": 1, "accumulate": 1, "steps": 1, "warmup_steps": 0, "sync_ramp": 0, "seed": 0}
 NON_NEGATIVE = ("lr", "weight_decay", "clip_gradient")
 FINAL_LR_FRACTION = 0.02  # of the peak learning rate, at the end of the cosine schedule
 
@@ -69,9 +68,7 @@ class GeneratorRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in MINIMUMS.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        require_at_least(self, windows_per_step=1, accumulate=1, steps=1, warmup_steps=0, sync_ramp=0, seed=0)
         for name in NON_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 
 STEM_KERNEL = 4  # kernel size of the stem in rows; its stride turns two rows into one frame
 ROWS_PER_FRAME = 2  # feature rows per frame
@@ -36,9 +36,7 @@ class MotionConfig:
     lookahead: int = -1
 
     def __post_init__(self) -> None:
-        for name in ("features", "width", "blocks", "components"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, features=1, width=1, blocks=1, components=1)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UsageError(f"kernel must be odd, not {self.kernel}")
         if not 0 <= self.dropout < 1:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from tqdm import trange
 
 from preprocessing.commands import run_command
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 from syncnet.shape_expert import ShapeExpert
 from training.engine import Engine
 from training.options import parse_options
@@ -70,9 +70,7 @@ class LipMotionTrainOptions:
     validate_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, log_every=1, validate_every=1)
 
 
 def estimate_offsets(corpus: Corpus, recipe: LipMotionRecipe, fabric: Fabric, run: RunFolder) -> dict[str, float]:

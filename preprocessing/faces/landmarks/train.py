@@ -15,7 +15,6 @@ import sys
 if __name__ == "__main__":  # what follows takes seconds to import
     print("preprocessing.faces.landmarks.train: starting", file=sys.stderr, flush=True)
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from preprocessing.commands import run_command
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 from preprocessing.faces.landmarks.model import LandmarkNet
 from preprocessing.faces.landmarks.network_config import NetworkConfig, network_config, to_pixels
 from preprocessing.faces.landmarks.training.augmentation import ExampleMaker, LandmarkAugmentation, LandmarkExample
@@ -34,7 +33,7 @@ from preprocessing.faces.landmarks.training.crops import Crops, make_crops, open
 from preprocessing.faces.landmarks.training.labels import has_split, person_shares
 from preprocessing.faces.landmarks.training.losses import LandmarkLoss, LandmarkLossWeights, measure_points
 from preprocessing.faces.mesh import MESH_INDICES
-from training.averaging import AveragedState
+from training.averaging import AveragedState, warmed_cosine
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
@@ -80,14 +79,11 @@ class LandmarkRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "warmup"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, steps=1, batch_size=1, warmup=1)
 
     def lr_at(self, step: int) -> float:
         """Learning rate at a step."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))) + self.lr * 1e-3
+        return warmed_cosine(self.lr, step, self.steps, self.warmup)
 
 
 @dataclass(frozen=True)
@@ -122,9 +118,7 @@ class LandmarkTrainOptions:
     validate_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("per_person", "log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, per_person=1, log_every=1, validate_every=1)
         if (self.val_videos is None) != (self.val_mesh is None):
             raise UsageError("val_videos and val_mesh must be given together")
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from preprocessing.commands import run_command
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 from preprocessing.faces.landmarks.training.crops import open_crops
 from preprocessing.faces.occlusion.model import CROP, KIND, OcclusionConfig, OcclusionNet
 from preprocessing.faces.occlusion.training.examples import OcclusionAugmentation, OcclusionExamples
@@ -74,9 +74,7 @@ class OcclusionRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "warmup"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, steps=1, batch=1, warmup=1)
 
     def lr_at(self, step: int) -> float:
         """Learning rate at a step."""
@@ -101,9 +99,7 @@ class OcclusionTrainOptions:
     validate_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        require_at_least(self, log_every=1, validate_every=1)
 
 
 OcclusionTrainState = AveragedState[OcclusionRecipe, OcclusionNet]

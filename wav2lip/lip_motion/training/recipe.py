@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from preprocessing.errors import UsageError
+from preprocessing.errors import UsageError, require_at_least
 from wav2lip.lip_motion.motion_config import MotionConfig
 from wav2lip.lip_motion.speech.speech_encoder import EncoderName
 from wav2lip.lip_motion.training.losses import MotionLossWeights
@@ -54,13 +54,8 @@ class LipMotionRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least_of = {"repair_rounds": 0, "repair_steps": 1, "expert_steps": 0, "steps": 1, "batch": 1, "window": 8}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "style_decay", "clip_gradient", "seed"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        require_at_least(self, repair_rounds=0, repair_steps=1, expert_steps=0, steps=1, batch=1, window=8)
+        require_at_least(self, lr=0, weight_decay=0, style_decay=0, clip_gradient=0, seed=0)
         if not 0 <= self.style_dropout <= 1:
             raise UsageError(f"style_dropout must be from 0 to 1, not {self.style_dropout}")
         if not 0 <= self.ema < 1:

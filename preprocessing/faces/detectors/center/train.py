@@ -15,7 +15,6 @@ import sys
 if __name__ == "__main__":  # what follows takes seconds to import
     print("preprocessing.faces.detectors.center.train: starting", file=sys.stderr, flush=True)
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from preprocessing.commands import run_command
-from preprocessing.errors import UsageError, display_path
+from preprocessing.errors import UsageError, display_path, require_at_least
 from preprocessing.faces.detectors.center.detector import KIND, detections_of
 from preprocessing.faces.detectors.center.model import CenterNet, FrameNetwork
 from preprocessing.faces.detectors.center.network_config import CenterConfig, center_config
@@ -41,7 +40,7 @@ from preprocessing.faces.detectors.center.training.pictures import (
 )
 from preprocessing.faces.detectors.center.training.scenes import Scene, SceneMaker, SceneRecipe
 from preprocessing.faces.landmarks.training.labels import has_split, person_shares
-from training.averaging import AveragedState
+from training.averaging import AveragedState, warmed_cosine
 from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.losses import total
@@ -91,14 +90,11 @@ class CenterRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "warmup", "doubled_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, steps=1, batch_size=1, warmup=1, doubled_every=1)
 
     def lr_at(self, step: int) -> float:
         """Learning rate at a step."""
-        rise = min(1.0, (step + 1) / self.warmup)
-        return self.lr * rise * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))) + self.lr * 1e-3
+        return warmed_cosine(self.lr, step, self.steps, self.warmup)
 
 
 @dataclass(frozen=True)
@@ -134,9 +130,7 @@ class CenterTrainOptions:
     validate_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("per_person", "log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        require_at_least(self, per_person=1, log_every=1, validate_every=1)
         if (self.val_videos is None) != (self.val_mesh is None):
             raise UsageError("val_videos and val_mesh must be given together")
 
