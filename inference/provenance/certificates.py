@@ -27,13 +27,11 @@ class Credentials:
         chain: certificates in PEM, the signer's own first.
         key: its private key in PEM, unencrypted.
         algorithm: es256, es384, es512, ps256 or ed25519.
-        self_made: whether it is the untrusted chain.
     """
 
     chain: bytes
     key: bytes
     algorithm: str
-    self_made: bool = False
 
 
 def load_credentials(certificate: Path, key: Path) -> Credentials:
@@ -99,7 +97,7 @@ def self_made_credentials() -> Credentials:
     own = _certificate("signer", own_key, "root", root_key)
     chain = own.public_bytes(Encoding.PEM) + root.public_bytes(Encoding.PEM)
     key = own_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Credentials(chain, key, "es256", self_made=True)
+    return Credentials(chain, key, "es256")
 
 
 def _certificate(

@@ -43,22 +43,6 @@ class ReleasedCheckpoint:
     step: int
 
 
-def load_released(path: str | Path, kind: str = "generator") -> nn.Module:
-    """Loads the network of a released file, in eval mode on the CPU.
-
-    Args:
-        path: a `.pth` file published by the original authors or written by their trainers.
-        kind: the expected network: "generator", "syncnet" or "critic".
-
-    Raises:
-        UsageError: as in `read_released`.
-    """
-    checkpoint = read_released(path, kind)
-    network = NETWORKS[kind]()
-    network.load_state_dict(checkpoint.weights, strict=True)
-    return network.eval()
-
-
 def read_released(path: str | Path, kind: str | None = None) -> ReleasedCheckpoint:
     """Reads a released file without executing anything in it.
 

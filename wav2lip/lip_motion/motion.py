@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -87,11 +87,6 @@ class LipMotion:
     def at_times(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
         """(N, P, 3) float32 displacements at N times in seconds; linear between frames, constant beyond the ends."""
         return self.space.displacement(self.coefficients_at(times), self.scale)
-
-    def at_rate(self, fps: Fraction, count: int | None = None) -> Iterator[np.ndarray]:
-        """Yields (P, 3) at 0, 1 / fps, ... seconds: `count` times, or for the whole audio; in constant memory."""
-        total = round(Fraction(len(self), FPS) * fps) if count is None else count
-        return (self.at(Fraction(number) / fps) for number in range(total))
 
     def opening(self, times: Sequence[Fraction | float] | np.ndarray) -> np.ndarray:
         """(N,) gap between the inner lips' midpoints at N times in seconds, units, 0 where they are closed."""
