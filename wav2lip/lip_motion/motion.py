@@ -124,7 +124,7 @@ class LipMotionModel:
         """Loads a checkpoint, by default the bundled one.
 
         Raises:
-            UsageError: the file is missing or damaged, or the speech encoder's weights are not installed.
+            UsageError: the file or the speech encoder's weights are missing or damaged.
         """
         source = path or WEIGHTS
         parts, folder = read_motion_parts(source), Path(__file__).parent
