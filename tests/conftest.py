@@ -1,8 +1,10 @@
 """Fixtures: reference data next to the repository, and media generated from real recordings."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data._utils import signal_handling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -24,3 +26,12 @@ def no_handler_of_ended_children() -> None:
     Without a handler the signal is ignored; loaders look every few seconds whether their workers live anyway.
     """
     signal_handling._SIGCHLD_handler_set = True
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: another order of sums changes their rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,21 +32,13 @@ from training.checkpoint import Checkpoint
 from training.engine import Engine
 from training.options import parse_options
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[2]
 MOUTH = CropRegion(16 / 96, 28 / 96, 64 / 96, 32)
 SMALL = SyncNetRecipe(region=MOUTH, dimension=16, clips_per_step=2, windows_per_clip=3, steps=4, lr=1e-3, seed=3)
 BCE = replace(SMALL, loss="bce", windows_per_clip=2, window_stride=5)
 RELEASED = replace(BCE, network="released", region=CropRegion(), dimension=512)
 CPU = Engine(accelerator="cpu", precision="32-true")
-
-
-@pytest.fixture(autouse=True)
-def _steady() -> Iterator[None]:
-    """One thread, as a different summation order changes rounding."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,8 @@ from wav2lip.generator.model import GeneratorConfig
 from wav2lip.generator.recipe import GeneratorRecipe, build_optimizer
 from wav2lip.train import GeneratorTrainOptions, main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def _steady() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recipe_of(*words: str) -> GeneratorRecipe:

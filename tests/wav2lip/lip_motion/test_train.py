@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,21 +26,13 @@ from wav2lip.lip_motion.training.offsets import LAGS, best_lag, combine_offsets,
 from wav2lip.lip_motion.training.recipe import LipMotionRecipe
 from wav2lip.lip_motion.training.train_state import LipMotionTrainState, start, train_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
 CPU = Engine(accelerator="cpu", precision="32-true")
 TINY = LipMotionRecipe(
     network=MotionConfig(features=6, width=16, blocks=2, components=3, dropout=0.1),
     repair_rounds=1, repair_steps=2, expert_steps=2, steps=4, batch=4, window=16, lr=3e-3, seed=3,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keeps the order of sums, and so rounding, fixed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

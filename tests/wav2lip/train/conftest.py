@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ import torch
 from syncnet.model import SmallSyncNet
 from syncnet.sync_expert import SyncExpert
 from tests.material import write_talking_clips
-
-
-@pytest.fixture(autouse=True)
-def _steady() -> Iterator[None]:
-    """One thread, as a different summation order changes rounding."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

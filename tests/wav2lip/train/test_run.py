@@ -31,6 +31,8 @@ from wav2lip.generator.recipe import GeneratorRecipe
 from wav2lip.generator.train_state import GeneratorTrainState, create_state
 from wav2lip.train import GeneratorTrainOptions, main, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # All parts of training: the sync loss from the second step, a critic from the third.
 WHOLE = replace(
     SMALL, adversary=replace(CRITIC, start=2),

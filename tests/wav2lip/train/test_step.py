@@ -19,6 +19,8 @@ from wav2lip.generator.losses import LossWeights
 from wav2lip.generator.train_state import create_state
 from wav2lip.train import train_step, weighted_losses
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def snapshot(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: weight.clone() for key, weight in weights.items()}
