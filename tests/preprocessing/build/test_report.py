@@ -51,7 +51,7 @@ def test_the_figures_are_those_counted_by_hand():
         "val": {"clips": 1, "minutes": pytest.approx(0.02), "people": 1},
     }
     assert {name: group["clips"] for name, group in figures["licences"].items()} == {"A": 3, "B": 1}
-    assert list(figures["rejected"].items()) == [("yaw", 2), ("sync_filter: offset 9", 1), ("side", 1)]
+    assert list(figures["rejected"].items()) == [("yaw", 2), ("side", 1), ("sync_filter: offset 9", 1)]
     assert figures["reasons"] == {"is empty": 2, "no clip passes": 2, "Permission denied": 1}
     assert figures["stages"] == {"probe": 1.5, "track": 20.25}
 
@@ -61,7 +61,7 @@ def test_the_table_shows_them():
     lines = {line.split("  ")[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line}
     assert lines["videos"] == "8: 3 made, 2 rejected, 2 broken, 1 failed"
     assert lines["clips"] == "4 passed, 3 rejected"
-    assert lines["work"] == "0:00:40 for 0:00:30 of video: 0.75 s of video a second"
+    assert lines["work"] == "0:00:40 for 0:00:30 of video: 0.75 s of video per second"
     assert lines["train"] == "3 0.2 2"
     assert lines["yaw"] == "2"
     assert lines["is empty"] == "empty 2"
@@ -160,9 +160,9 @@ def test_a_sheet_has_a_bounded_size_and_the_same_seed_gives_the_same(tmp_path):
         assert (height, width) == expected
     contact_sheet(tmp_path, rows, tmp_path / "b.png", 99)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    many = [rows[k % 7] for k in range(report.MOST + 50)]
+    many = [rows[k % 7] for k in range(report.MAX_CLIPS + 50)]
     contact_sheet(tmp_path, many, tmp_path / "a.png", 10**9)
-    assert cv2.imread(str(tmp_path / "a.png")).shape[0] == report.MOST / 3 * (report.TILE + report.CAPTION)
+    assert cv2.imread(str(tmp_path / "a.png")).shape[0] == report.MAX_CLIPS / 3 * (report.TILE + report.CAPTION)
 
 
 def test_as_many_speakers_as_possible_are_drawn():
