@@ -6,8 +6,7 @@
 SAMPLES is a folder of wav2lip.renderer.prepare. Of every video of its split val, the same pairs of frames in each
 case; the target frame is the truth. Inside the opening: L1 in levels of 255, the distance of our face encoder's
 features, and sharpness (root mean square of the Laplacian) relative to the real mouth; medians of a video, averaged
-over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays. "once" is a
-photo's mouth painted once, widely open, and then shown like a retrieved one, which is what inference does.
+over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays.
 With --out, every variant is trained with the same samples, seeds, steps and precision; existing ones are only
 measured. Painters of one name ("NAME seed 1" is another of NAME) share a row: their mean and its standard deviation
 over them. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
@@ -22,8 +21,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -35,13 +32,11 @@ sys.path.insert(0, str(REPOSITORY))
 
 from evaluation.metrics.distributions import copied_share, nearest  # noqa: E402
 from evaluation.metrics.face_encoder import SIDE, FaceEncoder  # noqa: E402
-from inference.mesh.engine import IMAGINED_OPENING  # noqa: E402
-from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, canonical_face, lower_face  # noqa: E402
-from wav2lip.lip_motion.motion import LipMotionModel  # noqa: E402
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER  # noqa: E402
 from wav2lip.renderer import train  # noqa: E402
 from wav2lip.renderer.inner_mouth import teeth_place, to_mouth_plane  # noqa: E402
 from wav2lip.renderer.painter import MouthPainter, load_painter  # noqa: E402
-from wav2lip.renderer.painter_inference import SEAM, NetworkPainter  # noqa: E402
+from wav2lip.renderer.painter_inference import SEAM  # noqa: E402
 from wav2lip.renderer.painter_inputs import (  # noqa: E402
     ABOVE,
     HEIGHT,
@@ -53,8 +48,6 @@ from wav2lip.renderer.painter_inputs import (  # noqa: E402
     paint_region,
     to_crop,
 )
-from wav2lip.renderer.renderer import MouthRenderer  # noqa: E402
-from wav2lip.renderer.target import target_shape  # noqa: E402
 from wav2lip.renderer.training.crops import SIDE as STORED  # noqa: E402
 from wav2lip.renderer.training.crops import MouthCrops  # noqa: E402
 from wav2lip.renderer.training.dataset import MouthSamples  # noqa: E402
@@ -79,7 +72,6 @@ PRECISION = "--precision 32-true"  # rows made on different machines are to be c
 SEED = r" seed \d+"
 OTHERS = (1, 2, 4, 8)  # mouths for a code of the person
 TRAINING_MOUTHS = 2000  # among which neighbors are looked for
-IMAGINED = -1  # number of an imagined mouth
 RINGS = (LIPS_INNER, LIPS_OUTER)
 MIN_OPENING = 1.5  # units; mouths that are less open show nothing
 Images = dict[str, np.ndarray]  # name: (H, W, 3 or 1) float32 levels
@@ -141,39 +133,13 @@ def painted(painter: MouthPainter, planes: Images, others: torch.Tensor | None =
     return planes["composite"] + region[..., None] * (image - planes["composite"])
 
 
-@cache
-def bundled() -> tuple[NetworkPainter, MouthPainter]:
-    """The bundled painter, as inference and as training have it."""
-    return NetworkPainter.load(), load_painter()
-
-
-def imagined(maker: SampleMaker, pair: Pair, opened: np.ndarray) -> Images:
-    """The planes of a photo whose mouth was imagined once, as at inference: `opened` is the displacement, (206, 3)."""
-    points = maker.crops.points[pair.source].astype(float)
-    renderer = MouthRenderer(painter=bundled()[0])
-    target = target_shape(points, maker.pose.unpose(points), opened, pose=maker.pose)
-    renderer.imagine(maker.crops.images[pair.source], points, target, maker.pose)
-    maker.known[IMAGINED] = renderer.bank.widest()
-    return unstack(maker.render(replace(pair, bank=(IMAGINED,))))
-
-
-def wide_open() -> np.ndarray:
-    """(206, 3) displacement of an imagined mouth of median gain."""
-    opened, space = np.zeros_like(canonical_face()), LipMotionModel.load().space
-    opened[lower_face()] = space.displacement(space.opening_direction * IMAGINED_OPENING / space.gain, space.gain)
-    return opened
-
-
-def shown(
-    maker: SampleMaker, pair: Pair, painters: dict[str, MouthPainter], opened: np.ndarray
-) -> tuple[Images, Images]:  # fmt: skip
+def shown(maker: SampleMaker, pair: Pair, painters: dict[str, MouthPainter]) -> tuple[Images, Images]:
     """What every system shows, and the planes."""
     planes = unstack(maker.render(pair))
     if pair.case == "photo":
         images = {
             "dark fill": unstack(maker.render(pair, teeth=False))["composite"],
             "drawn teeth": planes["composite"],
-            "bundled, once": painted(bundled()[1], imagined(maker, pair, opened)),
         }
     else:
         images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}
@@ -251,11 +217,11 @@ def train_variants(samples: Path, out: Path, steps: int, names: list[str], seeds
 
 def measure(samples: Path, painters: dict[str, MouthPainter], count: int, sheet: Path | None) -> Table:
     """Measures painters on all val videos; `sheet` gets the first pair of every video and case, the target last."""
-    table, columns, opened = Table(), defaultdict(list), wide_open()
+    table, columns = Table(), defaultdict(list)
     for video, path in enumerate(sorted((samples / "crops" / "val").glob("*.npz"))):
         maker, seen = SampleMaker(MouthCrops.load(path)), set()
         for pair in draw_pairs(maker, count, np.random.default_rng(video)):
-            images, planes = shown(maker, pair, painters, opened)
+            images, planes = shown(maker, pair, painters)
             for name, image in images.items():
                 table.add(pair.case, name, video, image, planes)
             if pair.case not in seen:

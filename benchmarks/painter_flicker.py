@@ -6,8 +6,7 @@ VIDEOS and LABELS are those from which wav2lip.renderer.prepare made SAMPLES. Fr
 three runs of eight consecutive frames with an open mouth. A frame of closed lips is the photo that is opened like each
 of them, with nothing else known. Flicker is the second difference in time |before - 2 now + after| of the pixels that
 lie inside the opening in all three frames, in levels of 255: 0 for what stands still or moves evenly. L1, the encoder's
-distance and sharpness are those of benchmarks/painter.py, of the last frame of a run. "once" is the mouth painted once
-for all frames, which is what inference shows; the others are painted frame by frame. Figures are means over videos;
+distance and sharpness are those of benchmarks/painter.py, of the last frame of a run. Figures are means over videos;
 painters of one name ("NAME seed 1" is another of NAME) share a row.
 """
 
@@ -31,14 +30,11 @@ from benchmarks.painter import (  # noqa: E402
     SEED,
     Images,
     Table,
-    bundled,
-    imagined,
     mean_and_deviation,
     named_path,
     other_mouths,
     painted,
     unstack,
-    wide_open,
 )
 from preprocessing.faces.landmarks.training.labels import LabeledVideo, load_labels  # noqa: E402
 from preprocessing.faces.mesh import HeadPose, opening  # noqa: E402
@@ -105,7 +101,7 @@ def closed_frame(maker: SampleMaker, count: int, target: int, rng: np.random.Gen
 
 
 def shown_runs(
-    maker: SampleMaker, run: np.ndarray, source: int, painters: dict[str, MouthPainter], opened: np.ndarray
+    maker: SampleMaker, run: np.ndarray, source: int, painters: dict[str, MouthPainter]
 ) -> Iterator[tuple[Images, Images]]:
     """What every system shows in the frames of a run, and the planes."""
     for target in run.tolist():
@@ -113,7 +109,6 @@ def shown_runs(
         planes = unstack(maker.render(pair))
         images = {
             "drawn teeth": planes["composite"],
-            "bundled, once": painted(bundled()[1], imagined(maker, pair, opened)),
         }
         for name, painter in painters.items():
             others = other_mouths(maker, pair, 1) if painter.person else None
@@ -142,7 +137,7 @@ def measure(
     """Flicker of every video by system, and the figures of the last frames; sheets get a row of frames a system."""
     videos, labels, samples = folders
     found: dict[str, list[float]] = defaultdict(list)
-    table, opened, rng = Table(), wide_open(), np.random.default_rng(0)
+    table, rng = Table(), np.random.default_rng(0)
     items = [item for of_person in find_people(videos, labels, "val").values() for item in of_person]
     for number, item in enumerate(items):
         path = crop_file(samples / "crops" / "val", item)
@@ -153,7 +148,7 @@ def measure(
         maker, of_video = SampleMaker(joined), defaultdict(list)
         for run in runs:
             source = closed_frame(maker, len(known.images), int(run[LENGTH // 2]), rng)
-            frames, planes = zip(*shown_runs(maker, run, source, painters, opened), strict=True)
+            frames, planes = zip(*shown_runs(maker, run, source, painters), strict=True)
             inner = np.stack([plane["inner"][..., 0] / 255 for plane in planes])
             for name in frames[0]:
                 of_video[name].append(flicker(np.stack([frame[name] for frame in frames]), inner))
@@ -192,7 +187,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     if args.sheets:
         args.sheets.mkdir(parents=True, exist_ok=True)
-    painters = {"bundled": bundled()[1]} | {name: load_painter(path) for name, path in args.painter}
+    painters = {"bundled": load_painter()} | {name: load_painter(path) for name, path in args.painter}
     found, table = measure((args.videos, args.labels, args.samples), painters, args.sheets)
     print_flicker(found)
     print()

@@ -46,7 +46,7 @@ class Avatar:
         frames: the person's frames; played forwards and backwards.
         fps: their rate.
         landmarks: the face's landmarks by frame.
-        mouths: inner mouths seen in the frames, or one that was imagined.
+        mouths: inner mouths seen in the frames.
         origin: the file they came from; None if that is the avatar's own file.
         looks: what covers the face, by frame, as far as a session has looked; see `MeshPerson`.
     """
@@ -77,9 +77,6 @@ class Avatar:
             engine.observe(JobInput(source, source.path, options, StageClock()), [recorder], count, progress)
             if not recorder.store.any_face():
                 raise MediaError(f"{display_path(source.path)} shows no face in any frame")
-            shapes = recorder.store.shapes()
-            rest = engine.rest(shapes)
-            engine.imagine(recorder, rest, engine.motion_range(shapes, rest))
         except BaseException:
             avatar.close()
             raise

@@ -20,7 +20,7 @@ LATER = (
 
 @dataclass(frozen=True)
 class Analysis:
-    """Landmarks of all frames, and the inner mouths, to which only an imagined one is added."""
+    """Landmarks of all frames, and the inner mouths seen in them."""
 
     store: LandmarkStore
     bank: InnerMouthBank

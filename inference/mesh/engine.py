@@ -44,7 +44,6 @@ LANDMARKS = ("mesh", "fan")
 # edge, which lies outside the mesh's; predictions vary as much as real speakers, so they are enlarged in part.
 SHOWN_LESS = 1.15
 MESH_GAP = 0.5  # units between the inner lips of a closed mouth in the mesh
-IMAGINED_OPENING = 8.0  # units between the lips of an imagined mouth: hardly any speech opens them further
 MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a face moves
 
 
@@ -173,17 +172,10 @@ class MeshEngine:
         shapes = person.store.shapes()
         person.rest = self.rest(shapes)
         span = self.motion_range(shapes, person.rest)
-        self.imagine(person, person.rest, span)
         for said in person.utterances:
             heard, last = speech[said]
             motion = self.motion.motion(heard, gain=span.gain, rest_gap=span.rest_gap)
             person.spoken.append(Spoken(said.first, last, motion, said.active))
-
-    def imagine(self, person: MeshPerson, rest: np.ndarray, span: MotionRange) -> None:
-        """Gives a person of whom no frame shows the inner mouth an imagined one, opened the way mouths open."""
-        space = self.motion.space
-        gain = space.gain if span.gain is None else span.gain
-        person.imagine(rest, space.displacement(space.opening_direction * (IMAGINED_OPENING / gain), gain))
 
     def rest(self, shapes: np.ndarray) -> np.ndarray:
         """The person's rest shape from (N, 206, 3) unposed shapes; estimated if the mouth never closes in them."""

@@ -16,15 +16,13 @@ from preprocessing.faces.occlusion.mask import FindOcclusion, OcclusionMask
 from wav2lip.lip_motion.motion import LipMotion
 from wav2lip.renderer.inner_mouth import InnerMouth
 from wav2lip.renderer.mouth_choice import MouthTarget
-from wav2lip.renderer.renderer import PRESENT, MouthRenderer, mouth_targets, target_shape
+from wav2lip.renderer.renderer import MouthRenderer, mouth_targets, target_shape
 from wav2lip.renderer.warp import FrameOrPlanes
 
 PLAN_BLOCK = 500  # frames whose inner mouths are chosen jointly
 SHAPE_BLOCK = 100  # frames whose shapes are computed at once; more take memory and gain nothing
 LOOK_EVERY = 3  # frames; how often a free mouth is looked at for what covers it
 MAX_LOOKS = 1000  # that are remembered; what covers a face takes 12 kB each
-TURNED_LESS = 5.0  # degrees by which a later view must be more frontal to be kept instead
-VIEW_MARGIN = 0.4  # of the face's width and height, around it
 MOUTH_MARGIN = 0.6  # of the mouth's width, around it in the preview
 
 
@@ -96,24 +94,6 @@ class FramePlan:
         return round(top), round(bottom), round(left), round(right)
 
 
-@dataclass(frozen=True)
-class FaceView:
-    """A face cut out of a frame: (h, w, 3) uint8 pixels, (206, 3) mesh points in them, and its yaw in degrees."""
-
-    pixels: np.ndarray
-    points: np.ndarray
-    turned: float
-
-    @classmethod
-    def of(cls, frame: np.ndarray, found: Landmarks, turned: float) -> FaceView:
-        """Cuts a face out, with some of its surroundings."""
-        ring = found.points[:, :2]
-        margin = VIEW_MARGIN * np.ptp(ring, axis=0)
-        left, top = np.maximum(np.floor(ring.min(0) - margin), 0).astype(int)
-        right, bottom = np.ceil(ring.max(0) + margin).astype(int)
-        return cls(frame[top:bottom, left:right].copy(), found.points - np.array([left, top, 0]), turned)
-
-
 @dataclass
 class MeshPerson:
     """A person's landmarks by frame, inner mouths, rest shape (None without a usable face) and utterances.
@@ -132,37 +112,12 @@ class MeshPerson:
     looks: dict[int, OcclusionMask | None] = field(default_factory=dict)
     _free: int = field(default=0, init=False)  # first frames whose mouth counts as free
     _unseen: int = field(default=0, init=False)  # frames until the next look for what covers the mouth
-    _view: FaceView | None = field(default=None, init=False)  # while no frame has shown the inner mouth
 
     def observe(self, frame: np.ndarray, found: Landmarks | None) -> None:
         """Adds the next frame, (H, W, 3) uint8, with the person's landmarks."""
         self.store.append(found)
         if found is not None and self.store.landmarks(len(self.store) - 1) is not None:
             self.renderer.observe(frame, found, found.pose, lambda: self._covered(frame, found))
-            self._keep_view(frame, found)
-
-    def _keep_view(self, frame: np.ndarray, found: Landmarks) -> None:
-        """Keeps the most frontal view so far, until a frame has shown the inner mouth."""
-        if self.renderer.knows_mouth:
-            self._view = None
-        elif found.presence >= PRESENT:
-            turned = abs(float(found.pose.yaw()))
-            if self._view is None or turned < self._view.turned - TURNED_LESS:
-                self._view = FaceView.of(frame, found, turned)
-
-    def imagine(self, rest: np.ndarray, displacement: np.ndarray) -> None:
-        """Lets the painter imagine the inner mouth once if no frame has shown it.
-
-        Args:
-            rest: (206, 3) the person's rest shape.
-            displacement: (P, 3) of a widely open mouth from it, rows `lower_face()`.
-        """
-        if self._view is None or self.renderer.painter is None:
-            return
-        wide = Unplanned(0, Landmarks(self._view.points), displacement, 1.0)
-        plan = FramePlan.several([wide], rest, 1.0)[0]
-        self.renderer.imagine(self._view.pixels, plan.points, plan.target, plan.pose)
-        self._view = None
 
     def _covered(self, frame: np.ndarray, found: Landmarks) -> bool:
         """Whether something is in front of the mouth of the frame observed last; see `_covering`."""

@@ -35,41 +35,46 @@ UPPER = Arch(
 LOWER = Arch((3.5, 3.8, 3.7, 2.8), (0.0, 0.1, -0.15, 0.3), ((0.97, 1.0, 0.94, 0.88), (1.0, 0.96, 0.95, 0.87)))
 UPPER_EDGE = 2.4  # units below the upper lip's edge at rest to which the upper teeth reach
 LOWER_SHOWN = 1.6  # units above the lower lip's edge that the lower teeth reach
-LOWER_TONE = 0.9  # lower teeth lie deeper
-BRIGHTNESS, TINT = 1.45, 0.6  # of teeth, relative to the lips' mean, and their color relative to the lips'
+LOWER_TONE = 0.86  # lower teeth lie deeper
+BRIGHTNESS = 1.42  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
+TINT = 0.5  # how colored they are, relative to the skin
 BRIGHTEST = 225.0  # level
-EDGE_SOFT = 0.4  # units over which a tooth's edge fades
-GAP = 0.2  # darkening between neighboring teeth
-LIP_SHADOW = (1.8, 0.55)  # units below the upper lip over which its shadow ends, and the brightness under it
-CORNER = (1.0, 7.0)  # units from the mouth's corner over which teeth come out of the dark
+EDGE_SOFT = 0.35  # units over which a tooth's edge fades
+GAP = (0.26, 0.13)  # darkening between neighboring teeth at the edge of a row, and where they meet above
+GAP_WIDTH = 0.15  # units
+GLOSS = 0.08  # brightness of the highlight in the middle of a crown
+LIP_SHADOW = (2.2, 0.5)  # units below the upper lip over which its shadow ends, and the brightness under it
+CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
 
 
-def tooth_color(lips: np.ndarray) -> np.ndarray:
-    """(3,) color of teeth in the light that gives lips this (3,) color; gray for gray lips."""
-    mean = float(lips.mean())
-    color = BRIGHTNESS * mean + TINT * (lips - mean)
+def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """(3,) color of teeth in the light that gives lips and skin these (3,) colors; gray for gray lips or skin."""
+    mean = BRIGHTNESS * float(np.sqrt(max(lips.mean(), 1) * max(skin.mean(), 1)))
+    color = mean * (1 + TINT * (skin / max(skin.mean(), 1) - 1))
     return np.clip(color * min(1.0, BRIGHTEST / max(color.max(), 1.0)), 0, 255)
 
 
-def _crowns(arch: Arch, across: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For distances from the midline: position within the crown (-1 to 1), how much shorter it is, and its tone."""
+def _crowns(arch: Arch, across: np.ndarray) -> tuple[np.ndarray, ...]:
+    """For distances from the midline: place in the crown, -1 to 1, how much shorter it is, its tone, half its width."""
     ends = np.cumsum(arch.widths)
     crown = np.minimum(np.searchsorted(ends, np.abs(across)), len(ends) - 1)
     widths = np.array(arch.widths)[crown]
     within = 2 * (ends[crown] - np.abs(across)) / widths - 1
     tones = np.where(across < 0, np.array(arch.tones[0])[crown], np.array(arch.tones[1])[crown])
-    return np.clip(within, -1, 1), np.array(arch.edges)[crown], tones * (np.abs(across) < ends[-1])
+    return np.clip(within, -1, 1), np.array(arch.edges)[crown], tones * (np.abs(across) < ends[-1]), widths / 2
 
 
 def _row(arch: Arch, across: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Alpha and brightness of one row; `depth` is the distance in units from the row's edge into the teeth."""
-    within, shorter, tone = _crowns(arch, across)
-    depth = depth - shorter - 0.45 * np.abs(within) ** 5  # rounded corners
+    within, shorter, tone, half = _crowns(arch, across)
+    depth = depth - shorter - 0.5 * np.abs(within) ** 5  # rounded corners
     alpha = smoothstep(depth, -EDGE_SOFT, EDGE_SOFT) * (tone > 0)
-    between = np.exp(-(((1 - np.abs(within)) / 0.12) ** 2))
-    round_ = 1 - 0.1 * within**2
-    edge = 0.88 + 0.12 * smoothstep(depth, 0.0, 1.2)  # the thin edge of a crown is translucent
-    return alpha, tone * round_ * edge * (1 - GAP * between)
+    between = np.exp(-(((1 - np.abs(within)) * half / GAP_WIDTH) ** 2))
+    gap = GAP[1] + (GAP[0] - GAP[1]) * np.exp(-np.maximum(depth, 0) / 1.2)
+    round_ = 1 - 0.16 * within**2
+    edge = 0.86 + 0.14 * smoothstep(depth, 0.0, 1.4)  # the thin edge of a crown is translucent
+    gloss = 1 + GLOSS * np.exp(-(((within + 0.2) / 0.35) ** 2) - ((depth - 2.4) / 1.3) ** 2)
+    return alpha, tone * round_ * edge * gloss * (1 - gap * between)
 
 
 def draw_teeth(
@@ -90,7 +95,6 @@ def draw_teeth(
     bright = bright * (LIP_SHADOW[1] + (1 - LIP_SHADOW[1]) * smoothstep(down - ceiling, -0.2, LIP_SHADOW[0]))
     lower, dull = _row(LOWER, across, down - (floor - LOWER_SHOWN))
     dull = LOWER_TONE * dull * (0.8 + 0.2 * smoothstep(floor - down, 0.0, 0.8))
-    corner = smoothstep(sides, *CORNER)
     alpha = upper + (1 - upper) * lower
     brightness = (upper * bright + (1 - upper) * lower * dull) / np.maximum(alpha, 1e-6)
-    return alpha * smoothstep(sides, 0.3, 3.0), brightness * (0.3 + 0.7 * corner)
+    return alpha * smoothstep(sides, *CORNER), brightness

@@ -20,6 +20,7 @@ from wav2lip.renderer.lip_edges import lip_edges
 from wav2lip.renderer.mouth_look import sample_look
 
 UNITS_PER_DEGREE = 0.08  # units of shape difference per degree of yaw or pitch
+SKIN = (1.4, 1.55)  # times the outer lip ring, where skin is looked at
 LIP_RIM = 1.5  # units of lip around the opening whose color tells the light
 FEWEST = 8  # pixels inside the lips that tell sharpness and color
 _TEETH_BEHIND_LIPS = 2.0  # units of depth
@@ -186,12 +187,6 @@ class InnerMouthBank:
             self._descriptors = np.vstack([self._descriptors, entry.descriptor()])
             self._pair = None
 
-    def replace_all(self, entry: InnerMouth) -> None:
-        """Makes `entry` the only one."""
-        self.entries.clear()
-        self._descriptors = np.zeros((0, 42))
-        self.add(entry)
-
     def widest(self) -> InnerMouth | None:
         """The widest open entry; None with an empty bank."""
         return max(self.entries, key=lambda entry: entry.opening, default=None)
@@ -287,6 +282,20 @@ def lip_color(pixels: np.ndarray, opening: np.ndarray, scale: float) -> np.ndarr
     wide = cv2.dilate(opening, np.ones((2 * max(1, round(LIP_RIM * scale)) + 1,) * 2, np.uint8))
     rim = (cv2.subtract(wide, opening) > 0.5).astype(np.uint8)
     return np.array(cv2.mean(pixels, rim if cv2.hasNonZero(rim) else None)[:3])
+
+
+def skin_color(pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(3,) median BGR color of the skin around the lips.
+
+    Args:
+        pixels: (h, w, 3).
+        points: (206, 3) mesh points in them; where they lie outside, the border counts.
+    """
+    ring = points[LIPS_OUTER, :2]
+    middle = ring.mean(axis=0)
+    around = np.vstack([middle + reach * (ring - middle) for reach in SKIN])
+    x, y = np.clip(np.round(around).astype(int), 0, (pixels.shape[1] - 1, pixels.shape[0] - 1)).T
+    return np.median(pixels[y, x], axis=0)
 
 
 def _split(pixels: np.ndarray, plane: np.ndarray, ring: np.ndarray) -> float:

@@ -12,12 +12,12 @@ from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_p
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
-DARK = np.array([24.0, 20.0, 46.0])  # default BGR color of the mouth cavity
+DARK = np.array([14.0, 13.0, 48.0])  # default BGR color of the mouth cavity
 SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
 SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
-TONGUE_SEEN = (9.0, 0.9)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
+TONGUE_SEEN = (6.0, 0.65)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
 MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
@@ -28,6 +28,7 @@ GAP_EDGE = (-0.9, 0.9)  # units around the split over which the entry's halves f
 SLIT = (1.0, 2.6)  # units; lower openings are only dark, since squeezed teeth would look like dots
 MAX_RELIGHT = 1.3
 TEETH_FINER = 2  # drawn teeth are antialiased by this factor
+TEETH_DENSITY = 6.0  # pixels per unit at which teeth are drawn at most: their edges are not sharper than that
 MIDDLE = slice(2, 7)  # of the nine opening heights
 
 
@@ -175,33 +176,6 @@ def relight(mouth: InnerMouth, lips: np.ndarray) -> np.ndarray:
     return np.clip((lips + 8) / (mouth.lips + 8), 1 / MAX_RELIGHT, MAX_RELIGHT)
 
 
-def with_teeth(
-    fill: np.ndarray, lips: np.ndarray, ring: np.ndarray, plane: np.ndarray, area: Rectangle, place: np.ndarray
-) -> np.ndarray:
-    """Draws average teeth over a cavity, see `dental_arch`.
-
-    Args:
-        fill: (h, w, 3) float32, the cavity.
-        lips: (3,) color of the lips.
-        ring: (20, 2) target inner lip ring in the mouth plane.
-        plane: (2, 3) map from the mouth plane to frame pixels.
-        area: region of the frame that `fill` covers.
-        place: (2,) see `teeth_place`.
-    """
-    width, height = area.size
-    fine = [
-        (np.arange(n * TEETH_FINER) + 0.5) / TEETH_FINER - 0.5 + start
-        for n, start in ((width, area.left), (height, area.top))
-    ]
-    across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), plane), -1, 0)
-    ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
-    sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
-    alpha, bright = draw_teeth(across - place[0], down - place[1], ceiling, floor, sides)
-    fine_layers = np.dstack([alpha * bright, alpha]).astype(np.float32)
-    layers = cv2.resize(fine_layers, (width, height), interpolation=cv2.INTER_AREA)
-    return fill * (1 - layers[..., 1:]) + layers[..., :1] * tooth_color(lips).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Opening:
     """A mouth opening to fill.
@@ -213,6 +187,7 @@ class Opening:
         share: 0 to 1, opacity of the fill.
         teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), where teeth are drawn if no mouth
             is retrieved; None to draw none.
+        skin: (3,) BGR color of the skin around the lips, for that of the teeth; None: as light as the lips.
     """
 
     ring: np.ndarray
@@ -220,6 +195,36 @@ class Opening:
     scale: float
     share: float
     teeth: np.ndarray | None = None
+    skin: np.ndarray | None = None
+
+
+def with_teeth(
+    fill: np.ndarray, lips: np.ndarray, opening: Opening, ring: np.ndarray, place: np.ndarray, area: Rectangle
+) -> np.ndarray:
+    """Draws average teeth over a cavity, see `dental_arch`.
+
+    Args:
+        fill: (h, w, 3) float32, the cavity.
+        lips: (3,) color of the lips.
+        opening: the opening.
+        ring: (20, 2) its inner lip ring in the mouth plane.
+        place: (2,) see `teeth_place`.
+        area: region of the frame that `fill` covers.
+    """
+    finer = min(TEETH_FINER, TEETH_DENSITY / opening.scale)
+    counts = [max(1, round(n * finer)) for n in area.size]
+    fine = [
+        (np.arange(count) + 0.5) * n / count - 0.5 + start
+        for count, n, start in zip(counts, area.size, (area.left, area.top), strict=True)
+    ]
+    across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), opening.plane), -1, 0)
+    ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
+    sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
+    alpha, bright = draw_teeth(across - place[0], down - place[1], ceiling, floor, sides)
+    drawn = np.dstack([alpha * bright, alpha]).astype(np.float32)
+    layers = cv2.resize(drawn, area.size, interpolation=cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR)
+    color = tooth_color(lips, lips if opening.skin is None else opening.skin)
+    return fill * (1 - layers[..., 1:]) + layers[..., :1] * color.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ def fill_mouth(
         shown = shown * relight(mouth, lips).astype(np.float32)
         fill += cv2.multiply(cv2.merge([alpha] * 3), cv2.subtract(shown, fill))
     elif opening.teeth is not None:
-        fill = with_teeth(fill, lips, units, plane, near, opening.teeth)
+        fill = with_teeth(fill, lips, opening, units, opening.teeth, near)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
     before = view.astype(np.float32)
     blended = before + cv2.multiply(cv2.merge([soft] * 3), cv2.subtract(fill, before))

@@ -14,9 +14,9 @@ from wav2lip.renderer.inner_mouth import (
     Covered,
     InnerMouth,
     InnerMouthBank,
-    crop_mouth,
     head_angles,
     mouth_plane,
+    skin_color,
     teeth_place,
     to_mouth_plane,
 )
@@ -78,28 +78,10 @@ class MouthRenderer:
         """Selects the inner mouth for each frame of a sequence."""
         return choose_mouths(targets, self._entries())
 
-    @property
-    def knows_mouth(self) -> bool:
-        """Whether a mouth of the bank is more than hardly open; such a one, stretched, would be a dark slit."""
-        widest = self.bank.widest()
-        return widest is not None and widest.opening >= HARDLY_OPEN
-
     def _entries(self) -> list[InnerMouth]:
-        return self.bank.entries if self.knows_mouth else []
-
-    def imagine(self, frame: np.ndarray, points: np.ndarray, target: np.ndarray, pose: HeadPose) -> None:
-        """Paints a widely open mouth, which is then shown wherever this person's mouth opens.
-
-        Painted frame by frame, teeth and tongue would differ from one frame to the next.
-
-        Args:
-            frame, points: (H, W, 3) uint8 and its (206, 3) mesh points.
-            target: (206, 3) target points, wide open.
-            pose: head pose.
-        """
-        mouth = crop_mouth(self.render(frame, points, target, pose=pose), target, pose)
-        if mouth is not None:
-            self.bank.replace_all(mouth)
+        """The bank's, unless all are hardly open: such a mouth, stretched, would be a dark slit."""
+        widest = self.bank.widest()
+        return self.bank.entries if widest is not None and widest.opening >= HARDLY_OPEN else []
 
     def render(
         self,
@@ -170,11 +152,12 @@ class MouthRenderer:
         here, ring = (to_mouth_plane(at[LIPS_INNER], plane) for at in (points, moved))
         known, share = self.bank.teeth(), amount * fill_opacity(ring, here)
         place = teeth_place(here) if known is None else known
-        opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place)
         rings = np.vstack([at[[*LIPS_OUTER, *LIPS_INNER], :2] for at in (points, moved)])
         area = painted_area(plane, place, rings, scale, frame.shape)
         before, corner = area.view(frame), np.array([area.left, area.top, 0])
         edges = lip_edges(before, points - corner) + corner if before.size else points[LIPS_INNER]
+        skin = skin_color(before, points - corner) if before.size else None
+        opening = Opening(moved[LIPS_INNER, :2], plane, scale, share, place, skin)
         source = vertices_in_frame(with_lip_edges(points, edges, amount), pose)
         warp_into(result, frame, source, vertices_in_frame(points, pose, moved), scale)
         if not before.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
@@ -40,12 +41,16 @@ def test_upper_teeth_reach_their_edge_and_lower_teeth_follow_the_lower_lip():
     assert sum(LOWER.widths) < sum(UPPER.widths)
 
 
-def test_teeth_are_brighter_than_lips_in_their_light_and_gray_beside_gray_lips():
-    red, gray, bright = np.array([90.0, 88, 160]), np.array([100.0, 100, 100]), np.array([230.0, 235, 250])
-    assert tooth_color(red).mean() > 1.3 * red.mean()
-    assert 0 < np.ptp(tooth_color(red)) < np.ptp(red)
-    assert np.ptp(tooth_color(gray)) == 0
-    assert tooth_color(bright).max() <= 226
+def test_teeth_are_brighter_than_lips_and_skin_in_their_light_and_gray_in_a_gray_picture():
+    lips, skin, gray = np.array([90.0, 88, 160]), np.array([110.0, 125, 185]), np.full(3, 100.0)
+    color = tooth_color(lips, skin)
+    assert color.mean() > 1.3 * lips.mean()
+    assert color.mean() > 1.1 * skin.mean()
+    assert 0 < np.ptp(color / color.mean()) < np.ptp(skin / skin.mean())
+    painted_lips = tooth_color(np.array([60.0, 20, 230]), skin)
+    np.testing.assert_allclose(painted_lips / painted_lips.mean(), color / color.mean(), atol=1e-6)
+    assert np.ptp(tooth_color(gray, gray)) == 0
+    assert tooth_color(lips + 70, skin + 65).max() <= 226
 
 
 def mouth(renderer: MouthRenderer, by: float) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +86,19 @@ def test_teeth_are_drawn_only_for_a_person_who_never_shows_them():
     hardly.observe(image, Landmarks(pose().repose(shut_face() + opened(0.9)).astype(np.float32)), pose())
     assert len(hardly.bank.entries) == 1
     np.testing.assert_array_equal(mouth(hardly, 9.0)[0][row, column], drawn[row, column])
+
+
+def test_teeth_are_drawn_alike_at_every_size_of_the_face():
+    """In a picture four times as large they are drawn coarser than its pixels: the same teeth, not shifted."""
+    images = []
+    for factor in (1, 4):
+        here = pose(SCALE * factor, 60.0 * factor, 40.0 * factor)
+        target, points = (here.repose(shut_face() + shape) for shape in (opened(9.0), 0))
+        picture = np.full((frame().shape[0] * factor, frame().shape[1] * factor, 3), 130, np.uint8)
+        made = MouthRenderer().render(picture, points, target, pose=here)
+        images.append(cv2.resize(made, frame().shape[1::-1], interpolation=cv2.INTER_AREA).astype(int))
+    assert (images[0] != 130).any(axis=2).sum() > 300
+    assert np.abs(images[0] - images[1]).mean(axis=2).max() < 25
 
 
 def test_the_place_of_the_teeth_is_the_mean_of_the_closed_mouths():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,11 +13,12 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
 from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter, painter_module
-from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.painter_inference import NetworkPainter, mixture, tones
 from wav2lip.renderer.painter_inputs import (
     ABOVE,
     DENSITY,
     HEIGHT,
+    INPUTS,
     WIDTH,
     from_image,
     paint_region,
@@ -111,9 +113,30 @@ def test_paint_appears_inside_the_lips_only():
     assert changed.sum() > 500
     for places, edge in ((columns, ring[:, 0]), (rows, ring[:, 1])):
         assert edge.min() <= places.min() <= places.max() <= edge.max()
-    middle = target[LIPS_INNER, :2].mean(axis=0).round().astype(int)
-    luma = after[middle[1], middle[0]] @ [0.114, 0.587, 0.299]
-    assert luma == pytest.approx(0.9 * 255, abs=2)
+
+
+def test_a_mouth_never_seen_has_the_paints_tones_and_keeps_its_drawn_teeth():
+    image, target = frame() // 3 + 60, pose().repose(shut_face() + opened(9.0))
+    before, after = (render(network, target, image).astype(np.float32) for network in (None, painter(0.5)))
+    inside = np.zeros(image.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [target[LIPS_INNER, :2].round().astype(np.int32)], 1)
+    inside = cv2.erode(inside, np.ones((5, 5), np.uint8)) > 0
+    old, new = (picture @ np.array([0.114, 0.587, 0.299], np.float32) for picture in (before, after))
+    assert new[inside].mean() == pytest.approx(0.5 * 255, abs=8)
+    assert abs(old[inside].mean() - 0.5 * 255) > 16
+    edges, changed = (np.abs(cv2.Laplacian(luma, cv2.CV_32F)[inside]).mean() for luma in (old, new - old))
+    assert changed < 0.35 * edges
+
+
+def test_frames_are_painted_as_in_training():
+    given = planes(1) | {"retrieved": torch.zeros(1, 1, HEIGHT, WIDTH)}
+    network = painter(seed=3)
+    weights, paint, stacked = (
+        value[0].numpy() for value in (*network(given)[1:], torch.cat([given[name] for name in INPUTS], 1))
+    )
+    change = tones(mixture(weights, paint, stacked), given["inner"][0, 0].numpy())
+    expected = (network(given).image - given["composite"])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(change, expected, atol=1e-4)
 
 
 def test_the_paint_has_half_the_composites_color_smoothed_and_its_own_brightness():

@@ -1,7 +1,5 @@
 """The renderer as a whole."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.mouth_choice import MouthChooser
-from wav2lip.renderer.renderer import MouthRenderer, mouth_target, target_shape
+from wav2lip.renderer.renderer import MouthRenderer, target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
 
 
@@ -99,23 +97,6 @@ def test_a_covered_face_is_not_learned_from() -> None:
     image, points = drawn(8)
     renderer.observe(image, Landmarks(points, presence=0.2))
     assert renderer.bank.entries == []
-
-
-def test_an_imagined_mouth_is_the_only_one_and_shown_at_every_opening() -> None:
-    renderer = MouthRenderer()
-    half_open, half_points = drawn(3)
-    renderer.observe(half_open, Landmarks(half_points))
-    (entry,) = renderer.bank.entries
-    renderer.bank.replace_all(replace(entry, ring=entry.ring * np.array([1, 0.3])))
-    assert not renderer.knows_mouth
-    image, points = drawn(0)
-    wide = target_shape(points, shut_face(), opened(9))
-    renderer.imagine(image, points, wide, pose())
-    assert renderer.knows_mouth
-    (mouth,) = renderer.bank.entries
-    assert mouth.opening == pytest.approx(10, abs=1.5)  # up to the red of the lips
-    targets = [mouth_target(pose(), target_shape(points, shut_face(), opened(height))) for height in (2, 5, 8)]
-    assert renderer.plan(targets) == [mouth] * 3
 
 
 def test_contradictions_are_refused() -> None:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
-from wav2lip.renderer.inner_mouth import InnerMouth, crop_mouth, gaps, mouth_plane, teeth_place, to_mouth_plane
+from wav2lip.renderer.inner_mouth import (
+    InnerMouth,
+    crop_mouth,
+    gaps,
+    mouth_plane,
+    skin_color,
+    teeth_place,
+    to_mouth_plane,
+)
 from wav2lip.renderer.lip_edges import lip_edges, with_lip_edges
 from wav2lip.renderer.mouth_choice import MouthTarget, fit_costs
 from wav2lip.renderer.mouth_fill import Opening, fill_mouth, fill_opacity
@@ -120,7 +128,8 @@ class SampleMaker:
         dark = min((entry.dark for entry in entries), key=lambda color: float(color.sum()), default=None)
         share = fill_opacity(wanted.ring, to_mouth_plane(points[LIPS_INNER], self.plane))
         place = teeth_place(to_mouth_plane(points[LIPS_INNER], self.plane))
-        opening = Opening(moved[LIPS_INNER, :2], self.plane, DENSITY, share, place if teeth else None)
+        skin = skin_color(frame, points)
+        opening = Opening(moved[LIPS_INNER, :2], self.plane, DENSITY, share, place if teeth else None, skin)
         filled = fill_mouth(pixels, area, opening, mouth, dark)
         composite, retrieved = warped.copy(), np.zeros((SIDE, SIDE), np.float32)
         area.view(composite)[:] = pixels
