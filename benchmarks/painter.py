@@ -6,7 +6,8 @@
 SAMPLES is a folder of wav2lip.renderer.prepare. Of every video of its split val, the same pairs of frames in each
 case; the target frame is the truth. Inside the opening: L1 in levels of 255, the distance of our face encoder's
 features, and sharpness (root mean square of the Laplacian) relative to the real mouth; medians of a video, averaged
-over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays.
+over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays, and where
+none is known, teeth are drawn.
 With --out, every variant is trained with the same samples, seeds, steps and precision; existing ones are only
 measured. Painters of one name ("NAME seed 1" is another of NAME) share a row: their mean and its standard deviation
 over them. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
@@ -70,6 +71,7 @@ VARIANTS = {
 }
 PRECISION = "--precision 32-true"  # rows made on different machines are to be comparable
 SEED = r" seed \d+"
+SHARES = (0.42, 0.08, 0.3, 0.2)  # how often each of CASES is drawn
 OTHERS = (1, 2, 4, 8)  # mouths for a code of the person
 TRAINING_MOUTHS = 2000  # among which neighbors are looked for
 RINGS = (LIPS_INNER, LIPS_OUTER)
@@ -81,7 +83,7 @@ def draw_pairs(maker: SampleMaker, count: int, rng: np.random.Generator) -> Iter
     """`count` pairs of each case whose target is open, if the video has as many."""
     missing = dict.fromkeys(CASES, count)
     for _ in range(200 * count):
-        pair = maker.draw(rng)
+        pair = maker.draw(rng, str(rng.choice(CASES, p=SHARES)))
         if missing[pair.case] and maker.openness[pair.target] >= MIN_OPENING:
             missing[pair.case] -= 1
             yield pair
@@ -141,11 +143,11 @@ def shown(maker: SampleMaker, pair: Pair, painters: dict[str, MouthPainter]) -> 
             "dark fill": unstack(maker.render(pair, teeth=False))["composite"],
             "drawn teeth": planes["composite"],
         }
-    else:
-        images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}
+        return images, planes
+    images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}
     for name, painter in painters.items():
         if painter.person is None:
-            images[name] = painted(painter, planes)
+            images[name] = painted(painter, planes) if maker.knows_mouth(pair) else planes["composite"]
             continue
         for count in OTHERS:
             images[f"{name}, {count} mouths"] = painted(painter, planes, other_mouths(maker, pair, count))
@@ -237,11 +239,10 @@ def measure(samples: Path, painters: dict[str, MouthPainter], count: int, sheet:
 
 
 def draw_neighbors(samples: Path, painter: MouthPainter, sheet: Path, count: int = 12) -> None:
-    """Draws painted photos' mouths, the real ones and the three nearest training mouths; prints how near they are."""
+    """Draws painted mouths, the real ones and the three nearest training mouths; prints how near they are."""
     encoder, rng = FaceEncoder.load(), np.random.default_rng(0)
     seen, held_out = MouthSamples.open(samples / "train"), MouthSamples.open(samples / "val")
-    photos = np.flatnonzero(held_out.cases == "photo")
-    planes = held_out.batch(photos)
+    planes = held_out.batch(np.flatnonzero(held_out.cases == "poor"))
     images = {"painted": finished(painter(planes), planes).detach(), "real": planes["target"]}
     made, real = (list(x.clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255) for x in images.values())
     chosen = np.sort(rng.choice(len(seen), min(TRAINING_MOUTHS, len(seen)), replace=False))

@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/painter_flicker.py VIDEOS LABELS SAMPLES [--painter NAME=FILE ...] [--sheets FOLDER]
 
 VIDEOS and LABELS are those from which wav2lip.renderer.prepare made SAMPLES. From every video of its split val, up to
-three runs of eight consecutive frames with an open mouth. A frame of closed lips is the photo that is opened like each
-of them, with nothing else known. Flicker is the second difference in time |before - 2 now + after| of the pixels that
-lie inside the opening in all three frames, in levels of 255: 0 for what stands still or moves evenly. L1, the encoder's
-distance and sharpness are those of benchmarks/painter.py, of the last frame of a run. Figures are means over videos;
-painters of one name ("NAME seed 1" is another of NAME) share a row.
+three runs of eight consecutive frames with an open mouth. A frame of closed lips is opened like each of them, with
+nothing else known, as a photo, or with a few mouths known that are at most half as open. Flicker is the second
+difference in time |before - 2 now + after| of the pixels that lie inside the opening in all three frames, in levels of
+255: 0 for what stands still or moves evenly. L1, the encoder's distance and sharpness are those of
+benchmarks/painter.py, of the last frame of a run. Figures are means over videos; painters of one name ("NAME seed 1" is
+another of NAME) share a row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -38,12 +40,14 @@ from benchmarks.painter import (  # noqa: E402
 )
 from preprocessing.faces.landmarks.training.labels import LabeledVideo, load_labels  # noqa: E402
 from preprocessing.faces.mesh import HeadPose, opening  # noqa: E402
+from wav2lip.renderer.inner_mouth import HARDLY_OPEN  # noqa: E402
 from wav2lip.renderer.painter import MouthPainter, load_painter  # noqa: E402
 from wav2lip.renderer.prepare import crop_file, find_people  # noqa: E402
 from wav2lip.renderer.training.crops import MouthCrops, crop_frames, usable_frames  # noqa: E402
-from wav2lip.renderer.training.samples import ANGLE, CLOSED, Pair, SampleMaker  # noqa: E402
+from wav2lip.renderer.training.samples import ANGLE, CLOSED, FAR, POOR_OPENING, Pair, SampleMaker  # noqa: E402
 
 LENGTH, RUNS = 8, 3  # frames of a run, runs of a video
+POOR_BANK = 5  # mouths known
 OPEN = 1.5  # units; least mean opening of a run
 SURE = 0.8  # opacity of the opening from which a pixel is inside
 LEAST_AREA = 60  # pixels inside, over a run; less is not measured
@@ -100,16 +104,22 @@ def closed_frame(maker: SampleMaker, count: int, target: int, rng: np.random.Gen
     return int(rng.choice(closed) if len(closed) else near[maker.openness[near].argmin()])
 
 
+def poor_bank(maker: SampleMaker, count: int, run: np.ndarray, rng: np.random.Generator) -> tuple[int, ...]:
+    """A few of the first `count` frames, not near the run, with mouths that are open, but at most half as far."""
+    apart = np.abs(maker.crops.times[:count, None] - maker.crops.times[run]).min(axis=1) > FAR
+    opened = maker.openness[:count]
+    few = np.flatnonzero(apart & (opened >= HARDLY_OPEN) & (opened < POOR_OPENING * maker.openness.max()))
+    return tuple(rng.permutation(few)[:POOR_BANK].tolist())
+
+
 def shown_runs(
-    maker: SampleMaker, run: np.ndarray, source: int, painters: dict[str, MouthPainter]
+    maker: SampleMaker, run: np.ndarray, pair: Pair, painters: dict[str, MouthPainter]
 ) -> Iterator[tuple[Images, Images]]:
-    """What every system shows in the frames of a run, and the planes."""
+    """What every system shows in the frames of a run, and the planes; `pair` has source and bank."""
     for target in run.tolist():
-        pair = Pair("photo", source, target, ())
-        planes = unstack(maker.render(pair))
-        images = {
-            "drawn teeth": planes["composite"],
-        }
+        photo = unstack(maker.render(replace(pair, target=target, bank=())))
+        planes = unstack(maker.render(replace(pair, target=target)))
+        images = {"photo, drawn teeth": photo["composite"], "retrieval": planes["composite"]}
         for name, painter in painters.items():
             others = other_mouths(maker, pair, 1) if painter.person else None
             images[name] = painted(painter, planes, others)
@@ -147,13 +157,17 @@ def measure(
         joined, runs = with_runs(item, known, LENGTH, RUNS, rng)
         maker, of_video = SampleMaker(joined), defaultdict(list)
         for run in runs:
-            source = closed_frame(maker, len(known.images), int(run[LENGTH // 2]), rng)
-            frames, planes = zip(*shown_runs(maker, run, source, painters), strict=True)
+            middle = int(run[LENGTH // 2])
+            source = closed_frame(maker, len(known.images), middle, rng)
+            pair = Pair("poor", source, middle, poor_bank(maker, len(known.images), run, rng))
+            if not maker.knows_mouth(pair):
+                continue
+            frames, planes = zip(*shown_runs(maker, run, pair, painters), strict=True)
             inner = np.stack([plane["inner"][..., 0] / 255 for plane in planes])
             for name in frames[0]:
                 of_video[name].append(flicker(np.stack([frame[name] for frame in frames]), inner))
                 if name != "real":
-                    table.add("photo", name, number, frames[-1][name], planes[-1])
+                    table.add("poor", name, number, frames[-1][name], planes[-1])
             if sheets and run[0] == runs[0, 0]:
                 rows = [np.hstack([frame[name] for frame in frames]) for name in frames[0]]
                 cv2.imwrite(str(sheets / f"{item.name.replace('/', '_')}.png"), np.vstack(rows))

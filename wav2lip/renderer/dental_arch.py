@@ -33,10 +33,10 @@ UPPER = Arch(
     (5.6, 4.1, 3.8, 2.7, 2.2), (0.0, 0.45, 0.1, 0.5, 0.9), ((0.99, 0.95, 0.90, 0.86, 0.8), (1, 0.96, 0.89, 0.87, 0.8))
 )
 LOWER = Arch((3.5, 3.8, 3.7, 2.8), (0.0, 0.1, -0.15, 0.3), ((0.97, 1.0, 0.94, 0.88), (1.0, 0.96, 0.95, 0.87)))
-UPPER_EDGE = 2.4  # units below the upper lip's edge at rest to which the upper teeth reach
-LOWER_SHOWN = 1.6  # units above the lower lip's edge that the lower teeth reach
+UPPER_EDGE = 2.2  # units below the upper lip's edge at rest to which the upper teeth reach
+LOWER_SHOWN = 2.1  # units above the lower lip's edge that the lower teeth reach
 LOWER_TONE = 0.86  # lower teeth lie deeper
-BRIGHTNESS = 1.42  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
+BRIGHTNESS = 1.5  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
 TINT = 0.5  # how colored they are, relative to the skin
 BRIGHTEST = 225.0  # level
 EDGE_SOFT = 0.35  # units over which a tooth's edge fades
@@ -47,11 +47,23 @@ LIP_SHADOW = (2.2, 0.5)  # units below the upper lip over which its shadow ends,
 CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
 
 
+TONGUE_HIDDEN = 4.0  # units; lower openings show no tongue
+TONGUE_RISE = 0.55  # of the rest of the opening's height that the tongue takes up
+TONGUE_WIDTH = 0.42  # its half width, relative to the opening's width
+TONGUE_SOFT = 1.2  # units over which its edge fades
+TONGUE_BRIGHTNESS = 0.66  # relative to the geometric mean of lips and skin
+
+
 def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(3,) color of teeth in the light that gives lips and skin these (3,) colors; gray for gray lips or skin."""
     mean = BRIGHTNESS * float(np.sqrt(max(lips.mean(), 1) * max(skin.mean(), 1)))
     color = mean * (1 + TINT * (skin / max(skin.mean(), 1) - 1))
     return np.clip(color * min(1.0, BRIGHTEST / max(color.max(), 1.0)), 0, 255)
+
+
+def tongue_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """(3,) color of a tongue, between those of lips, which may be painted, and skin."""
+    return TONGUE_BRIGHTNESS * np.sqrt(lips * skin)
 
 
 def _crowns(arch: Arch, across: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -75,6 +87,21 @@ def _row(arch: Arch, across: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray,
     edge = 0.86 + 0.14 * smoothstep(depth, 0.0, 1.4)  # the thin edge of a crown is translucent
     gloss = 1 + GLOSS * np.exp(-(((within + 0.2) / 0.35) ** 2) - ((depth - 2.4) / 1.3) ** 2)
     return alpha, tone * round_ * edge * gloss * (1 - gap * between)
+
+
+def draw_tongue(across: np.ndarray, floor: np.ndarray, down: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Alpha of a tongue that lies behind the lower teeth at points of the mouth plane; shadowed towards its sides.
+
+    Args:
+        across: distances from the midline, units.
+        floor: `down` of the lower lip's edge at these points.
+        down: distances below the upper lip's edge at rest, units.
+        width, height: the mouth opening's, units.
+    """
+    rise = TONGUE_RISE * max(height - TONGUE_HIDDEN, 0.0)
+    side = np.clip(np.abs(across) / max(TONGUE_WIDTH * width, 1e-3), 0, 1)
+    top = floor - LOWER_SHOWN - rise * np.sqrt(1 - side**2)
+    return smoothstep(down - top, -TONGUE_SOFT, TONGUE_SOFT) * (1 - side**2) * smoothstep(np.array(rise), 0.0, 1.0)
 
 
 def draw_teeth(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wav2lip.renderer.dental_arch import draw_teeth, tooth_color
+from wav2lip.renderer.dental_arch import draw_teeth, draw_tongue, tongue_color, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -17,7 +17,7 @@ SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
 SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
-TONGUE_SEEN = (6.0, 0.65)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
+TONGUE_SEEN = (7.0, 0.7)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
 MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
@@ -221,10 +221,12 @@ def with_teeth(
     ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
     alpha, bright = draw_teeth(across - place[0], down - place[1], ceiling, floor, sides)
-    drawn = np.dstack([alpha * bright, alpha]).astype(np.float32)
+    tongue = draw_tongue(across - place[0], floor, down - place[1], ring[10, 0] - ring[0, 0], gaps(ring)[MIDDLE].max())
+    drawn = np.dstack([alpha * bright, alpha, tongue]).astype(np.float32)
     layers = cv2.resize(drawn, area.size, interpolation=cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR)
-    color = tooth_color(lips, lips if opening.skin is None else opening.skin)
-    return fill * (1 - layers[..., 1:]) + layers[..., :1] * color.astype(np.float32)
+    skin = lips if opening.skin is None else opening.skin
+    fill = fill + layers[..., 2:] * (tongue_color(lips, skin).astype(np.float32) - fill)
+    return fill * (1 - layers[..., 1:2]) + layers[..., :1] * tooth_color(lips, skin).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from preprocessing.errors import UsageError
 from training.checkpoint import Checkpoint
-from wav2lip.renderer.painter_inputs import CHANNELS, DENSITY, HEIGHT, INPUTS, PLANES, RETRIEVED, TONE, WEIGHTS, WIDTH
+from wav2lip.renderer.painter_inputs import CHANNELS, DENSITY, HEIGHT, INPUTS, PLANES, WEIGHTS, WIDTH
 
 KIND = "mouth-painter"
 CROP = {"kind": "mouth plane", "width": WIDTH, "height": HEIGHT, "pixels_per_unit": DENSITY}
@@ -30,7 +30,6 @@ CHROMA = ((1.772, 0.0), (-0.344, -0.714), (0.0, 1.402))  # BGR by Cb and Cr (ITU
 TO_CHROMA = ((0.5, -0.331, -0.169), (-0.081, -0.419, 0.5))  # Cb and Cr by BGR
 COMPOSITE_COLOR = 0.5  # share of the composite's color in that of the paint
 COLOR_REACH = 4  # pixels; the color is smoothed by a Gaussian of half that standard deviation
-TONE_REACH = 3 * TONE  # pixels; reach of the Gaussian below
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Painted(NamedTuple):
     """The painter's output.
 
     Attributes:
-        image: (B, 3, HEIGHT, WIDTH), the mixture; where no mouth is retrieved, see `MouthPainter.toned`.
+        image: (B, 3, HEIGHT, WIDTH), the mixture.
         weights: (B, 3, HEIGHT, WIDTH), softmax over warped frame, composite and paint.
         paint: (B, 3, HEIGHT, WIDTH).
     """
@@ -67,12 +66,6 @@ class Painted(NamedTuple):
     image: Tensor
     weights: Tensor
     paint: Tensor
-
-
-def _gaussian(sigma: float, reach: int) -> Tensor:
-    """(2 reach + 1, 2 reach + 1) weights that add up to 1."""
-    bell = torch.softmax(-((torch.arange(-reach, reach + 1.0) / sigma) ** 2) / 2, 0)
-    return torch.outer(bell, bell)
 
 
 class ResidualConv(nn.Module):
@@ -127,13 +120,12 @@ class MouthPainter(nn.Module):
         self.color = nn.Conv2d(middle, 2, 3, padding=1)
         self.register_buffer("chroma", torch.tensor(CHROMA)[:, :, None, None], persistent=False)
         self.register_buffer("to_chroma", torch.tensor(TO_CHROMA)[:, :, None, None], persistent=False)
-        smoothing = _gaussian(COLOR_REACH / 2, COLOR_REACH)
-        self.register_buffer("smoothing", smoothing.expand(2, 1, -1, -1).clone(), persistent=False)
-        self.register_buffer("tone", _gaussian(TONE, TONE_REACH).expand(4, 1, -1, -1).clone(), persistent=False)
+        offsets = torch.arange(-COLOR_REACH, COLOR_REACH + 1.0)
+        bell = torch.softmax(-2 * (offsets / COLOR_REACH) ** 2, 0)
+        self.register_buffer("smoothing", torch.outer(bell, bell).expand(2, 1, -1, -1).clone(), persistent=False)
         self.chroma: Tensor
         self.to_chroma: Tensor
         self.smoothing: Tensor
-        self.tone: Tensor
         rows = torch.linspace(-1, 1, HEIGHT // 2)[:, None].expand(-1, WIDTH // 2)
         columns = torch.linspace(-1, 1, WIDTH // 2).expand(HEIGHT // 2, -1)
         self.register_buffer("position", torch.stack([columns, rows])[None], persistent=False)
@@ -168,20 +160,7 @@ class MouthPainter(nn.Module):
         weights = torch.softmax(output[:, :3], 1)
         paint = output[:, 3:] + 0.5 + self._color(self.color(half).float(), planes["composite"])
         image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
-        return Painted(self.toned(image, planes), weights, paint)
-
-    def toned(self, image: Tensor, planes: dict[str, Tensor]) -> Tensor:
-        """(B, 3, HEIGHT, WIDTH): the mixture; where no mouth is retrieved, the composite in the mixture's tones.
-
-        Nobody knows where an unseen mouth has its teeth, so a network paints blots. Drawn teeth are sharp at every
-        size; what the network knows better is how bright and how red which part of a mouth is.
-        """
-        change, inner = image - planes["composite"], planes["inner"]
-        fine = (planes["retrieved"].amax((1, 2, 3), keepdim=True) / RETRIEVED).clamp(max=1)
-        weighted = torch.cat([change * inner, inner], 1)
-        smooth = F.conv2d(weighted.float(), self.tone, padding=TONE_REACH, groups=4)
-        tones = inner * smooth[:, :3] / (smooth[:, 3:] + 0.01)
-        return planes["composite"] + fine * change + (1 - fine) * tones
+        return Painted(image, weights, paint)
 
     def _bottom(self, x: Tensor, planes: dict[str, Tensor]) -> Tensor:
         """The coarsest blocks, each before its own scale and shift by the person's code (FiLM, arXiv 1709.07871)."""

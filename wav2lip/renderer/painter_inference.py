@@ -15,8 +15,6 @@ from wav2lip.renderer.painter_inputs import (
     HEIGHT,
     INPUTS,
     PLANES,
-    RETRIEVED,
-    TONE,
     WEIGHTS,
     WIDTH,
     from_image,
@@ -106,15 +104,9 @@ class NetworkPainter:
         images = {"composite": pixels, "warped": warped, "source": known.frame}
         crops = {name: sample_crop(image, sampling, (WIDTH, HEIGHT)) for name, image in images.items()}
         masks = {"inner": inner, "lips": lips, "retrieved": retrieved}
-        stacked = _stacked(crops | {"reference": known.reference}, masks)
-        weights, paint = (output[0] for output in self.network(stacked))
-        region = share * paint_region(inner) * (1 - cv2.GaussianBlur(retrieved, (0, 0), SEAM))
-        fine = min(float(retrieved.max()) / RETRIEVED, 1.0)
-        if fine < 1:
-            change = 255 * tones(mixture(weights, paint, stacked[0]), inner)
-            _add_tones(pixels, change, (1 - fine) * region, sampling)
-        if fine > 0:
-            _blend(pixels, warped, (weights, paint), fine * region, sampling)
+        painted = self.network(_stacked(crops | {"reference": known.reference}, masks))
+        region = paint_region(inner) * (1 - cv2.GaussianBlur(retrieved, (0, 0), SEAM))
+        _blend(pixels, warped, (painted[0][0], painted[1][0]), share * region, sampling)
         return True
 
 
@@ -161,50 +153,6 @@ def _retrieved(filled: Filled, area: Rectangle, sampling: np.ndarray) -> np.ndar
     return cv2.warpAffine(filled.retrieved, there, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _plane(stacked: np.ndarray, name: str) -> np.ndarray:
-    """(channels, HEIGHT, WIDTH): one of INPUTS."""
-    first = sum(PLANES[other] for other in INPUTS[: INPUTS.index(name)])
-    return stacked[first : first + PLANES[name]]
-
-
-def mixture(weights: np.ndarray, paint: np.ndarray, stacked: np.ndarray) -> np.ndarray:
-    """(HEIGHT, WIDTH, 3): what the network changes of the composite, -1 to 1."""
-    warped, composite = _plane(stacked, "warped"), _plane(stacked, "composite")
-    mixed = weights[:1] * warped + weights[1:2] * composite + weights[2:] * paint
-    return np.ascontiguousarray((mixed - composite).transpose(1, 2, 0))
-
-
-def tones(change: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """(HEIGHT, WIDTH, 3): a smoothed change inside an opening, see `painter.MouthPainter.toned`."""
-    size = (2 * 3 * TONE + 1,) * 2
-    weighted = cv2.merge([*cv2.split(change * inner[..., None]), inner])
-    smooth = cv2.GaussianBlur(weighted, size, TONE, borderType=cv2.BORDER_CONSTANT)
-    return inner[..., None] * smooth[..., :3] / (smooth[..., 3:] + 0.01)
-
-
-def _add_tones(pixels: np.ndarray, change: np.ndarray, region: np.ndarray, sampling: np.ndarray) -> None:
-    """Adds a smooth change of color, (HEIGHT, WIDTH, 3) levels, to the frame in place; `region` is its opacity."""
-    if (found := _seen(region, sampling, pixels)) is None:
-        return
-    near, to_painted = found
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    smooth = cv2.warpAffine((change * region[..., None]).astype(np.float32), to_painted, near.size, flags=flags)
-    view = near.view(pixels)
-    view[:] = np.clip(view + smooth + np.float32(0.5), 0, 255).astype(np.uint8)
-
-
-def _seen(region: np.ndarray, sampling: np.ndarray, pixels: np.ndarray) -> tuple[Rectangle, np.ndarray] | None:
-    """The rectangle of the frame that a crop's region covers, and the map from its pixels to the crop's."""
-    left, top, width, height = cv2.boundingRect((region > LEAST / 2).astype(np.uint8))
-    corners = np.array([[x, y, 1.0] for x in (left - 1, left + width) for y in (top - 1, top + height)]) @ sampling.T
-    near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
-    if not width or min(near.size) == 0:
-        return None
-    to_painted = np.asarray(cv2.invertAffineTransform(sampling), np.float64)
-    to_painted[:, 2] += to_painted[:, :2] @ np.array([near.left, near.top], np.float64)
-    return near, to_painted
-
-
 def _blend(
     pixels: np.ndarray,
     warped: np.ndarray,
@@ -218,9 +166,13 @@ def _blend(
         painted: (3, HEIGHT, WIDTH) weights of warped frame, composite and paint, and the paint, 0 to 1.
         region: (HEIGHT, WIDTH) opacity.
     """
-    if (found := _seen(region, sampling, pixels)) is None:
+    left, top, width, height = cv2.boundingRect((region > LEAST / 2).astype(np.uint8))
+    corners = np.array([[x, y, 1.0] for x in (left - 1, left + width) for y in (top - 1, top + height)]) @ sampling.T
+    near = Rectangle.around(corners, 1, pixels.shape[1], pixels.shape[0])
+    if not width or min(near.size) == 0:
         return
-    near, to_painted = found
+    to_painted = np.asarray(cv2.invertAffineTransform(sampling), np.float64)
+    to_painted[:, 2] += to_painted[:, :2] @ np.array([near.left, near.top], np.float64)
     weights, paint = painted
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     own, filled, new, opacity = cv2.split(

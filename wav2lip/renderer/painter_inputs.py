@@ -21,8 +21,6 @@ ABOVE = 8  # rows above the origin
 RIM = 1.2  # units around the opening that the painter may change
 RIM_BLUR = 0.5  # units; softness of that border
 EDGE = 3  # pixels over which the painted region ends at the border of the crop
-TONE = 2  # pixels; standard deviation of the Gaussian that smooths what is painted over drawn teeth
-RETRIEVED = 0.5  # opacity of a retrieved mouth from which it, not drawn teeth, is what is painted on
 MAX_REDUCTION = 1.5  # larger reductions of a frame are antialiased first
 PLANES = {"target": 3, "composite": 3, "warped": 3, "source": 3, "reference": 3, "inner": 1, "lips": 1, "retrieved": 1}
 """Channels of a training sample by name, in storage order; all but the target are the network's input."""

@@ -24,9 +24,11 @@ from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_videos
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
 from wav2lip.renderer.training.crops import MouthCrops, check_density, crop_video
-from wav2lip.renderer.training.samples import SampleMaker
+from wav2lip.renderer.training.samples import SHARES, Pair, SampleMaker
 
 SPLITS = ("train", "val")
+LEAST_OPENING = 2.5  # units; clips whose mouth never opens that far are left out
+TRIES = 100  # draws until a mouth is known
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,14 @@ def make_samples(folder: Path, out: Path, count: int, seed: int) -> None:
     """Draws and renders samples, as many for each person, and writes OUT.npy and OUT.json.
 
     Raises:
-        UsageError: the folder has no crops.
+        UsageError: the folder has no crops of open mouths.
     """
     clips: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("*.npz")):
-        clips[person(path.stem)].append(path)
+        if SampleMaker(MouthCrops.load(path)).openness.max() >= LEAST_OPENING:
+            clips[person(path.stem)].append(path)
     if not clips:
-        raise UsageError(f"no video is large enough: {display_path(folder)} has no mouths")
+        raise UsageError(f"no video is large enough: {display_path(folder)} has no open mouths")
     rng = np.random.default_rng(seed)
     people = list(clips)
     counts = np.bincount(np.arange(count) % len(people), minlength=len(people))
@@ -116,14 +119,23 @@ def make_samples(folder: Path, out: Path, count: int, seed: int) -> None:
     for name, wanted in tqdm(zip(people, counts, strict=True), total=len(people), unit="person", disable=None):
         makers = [(path.stem, SampleMaker(MouthCrops.load(path))) for path in clips[name]]
         for _ in range(wanted):
-            stem, maker = makers[int(rng.integers(len(makers)))]
-            pair = maker.draw(rng)
+            stem, maker, pair = draw(makers, rng)
             planes[order[row]] = maker.render(pair)
             index[order[row]] = {"person": name, "clip": stem, "case": pair.case, "scale": maker.crops.scale}
             row += 1
     planes.flush()
     out.with_suffix(".json").write_text(json.dumps(index) + "\n")
     os.replace(out.with_suffix(".part"), out.with_suffix(".npy"))
+
+
+def draw(makers: Sequence[tuple[str, SampleMaker]], rng: np.random.Generator) -> tuple[str, SampleMaker, Pair]:
+    """Draws the frames of a sample in which a mouth is known; as they are drawn last if that hardly ever happens."""
+    for _ in range(TRIES):
+        stem, maker = makers[int(rng.integers(len(makers)))]
+        pair = maker.draw(rng, str(rng.choice(list(SHARES), p=list(SHARES.values()))))
+        if maker.knows_mouth(pair):
+            break
+    return stem, maker, pair
 
 
 def prepare(videos: Path, mesh: Path, out: Path, options: PrepareOptions) -> None:

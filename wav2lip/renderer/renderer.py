@@ -11,6 +11,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, Landmarks
 from preprocessing.media.planar_frame import PlanarFrame
 from wav2lip.renderer.inner_mouth import (
+    HARDLY_OPEN,
     Covered,
     InnerMouth,
     InnerMouthBank,
@@ -32,7 +33,6 @@ from wav2lip.renderer.warp import FrameOrPlanes, Rectangle, warp_into
 __all__ = ["MouthRenderer", "mouth_target", "mouth_targets", "target_shape"]
 
 PRESENT = 0.5  # faces with lower presence are not added to the bank
-HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth are drawn
 
 
 def mouth_target(pose: HeadPose, target: np.ndarray) -> MouthTarget:
@@ -55,7 +55,7 @@ class MouthRenderer:
     For files: `observe` every frame, `plan` the mouths of all targets, then `render` each frame with its mouth. For
     streams: `observe` and `render` each frame without a mouth; it is then selected without lookahead.
 
-    Without a painter, an opening that no mouth of the bank covers shows drawn teeth.
+    A person of whom no open mouth is known gets drawn teeth.
     """
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)
@@ -178,9 +178,9 @@ class MouthRenderer:
         before: np.ndarray,
         mouth: InnerMouth | None,
     ) -> None:
-        """Fills the opening in place."""
+        """Fills the opening in place; what a mouth of the bank does not cover is painted."""
         filled = fill_mouth(pixels, area, opening, mouth, self.bank.dark())
-        if filled is None or self.painter is None or opening.teeth is None:
+        if filled is None or mouth is None or self.painter is None or opening.teeth is None:
             return
         known = KnownMouth(before, opening.teeth, self._reference_crop(opening.teeth))
         self.painter.paint(pixels, warped, area, opening, outer, known, filled)

@@ -73,9 +73,8 @@ def check(state: PainterTrainState, run: RunFolder, held_out: MouthSamples, seen
 @torch.no_grad()
 def _sheet_rows(state: PainterTrainState, samples: MouthSamples) -> list[torch.Tensor]:
     rows = []
-    photo = np.char.equal(samples.cases, "photo")
-    for kind in (photo, ~photo):
-        found = np.flatnonzero(kind)
+    for case in np.unique(samples.cases):
+        found = np.flatnonzero(samples.cases == case)
         planes = samples.batch(
             found[np.linspace(0, len(found) - 1, min(SHEET, len(found))).astype(int)], others=state.others
         )

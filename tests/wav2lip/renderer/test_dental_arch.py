@@ -92,7 +92,7 @@ def test_teeth_are_drawn_alike_at_every_size_of_the_face():
     """In a picture four times as large they are drawn coarser than its pixels: the same teeth, not shifted."""
     images = []
     for factor in (1, 4):
-        here = pose(SCALE * factor, 60.0 * factor, 40.0 * factor)
+        here = pose(SCALE * factor, 60.5 * factor - 0.5, 40.5 * factor - 0.5)
         target, points = (here.repose(shut_face() + shape) for shape in (opened(9.0), 0))
         picture = np.full((frame().shape[0] * factor, frame().shape[1] * factor, 3), 130, np.uint8)
         made = MouthRenderer().render(picture, points, target, pose=here)

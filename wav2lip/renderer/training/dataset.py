@@ -68,7 +68,7 @@ class MouthSamples:
     ) -> dict[str, Tensor]:  # fmt: skip
         """Planes of rows by name, (B, 3 or 1, HEIGHT, WIDTH) in 0 to 1; augmented if there is a generator.
 
-        `region` is added: where the painter may paint. `photo`, (B, 1, 1, 1), is 1 where nothing was retrieved.
+        `region` is added: where the painter may paint.
         `others`, if wanted, are that many more mouths of each video, (B, others, 4, HEIGHT, WIDTH).
         """
         stack = np.sort(rows)
@@ -82,8 +82,7 @@ class MouthSamples:
         if others:
             planes["others"] = self._others(stack, others, rng or np.random.default_rng(0))
         planes = planes if rng is None else augment(planes, rng)
-        photo = torch.from_numpy(self.cases[stack] == "photo").float()
-        return {name: plane.contiguous() for name, plane in planes.items()} | {"photo": photo[:, None, None, None]}
+        return {name: plane.contiguous() for name, plane in planes.items()}
 
     def _others(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
         """(B, count, 4, HEIGHT, WIDTH) mouths and openings, 0 to 1, from the videos of rows, for `PersonEncoder`.

@@ -36,17 +36,15 @@ def _mean(errors: Tensor, weights: Tensor) -> Tensor:
     return summed / (weights.sum((1, 2, 3)) + 16.0)
 
 
-def reconstruction_losses(painted: Painted, planes: dict[str, Tensor], photo_pixels: float) -> dict[str, Tensor]:
+def reconstruction_losses(painted: Painted, planes: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses pixels, coarse, edges and paint, scalars."""
     target = planes["target"]
     weights = planes["region"] * (RIM_WEIGHT + (1 - RIM_WEIGHT) * planes["inner"])
     image = finished(painted, planes)
-    share = 1 - (1 - photo_pixels) * planes["photo"].flatten()
-    errors = {"pixels": _mean((image - target).abs(), weights), "edges": _edges(image, target, weights)}
-    losses = {name: (share * error).mean() for name, error in errors.items()}
+    losses = {"pixels": _mean((image - target).abs(), weights).mean(), "edges": _edges(image, target, weights).mean()}
     reduced = [F.avg_pool2d(x, COARSE) for x in (image, target, weights)]
     losses["coarse"] = _mean((reduced[0] - reduced[1]).abs(), reduced[2] * COARSE**2).mean()
-    losses["paint"] = (share * _mean((painted.paint - target).abs(), weights)).mean()
+    losses["paint"] = _mean((painted.paint - target).abs(), weights).mean()
     return losses
 
 

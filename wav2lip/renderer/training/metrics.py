@@ -33,7 +33,7 @@ def measure(
     """Measures a painter, which gets so many other mouths of the person, on held-out samples.
 
     Returns:
-        For photos and videos (`photo_` and `video_`): L1 inside the opening in gray levels of the composite as it was
+        For each case (`smile_`, `video_`, `poor_`): L1 inside the opening in gray levels of the composite as it was
         (`before`) and of the painter (`after`), sharpness inside relative to the real one (`sharp`, `sharp_before`),
         and the weight of the paint (`painted`). With a critic: `critic_right`, the share of samples in which it
         scores the real mouth above the painted one.
@@ -44,14 +44,12 @@ def measure(
         for name, values in _measured(paint(planes), planes, critic).items():
             found.setdefault(name, []).append(values.numpy())
     whole = {name: np.concatenate(parts) for name, parts in found.items()}
-    photo = np.char.equal(samples.cases, "photo")
     metrics: dict[str, float] = {"critic_right": float(whole.pop("right").mean())} if critic else {}
-    for kind, rows in {"photo": photo, "video": ~photo}.items():
-        if rows.any():
-            mean = {name: float(np.median(part[rows])) for name, part in whole.items()}
-            metrics |= {f"{kind}_{name}": mean[name] for name in ("before", "after", "painted")}
-            metrics |= {f"{kind}_sharp": mean["sharp"] / mean["sharp_real"]}
-            metrics |= {f"{kind}_sharp_before": mean["sharp_before"] / mean["sharp_real"]}
+    for case in np.unique(samples.cases):
+        middle = {name: float(np.median(part[samples.cases == case])) for name, part in whole.items()}
+        metrics |= {f"{case}_{name}": middle[name] for name in ("before", "after", "painted")}
+        metrics |= {f"{case}_sharp": middle["sharp"] / middle["sharp_real"]}
+        metrics |= {f"{case}_sharp_before": middle["sharp_before"] / middle["sharp_real"]}
     return metrics
 
 

@@ -15,9 +15,7 @@ class PainterLossWeights:
     """Loss weights.
 
     Attributes:
-        pixels: L1 inside the painted region, where another frame's mouth is known; `photo_pixels` of it elsewhere.
-        photo_pixels: Factor on `pixels` and `edges` for a photo's case, whose teeth nobody knows: a full L1 would ask
-            for their blurred mean.
+        pixels: L1 inside the painted region.
         coarse: L1 of both reduced by four: colors and brightness.
         edges: L1 of the gradients.
         paint: L1 of the paint alone, so that it learns where the mixture copies.
@@ -27,7 +25,6 @@ class PainterLossWeights:
     """
 
     pixels: float = 1.0
-    photo_pixels: float = 0.3
     coarse: float = 1.0
     edges: float = 0.5
     paint: float = 0.2

@@ -1,7 +1,8 @@
 """Training samples of the painter: one frame's mouth warped to another frame's shape, and what that frame shows.
 
-Half of the samples are a photo's case: a closed mouth, nothing known of teeth. In the others a mouth is retrieved from
-further frames of the clip, as in a video; sometimes from a few nearly closed ones only, so that much is to be repaired.
+A mouth is retrieved from further frames of the clip, as in a video; sometimes from a few nearly closed ones only, or
+from the frame itself, as in a photo of a smile, so that much is to be repaired. A photo of closed lips, of which
+nothing is known, gets drawn teeth; that case is not trained on, but measured.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
 from wav2lip.renderer.inner_mouth import (
+    HARDLY_OPEN,
     InnerMouth,
     crop_mouth,
     gaps,
@@ -39,7 +41,7 @@ from wav2lip.renderer.triangulation import vertices_in_frame
 from wav2lip.renderer.warp import warp_frame
 
 CASES = ("photo", "smile", "video", "poor")
-SHARES = (0.42, 0.08, 0.3, 0.2)  # how often each case is drawn
+SHARES = {"smile": 0.2, "video": 0.45, "poor": 0.35}  # of the training samples
 CLOSED = 1.2  # units; a photo's mouth is at most this far open, if the clip has such frames
 BANK = 24  # entries from which a video's mouth is retrieved
 POOR_OPENING = 0.5  # a poor bank's mouths are at most this fraction as open as the widest
@@ -80,9 +82,13 @@ class SampleMaker:
             self.known[index] = mouth
         return self.known[index]
 
-    def draw(self, rng: np.random.Generator) -> Pair:
-        """Draws a sample's frames."""
-        case = str(rng.choice(CASES, p=SHARES))
+    def knows_mouth(self, pair: Pair) -> bool:
+        """Whether a mouth of the pair's bank is open enough to be shown, see `MouthRenderer`."""
+        entries = (self.entry(index) for index in pair.bank)
+        return any(mouth is not None and mouth.opening >= HARDLY_OPEN for mouth in entries)
+
+    def draw(self, rng: np.random.Generator, case: str) -> Pair:
+        """Draws the frames of a sample of a case."""
         target = self._draw_target(rng, case)
         turned = np.linalg.norm(self.crops.angles - self.crops.angles[target], axis=1)
         apart = np.abs(self.crops.times - self.crops.times[target]) > FAR

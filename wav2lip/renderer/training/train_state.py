@@ -70,14 +70,13 @@ def train_step(state: PainterTrainState, planes: dict[str, Tensor]) -> dict[str,
     painted, share = state.forward(planes), recipe.fine_share(state.step)
     painted = painted._replace(image=softened(painted.image, share), paint=softened(painted.paint, share))
     planes = planes | {"target": softened(planes["target"], share)}
-    losses = reconstruction_losses(painted, planes, recipe.weights.photo_pixels)
-    weights = {name: value for name, value in asdict(recipe.weights).items() if name != "photo_pixels"}
+    losses = reconstruction_losses(painted, planes)
     image, masks, learned = finished(painted, planes), condition(planes), 2 * state.step >= recipe.critic.start
     if state.content:
         losses["content"] = state.content(image, planes["target"])
     if state.adversary and state.step >= recipe.critic.start:
         losses |= state.adversary.generator_losses(image, planes["target"], masks)
-    _descend(state, total(losses, weights))
+    _descend(state, total(losses, asdict(recipe.weights)))
     if state.adversary and learned:
         losses |= state.adversary.train(image, planes["target"], masks, state.step, recipe.lr_at(state.step))
     state.step += 1
