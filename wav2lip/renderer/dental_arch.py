@@ -34,16 +34,16 @@ UPPER = Arch(
 )
 LOWER = Arch((3.5, 3.8, 3.7, 2.8), (0.0, 0.1, -0.15, 0.3), ((0.97, 1.0, 0.94, 0.88), (1.0, 0.96, 0.95, 0.87)))
 UPPER_EDGE = 2.2  # units below the upper lip's edge at rest to which the upper teeth reach
-LOWER_SHOWN = 2.1  # units above the lower lip's edge that the lower teeth reach
+LOWER_SHOWN = ((4.0, 10.0), (-0.4, 2.1))  # units that lower teeth reach above the lower lip, by the opening's height
 LOWER_TONE = 0.86  # lower teeth lie deeper
-BRIGHTNESS = 1.5  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
-TINT = 0.5  # how colored they are, relative to the skin
-BRIGHTEST = 225.0  # level
+BRIGHTNESS = 1.58  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
+TINT = 0.3  # how colored they are, relative to the skin
+BRIGHTEST = 245.0  # level
 EDGE_SOFT = 0.35  # units over which a tooth's edge fades
-GAP = (0.26, 0.13)  # darkening between neighboring teeth at the edge of a row, and where they meet above
+GAP = (0.24, 0.1)  # darkening between neighboring teeth at the edge of a row, and where they meet above
 GAP_WIDTH = 0.15  # units
 GLOSS = 0.08  # brightness of the highlight in the middle of a crown
-LIP_SHADOW = (2.2, 0.5)  # units below the upper lip over which its shadow ends, and the brightness under it
+LIP_SHADOW = (1.4, 0.62)  # units below the upper lip over which its shadow ends, and the brightness under it
 CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
 
 
@@ -89,39 +89,48 @@ def _row(arch: Arch, across: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray,
     return alpha, tone * round_ * edge * gloss * (1 - gap * between)
 
 
-def draw_tongue(across: np.ndarray, floor: np.ndarray, down: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Alpha of a tongue that lies behind the lower teeth at points of the mouth plane; shadowed towards its sides.
+@dataclass(frozen=True)
+class MouthGrid:
+    """Points of the mouth plane inside an opening; arrays of one shape, units.
 
-    Args:
-        across: distances from the midline, units.
-        floor: `down` of the lower lip's edge at these points.
-        down: distances below the upper lip's edge at rest, units.
-        width, height: the mouth opening's, units.
-    """
-    rise = TONGUE_RISE * max(height - TONGUE_HIDDEN, 0.0)
-    side = np.clip(np.abs(across) / max(TONGUE_WIDTH * width, 1e-3), 0, 1)
-    top = floor - LOWER_SHOWN - rise * np.sqrt(1 - side**2)
-    return smoothstep(down - top, -TONGUE_SOFT, TONGUE_SOFT) * (1 - side**2) * smoothstep(np.array(rise), 0.0, 1.0)
-
-
-def draw_teeth(
-    across: np.ndarray, down: np.ndarray, ceiling: np.ndarray, floor: np.ndarray, sides: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Teeth at points of the mouth plane.
-
-    Args:
-        across: distances from the midline, units.
-        down: distances below the upper lip's edge at rest, units.
+    Attributes:
+        across: distances from the midline.
+        down: distances below the upper lip's edge at rest.
         ceiling, floor: `down` of the upper and lower lip's edge at these points.
-        sides: distances from the nearer corner of the mouth, units.
-
-    Returns:
-        Alpha and brightness, 1 for a tooth in full light, both in the points' shape.
+        sides: distances from the nearer corner of the mouth.
+        width, height: of the opening, at the widest and highest.
     """
-    upper, bright = _row(UPPER, across, UPPER_EDGE - down)
-    bright = bright * (LIP_SHADOW[1] + (1 - LIP_SHADOW[1]) * smoothstep(down - ceiling, -0.2, LIP_SHADOW[0]))
-    lower, dull = _row(LOWER, across, down - (floor - LOWER_SHOWN))
-    dull = LOWER_TONE * dull * (0.8 + 0.2 * smoothstep(floor - down, 0.0, 0.8))
+
+    across: np.ndarray
+    down: np.ndarray
+    ceiling: np.ndarray
+    floor: np.ndarray
+    sides: np.ndarray
+    width: float
+    height: float
+
+    @property
+    def lower_edge(self) -> np.ndarray:
+        """`down` of the lower teeth's edge: wide mouths show more of them."""
+        return self.floor - float(np.interp(self.height, *LOWER_SHOWN))
+
+
+def draw_tongue(grid: MouthGrid) -> np.ndarray:
+    """Alpha of a tongue behind the lower teeth, which fades towards its sides."""
+    rise = TONGUE_RISE * max(grid.height - TONGUE_HIDDEN, 0.0)
+    side = np.clip(np.abs(grid.across) / max(TONGUE_WIDTH * grid.width, 1e-3), 0, 1)
+    top = grid.lower_edge - rise * np.sqrt(1 - side**2)
+    shown = smoothstep(grid.down - top, -TONGUE_SOFT, TONGUE_SOFT)
+    return shown * (1 - side**2) * smoothstep(np.array(rise), 0.0, 1.0)
+
+
+def draw_teeth(grid: MouthGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha and brightness of the teeth, 1 for a tooth in full light."""
+    upper, bright = _row(UPPER, grid.across, UPPER_EDGE - grid.down)
+    light = smoothstep(grid.down - grid.ceiling, -0.2, LIP_SHADOW[0])
+    bright = bright * (LIP_SHADOW[1] + (1 - LIP_SHADOW[1]) * light)
+    lower, dull = _row(LOWER, grid.across, grid.down - grid.lower_edge)
+    dull = LOWER_TONE * dull * (0.8 + 0.2 * smoothstep(grid.floor - grid.down, 0.0, 0.8))
     alpha = upper + (1 - upper) * lower
     brightness = (upper * bright + (1 - upper) * lower * dull) / np.maximum(alpha, 1e-6)
-    return alpha * smoothstep(sides, *CORNER), brightness
+    return alpha * smoothstep(grid.sides, *CORNER), brightness

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wav2lip.renderer.dental_arch import draw_teeth, draw_tongue, tongue_color, tooth_color
+from wav2lip.renderer.dental_arch import MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -220,9 +220,10 @@ def with_teeth(
     across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), opening.plane), -1, 0)
     ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
-    alpha, bright = draw_teeth(across - place[0], down - place[1], ceiling, floor, sides)
-    tongue = draw_tongue(across - place[0], floor, down - place[1], ring[10, 0] - ring[0, 0], gaps(ring)[MIDDLE].max())
-    drawn = np.dstack([alpha * bright, alpha, tongue]).astype(np.float32)
+    width, height = float(ring[10, 0] - ring[0, 0]), float(gaps(ring).max())
+    grid = MouthGrid(across - place[0], down - place[1], ceiling, floor, sides, width, height)
+    alpha, bright = draw_teeth(grid)
+    drawn = np.dstack([alpha * bright, alpha, draw_tongue(grid)]).astype(np.float32)
     layers = cv2.resize(drawn, area.size, interpolation=cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR)
     skin = lips if opening.skin is None else opening.skin
     fill = fill + layers[..., 2:] * (tongue_color(lips, skin).astype(np.float32) - fill)
