@@ -6,8 +6,7 @@
 SAMPLES is a folder of wav2lip.renderer.prepare. Of every video of its split val, the same pairs of frames in each
 case; the target frame is the truth. Inside the opening: L1 in levels of 255, the distance of our face encoder's
 features, and sharpness (root mean square of the Laplacian) relative to the real mouth; medians of a video, averaged
-over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays, and where
-none is known, teeth are drawn.
+over the videos. A painter's mouth is mixed as at inference: where a retrieved mouth is seen, that stays.
 With --out, every variant is trained with the same samples, seeds, steps and precision; existing ones are only
 measured. Painters of one name ("NAME seed 1" is another of NAME) share a row: their mean and its standard deviation
 over them. A painter with a code of the person gets 1, 2, 4 and 8 other mouths of the video.
@@ -84,7 +83,8 @@ def draw_pairs(maker: SampleMaker, count: int, rng: np.random.Generator) -> Iter
     missing = dict.fromkeys(CASES, count)
     for _ in range(200 * count):
         pair = maker.draw(rng, str(rng.choice(CASES, p=SHARES)))
-        if missing[pair.case] and maker.openness[pair.target] >= MIN_OPENING:
+        known = pair.case == "photo" or maker.knows_mouth(pair)
+        if missing[pair.case] and known and maker.openness[pair.target] >= MIN_OPENING:
             missing[pair.case] -= 1
             yield pair
 
@@ -147,7 +147,7 @@ def shown(maker: SampleMaker, pair: Pair, painters: dict[str, MouthPainter]) -> 
     images = {"nearest frame": nearest_frame(maker, pair), "retrieval": planes["composite"]}
     for name, painter in painters.items():
         if painter.person is None:
-            images[name] = painted(painter, planes) if maker.knows_mouth(pair) else planes["composite"]
+            images[name] = painted(painter, planes)
             continue
         for count in OTHERS:
             images[f"{name}, {count} mouths"] = painted(painter, planes, other_mouths(maker, pair, count))

@@ -34,10 +34,10 @@ UPPER = Arch(
 )
 LOWER = Arch((3.5, 3.8, 3.7, 2.8), (0.0, 0.1, -0.15, 0.3), ((0.97, 1.0, 0.94, 0.88), (1.0, 0.96, 0.95, 0.87)))
 UPPER_EDGE = 2.2  # units below the upper lip's edge at rest to which the upper teeth reach
-LOWER_SHOWN = ((4.0, 10.0), (-0.4, 2.1))  # units that lower teeth reach above the lower lip, by the opening's height
-LOWER_TONE = 0.86  # lower teeth lie deeper
-BRIGHTNESS = 1.58  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
-TINT = 0.3  # how colored they are, relative to the skin
+LOWER_SHOWN = ((4.0, 7.0, 10.0), (-1.0, 1.2, 2.1))  # heights of the opening; units of lower teeth above the lower lip
+LOWER_TONE = 0.9  # lower teeth lie deeper
+BRIGHTNESS = 1.5  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
+TINT = 0.42  # how colored they are, relative to the skin
 BRIGHTEST = 245.0  # level
 EDGE_SOFT = 0.35  # units over which a tooth's edge fades
 GAP = (0.24, 0.1)  # darkening between neighboring teeth at the edge of a row, and where they meet above
@@ -47,11 +47,11 @@ LIP_SHADOW = (1.4, 0.62)  # units below the upper lip over which its shadow ends
 CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
 
 
-TONGUE_HIDDEN = 4.0  # units; lower openings show no tongue
+TONGUE_HIDDEN = 5.0  # units; lower openings show no tongue
 TONGUE_RISE = 0.55  # of the rest of the opening's height that the tongue takes up
 TONGUE_WIDTH = 0.42  # its half width, relative to the opening's width
 TONGUE_SOFT = 1.2  # units over which its edge fades
-TONGUE_BRIGHTNESS = 0.66  # relative to the geometric mean of lips and skin
+TONGUE_BRIGHTNESS = 0.62  # relative to a geometric mean of lips and skin
 
 
 def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
 
 def tongue_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(3,) color of a tongue, between those of lips, which may be painted, and skin."""
-    return TONGUE_BRIGHTNESS * np.sqrt(lips * skin)
+    return TONGUE_BRIGHTNESS * lips**0.65 * skin**0.35
 
 
 def _crowns(arch: Arch, across: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -130,7 +130,7 @@ def draw_teeth(grid: MouthGrid) -> tuple[np.ndarray, np.ndarray]:
     light = smoothstep(grid.down - grid.ceiling, -0.2, LIP_SHADOW[0])
     bright = bright * (LIP_SHADOW[1] + (1 - LIP_SHADOW[1]) * light)
     lower, dull = _row(LOWER, grid.across, grid.down - grid.lower_edge)
-    dull = LOWER_TONE * dull * (0.8 + 0.2 * smoothstep(grid.floor - grid.down, 0.0, 0.8))
+    dull = LOWER_TONE * dull * (0.85 + 0.15 * smoothstep(grid.floor - grid.down, 0.0, 0.8))
     alpha = upper + (1 - upper) * lower
     brightness = (upper * bright + (1 - upper) * lower * dull) / np.maximum(alpha, 1e-6)
     return alpha * smoothstep(grid.sides, *CORNER), brightness
