@@ -33,8 +33,8 @@ UPPER = Arch(
     (5.6, 4.1, 3.8, 2.7, 2.2), (0.0, 0.45, 0.1, 0.5, 0.9), ((0.99, 0.95, 0.90, 0.86, 0.8), (1, 0.96, 0.89, 0.87, 0.8))
 )
 LOWER = Arch((3.5, 3.8, 3.7, 2.8), (0.0, 0.1, -0.15, 0.3), ((0.97, 1.0, 0.94, 0.88), (1.0, 0.96, 0.95, 0.87)))
-UPPER_EDGE = 2.2  # units below the upper lip's edge at rest to which the upper teeth reach
-LOWER_SHOWN = ((4.0, 7.0, 10.0), (-1.0, 1.2, 2.1))  # heights of the opening; units of lower teeth above the lower lip
+UPPER_EDGE = 1.7  # units below the upper lip's edge at rest to which the upper teeth reach
+LOWER_SHOWN = ((4.0, 7.0, 10.0), (-1.0, 0.9, 1.8))  # heights of the opening; units of lower teeth above the lower lip
 LOWER_TONE = 0.9  # lower teeth lie deeper
 BRIGHTNESS = 1.5  # of teeth, relative to the geometric mean of the lips' and the skin's brightness
 TINT = 0.42  # how colored they are, relative to the skin
@@ -44,6 +44,8 @@ GAP = (0.24, 0.1)  # darkening between neighboring teeth at the edge of a row, a
 GAP_WIDTH = 0.15  # units
 GLOSS = 0.08  # brightness of the highlight in the middle of a crown
 LIP_SHADOW = (1.4, 0.62)  # units below the upper lip over which its shadow ends, and the brightness under it
+SIDE, SIDE_SHADE = 15.0, 0.3  # units from the midline; how much darker teeth are there
+SLIT = (0.8, 2.2)  # units; lower openings are only dark: a line of teeth between lips looks gray
 CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
 
 
@@ -63,7 +65,7 @@ def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
 
 def tongue_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(3,) color of a tongue, between those of lips, which may be painted, and skin."""
-    return TONGUE_BRIGHTNESS * lips**0.65 * skin**0.35
+    return TONGUE_BRIGHTNESS * lips**0.85 * skin**0.15
 
 
 def _crowns(arch: Arch, across: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -133,4 +135,6 @@ def draw_teeth(grid: MouthGrid) -> tuple[np.ndarray, np.ndarray]:
     dull = LOWER_TONE * dull * (0.85 + 0.15 * smoothstep(grid.floor - grid.down, 0.0, 0.8))
     alpha = upper + (1 - upper) * lower
     brightness = (upper * bright + (1 - upper) * lower * dull) / np.maximum(alpha, 1e-6)
-    return alpha * smoothstep(grid.sides, *CORNER), brightness
+    brightness = brightness * (1 - SIDE_SHADE * np.minimum(np.abs(grid.across) / SIDE, 1) ** 2)
+    open_ = smoothstep(grid.floor - grid.ceiling, *SLIT)
+    return alpha * open_ * smoothstep(grid.sides, *CORNER), brightness
