@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +101,7 @@ def crop_frames(video: Path, known: MeshLabels, numbers: np.ndarray) -> MouthCro
     Raises:
         MediaError: the video cannot be read.
     """
-    with open_media(video) as container:
-        frames = _chosen_frames(decode(container, container.streams.video[0]), numbers)
-        found = [(number, *_crop(frame, known.points[number])) for number, frame in frames]
+    found = [(number, *_crop(frame, known.points[number])) for number, frame in read_frames(video, numbers)]
     if not found:
         return None
     present, images, points, angles = zip(*found, strict=True)
@@ -130,13 +128,19 @@ def crop_video(video: Path, labels: Path, count: int, min_scale: float) -> Mouth
     return found if found is not None and len(found.images) >= MIN_FRAMES else None
 
 
-def _chosen_frames(frames: Iterable, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    wanted, last = set(chosen.tolist()), max(chosen.tolist(), default=-1)
-    for number, frame in enumerate(frames):
-        if number in wanted:
-            yield number, to_bgr(frame, frame.width, frame.height)
-        if number >= last:
-            return
+def read_frames(video: Path, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of a video by number, (H, W, 3) uint8 BGR, in the order of their numbers.
+
+    Raises:
+        MediaError: the video cannot be read.
+    """
+    wanted, last = set(numbers.tolist()), max(numbers.tolist(), default=-1)
+    with open_media(video) as container:
+        for number, frame in enumerate(decode(container, container.streams.video[0])):
+            if number in wanted:
+                yield number, to_bgr(frame, frame.width, frame.height)
+            if number >= last:
+                return
 
 
 def _crop(frame: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
