@@ -20,7 +20,7 @@ from wav2lip.renderer.lip_edges import lip_edges
 from wav2lip.renderer.mouth_look import sample_look
 
 UNITS_PER_DEGREE = 0.08  # units of shape difference per degree of yaw or pitch
-HARDLY_OPEN = 1.6  # units; with a mouth known no further open than this, teeth are drawn
+HARDLY_OPEN = 2.6  # units; with a mouth known no further open than this, teeth are drawn
 SKIN = (1.4, 1.55)  # times the outer lip ring, where skin is looked at
 LIP_RIM = 1.5  # units of lip around the opening whose color tells the light
 FEWEST = 8  # pixels inside the lips that tell sharpness and color

@@ -13,6 +13,7 @@ from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
 
 DARK = np.array([14.0, 13.0, 48.0])  # default BGR color of the mouth cavity
+COLORED = 0.3  # range of the lips' channels, relative to their mean, from which the cavity is fully red
 SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
 SHADOW = 1.6  # units; extent of the lip color into the cavity
@@ -72,12 +73,16 @@ def cavity(
 
 
 def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
-    """The entry's dark color if it has a dark gap, else a dark red, no lighter than the observed dark or the lips."""
+    """The entry's dark color if it has a dark gap, else a dark red, no lighter than the observed dark or the lips.
+
+    Beside gray lips it is gray.
+    """
     if mouth is not None and np.isfinite(mouth.split):
         return mouth.dark
     lightest = min(DARK.mean(), 0.3 * lips.mean(), np.inf if dark is None else dark.mean())
-    red = DARK / DARK.mean() + lips / max(lips.mean(), 1)
-    return lightest * red / 2
+    color = min(float(np.ptp(lips)) / (COLORED * max(lips.mean(), 1)), 1)
+    red = 1 + color * (DARK / DARK.mean() - 1)
+    return lightest * (red + lips / max(lips.mean(), 1)) / 2
 
 
 def fill_opacity(ring: np.ndarray, seen: np.ndarray) -> float:

@@ -130,6 +130,14 @@ def test_teeth_are_drawn_alike_at_every_size_of_the_face():
     assert np.abs(images[0] - images[1]).mean(axis=2).max() < 25
 
 
+def test_a_gray_photo_stays_gray():
+    gray = np.repeat(frame()[..., :1] // 3 + 60, 3, axis=2)
+    target = pose().repose(shut_face() + opened(9.0))
+    made = MouthRenderer().render(gray, pose().repose(shut_face()), target, pose=pose()).astype(int)
+    assert np.abs(made - gray).max() > 50
+    assert np.ptp(made, axis=2).max() <= 2
+
+
 def test_the_place_of_the_teeth_is_the_mean_of_the_closed_mouths():
     renderer, places = MouthRenderer(), []
     for shift in (0.0, 0.4, 0.8):
