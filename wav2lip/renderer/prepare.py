@@ -23,7 +23,7 @@ from preprocessing.commands import Parser, run_command
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.landmarks.training.labels import LabeledVideo, find_videos
 from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
-from wav2lip.renderer.training.crops import MouthCrops, check_density, crop_video
+from wav2lip.renderer.training.crops import MIN_FRAMES, MouthCrops, check_density, crop_video
 from wav2lip.renderer.training.samples import SHARES, Pair, SampleMaker
 
 SPLITS = ("train", "val")
@@ -85,8 +85,9 @@ def make_crops(found: dict[str, list[LabeledVideo]], folder: Path, options: Prep
         path = crop_file(folder, item)
         if path.exists():
             continue
+        count = max(2 * MIN_FRAMES, options.frames // clips)  # `spread` may choose half as many
         try:
-            crops = crop_video(item.video, item.labels, max(8, options.frames // clips), options.min_scale)
+            crops = crop_video(item.video, item.labels, count, options.min_scale)
         except MediaError as error:
             print(f"{display_path(item.video)} skipped: {error}", file=sys.stderr)
             continue

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from preprocessing.errors import UsageError
+from preprocessing.faces.landmarks.training.labels import LabeledVideo
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER
 from tests.wav2lip.renderer.faces import opened, shut_face
 from training.engine import Engine
@@ -21,7 +22,7 @@ from wav2lip.renderer.painter_inputs import HEIGHT, PLANES, WIDTH
 from wav2lip.renderer.training.adversary import MouthAdversary
 from wav2lip.renderer.training.content import ContentLoss
 from wav2lip.renderer.training.critic import MouthCritic, with_deviation
-from wav2lip.renderer.training.crops import SIDE, MouthCrops, crop_pose, spread
+from wav2lip.renderer.training.crops import MIN_FRAMES, SIDE, MouthCrops, crop_pose, spread
 from wav2lip.renderer.training.dataset import MouthSamples, augment
 from wav2lip.renderer.training.losses import condition, finished, reconstruction_losses, softened
 from wav2lip.renderer.training.metrics import measure
@@ -110,6 +111,16 @@ def test_chosen_frames_are_spread_over_openness():
     chosen = openness[spread(openness, 40)]
     assert len(chosen) <= 40
     assert (chosen > 5).sum() >= 8, "half of the choice is even in openness"
+
+
+def test_of_a_person_with_many_clips_each_gives_enough_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A mouth that is mostly shut: the frames chosen by openness and by rank are partly the same."""
+    openness, chosen = np.concatenate([np.zeros(40), np.geomspace(0.1, 8, 35)]), []
+    monkeypatch.setattr(prepare, "crop_video", lambda *job: chosen.append(len(spread(openness, job[2]))))
+    clips = [LabeledVideo(tmp_path, tmp_path, str(number), "ann") for number in range(30)]
+    prepare.make_crops({"ann": clips}, tmp_path / "crops", prepare.PrepareOptions())
+    assert len(chosen) == 24
+    assert min(chosen) >= MIN_FRAMES
 
 
 def test_batches_go_through_all_samples_before_any_comes_again(folder: Path):
