@@ -28,7 +28,8 @@ sys.path.insert(0, str(REPOSITORY))
 from preprocessing.dataset.augmentation import IDENTITY_IMAGE, ImageTransform  # noqa: E402
 from preprocessing.dataset.clips import Clip, open_clips  # noqa: E402
 from preprocessing.dataset.windows import face_window  # noqa: E402
-from preprocessing.media.audio import mel_spectrogram, speech_columns  # noqa: E402
+from preprocessing.media.mel import mel_spectrogram  # noqa: E402
+from preprocessing.media.speech_activity import speech_columns  # noqa: E402
 from syncnet.data import WINDOW  # noqa: E402
 from syncnet.offset import REACH, cosine_distances, sync_score  # noqa: E402
 from syncnet.scoring.clip_scoring import NEAREST, ClipSyncResult, score_embeddings  # noqa: E402

@@ -17,7 +17,8 @@ from inference.generator.generation import FaceCrop, FaceGenerator, ReferenceSel
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows
 from preprocessing.errors import display_path
-from preprocessing.media.audio import AudioConfig, rest_in_silence
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.speech_activity import rest_in_silence
 from wav2lip.generator.checkpoints import load_generator
 from wav2lip.generator.model import Generator
 

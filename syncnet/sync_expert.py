@@ -143,7 +143,7 @@ def windows_with_speech(speech: np.ndarray, starts: np.ndarray, config: AudioCon
     Silence matches any closed mouth and carries no sync information. If fewer than five windows have speech, all count.
 
     Args:
-        speech: (T,) bool by mel column, see `preprocessing.media.audio.speech_columns`.
+        speech: (T,) bool by mel column, see `preprocessing.media.speech_activity.speech_columns`.
         starts: (W,) first frames.
 
     Returns:

@@ -22,8 +22,10 @@ from skimage.data import astronaut
 from preprocessing.dataset.clips import CLIP_FPS, ClipHeader, encode, write_clip
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
-from preprocessing.media.audio import load_audio, mel_spectrogram, speech_columns
+from preprocessing.media.audio import load_audio
+from preprocessing.media.mel import mel_spectrogram
 from preprocessing.media.sound.mux import AudioSource
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_writer import VideoWriter
 from training.checkpoint import Checkpoint
 from wav2lip.generator.model import Generator, GeneratorConfig

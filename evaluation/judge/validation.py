@@ -14,7 +14,7 @@ from evaluation.metrics.sync import crop_region
 from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, display_path
-from preprocessing.media.audio import speech_columns
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import read_frames
 from syncnet.offset import REACH, shift_curve, sync_score
 from syncnet.scoring.lse import CROP_SCALE

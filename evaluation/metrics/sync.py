@@ -15,7 +15,7 @@ from preprocessing.dataset.windows import CropRegion, resample
 from preprocessing.errors import MediaError
 from preprocessing.faces.detectors import FaceDetector
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import speech_columns
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, shift_curve, sync_score

@@ -16,7 +16,7 @@ from evaluation.metrics.inception import InceptionEncoder
 from evaluation.metrics.sync import judge_sync, published_sync
 from evaluation.report.results import MATCHED, SILENT, ResultRow
 from preprocessing.dataset.segmentation import FRAME_SAMPLES
-from preprocessing.media.audio import speech_columns
+from preprocessing.media.speech_activity import speech_columns
 from syncnet.data import speech_share
 from syncnet.scoring.lse import PublishedScorer
 from syncnet.sync_expert import SyncExpert

@@ -10,7 +10,8 @@ from pathlib import Path
 from evaluation.protocols.pairs import Pair, is_own_audio, speaker_of
 from evaluation.report.results import MATCHED, PROTOCOLS, SECONDS, SILENT, SWAPPED
 from preprocessing.errors import MediaError, UsageError, display_path
-from preprocessing.media.audio import AudioConfig, load_audio, speech_columns
+from preprocessing.media.audio import AudioConfig, load_audio
+from preprocessing.media.speech_activity import speech_columns
 
 MIN_SPEECH = 0.5  # share of speech required of audio that is given to other faces
 

@@ -10,16 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.errors import MediaError, display_path
-from preprocessing.media.audio import (
-    AudioConfig,
-    frame_count,
-    mel_columns,
-    mel_length,
-    mel_window,
-    rest_in_silence,
-    speech_columns,
-    spool_audio,
-)
+from preprocessing.media.audio import AudioConfig, frame_count, spool_audio
+from preprocessing.media.mel import mel_columns, mel_length, mel_window
+from preprocessing.media.speech_activity import rest_in_silence, speech_columns
 
 MIN_SECONDS = 0.1
 BLOCK = 800  # mel columns computed at a time: 10 s

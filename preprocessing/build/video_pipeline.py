@@ -44,7 +44,8 @@ from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.detectors import DETECTORS, load_detector
 from preprocessing.faces.face_track import FaceDetector, FaceTrack
 from preprocessing.faces.tracking import track_faces
-from preprocessing.media.audio import AudioConfig, speech_columns, spool_audio
+from preprocessing.media.audio import AudioConfig, spool_audio
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import VideoInfo, probe, read_frames
 
 # The stages in order, called by `_make`. Crop and write alternate, one clip at a time.

@@ -22,7 +22,8 @@ from preprocessing.dataset.clip_header import ClipHeader
 from preprocessing.dataset.manifest import read_manifest
 from preprocessing.errors import UsageError, display_path
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import AudioConfig, mel_spectrogram
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.mel import mel_spectrogram
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Clip:
 
     @property
     def speech(self) -> np.ndarray:
-        """(T,) bool, one flag per mel column; see `preprocessing.media.audio.speech_columns`."""
+        """(T,) bool, one flag per mel column; see `preprocessing.media.speech_activity.speech_columns`."""
         first = self._samples(self._skipped_audio_frames) // self.config.hop_length
         count = 1 + self._samples(self.frames) // self.config.hop_length
         return self._tensor("speech")[first : first + count].astype(bool)

@@ -18,7 +18,8 @@ from preprocessing.dataset.augmentation import IDENTITY_IMAGE, IDENTITY_MEL, Ima
 from preprocessing.dataset.clips import CLIP_FPS, Clip, open_clips
 from preprocessing.dataset.manifest import read_manifest
 from preprocessing.errors import UsageError, display_path
-from preprocessing.media.audio import FRAME_LEAD, AudioConfig, mel_window
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.mel import FRAME_LEAD, mel_window
 
 Sample = TypeVar("Sample")
 

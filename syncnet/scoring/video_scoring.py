@@ -17,7 +17,8 @@ from preprocessing.dataset.clip_header import CLIP_FPS
 from preprocessing.dataset.segmentation import FRAME_SAMPLES, face_runs
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import AudioConfig, mel_spectrogram
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.mel import mel_spectrogram
 from preprocessing.media.video_reader import read_frames
 from syncnet.data import WINDOW
 from syncnet.offset import REACH, cosine_distances

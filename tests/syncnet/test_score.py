@@ -15,7 +15,8 @@ from preprocessing.errors import MediaError
 from preprocessing.faces.crops import TEMPLATE
 from preprocessing.faces.detectors import load_detector
 from preprocessing.faces.face_track import Detection, FaceTrack
-from preprocessing.media.audio import mel_spectrogram, speech_columns
+from preprocessing.media.mel import mel_spectrogram
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import probe
 from syncnet import score as command
 from syncnet.model import SmallSyncNet

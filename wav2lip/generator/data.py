@@ -15,7 +15,7 @@ from preprocessing.dataset.augmentation import Augmentation, ImageTransform, Mel
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows, random_starts
 from preprocessing.errors import UsageError
-from preprocessing.media.audio import rest_in_silence
+from preprocessing.media.speech_activity import rest_in_silence
 from syncnet.data import WINDOW, window_mels
 from wav2lip.generator.model import mask_and_stack
 from wav2lip.generator.reference_sampling import POLICIES, SilenceSampler, reference_frames

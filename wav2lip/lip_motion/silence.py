@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocessing.media.audio import AudioConfig, speech_columns
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.speech_activity import speech_columns
 from wav2lip.lip_motion.data.clips import FPS
 from wav2lip.lip_motion.motion_config import close_lips
 from wav2lip.lip_motion.shape_space import ShapeSpace

@@ -26,7 +26,7 @@ from preprocessing.faces.mesh import (
     UPPER_LIP,
     lower_face,
 )
-from preprocessing.media.audio import speech_columns
+from preprocessing.media.speech_activity import speech_columns
 from syncnet.data import speech_share
 
 BOX_SIDE, BOX_EYES = 96, 64  # pixels: side of the mouth box, and the distance of the eyes in it

@@ -26,7 +26,8 @@ from preprocessing.dataset.segmentation import FRAME_SAMPLES, frames_with_audio
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.crops import CropGeometry, crop
 from preprocessing.faces.face_track import FaceTrack, estimate_points
-from preprocessing.media.audio import speech_columns, spool_audio
+from preprocessing.media.audio import spool_audio
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import read_image
 
 SHORTEST, LONGEST = 5, 250  # frames of a clip: one training window; ten seconds, the default of preprocessing.build

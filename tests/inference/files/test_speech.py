@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from inference.files.speech import BLOCK, BlockwiseMel, Speech, read_speech
-from preprocessing.media.audio import AudioConfig, mel_spectrogram, mel_window, rest_in_silence, speech_columns
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.mel import mel_spectrogram, mel_window
+from preprocessing.media.speech_activity import rest_in_silence, speech_columns
 from tests.material import write_sound
 
 CONFIG, FPS = AudioConfig(), Fraction(25)

@@ -18,7 +18,8 @@ from preprocessing.dataset import clips
 from preprocessing.dataset.clips import Clip, ClipDraft, ClipHeader, encode, open_clips, write_clip
 from preprocessing.faces.crops import CropGeometry
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import mel_spectrogram, speech_columns
+from preprocessing.media.mel import mel_spectrogram
+from preprocessing.media.speech_activity import speech_columns
 from tests.material import photo, still_track, write_numbered_clip
 from tests.preprocessing.dataset.clip_material import COUNT, noise, numbered, write
 

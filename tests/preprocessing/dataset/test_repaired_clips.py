@@ -13,7 +13,7 @@ from preprocessing.dataset.clips import Clip, open_clips, write_clip
 from preprocessing.dataset.manifest import ClipRow, read_manifest, write_rows
 from preprocessing.dataset.windows import CropRegion, face_window, mel_windows, open_splits
 from preprocessing.faces.face_track import FaceTrack
-from preprocessing.media.audio import mel_spectrogram
+from preprocessing.media.mel import mel_spectrogram
 from tests.material import still_track, write_numbered_clip
 from wav2lip.generator.reference_sampling import FramePoses
 

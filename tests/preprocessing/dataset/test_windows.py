@@ -26,7 +26,7 @@ from preprocessing.dataset.windows import (
     resample,
 )
 from preprocessing.faces.crops import CropGeometry, crop
-from preprocessing.media.audio import FRAME_LEAD, mel_window
+from preprocessing.media.mel import FRAME_LEAD, mel_window
 from tests.material import change_clip, write_numbered_clip
 
 POINTS = np.array([[206, 108], [246, 108], [228, 130], [210, 148], [244, 148]], np.float64)  # the astronaut's face

@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 from preprocessing.errors import MediaError
-from preprocessing.media.audio import (
-    AudioConfig,
-    load_audio,
-    mel_spectrogram,
-    spool_audio,
-    stream_audio,
-)
+from preprocessing.media.audio import AudioConfig, load_audio, spool_audio, stream_audio
+from preprocessing.media.mel import mel_spectrogram
 from tests.preprocessing.media.footage import white_noise
 
 

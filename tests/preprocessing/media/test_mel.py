@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from preprocessing.media.audio import (
-    AudioConfig,
-    _level_db,
-    _log_mel,
-    frame_count,
-    mel_spectrogram,
-    mel_window,
-    speech_columns,
-)
+from preprocessing.media.audio import AudioConfig, frame_count
+from preprocessing.media.mel import _log_mel, mel_spectrogram, mel_window
+from preprocessing.media.speech_activity import _level_db, speech_columns
 from tests.preprocessing.media.footage import white_noise
 
 RATES = [Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 50, 60, Fraction(12345, 1000)]

@@ -12,7 +12,7 @@ from preprocessing.build.video_pipeline import read_audio
 from preprocessing.dataset.clips import Clip
 from preprocessing.dataset.windows import CropRegion, face_window
 from preprocessing.faces.crops import crop
-from preprocessing.media.audio import speech_columns
+from preprocessing.media.speech_activity import speech_columns
 from preprocessing.media.video_reader import probe, read_frames
 from syncnet.data import MOUTH
 from syncnet.model import SmallSyncNet

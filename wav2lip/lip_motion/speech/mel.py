@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from preprocessing.media.audio import AudioConfig, mel_spectrogram
+from preprocessing.media.audio import AudioConfig
+from preprocessing.media.mel import mel_spectrogram
 from wav2lip.lip_motion.speech.speech_encoder import EncoderName, Samples
 
 MEL = AudioConfig(hop_length=320)  # 50 columns per second

@@ -61,13 +61,6 @@ def encode(encoder: SpeechEncoder, samples: Samples) -> np.ndarray:
     return encoder.rows(samples, 0, row_count(len(samples)))
 
 
-def as_float(samples: np.ndarray) -> np.ndarray:
-    """(n,) float or int16 samples as float32, nominally -1 to 1; non-finite values become zero."""
-    if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(32768)
-    return np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def open_encoder(name: EncoderName) -> SpeechEncoder:
     """Opens the encoder of that name.
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network, release_memory
 from preprocessing.errors import UsageError, display_path
+from preprocessing.media.audio import as_float
 from wav2lip.lip_motion.speech.speech_encoder import (
     ROW_SAMPLES,
     SAMPLE_RATE,
     EncoderName,
     Samples,
-    as_float,
     row_count,
 )
 from wav2lip.lip_motion.speech.whisper_config import CONTEXT, TAPS, WIDTH

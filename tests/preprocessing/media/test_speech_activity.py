@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.media.audio import (
-    load_audio,
-    mel_spectrogram,
-    rest_in_silence,
-    speech_columns,
-)
+from preprocessing.media.audio import load_audio
+from preprocessing.media.mel import mel_spectrogram
+from preprocessing.media.speech_activity import rest_in_silence, speech_columns
 from tests.preprocessing.media.footage import white_noise
 
 SPEECH = Path(__file__).parents[3] / "assets" / "speech.wav"
