@@ -28,6 +28,8 @@ class UnfinishedFolder:
     """A hidden folder on the same disk as a file, so that finishing is a rename. A context manager that removes it.
 
     The operating system unlocks it when the process ends, however it ends; the next one in the same place removes it.
+    The lock is the open file's (`flock`; that of `folder_lock` is the process's), so that no other job of the same
+    process removes it either.
 
     Attributes:
         name: the folder's path.
