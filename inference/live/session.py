@@ -128,7 +128,7 @@ class LiveSession:
         motions = motion_source(engine.motion, span, self.config.lookahead, self._queue)
         self._engine, self._span = engine, span
         self._speaker = Speaker(self._queue, motions, self._space.components, avatar.fps, self.config.lookahead)
-        self._mouths = LiveMouths(avatar.mouths)
+        self._mouths = LiveMouths(renderer.mouths())
         self._start: float | None = None
         self._last = -1  # number of the last frame rendered
         self._whole: tuple[Speaking, Iterator[tuple[FramePlan, InnerMouth | None] | None]] | None = None
@@ -156,7 +156,7 @@ class LiveSession:
             renderer = self.avatar.renderer(self._engine.painter)
             occlusion = self._engine.occlusion
             someone = MeshPerson((), self.avatar.landmarks, renderer, self._person.rest, occlusion=occlusion)
-            mouth = LiveMouths(self.avatar.mouths).choose([plan.mouth])
+            mouth = LiveMouths(renderer.mouths()).choose([plan.mouth])
             someone.render(self.avatar.frames[number], self.avatar.frames[number], plan, mouth)
         return self
 
@@ -253,7 +253,7 @@ class LiveSession:
 
     def _live_plan(self, number: int, said: Said) -> tuple[FramePlan | None, InnerMouth | None]:
         """The plan of a frame from the motion known so far."""
-        guesses = self._speaker.guesses(number, GUESSED) if self.avatar.mouths else []
+        guesses = self._speaker.guesses(number, GUESSED) if self._person.renderer.mouths() else []
         plans = self._plans(number, [said.coefficients, *guesses])
         if plans[0] is None:
             return None, None

@@ -76,10 +76,10 @@ class MouthRenderer:
 
     def plan(self, targets: Sequence[MouthTarget]) -> list[InnerMouth | None]:
         """Selects the inner mouth for each frame of a sequence."""
-        return choose_mouths(targets, self._entries())
+        return choose_mouths(targets, self.mouths())
 
-    def _entries(self) -> list[InnerMouth]:
-        """The bank's, unless all are hardly open: such a mouth, stretched, would be a dark slit."""
+    def mouths(self) -> list[InnerMouth]:
+        """To choose from: the bank's, unless all are hardly open: such a mouth, stretched, would be a dark slit."""
         widest = self.bank.widest()
         return self.bank.entries if widest is not None and widest.opening >= HARDLY_OPEN else []
 
@@ -133,7 +133,7 @@ class MouthRenderer:
         points = np.asarray(points, np.float64)
         moved = points + amount * (np.asarray(target, np.float64) - points)
         pose = pose or HeadPose.of(points)
-        if mouth is None and (entries := self._entries()):
+        if mouth is None and (entries := self.mouths()):
             mouth = self.chooser.push(mouth_target(pose, moved), entries)[0]
         if not np.array_equal(moved, points):
             self._render(result, frame, points, moved, amount, pose, mouth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice, pairwise
 
@@ -31,6 +32,7 @@ from tests.inference.live.material import (
 )
 from tests.material import moving_photo, number_of, write_sound, write_video
 from wav2lip.lip_motion.streaming import MotionStream
+from wav2lip.renderer.inner_mouth import HARDLY_OPEN
 
 
 def begin(shown: list) -> int:
@@ -63,6 +65,24 @@ def test_with_full_lookahead_every_frame_equals_the_file_pipelines(engine, avata
     assert all(np.array_equal(one.frame, other) for one, other in zip(shown, expected, strict=True))
     assert sum(not np.array_equal(one.frame, two.frame) for one, two in pairwise(shown)) == 29
     np.testing.assert_array_equal(sound_of(shown), (said / 32768).astype(np.float32))
+
+
+def test_a_mouth_known_hardly_open_is_not_shown(engine, portrait):
+    """The teeth are drawn, as for a person of whom no mouth is known."""
+
+    def shown(mouths: list) -> list:
+        live = session(engine, replace(portrait, mouths=mouths))
+        live.push(noise(1.0), RATE)
+        live.end()
+        return [frame.frame for frame in frames(live, 25)]
+
+    (smile,) = portrait.mouths
+    middle = smile.ring.mean(axis=0)
+    low = replace(smile, ring=middle + (smile.ring - middle) * (1, 1.5 / smile.opening), dark=np.full(3, 255.0))
+    drawn, known = shown([]), shown([smile])
+    assert 1 < low.opening < HARDLY_OPEN < smile.opening
+    assert all(np.array_equal(one, other) for one, other in zip(shown([low]), drawn, strict=True))
+    assert any(not np.array_equal(one, other) for one, other in zip(known, drawn, strict=True))
 
 
 def test_without_sound_the_video_plays_forwards_and_backwards_at_the_clocks_pace(engine, avatar):
