@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.compiled_networks import Network, load_network
 from preprocessing.faces.landmarks.views import View, roll
-from preprocessing.faces.mesh import HeadPose, lower_face
+from preprocessing.faces.mesh import LIPS_OUTER, HeadPose, lower_face
 from preprocessing.media.planar_frame import PlanarFrame
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ SIDE = 112.0  # side of the view in units of the canonical face
 CENTER = np.array([64.0, 94.0, 0.0])  # its center on the canonical face: a little above the mouth
 SURE = (0.6, 0.85)  # probabilities at which a cell starts to count as covered, and at which it fully does
 MIN_CELLS, MIN_SHARE = 25, 0.15  # of a covered spot: cells before the lower face, and their share of the spot
+PAINT = (0.95, 0.55)  # shares of a spot on the lips, and of the lips in the spot, from which it is lipstick
+LIPS_GROWTH = 5  # cells; side of the square by which the lips grow for the first, since spots are coarse
 GROWTH = 3  # cells; side of the square by which the mask grows, over what the warp drags along its border
 
 
@@ -111,18 +113,21 @@ class OcclusionFinder:
         """See `FindOcclusion`."""
         view = occlusion_view(pose)
         (probability,) = self.network(view.crop(frame, SIZE)[None])
-        cells = covered_cells(probability[0], view.to_crop(points[lower_face()], CELLS)[:, :2])
+        face, lips = (view.to_crop(points[rows], CELLS)[:, :2] for rows in (lower_face(), LIPS_OUTER))
+        cells = covered_cells(probability[0], face, lips)
         return None if cells is None else OcclusionMask(view, cells)
 
 
-def covered_cells(probability: np.ndarray, face: np.ndarray) -> np.ndarray | None:
+def covered_cells(probability: np.ndarray, face: np.ndarray, lips: np.ndarray) -> np.ndarray | None:
     """The mask of the spots that cover the lower face; None if there are none.
 
-    What lies beside the face, such as a tie, is none of them, although the network may call it so.
+    What lies beside the face, such as a tie, and the lips alone, if painted blue, are none of them, although the
+    network may call them so.
 
     Args:
         probability: (CELLS, CELLS).
         face: (N, 2) points of the lower face, in cells.
+        lips: (20, 2) outer lip ring, in cells.
     """
     low, high = SURE
     cells = np.clip((probability - low) / (high - low), 0, 1).astype(np.float32)
@@ -132,12 +137,21 @@ def covered_cells(probability: np.ndarray, face: np.ndarray) -> np.ndarray | Non
     cv2.fillConvexPoly(before, cv2.convexHull(np.round(face).astype(np.int32)), 1)
     count, spots = cv2.connectedComponents((cells > 0.5).astype(np.uint8))
     size, seen = np.bincount(spots.ravel(), minlength=count), np.bincount(spots[before > 0], minlength=count)
-    kept = (seen >= MIN_CELLS) & (seen >= MIN_SHARE * size)
+    kept = (seen >= MIN_CELLS) & (seen >= MIN_SHARE * size) & ~_lipstick(spots, size, lips)
     kept[0] = False  # what is free
     if not kept.any():
         return None
     near = cv2.dilate(kept[spots].astype(np.uint8), np.ones((GROWTH, GROWTH), np.uint8))
     return cv2.dilate(cells * near, np.ones((GROWTH, GROWTH), np.uint8))
+
+
+def _lipstick(spots: np.ndarray, size: np.ndarray, lips: np.ndarray) -> np.ndarray:
+    """(count,) whether each spot, with `size` cells, is all of the lips and nothing else."""
+    mouth = cv2.fillPoly(np.zeros((CELLS, CELLS), np.uint8), [np.round(lips).astype(np.int32)], 1)
+    near = cv2.dilate(mouth, np.ones((LIPS_GROWTH, LIPS_GROWTH), np.uint8))
+    inside, filled = (np.bincount(spots[area > 0], minlength=len(size)) for area in (near, mouth))
+    only: np.ndarray = (inside >= PAINT[0] * size) & (filled >= PAINT[1] * mouth.sum())
+    return only
 
 
 def _bundled() -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -7,8 +7,16 @@ import pytest
 from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.landmarks.training.crops import Crops
 from preprocessing.faces.landmarks.views import View
-from preprocessing.faces.mesh import HeadPose
-from preprocessing.faces.occlusion.mask import CELLS, OcclusionFinder, OcclusionMask, covered_cells, occlusion_view
+from preprocessing.faces.mesh import LIPS_OUTER, HeadPose
+from preprocessing.faces.occlusion.mask import (
+    CELLS,
+    MIN_CELLS,
+    SURE,
+    OcclusionFinder,
+    OcclusionMask,
+    covered_cells,
+    occlusion_view,
+)
 from preprocessing.faces.occlusion.training.occluders import OccluderMaker
 from preprocessing.media.color_conversion import yuv_to_bgr
 from preprocessing.media.planar_frame import planar_from_bgr
@@ -46,6 +54,16 @@ def test_nothing_covers_the_portrait(finder, points, pose):
     assert finder(portrait(), points, pose) is None
 
 
+def test_blue_lips_do_not_count_as_covered(finder, points, pose):
+    """The network calls them so; the mouth would stay as it was while the skin around it moves."""
+    lips = cv2.fillPoly(np.zeros((512, 512), np.uint8), [np.round(points[LIPS_OUTER, :2]).astype(np.int32)], 1) > 0
+    image = portrait().copy()
+    image[lips] = (image[lips].mean(axis=1, keepdims=True) / image[lips].mean() * (170, 60, 30)).clip(0, 255)
+    (probability,) = finder.network(occlusion_view(pose).crop(image, 112)[None])
+    assert (probability[0] > SURE[1]).sum() > MIN_CELLS
+    assert finder(image, points, pose) is None
+
+
 def test_a_microphone_before_the_mouth_is_found_where_it_is(finder, points, pose):
     image, truth = covered_portrait()
     mask = finder(image, points, pose)
@@ -73,6 +91,7 @@ def test_a_mask_lies_over_the_frame_as_its_view_does():
 
 
 FACE = np.array([[14.0, 20], [42, 20], [42, 44], [14, 44]])  # of the lower face, in cells
+LIPS = np.array([[20.0, 29], [36, 29], [36, 35], [20, 35]])
 
 
 def spot(left: int, top: int, width: int, height: int, level: float = 1.0) -> np.ndarray:
@@ -82,7 +101,7 @@ def spot(left: int, top: int, width: int, height: int, level: float = 1.0) -> np
 
 
 def test_a_spot_before_the_face_covers_it_and_grows():
-    mask = covered_cells(spot(20, 22, 10, 10), FACE)
+    mask = covered_cells(spot(20, 22, 10, 10), FACE, LIPS)
     assert mask is not None
     assert mask[21, 25] == mask[22, 20] == 1
     assert mask[19, 25] == mask[30, 45] == 0
@@ -90,16 +109,16 @@ def test_a_spot_before_the_face_covers_it_and_grows():
 
 @pytest.mark.parametrize(
     "probability",
-    [spot(20, 22, 10, 10, 0.44), spot(20, 22, 4, 4), spot(20, 46, 16, 8), spot(10, 43, 40, 13)],
-    ids=["doubtful", "tiny", "below the chin", "below and hardly before it"],
+    [spot(20, 22, 10, 10, 0.44), spot(20, 22, 4, 4), spot(20, 46, 16, 8), spot(10, 43, 40, 13), spot(20, 28, 17, 9)],
+    ids=["doubtful", "tiny", "below the chin", "below and hardly before it", "the lips alone"],
 )
 def test_what_covers_nothing(probability):
-    assert covered_cells(probability, FACE) is None
+    assert covered_cells(probability, FACE, LIPS) is None
 
 
 def test_what_reaches_over_the_face_from_outside_is_kept_whole_and_nothing_else():
     probability = np.maximum(spot(20, 30, 8, 26), spot(46, 5, 8, 8))
-    mask = covered_cells(probability, FACE)
+    mask = covered_cells(probability, FACE, LIPS)
     assert mask is not None
     assert mask[54, 24] == 1
     assert mask[:15].max() == 0
