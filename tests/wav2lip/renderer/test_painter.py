@@ -158,7 +158,7 @@ def test_a_retrieved_mouth_is_kept_and_only_the_rest_is_painted():
     bottom = int(wide[LIPS_INNER[3:8], 1].mean())
     changed = np.abs(images[0] - images[1])[:, column - 3 : column + 4].max(axis=(1, 2))
     assert changed[top + 5 : top + 9].max() <= 6
-    assert changed[bottom - 8 : bottom - 2].min() > 60
+    assert changed[bottom - 8 : bottom - 2].min() > 30
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
