@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report.results import BASELINES, OURS, PROTOCOLS, SECONDS
-from inference.options import DEVICES
+from inference.options import DEVICES, Options
 from preprocessing.commands import Parser, run_command, say
 from preprocessing.errors import MediaError, UsageError, display_path
 from preprocessing.faces.detectors.flags import add_detector_flags
@@ -246,7 +246,7 @@ def _settings(args: argparse.Namespace, models: Mapping[str, LipSync]) -> dict[s
     files = {
         f"{path.stem} of {name}": path
         for name, model in models.items()
-        for path in (model.engine.provenance() or ([], ""))[0]
+        for path in (model.engine.provenance(Options()) or ([], ""))[0]
     }
     files |= {"judge": args.judge or JUDGE, "encoder": WEIGHTS}
     files |= {name: path for name, path in (("syncnet", args.syncnet), ("inception", args.inception)) if path}

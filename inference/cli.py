@@ -176,6 +176,10 @@ def _add_timing(p: _Parser) -> None:
     )  # fmt: skip
     p.flag(g, "strength", type=float, metavar="X", help="scale of the lip motion, 0 to 1.5 (default: 1)")
     p.flag(
+        g, "paint", action="store_true",
+        help="let a network paint what the person's own frames do not show of a mouth, instead of drawing it",
+    )  # fmt: skip
+    p.flag(
         g, "photo-motion", choices=("none", "head", "full"),
         help="a photo stands still (none, default), moves its head a little (head), or also blinks where its lids are "
         "clearly seen (full)",

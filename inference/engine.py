@@ -122,7 +122,7 @@ class RenderJob(Protocol):
 class LipSyncEngine(Protocol):
     """Loaded networks, for any number of jobs, which may run concurrently in threads."""
 
-    def provenance(self) -> tuple[list[Path], str] | None:
+    def provenance(self, options: Options) -> tuple[list[Path], str] | None:
         """The weight files and the device that the results depend on; None if unknown."""
         ...
 

@@ -309,7 +309,7 @@ def output_signer(engine: LipSyncEngine, job: Job) -> Callable[[Path, Path], Non
         return None
     from inference.provenance.signing import make_signer
 
-    weights = engine.provenance()
+    weights = engine.provenance(options)
     models = weights[0] if weights else []
     return make_signer(job.outfile, job.face, job.sounds(), models, options.sign_cert, options.sign_key)
 

@@ -196,7 +196,7 @@ class UnchangedJob:
 class UnchangedEngine:
     """An engine without networks."""
 
-    def provenance(self) -> None:
+    def provenance(self, options) -> None:
         return None
 
     def start(self, job: JobInput, progress: object = None) -> UnchangedJob:

@@ -176,7 +176,7 @@ class VideoMaker:
             "options": {name: str(value) for name, value in sorted(self.options.items())},
         }  # fmt: skip
         if system in self.models:
-            known = self.models[system].engine.provenance()
+            known = self.models[system].engine.provenance(Options.of(self.options))
             values["checkpoint"] = [self._hash(path) for path in known[0]] if known else []
             # An engine of unknown provenance never counts as unchanged.
             values["engine"] = known[1] if known else os.urandom(8).hex()

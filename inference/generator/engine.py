@@ -16,6 +16,7 @@ from inference.generator.backends import load_backend, one_torch_thread
 from inference.generator.compositing import FaceCompositor
 from inference.generator.face_track_buffer import FADE, FaceTrackBuffer, constant_track, loaded_track
 from inference.generator.generation import FaceGenerator, GeneratedFrame, ReferenceSelector
+from inference.options import Options
 from inference.prefetch import Prefetcher
 from preprocessing.errors import UsageError
 from preprocessing.faces.crops import CropGeometry
@@ -61,7 +62,7 @@ class GeneratorEngine:
             generator = FaceGenerator(load_backend(network, backend, device), network.config, geometry)
         return cls(generator, audio, ModelOrigin(Path(checkpoint), device, backend))
 
-    def provenance(self) -> tuple[list[Path], str] | None:
+    def provenance(self, options: Options) -> tuple[list[Path], str] | None:
         """The checkpoint and where it runs; None for a generator not loaded from a file."""
         if self.origin is None:
             return None

@@ -21,7 +21,6 @@ from preprocessing.errors import MediaError, display_path
 from preprocessing.faces.mesh import LIPS_INNER, Landmarks
 from preprocessing.faces.occlusion.mask import OcclusionMask
 from wav2lip.renderer.inner_mouth import BankConfig, InnerMouth, InnerMouthBank, mouth_plane, to_mouth_plane
-from wav2lip.renderer.painter_inference import NetworkPainter
 from wav2lip.renderer.renderer import PRESENT, MouthRenderer
 
 
@@ -69,7 +68,7 @@ class Avatar:
             MediaError: no frame has a usable face.
         """
         options = options or Options()
-        renderer = MouthRenderer(painter=engine.painter)
+        renderer = MouthRenderer()
         recorder = _Recorder((), renderer=renderer, frames=FrameStore(source.size))
         avatar = cls(recorder.frames, source.fps, recorder.store, recorder.renderer.bank.entries, _origin(source))
         try:
@@ -90,7 +89,7 @@ class Avatar:
     def __len__(self) -> int:
         return len(self.landmarks)
 
-    def renderer(self, painter: NetworkPainter | None = None) -> MouthRenderer:
+    def renderer(self) -> MouthRenderer:
         """A renderer that knows what one knows that has observed all frames; the inner mouths are not copied."""
         bank = InnerMouthBank(BankConfig(size=max(1, len(self.mouths))))
         for number in range(len(self)):
@@ -98,7 +97,7 @@ class Avatar:
             if found is not None and found.presence >= PRESENT:
                 bank.observe_shut(to_mouth_plane(found.points[LIPS_INNER], mouth_plane(found.pose)))
         bank.entries.extend(self.mouths)
-        return MouthRenderer(bank, painter=painter)
+        return MouthRenderer(bank)
 
     def close(self) -> None:
         """Removes the temporary files."""

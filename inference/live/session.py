@@ -118,7 +118,7 @@ class LiveSession:
         shapes = avatar.landmarks.shapes()
         rest = engine.rest(shapes)
         span = engine.motion_range(shapes, rest)
-        renderer = avatar.renderer(engine.painter)
+        renderer = avatar.renderer()
         self._person = MeshPerson(
             (), avatar.landmarks, renderer, rest, strength=self.config.strength, occlusion=engine.occlusion,
             looks=avatar.looks,
@@ -153,7 +153,7 @@ class LiveSession:
         )
         plan = self._plans(number, [np.zeros((1, self._space.components), np.float32)])[0]
         if plan is not None:
-            renderer = self.avatar.renderer(self._engine.painter)
+            renderer = self.avatar.renderer()
             occlusion = self._engine.occlusion
             someone = MeshPerson((), self.avatar.landmarks, renderer, self._person.rest, occlusion=occlusion)
             mouth = LiveMouths(renderer.mouths()).choose([plan.mouth])

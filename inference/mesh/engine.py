@@ -21,6 +21,7 @@ from inference.mesh.analysis import Analysis, AnalysisCache, analysis_key
 from inference.mesh.face_landmarks import track_landmarks
 from inference.mesh.landmark_store import LandmarkStore
 from inference.mesh.person import MeshPerson, Spoken
+from inference.options import Options
 from inference.photo.photo_motion import PhotoMotion
 from preprocessing.errors import UsageError
 from preprocessing.faces import landmarks
@@ -49,13 +50,12 @@ MIN_GAIN_FRAMES = 25  # frames; fewer, as of a photo, do not tell how much a fac
 
 @dataclass(frozen=True)
 class MeshEngine:
-    """The networks: landmarks with their weight file, lip motion and, if any, the mouth painter and the finder of what
-    covers a face; `analyses` keeps what was found out about faces, for jobs one after the other."""
+    """The networks: landmarks with their weight file, lip motion and, if any, the finder of what covers a face;
+    `analyses` keeps what was found out about faces, for jobs one after the other."""
 
     landmarks: LandmarkNetwork
     motion: LipMotionModel
     landmark_weights: Path = LANDMARK_WEIGHTS
-    painter: NetworkPainter | None = None
     occlusion: OcclusionFinder | None = None
     analyses: AnalysisCache | None = None
 
@@ -76,24 +76,22 @@ class MeshEngine:
         if landmarks == "mesh":
             if fan is not None:
                 raise UsageError("fan is the weight file of the landmarks fan: choose them, too")
-            with ThreadPoolExecutor(3) as pool:  # reading compiled networks takes a tenth of a second each
-                motion, painter = pool.submit(LipMotionModel.load), pool.submit(NetworkPainter.load)
-                occlusion, network = pool.submit(OcclusionFinder.load), load_landmarks()
-                return cls(network, motion.result(), painter=painter.result(), occlusion=occlusion.result())
+            with ThreadPoolExecutor(2) as pool:  # reading compiled networks takes a tenth of a second each
+                motion, occlusion = pool.submit(LipMotionModel.load), pool.submit(OcclusionFinder.load)
+                return cls(load_landmarks(), motion.result(), occlusion=occlusion.result())
         from preprocessing.faces.landmarks.fan import find_fan, load_fan  # imports torch
 
         weights = find_fan(fan)
-        networks = NetworkPainter.load(), OcclusionFinder.load()
-        return cls(load_fan(weights, device), LipMotionModel.load(), weights, *networks)
+        return cls(load_fan(weights, device), LipMotionModel.load(), weights, OcclusionFinder.load())
 
     def remembering(self) -> MeshEngine:
         """The same with a memory for faces: for several jobs one after the other, which may have the same face."""
         return replace(self, analyses=AnalysisCache())
 
-    def provenance(self) -> tuple[list[Path], str] | None:
+    def provenance(self, options: Options) -> tuple[list[Path], str] | None:
         """The weight files; the networks run on the CPU, but for FAN."""
         files = [self.landmark_weights, MOTION_WEIGHTS]
-        files += [PAINTER_WEIGHTS] if self.painter else []
+        files += [PAINTER_WEIGHTS] if options.paint else []
         files += [OCCLUSION_WEIGHTS] if self.occlusion else []
         return files, "mesh on cpu"
 
@@ -142,7 +140,8 @@ class MeshEngine:
 
     def _people(self, job: JobInput, known: Analysis | None) -> list[MeshPerson]:
         """The people of a job, of whom nothing is known yet but what an earlier job found out."""
-        painter = self.painter and replace(self.painter, network=job.clock.timed("paint", self.painter.network))
+        painter = NetworkPainter.load() if job.options.paint else None
+        painter = painter and replace(painter, network=job.clock.timed("paint", painter.network))
         occlusion = self.occlusion and job.clock.timed("occlusion", self.occlusion)
         return [
             MeshPerson(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wav2lip.renderer.dental_arch import MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
+from wav2lip.renderer.dental_arch import UPPER, Arch, MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -190,8 +190,8 @@ class Opening:
         plane: (2, 3) map from the mouth plane to frame pixels, see `mouth_plane`.
         scale: pixels per unit.
         share: 0 to 1, opacity of the fill.
-        teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), where teeth are drawn if no mouth
-            is retrieved; None to draw none.
+        teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), where teeth are drawn; None to draw
+            none.
         skin: (3,) BGR color of the skin around the lips, for that of the teeth; None: as light as the lips.
     """
 
@@ -204,9 +204,10 @@ class Opening:
 
 
 def with_teeth(
-    fill: np.ndarray, lips: np.ndarray, opening: Opening, ring: np.ndarray, place: np.ndarray, area: Rectangle
-) -> np.ndarray:
-    """Draws average teeth over a cavity, see `dental_arch`.
+    fill: np.ndarray, lips: np.ndarray, opening: Opening, ring: np.ndarray, place: np.ndarray, area: Rectangle,
+    upper: Arch | None,
+) -> np.ndarray:  # fmt: skip
+    """Draws a tongue and average teeth over a cavity, see `dental_arch`.
 
     Args:
         fill: (h, w, 3) float32, the cavity.
@@ -215,6 +216,7 @@ def with_teeth(
         ring: (20, 2) its inner lip ring in the mouth plane.
         place: (2,) see `teeth_place`.
         area: region of the frame that `fill` covers.
+        upper: the upper teeth; None to draw only the lower ones, under a retrieved mouth.
     """
     finer = min(TEETH_FINER, TEETH_DENSITY / opening.scale)
     counts = [max(1, round(n * finer)) for n in area.size]
@@ -227,7 +229,7 @@ def with_teeth(
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
     width, height = float(ring[10, 0] - ring[0, 0]), float(gaps(ring).max())
     grid = MouthGrid(across - place[0], down - place[1], ceiling, floor, sides, width, height)
-    alpha, bright = draw_teeth(grid)
+    alpha, bright = draw_teeth(grid, upper)
     drawn = np.dstack([alpha * bright, alpha, draw_tongue(grid)]).astype(np.float32)
     layers = cv2.resize(drawn, area.size, interpolation=cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR)
     skin = lips if opening.skin is None else opening.skin
@@ -252,7 +254,7 @@ def fill_mouth(
         pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the target's inner lips.
         area: region of the frame that they cover.
         opening: the opening.
-        mouth: bank entry to show; None for a dark cavity, and drawn teeth if their place is known.
+        mouth: bank entry to show; where it does not reach, tongue and lower teeth are drawn. None: upper teeth, too.
         dark: (3,) BGR color of the cavity, if known.
 
     Returns:
@@ -270,13 +272,13 @@ def fill_mouth(
     lips = lip_color(view, cover, scale)
     drawn = mouth is None and opening.teeth is not None
     fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_SEEN if drawn else TONGUE)
+    if opening.teeth is not None:
+        fill = with_teeth(fill, lips, opening, units, opening.teeth, near, UPPER if drawn else None)
     alpha = np.zeros(cover.shape, np.float32)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
         shown = shown * relight(mouth, lips).astype(np.float32)
         fill += cv2.multiply(cv2.merge([alpha] * 3), cv2.subtract(shown, fill))
-    elif opening.teeth is not None:
-        fill = with_teeth(fill, lips, opening, units, opening.teeth, near)
     soft = cv2.GaussianBlur(cover, (0, 0), max(SOFT_RIM * scale, 0.4)) * share
     before = view.astype(np.float32)
     blended = before + cv2.multiply(cv2.merge([soft] * 3), cv2.subtract(fill, before))

@@ -29,7 +29,6 @@ SLOPE = 0.1  # of the leaky ReLUs
 CHROMA = ((1.772, 0.0), (-0.344, -0.714), (0.0, 1.402))  # BGR by Cb and Cr (ITU-T T.871)
 TO_CHROMA = ((0.5, -0.331, -0.169), (-0.081, -0.419, 0.5))  # Cb and Cr by BGR
 COMPOSITE_COLOR = 0.5  # share of the composite's color in that of the paint
-DIMMER = 0.65  # of the lips' brightness, which the paint does not exceed
 COLOR_REACH = 4  # pixels; the color is smoothed by a Gaussian of half that standard deviation
 
 
@@ -67,14 +66,6 @@ class Painted(NamedTuple):
     image: Tensor
     weights: Tensor
     paint: Tensor
-
-
-def _dimmed(paint: Tensor, planes: dict[str, Tensor]) -> Tensor:
-    """The paint, no brighter than `DIMMER` of the lips: a critic wants teeth where nobody knows any, and gets blots."""
-    lips = planes["lips"] * (1 - planes["inner"])
-    brightness = (planes["warped"].mean(1, keepdim=True) * lips).sum((2, 3), keepdim=True)
-    brightest = DIMMER * brightness / (lips.sum((2, 3), keepdim=True) + 1e-3)
-    return paint * (brightest / paint.mean(1, keepdim=True).clamp_min(1e-3)).clamp(max=1)
 
 
 class ResidualConv(nn.Module):
@@ -168,7 +159,6 @@ class MouthPainter(nn.Module):
         output = F.pixel_shuffle(self.head(x), 2).float()
         weights = torch.softmax(output[:, :3], 1)
         paint = output[:, 3:] + 0.5 + self._color(self.color(half).float(), planes["composite"])
-        paint = _dimmed(paint, planes)
         image = weights[:, :1] * planes["warped"] + weights[:, 1:2] * planes["composite"] + weights[:, 2:] * paint
         return Painted(image, weights, paint)
 

@@ -15,7 +15,6 @@ from inference.live.avatar import Avatar
 from inference.live.session import LiveConfig, LiveFrame, LiveSession
 from inference.mesh.engine import MeshEngine
 from inference.options import Options
-from preprocessing.compiled_networks import torch_network
 from preprocessing.faces.landmarks.predictor import load_landmarks
 from preprocessing.faces.mesh import lower_face
 from tests.wav2lip.lip_motion.material import opened
@@ -25,8 +24,6 @@ from wav2lip.lip_motion.motion import LipMotionModel
 from wav2lip.lip_motion.motion_config import MotionConfig
 from wav2lip.lip_motion.shape_space import ShapeSpace, gain_of
 from wav2lip.lip_motion.speech.mel import MelEncoder
-from wav2lip.renderer.painter import MouthPainter, PainterConfig, painter_module
-from wav2lip.renderer.painter_inference import NetworkPainter
 
 RATE = 16000
 FRAME = RATE // 25  # samples
@@ -62,9 +59,8 @@ def small_engine() -> MeshEngine:
     space = ShapeSpace.fit(people, [gain_of(values) for values in people], 3)
     network = LipMotionNet(MotionConfig(features=80, width=16, blocks=2, components=3)).eval()
     network.scale.copy_(torch.from_numpy(space.deviations))
-    painter = NetworkPainter(torch_network(lambda: painter_module(MouthPainter(PainterConfig((4, 4, 4), 1)).eval())))
     motion = LipMotionModel.of(TrainedMotion("mel", network, space), MelEncoder())
-    return MeshEngine(load_landmarks(), motion, painter=painter)
+    return MeshEngine(load_landmarks(), motion)
 
 
 def prepared(engine: MeshEngine, face: Path) -> Avatar:

@@ -11,7 +11,7 @@ from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
 from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
-from wav2lip.renderer.painter import DIMMER, MouthPainter, PainterConfig, load_painter, painter_module
+from wav2lip.renderer.painter import MouthPainter, PainterConfig, load_painter, painter_module
 from wav2lip.renderer.painter_inference import NetworkPainter
 from wav2lip.renderer.painter_inputs import (
     ABOVE,
@@ -105,7 +105,7 @@ def render(network: MouthPainter | None, target: np.ndarray, image: np.ndarray, 
 
 def test_paint_appears_inside_the_lips_only():
     image, target = frame(), pose().repose(shut_face() + opened(12.0))
-    before, after = render(None, target, image), render(painter(-0.2), target, image)
+    before, after = render(None, target, image), render(painter(0.9), target, image)
     changed = (before != after).any(axis=2)
     rows, columns = np.nonzero(changed)
     ring = target[LIPS_OUTER, :2]
@@ -117,13 +117,12 @@ def test_paint_appears_inside_the_lips_only():
 def test_nothing_is_painted_for_a_person_whose_mouth_was_never_seen_open():
     image, target = frame(), pose().repose(shut_face() + opened(9.0))
     for known in (0.0, 0.4):
-        np.testing.assert_array_equal(*(render(network, target, image, known) for network in (None, painter(-0.2))))
+        np.testing.assert_array_equal(*(render(network, target, image, known) for network in (None, painter(0.9))))
 
 
 def test_the_paint_has_half_the_composites_color_smoothed_and_its_own_brightness():
     given, network = planes(1), painter(0.6)
     given["composite"] = torch.tensor([0.2, 0.4, 0.7])[None, :, None, None].expand(1, 3, HEIGHT, WIDTH)
-    given["warped"] = torch.ones(1, 3, HEIGHT, WIDTH)  # bright lips
     paint = network(given).paint[0]
     gray = 0.114 * 0.2 + 0.587 * 0.4 + 0.299 * 0.7
     for channel, value in zip(paint, (0.2, 0.4, 0.7), strict=True):
@@ -132,14 +131,6 @@ def test_the_paint_has_half_the_composites_color_smoothed_and_its_own_brightness
     speck[0, 2, 20, 36] = 1.0
     changed = network(given | {"composite": speck}).paint[0] - paint
     assert changed.abs().max() < 0.02
-
-
-def test_paint_is_darker_than_the_lips():
-    given = planes(2) | {"lips": torch.ones(2, 1, HEIGHT, WIDTH), "inner": torch.zeros(2, 1, HEIGHT, WIDTH)}
-    given["warped"] = torch.tensor([0.4, 0.8])[:, None, None, None].expand(2, 3, HEIGHT, WIDTH)
-    given["composite"] = torch.full((2, 3, HEIGHT, WIDTH), 0.5)
-    for paint, expected in ((0.9, DIMMER * torch.tensor([0.4, 0.8])), (0.1, torch.tensor([0.1, 0.1]))):
-        torch.testing.assert_close(painter(paint)(given).paint.mean((1, 2, 3)), expected, atol=0.002, rtol=0)
 
 
 def test_a_painter_that_copies_leaves_the_composite_as_it_is():
@@ -153,12 +144,12 @@ def test_a_painter_that_copies_leaves_the_composite_as_it_is():
 def test_a_retrieved_mouth_is_kept_and_only_the_rest_is_painted():
     """The bank's mouth is half as open as the target: its teeth stay, the arc below them is painted."""
     image, wide = frame() // 3 + 60, pose().repose(shut_face() + opened(12.0))
-    images = [render(network, wide, image).astype(int) for network in (None, painter(-0.2))]
+    images = [render(network, wide, image).astype(int) for network in (None, painter(0.9))]
     column, top = wide[LIPS_INNER[13:18], :2].mean(axis=0).round().astype(int)
     bottom = int(wide[LIPS_INNER[3:8], 1].mean())
     changed = np.abs(images[0] - images[1])[:, column - 3 : column + 4].max(axis=(1, 2))
     assert changed[top + 5 : top + 9].max() <= 6
-    assert changed[bottom - 8 : bottom - 2].min() > 30
+    assert changed[bottom - 8 : bottom - 2].min() > 60
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
