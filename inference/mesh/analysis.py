@@ -14,7 +14,8 @@ from wav2lip.renderer.inner_mouth import InnerMouthBank
 # Options that do not change what the first pass sees.
 LATER = (
     "sync_mode", "tail", "blend", "audio_track", "keep_audio", "rest", "strength", "paint", "photo_motion", "crf",
-    "preset", "preview", "sign", "sign_cert", "sign_key", "profile", "pads", "batch_size", "face_det_batch_size", "save_track",
+    "preset", "preview", "sign", "sign_cert", "sign_key", "profile", "pads", "batch_size", "face_det_batch_size",
+    "save_track",
 )  # fmt: skip
 
 

@@ -127,11 +127,9 @@ def draw_tongue(grid: MouthGrid) -> np.ndarray:
     return shown * (1 - side**2) * smoothstep(np.array(rise), 0.0, 1.0)
 
 
-def draw_teeth(grid: MouthGrid, arch: Arch | None = UPPER) -> tuple[np.ndarray, np.ndarray]:
-    """Alpha and brightness of the teeth, 1 for a tooth in full light; `arch`: the upper row, None for none."""
-    upper, bright = np.zeros_like(grid.across), np.ones_like(grid.across)
-    if arch is not None:
-        upper, bright = _row(arch, grid.across, UPPER_EDGE - grid.down)
+def draw_teeth(grid: MouthGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha and brightness of the teeth, 1 for a tooth in full light."""
+    upper, bright = _row(UPPER, grid.across, UPPER_EDGE - grid.down)
     light = smoothstep(grid.down - grid.ceiling, -0.2, LIP_SHADOW[0])
     bright = bright * (LIP_SHADOW[1] + (1 - LIP_SHADOW[1]) * light)
     lower, dull = _row(LOWER, grid.across, grid.down - grid.lower_edge)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wav2lip.renderer.dental_arch import UPPER, Arch, MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
+from wav2lip.renderer.dental_arch import MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -203,11 +203,11 @@ class Opening:
     skin: np.ndarray | None = None
 
 
-def with_teeth(
+def drawn_mouth(
     fill: np.ndarray, lips: np.ndarray, opening: Opening, ring: np.ndarray, place: np.ndarray, area: Rectangle,
-    upper: Arch | None,
+    teeth: bool,
 ) -> np.ndarray:  # fmt: skip
-    """Draws a tongue and average teeth over a cavity, see `dental_arch`.
+    """Draws a tongue and, if wanted, average teeth over a cavity, see `dental_arch`.
 
     Args:
         fill: (h, w, 3) float32, the cavity.
@@ -216,7 +216,7 @@ def with_teeth(
         ring: (20, 2) its inner lip ring in the mouth plane.
         place: (2,) see `teeth_place`.
         area: region of the frame that `fill` covers.
-        upper: the upper teeth; None to draw only the lower ones, under a retrieved mouth.
+        teeth: draw them; not beside those of a retrieved mouth, whose edge would look like a second row.
     """
     finer = min(TEETH_FINER, TEETH_DENSITY / opening.scale)
     counts = [max(1, round(n * finer)) for n in area.size]
@@ -229,7 +229,7 @@ def with_teeth(
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
     width, height = float(ring[10, 0] - ring[0, 0]), float(gaps(ring).max())
     grid = MouthGrid(across - place[0], down - place[1], ceiling, floor, sides, width, height)
-    alpha, bright = draw_teeth(grid, upper)
+    alpha, bright = draw_teeth(grid) if teeth else np.zeros((2, *across.shape))
     drawn = np.dstack([alpha * bright, alpha, draw_tongue(grid)]).astype(np.float32)
     layers = cv2.resize(drawn, area.size, interpolation=cv2.INTER_AREA if finer > 1 else cv2.INTER_LINEAR)
     skin = lips if opening.skin is None else opening.skin
@@ -254,7 +254,7 @@ def fill_mouth(
         pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the target's inner lips.
         area: region of the frame that they cover.
         opening: the opening.
-        mouth: bank entry to show; where it does not reach, tongue and lower teeth are drawn. None: upper teeth, too.
+        mouth: bank entry to show, over a drawn tongue; None: drawn teeth, too, if their place is known.
         dark: (3,) BGR color of the cavity, if known.
 
     Returns:
@@ -273,7 +273,7 @@ def fill_mouth(
     drawn = mouth is None and opening.teeth is not None
     fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_SEEN if drawn else TONGUE)
     if opening.teeth is not None:
-        fill = with_teeth(fill, lips, opening, units, opening.teeth, near, UPPER if drawn else None)
+        fill = drawn_mouth(fill, lips, opening, units, opening.teeth, near, drawn)
     alpha = np.zeros(cover.shape, np.float32)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)
