@@ -21,6 +21,8 @@ from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, opening
 from tests.conftest import REPOSITORY
 from tests.material import photo
 from wav2lip.lip_motion.motion import LipMotionModel
+from wav2lip.renderer.painter_inference import NetworkPainter
+from wav2lip.renderer.painter_inputs import HEIGHT, WIDTH
 
 SPEECH = REPOSITORY / "assets" / "speech.wav"
 FRAMES = 50
@@ -104,6 +106,24 @@ def test_strength_scales_the_motion(engine, portrait, audio):
         job.close()
     assert spans[0.0] < 1e-6
     assert spans[0.0] < 0.7 * spans[0.5] < 0.7 * spans[1.0]
+
+
+def test_mouths_are_painted_only_if_wanted(engine, portrait, audio, monkeypatch):
+    """By a network that paints green; the files that sign a video name its weights only then."""
+
+    def green(stacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weights, paint = np.zeros((2, 1, 3, HEIGHT, WIDTH), np.float32)
+        weights[:, 2] = paint[:, 1] = 1
+        return weights, paint
+
+    monkeypatch.setattr(NetworkPainter, "load", classmethod(lambda cls: cls(green)))
+    shown = {
+        paint: np.stack(rendered(start(engine, portrait, audio, paint=paint, strength=1.5))) for paint in (False, True)
+    }
+    greener = shown[1][..., 1].astype(int) - shown[0][..., 1]
+    assert (greener > 60).sum() > 20
+    files = {paint: {path.name for path in engine.provenance(Options(paint=paint))[0]} for paint in (False, True)}
+    assert files[True] - files[False] == {"renderer.safetensors"}
 
 
 def test_a_sound_is_heard_once_before_any_frame_is_seen(engine, portrait, audio, monkeypatch):
