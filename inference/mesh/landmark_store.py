@@ -19,7 +19,7 @@ from preprocessing.faces.mesh import (
     opening,
 )
 
-MIN_PRESENCE = 0.4  # below this the face counts as lost, or its mouth as covered
+MIN_PRESENCE = 0.6  # below this the face counts as lost, or its mouth as covered
 MAX_YAW = 60.0  # degrees; beyond it half of the mouth is hidden
 REST_YAW = 30.0  # degrees; limit for frames used for the rest shape
 REST_FRAMES = 400  # maximum number of frames used for the rest shape
