@@ -1,4 +1,4 @@
-"""Drawn teeth: where the crowns are, what color they have, and that they stay with head and jaw."""
+"""Drawn teeth and tongue: where they are, what color they have, and that teeth stay with head and jaw."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from wav2lip.renderer.dental_arch import (
     tooth_color,
 )
 from wav2lip.renderer.inner_mouth import mouth_plane, teeth_place, to_mouth_plane
+from wav2lip.renderer.mouth_fill import DARK
 from wav2lip.renderer.renderer import MouthRenderer
 
 
@@ -115,6 +116,32 @@ def test_teeth_are_drawn_only_for_a_person_who_never_shows_them():
     hardly.observe(image, Landmarks(pose().repose(shut_face() + opened(0.9)).astype(np.float32)), pose())
     assert len(hardly.bank.entries) == 1
     np.testing.assert_array_equal(mouth(hardly, 9.0)[0][row, column], drawn[row, column])
+
+
+def test_below_a_known_mouth_a_tongue_is_drawn_and_no_teeth():
+    """A mouth of white teeth, 5 units open, is shown 14 units open: it does not reach down to the lower lip."""
+    lips, skin = np.array([80.0, 85, 165]), np.array([120.0, 140, 190])
+    images = []
+    for by in (0.0, 5.0):
+        points = pose().repose(shut_face() + opened(by))
+        image = np.full_like(frame(), skin)
+        for ring, color in ((LIPS_OUTER, lips), (LIPS_INNER, (225, 225, 225))):
+            cv2.fillPoly(image, [np.round(points[ring, :2] * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
+        images.append((image, points))
+    renderer = MouthRenderer()
+    for image, points in images:
+        renderer.observe(image, Landmarks(points.astype(np.float32)), pose())
+    target = pose().repose(shut_face() + opened(14.0))
+    made = renderer.render(*images[0], target, pose=pose()).astype(float)
+    ring = target[LIPS_INNER, :2]
+    column, top, bottom = ring[:, 0].mean(), ring[13:18, 1].mean(), ring[3:8, 1].mean()
+    across = np.s_[round(column - 2 * SCALE) : round(column + 2 * SCALE)]
+    assert made[round(top + 2 * SCALE) : round(top + 4 * SCALE), across].min() > 200, "the known mouth"
+    below = made[round(bottom - 4 * SCALE) : round(bottom - 2 * SCALE), across]
+    to_tongue, to_dark = (np.linalg.norm(below - color, axis=2) for color in (tongue_color(lips, skin), DARK))
+    assert (to_tongue < to_dark).all()
+    brightest = made[round(bottom - 4 * SCALE) : round(bottom), across].mean(axis=2).max()
+    assert brightest < 0.6 * tooth_color(lips, skin).mean()
 
 
 def test_teeth_are_drawn_alike_at_every_size_of_the_face():
