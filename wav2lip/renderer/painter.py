@@ -23,8 +23,8 @@ from wav2lip.renderer.painter_inputs import CHANNELS, DENSITY, HEIGHT, INPUTS, P
 
 KIND = "mouth-painter"
 CROP = {"kind": "mouth plane", "width": WIDTH, "height": HEIGHT, "pixels_per_unit": DENSITY}
-FINE = ("composite", "cut", "reference", "inner")  # inputs at full resolution; the others are halved
-FINE_CHANNELS, COARSE_CHANNELS = 10, 7  # the coarse ones: source, lips, retrieved, x, y
+FINE_CHANNELS = 10  # of inputs at full resolution: composite, cut, reference, inner
+COARSE_CHANNELS = 7  # of inputs at half of it: source, lips, retrieved, x, y
 SLOPE = 0.1  # of the leaky ReLUs
 CHROMA = ((1.772, 0.0), (-0.344, -0.714), (0.0, 1.402))  # BGR by Cb and Cr (ITU-T T.871)
 TO_CHROMA = ((0.5, -0.331, -0.169), (-0.081, -0.419, 0.5))  # Cb and Cr by BGR

@@ -35,7 +35,7 @@ MIN_AREA = 0.35  # of the frontal mouth's area; turned further, the plane of the
 
 @dataclass(frozen=True)
 class KnownMouth:
-    """What is known of a person besides the frame to be painted; constant, so that the teeth stay the same.
+    """What is known of a person besides the warped frame.
 
     Attributes:
         frame: (h, w, 3) uint8, the pixels of the painted region as they were.
@@ -77,8 +77,8 @@ class NetworkPainter:
         outer: np.ndarray,
         known: KnownMouth,
         filled: Filled,
-    ) -> bool:
-        """Paints in place what no retrieved mouth covers; returns whether there was any of that.
+    ) -> None:
+        """Paints in place what no retrieved mouth covers.
 
         Args:
             pixels: (h, w, 3) uint8, the pixels of `area`, filled; modified inside the lips and a narrow rim.
@@ -93,21 +93,20 @@ class NetworkPainter:
         plane[:, 2] -= (area.left, area.top)
         sampling = to_crop(plane, known.origin)
         if np.linalg.det(plane[:, :2]) < MIN_AREA * opening.scale**2:
-            return False
+            return
         corner = np.array([area.left, area.top])
         inner, lips = mouth_masks(*(from_image(ring - corner, sampling) for ring in (opening.ring, outer)))
         retrieved = _retrieved(filled, area, sampling)
         lacking = 1 - float((retrieved * inner).sum() / max(inner.sum(), 1e-6))
         share = opening.share * float(smoothstep(np.array(lacking), *LACKING))
         if share <= 0:
-            return False
+            return
         images = {"composite": pixels, "warped": warped, "source": known.frame}
         crops = {name: sample_crop(image, sampling, (WIDTH, HEIGHT)) for name, image in images.items()}
         masks = {"inner": inner, "lips": lips, "retrieved": retrieved}
         painted = self.network(_stacked(crops | {"reference": known.reference}, masks))
         region = paint_region(inner) * (1 - cv2.GaussianBlur(retrieved, (0, 0), SEAM))
         _blend(pixels, warped, (painted[0][0], painted[1][0]), share * region, sampling)
-        return True
 
 
 def painted_area(
