@@ -1,4 +1,4 @@
-"""Draws the teeth and tongue of a mouth that nobody has seen open: average proportions, in the light of lips and skin.
+"""Draws teeth and tongue that no frame shows: average proportions, in the light of lips and skin.
 
 The upper arch is fixed to the head, the lower one to the lower lip. Widths of the crowns are anatomical means (Ash and
 Nelson, Wheeler's Dental Anatomy), foreshortened along the arch; a unit is 1.5 mm for eyes 63 mm apart. Brightness and
@@ -48,8 +48,6 @@ LIP_SHADOW = (1.4, 0.62)  # units below the upper lip over which its shadow ends
 SIDE, SIDE_SHADE = 15.0, 0.3  # units from the midline; how much darker teeth are there
 SLIT = (0.8, 2.2)  # units; lower openings are only dark: a line of teeth between lips looks gray
 CORNER = (0.5, 8.0)  # units from the mouth's corner over which teeth come out of the dark
-
-
 TONGUE_HIDDEN = 5.0  # units; lower openings show no tongue
 TONGUE_RISE = 0.55  # of the rest of the opening's height that the tongue takes up
 TONGUE_WIDTH = 0.42  # its half width, relative to the opening's width
@@ -58,14 +56,14 @@ TONGUE_BRIGHTNESS = 0.62  # relative to a geometric mean of lips and skin
 
 
 def tooth_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """(3,) color of teeth in the light that gives lips and skin these (3,) colors; gray for gray lips or skin."""
+    """(3,) color of teeth in the light that gives lips and skin these (3,) colors; gray beside gray skin."""
     mean = BRIGHTNESS * float(np.sqrt(max(lips.mean(), 1) * max(skin.mean(), 1)))
     color = mean * (1 + TINT * (skin / max(skin.mean(), 1) - 1))
     return np.clip(color * min(1.0, BRIGHTEST / max(color.max(), 1.0)), 0, 255)
 
 
 def tongue_color(lips: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """(3,) color of a tongue, between those of lips, which may be painted, and skin."""
+    """(3,) color of a tongue in the same light: mostly the lips', some of the skin's, as lips may be painted."""
     return TONGUE_BRIGHTNESS * lips**0.85 * skin**0.15
 
 

@@ -1,4 +1,4 @@
-"""Fills the mouth opening: a dark, smooth cavity with retrieved teeth and tongue, fixed to the head."""
+"""Fills the mouth opening: a dark, smooth cavity with a retrieved mouth, or drawn teeth, over a drawn tongue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
 SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
-TONGUE_SEEN = (5.0, 0.5)  # the same for a mouth of which nothing is known, whose tongue is drawn in that way
+TONGUE_UNSEEN = (5.0, 0.5)  # the same for a mouth of which nothing is known
 RIM = 0.3  # units; a retrieved mouth is sampled only this far inside its own lips, to avoid doubled lips
 BEYOND = 1.2  # units beyond its lips over which its border is extended and fades into the dark
 MAX_SHIFT = 4.0  # maximum shift in units of upper teeth towards the lip if the entry shows too little of them
@@ -190,8 +190,8 @@ class Opening:
         plane: (2, 3) map from the mouth plane to frame pixels, see `mouth_plane`.
         scale: pixels per unit.
         share: 0 to 1, opacity of the fill.
-        teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), where teeth are drawn; None to draw
-            none.
+        teeth: (2,) the upper lip's edge at rest in the mouth plane (`teeth_place`), from which teeth and tongue are
+            drawn; None to draw neither.
         skin: (3,) BGR color of the skin around the lips, for that of the teeth; None: as light as the lips.
     """
 
@@ -254,7 +254,7 @@ def fill_mouth(
         pixels: (h, w, 3) uint8, the warped pixels of `area`; modified inside the target's inner lips.
         area: region of the frame that they cover.
         opening: the opening.
-        mouth: bank entry to show, over a drawn tongue; None: drawn teeth, too, if their place is known.
+        mouth: bank entry to show, over a drawn tongue; None: drawn teeth, too. Neither is drawn without their place.
         dark: (3,) BGR color of the cavity, if known.
 
     Returns:
@@ -271,7 +271,7 @@ def fill_mouth(
     view = pixels[near.within(area)]
     lips = lip_color(view, cover, scale)
     drawn = mouth is None and opening.teeth is not None
-    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_SEEN if drawn else TONGUE)
+    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_UNSEEN if drawn else TONGUE)
     if opening.teeth is not None:
         fill = drawn_mouth(fill, lips, opening, units, opening.teeth, near, drawn)
     alpha = np.zeros(cover.shape, np.float32)

@@ -55,7 +55,7 @@ class MouthRenderer:
     For files: `observe` every frame, `plan` the mouths of all targets, then `render` each frame with its mouth. For
     streams: `observe` and `render` each frame without a mouth; it is then selected without lookahead.
 
-    A person of whom no open mouth is known gets drawn teeth.
+    A person of whom no open mouth is known gets drawn teeth. A painter paints only where a known mouth falls short.
     """
 
     bank: InnerMouthBank = field(default_factory=InnerMouthBank)

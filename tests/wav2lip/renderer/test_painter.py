@@ -1,4 +1,4 @@
-"""The painter: geometry of its crop, what it may change, and that its teeth stay the same."""
+"""The painter: geometry of its crop, what it may change, and what of a known mouth it keeps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Training samples of the painter: one frame's mouth warped to another frame's shape, and what that frame shows.
 
-A mouth is retrieved from further frames of the clip, as in a video; sometimes from a few nearly closed ones only, or
-from the frame itself, as in a photo of a smile, so that much is to be repaired. A photo of closed lips, of which
-nothing is known, gets drawn teeth; that case is not trained on, but measured.
+A mouth is retrieved from further frames of the clip, as in a video; sometimes from a few that are at most half as open
+as the widest, or from the frame itself, as in a photo of a smile, so that much is to be repaired. A photo of closed
+lips, of which nothing is known, gets drawn teeth; that case is not trained on, but measured.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class SampleMaker:
     def render(self, pair: Pair, teeth: bool = True) -> np.ndarray:
         """The sample: (channels of PLANES, HEIGHT, WIDTH) uint8, as the renderer shows it without a painter.
 
-        `teeth`: draw average teeth where no mouth is retrieved.
+        `teeth`: draw a tongue, and average teeth where no mouth is retrieved.
         """
         frame, points = self.crops.images[pair.source], self.crops.points[pair.source]
         moved = self.shapes[pair.target]
