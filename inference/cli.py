@@ -177,7 +177,7 @@ def _add_timing(p: _Parser) -> None:
     p.flag(g, "strength", type=float, metavar="X", help="scale of the lip motion, 0 to 1.5 (default: 1)")
     p.flag(
         g, "paint", action="store_true",
-        help="let a network paint what the person's own frames do not show of a mouth, instead of drawing it",
+        help="let a network paint where the person's own open mouths fall short; no effect on a photo of closed lips",
     )  # fmt: skip
     p.flag(
         g, "photo-motion", choices=("none", "head", "full"),

@@ -46,8 +46,8 @@ class Options:
         keep_audio: gain with which the video's own audio is mixed in; 1: unchanged, 0: none.
         rest: bring the mouth to rest in silence.
         strength: scale of the lip motion, 0 to 1.5; no effect on a generator.
-        paint: let a network paint what the person's own frames do not show of a mouth, instead of drawing it; no effect
-            on a generator.
+        paint: let a network paint where the person's own open mouths fall short; no effect where none is known, as in a
+            photo of closed lips, or on a generator.
         photo_motion: a photo stands still ("none"), moves its head a little ("head"), or blinks, too ("full"); no
             effect on a video, or with a generator.
         crf: H.264 quality, 0 (lossless) to 51.
