@@ -1,12 +1,21 @@
 """The bank of inner mouths and the mouth fill."""
 
+import cv2
 import numpy as np
 import pytest
 
 from preprocessing.errors import UsageError
-from preprocessing.faces.mesh import LIPS_INNER, HeadPose, canonical_face
+from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, HeadPose, canonical_face
 from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
-from wav2lip.renderer.inner_mouth import BankConfig, InnerMouthBank, crop_mouth, gaps, mouth_plane, to_mouth_plane
+from wav2lip.renderer.inner_mouth import (
+    BankConfig,
+    InnerMouthBank,
+    crop_mouth,
+    gaps,
+    mouth_plane,
+    skin_color,
+    to_mouth_plane,
+)
 from wav2lip.renderer.mouth_fill import cavity, coverage
 
 
@@ -67,6 +76,20 @@ def test_gaps_of_a_ring() -> None:
     head = pose()
     ring = to_mouth_plane(head.repose(face)[LIPS_INNER], mouth_plane(head))
     np.testing.assert_allclose(gaps(ring), 6.3, atol=1e-6)
+
+
+def test_the_color_of_skin_is_that_around_the_lips_even_at_the_border_of_the_frame() -> None:
+    points = pose().repose(shut_face() + opened(6))
+    lips = np.round(points[LIPS_OUTER, :2]).astype(np.int32)
+    skin = (110, 125, 185)
+    image = np.zeros_like(frame())
+    middle = lips.mean(axis=0)
+    cv2.fillPoly(image, [np.round(middle + 1.8 * (lips - middle)).astype(np.int32)], skin)
+    cv2.fillPoly(image, [lips], (80, 80, 170))
+    np.testing.assert_array_equal(skin_color(image, points), skin)
+    bottom = int(middle[1])
+    np.testing.assert_array_equal(skin_color(image[: lips[:, 1].max() + 8], points), skin)
+    assert skin_color(image[:bottom, : int(middle[0])], points).shape == (3,)
 
 
 def test_a_thin_slit_is_a_faint_line_without_holes() -> None:
