@@ -45,7 +45,7 @@ def test_the_mouth_fades_where_the_face_goes_and_comes(store):
     assert amounts[15:] == [1] * 5 + [0]
 
 
-@pytest.mark.parametrize("unusable", [face(presence=0.1), face(yaw=70), None])
+@pytest.mark.parametrize("unusable", [face(presence=0.55), face(yaw=70), None])
 def test_covered_and_turned_faces_pass_through(store, unusable):
     store.append(unusable)
     assert store.landmarks(0) is None
