@@ -16,6 +16,7 @@ DARK = np.array([14.0, 13.0, 48.0])  # default BGR color of the mouth cavity
 COLORED = 0.3  # range of the lips' channels, relative to their mean, from which the cavity is fully red
 SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
+LIP_LINE = 0.6  # pixels by which the fill extends over closed lips at least: pressed teeth would shine through
 SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
 TONGUE_UNSEEN = (5.0, 0.5)  # the same for a mouth of which nothing is known
@@ -267,7 +268,7 @@ def fill_mouth(
     if share <= 0 or min(width, height) < 2:
         return None
     units = to_mouth_plane(ring, plane)
-    cover = opening_cover(ring - (near.left, near.top), units, scale, width, height)
+    cover = opening_cover(ring - (near.left, near.top), units, scale, width, height, LIP_LINE)
     view = pixels[near.within(area)]
     lips = lip_color(view, cover, scale)
     drawn = mouth is None and opening.teeth is not None
@@ -287,7 +288,14 @@ def fill_mouth(
     return Filled(near, alpha * soft)
 
 
-def opening_cover(ring: np.ndarray, units: np.ndarray, scale: float, width: int, height: int) -> np.ndarray:
-    """(height, width) mask of an opening, slightly over the lip edges; (20, 2) ring in pixels and in units."""
-    over = COVER * scale * (0.5 + 0.5 * float(smoothstep(np.maximum(gaps(units), 0).mean(), 0.0, 1.5)))
+def opening_cover(
+    ring: np.ndarray, units: np.ndarray, scale: float, width: int, height: int, line: float = 0.0
+) -> np.ndarray:
+    """(height, width) mask of an opening, slightly over the lip edges; (20, 2) ring in pixels and in units.
+
+    `line`: pixels by which it extends over closed lips at least, so that the lip line of a small face is dark, too.
+    """
+    opening = np.maximum(gaps(units), 0).mean()
+    over = COVER * scale * (0.5 + 0.5 * float(smoothstep(opening, 0.0, 1.5)))
+    over = max(over, line * (1 - float(smoothstep(opening, 0.3, 1.2))))
     return coverage(_expanded(ring, over), width, height)

@@ -6,7 +6,7 @@ import pytest
 
 from preprocessing.errors import UsageError
 from preprocessing.faces.mesh import LIPS_INNER, LIPS_OUTER, Landmarks
-from tests.wav2lip.renderer.faces import frame, opened, pose, shut_face
+from tests.wav2lip.renderer.faces import SCALE, frame, opened, pose, shut_face
 from wav2lip.renderer.mouth_choice import MouthChooser
 from wav2lip.renderer.renderer import MouthRenderer, target_shape
 from wav2lip.renderer.triangulation import vertices_in_frame
@@ -78,6 +78,22 @@ def test_an_open_mouth_shuts_without_teeth() -> None:
     seam = made[top - 3 : bottom + 4, left + 10 : right - 10]
     assert seam.min(axis=2).max() < 150  # teeth are 220 in every channel
     assert image[:, left + 10 : right - 10].min(axis=2).max() > 200
+
+
+def test_the_lip_line_of_a_small_face_is_dark() -> None:
+    """At a pixel a unit, a slit covers a fraction of a pixel: the pressed teeth must not shine through."""
+    image, points = drawn(8)
+    small, factor = cv2.resize(image, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA), 1 / SCALE
+    here = points.copy()
+    here[:, :2] = (here[:, :2] + 0.5) * factor - 0.5
+    here[:, 2] *= factor
+    target = target_shape(here, shut_face(), np.zeros((206, 3)))
+    made = MouthRenderer().render(small, here, target).astype(int)
+    left, right = target[LIPS_INNER, 0].min() + 6, target[LIPS_INNER, 0].max() - 6
+    line = round(float(target[LIPS_INNER, 1].mean()))
+    seam = made[line - 2 : line + 3, round(left) : round(right)].sum(axis=2)
+    lips = made[line - 5 : line - 3, round(left) : round(right)].sum(axis=2).mean()
+    assert seam.min(axis=0).max() < 0.8 * lips
 
 
 def test_teeth_come_from_the_bank_and_stay_with_the_head() -> None:
