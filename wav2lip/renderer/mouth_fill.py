@@ -16,7 +16,8 @@ DARK = np.array([14.0, 13.0, 48.0])  # default BGR color of the mouth cavity
 COLORED = 0.3  # range of the lips' channels, relative to their mean, from which the cavity is fully red
 SOFT_RIM = 0.3  # units; blur of the fill's edge
 COVER = 0.2  # units by which the fill extends over the lip edges, to cover the mesh error
-LIP_LINE = 0.6  # pixels by which the fill extends over closed lips at least: pressed teeth would shine through
+LIP_LINE = 0.45  # pixels by which the fill extends over a small face's closed lips: pressed teeth would shine through
+SMALL = (1.2, 2.2)  # pixels per unit up to which a face is small, and from which it is not
 SHADOW = 1.6  # units; extent of the lip color into the cavity
 TONGUE = (7.0, 0.7)  # units above the lower lip over which the cavity darkens; fraction of the lip color
 TONGUE_UNSEEN = (5.0, 0.5)  # the same for a mouth of which nothing is known
@@ -268,7 +269,8 @@ def fill_mouth(
     if share <= 0 or min(width, height) < 2:
         return None
     units = to_mouth_plane(ring, plane)
-    cover = opening_cover(ring - (near.left, near.top), units, scale, width, height, LIP_LINE)
+    line = LIP_LINE * (1 - float(smoothstep(np.array(scale), *SMALL)))
+    cover = opening_cover(ring - (near.left, near.top), units, scale, width, height, line)
     view = pixels[near.within(area)]
     lips = lip_color(view, cover, scale)
     drawn = mouth is None and opening.teeth is not None
