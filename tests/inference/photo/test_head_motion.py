@@ -37,21 +37,24 @@ def test_the_sway_depends_on_the_seed_and_the_time_alone():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_landmarks_see_the_head_move_as_it_was_turned(axis):
-    """A tilt is seen as an angle. A turn or a nod moves the face by its distance from the neck, more in the middle."""
-    warp, still = HeadWarp(face(), (320, 320)), seen(portrait())
+    """A tilt is seen as an angle. A turn or a nod moves the face by its distance from the neck, more in the middle.
+
+    Between 3 degrees to either side, since the angles that the landmarks see of a still head stray by a degree.
+    """
+    warp = HeadWarp(face(), (320, 320))
     angles = np.zeros(3)
     angles[axis] = np.radians(3)
-    moved = seen(warp.turn(portrait(), angles))
-    step = (moved.points - still.points)[:, :2].mean(0)
+    back, moved = (seen(warp.turn(portrait(), side * angles)) for side in (-1, 1))
+    step = (moved.points - back.points)[:, :2].mean(0)
+    turned = (angles_of(moved.pose) - angles_of(back.pose)) * [-1, 1, 1]  # to the right, down
     if axis == 2:
-        assert angles_of(moved.pose)[2] - angles_of(still.pose)[2] == pytest.approx(3, abs=0.7)
+        assert turned[2] == pytest.approx(6, abs=1.4)
     else:
-        distance = 55 * float(still.pose.scale)  # of the face's mean depth from the neck, about
+        distance = 55 * float(back.pose.scale)  # of the face's mean depth from the neck, about
         expected = np.zeros(2)
-        expected[axis] = distance * angles[axis]
+        expected[axis] = 2 * distance * angles[axis]
         np.testing.assert_allclose(step, expected, atol=0.35 * expected[axis])
-        turned = (angles_of(moved.pose) - angles_of(still.pose)) * [-1, 1, 1]  # to the right, down
-        assert 1 < turned[axis] < 4
+        assert 2 < turned[axis] < 8
 
 
 @pytest.mark.parametrize(
