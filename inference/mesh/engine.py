@@ -141,7 +141,8 @@ class MeshEngine:
     def _people(self, job: JobInput, known: Analysis | None) -> list[MeshPerson]:
         """The people of a job, of whom nothing is known yet but what an earlier job found out."""
         painter = NetworkPainter.load() if job.options.paint else None
-        painter = painter and replace(painter, network=job.clock.timed("paint", painter.network))
+        if painter is not None:
+            painter = replace(painter, network=job.clock.timed("paint", painter.network))
         occlusion = self.occlusion and job.clock.timed("occlusion", self.occlusion)
         return [
             MeshPerson(

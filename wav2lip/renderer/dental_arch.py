@@ -84,10 +84,10 @@ def _row(arch: Arch, across: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray,
     alpha = smoothstep(depth, -EDGE_SOFT, EDGE_SOFT) * (tone > 0)
     between = np.exp(-(((1 - np.abs(within)) * half / GAP_WIDTH) ** 2))
     gap = GAP[1] + (GAP[0] - GAP[1]) * np.exp(-np.maximum(depth, 0) / 1.2)
-    round_ = 1 - 0.16 * within**2
+    rounding = 1 - 0.16 * within**2
     edge = 0.86 + 0.14 * smoothstep(depth, 0.0, 1.4)  # the thin edge of a crown is translucent
     gloss = 1 + GLOSS * np.exp(-(((within + 0.2) / 0.35) ** 2) - ((depth - 2.4) / 1.3) ** 2)
-    return alpha, tone * round_ * edge * gloss * (1 - gap * between)
+    return alpha, tone * rounding * edge * gloss * (1 - gap * between)
 
 
 @dataclass(frozen=True)
@@ -135,5 +135,5 @@ def draw_teeth(grid: MouthGrid) -> tuple[np.ndarray, np.ndarray]:
     alpha = upper + (1 - upper) * lower
     brightness = (upper * bright + (1 - upper) * lower * dull) / np.maximum(alpha, 1e-6)
     brightness = brightness * (1 - SIDE_SHADE * np.minimum(np.abs(grid.across) / SIDE, 1) ** 2)
-    open_ = smoothstep(grid.floor - grid.ceiling, *SLIT)
-    return alpha * open_ * smoothstep(grid.sides, *CORNER), brightness
+    shown = smoothstep(grid.floor - grid.ceiling, *SLIT)
+    return alpha * shown * smoothstep(grid.sides, *CORNER), brightness

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from wav2lip.renderer.dental_arch import MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
+from wav2lip.renderer.dental_arch import TONGUE_HIDDEN, MouthGrid, draw_teeth, draw_tongue, tongue_color, tooth_color
 from wav2lip.renderer.inner_mouth import InnerMouth, gaps, lip_color, to_mouth_plane
 from wav2lip.renderer.target import smoothstep
 from wav2lip.renderer.warp import Rectangle, remap
@@ -74,7 +74,7 @@ def cavity(
     return shaded + depth * (dark - shaded)
 
 
-def _depth_colour(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
+def _depth_color(mouth: InnerMouth | None, dark: np.ndarray | None, lips: np.ndarray) -> np.ndarray:
     """The entry's dark color if it has a dark gap, else a dark red, no lighter than the observed dark or the lips.
 
     Beside gray lips it is gray.
@@ -218,8 +218,11 @@ def drawn_mouth(
         ring: (20, 2) its inner lip ring in the mouth plane.
         place: (2,) see `teeth_place`.
         area: region of the frame that `fill` covers.
-        teeth: draw them; not beside those of a retrieved mouth, whose edge would look like a second row.
+        teeth: draw them; not beside those of a retrieved mouth, where their edge would look like a second row.
     """
+    height = float(gaps(ring).max())
+    if not teeth and height <= TONGUE_HIDDEN:
+        return fill
     finer = min(TEETH_FINER, TEETH_DENSITY / opening.scale)
     counts = [max(1, round(n * finer)) for n in area.size]
     fine = [
@@ -229,7 +232,7 @@ def drawn_mouth(
     across, down = np.moveaxis(to_mouth_plane(np.stack(np.meshgrid(*fine), -1), opening.plane), -1, 0)
     ceiling, floor = (_curve(ring, across, upper) - place[1] for upper in (True, False))
     sides = np.minimum(across - ring[0, 0], ring[10, 0] - across)
-    width, height = float(ring[10, 0] - ring[0, 0]), float(gaps(ring).max())
+    width = float(ring[10, 0] - ring[0, 0])
     grid = MouthGrid(across - place[0], down - place[1], ceiling, floor, sides, width, height)
     alpha, bright = draw_teeth(grid) if teeth else np.zeros((2, *across.shape))
     drawn = np.dstack([alpha * bright, alpha, draw_tongue(grid)]).astype(np.float32)
@@ -273,10 +276,10 @@ def fill_mouth(
     cover = opening_cover(ring - (near.left, near.top), units, scale, width, height, line)
     view = pixels[near.within(area)]
     lips = lip_color(view, cover, scale)
-    drawn = mouth is None and opening.teeth is not None
-    fill = cavity(cover, lips, _depth_colour(mouth, dark, lips), scale, TONGUE_UNSEEN if drawn else TONGUE)
+    unseen = mouth is None and opening.teeth is not None
+    fill = cavity(cover, lips, _depth_color(mouth, dark, lips), scale, TONGUE_UNSEEN if unseen else TONGUE)
     if opening.teeth is not None:
-        fill = drawn_mouth(fill, lips, opening, units, opening.teeth, near, drawn)
+        fill = drawn_mouth(fill, lips, opening, units, opening.teeth, near, unseen)
     alpha = np.zeros(cover.shape, np.float32)
     if mouth is not None:
         shown, alpha = retrieve_mouth(units, plane, near, mouth)

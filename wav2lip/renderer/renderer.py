@@ -178,7 +178,7 @@ class MouthRenderer:
         before: np.ndarray,
         mouth: InnerMouth | None,
     ) -> None:
-        """Fills the opening in place; what a mouth of the bank does not cover is painted."""
+        """Fills the opening in place; the painter, if there is one, completes a mouth of the bank."""
         filled = fill_mouth(pixels, area, opening, mouth, self.bank.dark())
         if filled is None or mouth is None or self.painter is None or opening.teeth is None:
             return

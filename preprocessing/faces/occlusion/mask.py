@@ -24,7 +24,7 @@ SIDE = 112.0  # side of the view in units of the canonical face
 CENTER = np.array([64.0, 94.0, 0.0])  # its center on the canonical face: a little above the mouth
 SURE = (0.6, 0.85)  # probabilities at which a cell starts to count as covered, and at which it fully does
 MIN_CELLS, MIN_SHARE = 25, 0.15  # of a covered spot: cells before the lower face, and their share of the spot
-PAINT = (0.95, 0.55)  # shares of a spot on the lips, and of the lips in the spot, from which it is lipstick
+LIPSTICK = (0.95, 0.55)  # shares of a spot on the lips, and of the lips in the spot, from which it is lipstick
 LIPS_GROWTH = 5  # cells; side of the square by which the lips grow for the first, since spots are coarse
 GROWTH = 3  # cells; side of the square by which the mask grows, over what the warp drags along its border
 
@@ -150,7 +150,7 @@ def _lipstick(spots: np.ndarray, size: np.ndarray, lips: np.ndarray) -> np.ndarr
     mouth = cv2.fillPoly(np.zeros((CELLS, CELLS), np.uint8), [np.round(lips).astype(np.int32)], 1)
     near = cv2.dilate(mouth, np.ones((LIPS_GROWTH, LIPS_GROWTH), np.uint8))
     inside, filled = (np.bincount(spots[area > 0], minlength=len(size)) for area in (near, mouth))
-    only: np.ndarray = (inside >= PAINT[0] * size) & (filled >= PAINT[1] * mouth.sum())
+    only: np.ndarray = (inside >= LIPSTICK[0] * size) & (filled >= LIPSTICK[1] * mouth.sum())
     return only
 
 
